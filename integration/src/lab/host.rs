@@ -1,0 +1,344 @@
+//! One throwaway host with its router and LAN.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fs_err as fs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::net::{Daemon, Namespace};
+use super::run::{Done, capture, check, words};
+use super::trees::{Suite, Trees, remove_tree, snapshot, subvolume};
+
+const BOOT: &str = include_str!("boot.sh");
+const BOOT_TIME: Duration = Duration::from_secs(60);
+/// Longest time that one command inside a host may take, in seconds.
+const COMMAND_TIME: &str = "120";
+
+/// A booted host, `wan0` towards [`Lab::router`] and `enp6s0` in [`Lab::lan`].
+#[derive(Debug)]
+pub struct Lab {
+    pub suite: Suite,
+    pub router: Namespace,
+    pub lan: Namespace,
+    dir: PathBuf,
+    tree: PathBuf,
+    guest: PathBuf,
+    cgroup: PathBuf,
+    servers: Vec<Daemon>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    unshare: Daemon,
+    init: u32,
+}
+
+impl Lab {
+    /// Boots a fresh host of this suite, with `nsctl` in /usr/local/bin and
+    /// the image `debian-13` in /var/lib/machines.
+    pub fn boot(trees: &Trees, suite: Suite) -> Result<Lab> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = trees.runs().join(&id);
+        let mut lab = Lab {
+            suite,
+            router: Namespace::new()?,
+            lan: Namespace::new()?,
+            cgroup: cgroup_root()?.join(format!("nsctl-lab-{id}")),
+            tree: trees.host(suite),
+            guest: trees.guest(suite),
+            dir,
+            servers: Vec::new(),
+            running: None,
+        };
+        lab.lay_out()?;
+        lab.upstream()?;
+        lab.power_on()?;
+        Ok(lab)
+    }
+
+    fn lay_out(&self) -> Result<()> {
+        subvolume(&self.dir)?;
+        for name in ["upper/usr/local/bin", "work", "root", "door"] {
+            fs::create_dir_all(self.dir.join(name))?;
+        }
+        subvolume(&self.dir.join("machines"))?;
+        snapshot(&self.guest, &self.dir.join("machines/debian-13"))?;
+        fs::copy(binary()?, self.dir.join("upper/usr/local/bin/nsctl"))?;
+        Ok(())
+    }
+
+    /// The router announces itself on `wan0` and routes the pool to the host;
+    /// the LAN has a DHCPv4, DHCPv6 and RA server.
+    fn upstream(&mut self) -> Result<()> {
+        self.router.script(
+            "ip link add up0 type bridge && ip link set up0 up
+             ip addr add 2001:db8:ffff::1/64 dev up0 nodad
+             sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.up0.accept_dad=0
+             ip -6 route add 2001:db8:a::/48 via 2001:db8:ffff::2 dev up0",
+        )?;
+        self.lan.script(
+            "ip link add lan0 type bridge && ip link set lan0 up
+             ip addr add 192.168.5.1/24 dev lan0
+             ip addr add 2001:db8:5::1/64 dev lan0 nodad",
+        )?;
+        self.serve(
+            true,
+            &["--dhcp-range=2001:db8:ffff::,ra-only,64", "--ra-param=up0,10,1800", "--interface=up0"],
+        )?;
+        self.serve(
+            false,
+            &[
+                "--interface=lan0",
+                "--ra-param=lan0,10,1800",
+                "--dhcp-range=192.168.5.100,192.168.5.200,255.255.255.0,1h",
+                "--dhcp-range=2001:db8:5::1000,2001:db8:5::1fff,slaac,64,1h",
+                "--dhcp-authoritative",
+            ],
+        )
+    }
+
+    fn serve(&mut self, router: bool, options: &[&str]) -> Result<()> {
+        let place = if router { &self.router } else { &self.lan };
+        let leases = self.dir.join(if router { "router.leases" } else { "lan.leases" });
+        let mut command = place.command(&[
+            "dnsmasq",
+            "-k",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--port=0",
+            "--bind-dynamic",
+            "--enable-ra",
+            "--pid-file=",
+            &format!("--dhcp-leasefile={}", leases.display()),
+        ]);
+        let log = fs::File::create(self.dir.join(if router { "router.log" } else { "lan.log" }))?;
+        command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.into_parts().0);
+        self.servers.push(Daemon::spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Boots the host, again after [`Lab::power_off`]; its disk persists.
+    pub fn power_on(&mut self) -> Result<()> {
+        let place = Namespace::new()?;
+        for (net, bridge, name) in [(&self.router, "up0", "wan0"), (&self.lan, "lan0", "enp6s0")] {
+            net.script(&format!(
+                "ip link add port0 type veth peer name {name} netns {}
+                 ip link set port0 master {bridge} && ip link set port0 up",
+                place.pid()
+            ))?;
+        }
+        fs::create_dir_all(&self.cgroup)?;
+        let door = self.dir.join("door/notify");
+        let _ = fs::remove_file(&door);
+        let ready = UnixDatagram::bind(&door).with_context(|| door.display().to_string())?;
+        let unshare = self.spawn_init(&place)?;
+        self.running = Some(Running { init: 0, unshare });
+        wait_ready(&ready, BOOT_TIME)
+            .with_context(|| format!("the host does not boot:\n{}", self.console()))?;
+        let running = self.running.as_mut().context("not running")?;
+        running.init = only_child(running.unshare.pid())?;
+        Ok(())
+    }
+
+    fn spawn_init(&self, place: &Namespace) -> Result<Daemon> {
+        let console = fs::File::create(self.dir.join("console"))?.into_parts().0;
+        let script = format!("echo $$ > {}/cgroup.procs\nexec \"$@\"", self.cgroup.display());
+        let mut command = words(&["sh", "-c", &script, "sh"]);
+        command.args(["nsenter", &format!("--net=/proc/{}/ns/net", place.pid())]);
+        command.args(["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup"]);
+        command.args(["sh", "-c", BOOT]);
+        command.env("TREE", &self.tree).env("RUN", &self.dir);
+        command.stdin(Stdio::null()).stderr(console.try_clone()?).stdout(console);
+        Daemon::spawn(&mut command)
+    }
+
+    /// Pulls the plug.
+    pub fn power_off(&mut self) -> Result<()> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        if running.init != 0 {
+            kill(Pid::from_raw(i32::try_from(running.init)?), Signal::SIGKILL)?;
+            running.unshare.0.wait()?;
+        }
+        drop(running);
+        for (net, bridge) in [(&self.router, "up0"), (&self.lan, "lan0")] {
+            // The far ends died with the host's namespace, a moment later.
+            let gone = || Ok(!net.run(&["ip", "link", "show", "master", bridge])?.stdout.contains("port0"));
+            until(Duration::from_secs(10), "the wires are gone", gone)?;
+        }
+        self.empty_cgroup()
+    }
+
+    fn empty_cgroup(&self) -> Result<()> {
+        if !self.cgroup.exists() {
+            return Ok(());
+        }
+        fs::write(self.cgroup.join("cgroup.kill"), "1")?;
+        let empty = || Ok(fs::read_to_string(self.cgroup.join("cgroup.events"))?.contains("populated 0"));
+        until(Duration::from_secs(10), "the host's processes are gone", empty)?;
+        remove_groups(&self.cgroup)
+    }
+
+    /// What the host's PID 1 printed.
+    pub fn console(&self) -> String {
+        fs::read(self.dir.join("console"))
+            .map_or_else(|e| e.to_string(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A path of the host's own disk, seen from outside (overlay's upper layer).
+    pub fn disk(&self, path: &str) -> PathBuf {
+        self.dir.join("upper").join(path.trim_start_matches('/'))
+    }
+
+    /// The host's /var/lib/machines, seen from outside.
+    pub fn machines(&self) -> PathBuf {
+        self.dir.join("machines")
+    }
+
+    /// The process that is the host's PID 1.
+    pub fn init(&self) -> Result<u32> {
+        Ok(self.running.as_ref().context("the host is off")?.init)
+    }
+
+    /// A command inside the host, with a time limit.
+    pub fn command(&self, all: &[&str]) -> Result<Command> {
+        let pid = self.init()?.to_string();
+        let mut command =
+            words(&["nsenter", "-t", &pid, "-a", "env", "-i", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"]);
+        command.args([
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "timeout",
+            "-k5",
+            COMMAND_TIME,
+        ]);
+        command.args(all);
+        Ok(command)
+    }
+
+    /// Runs a command inside the host that may fail.
+    pub fn run(&self, all: &[&str]) -> Result<Done> {
+        capture(&mut self.command(all)?)
+    }
+
+    /// Runs a command inside the host that must succeed; gives its output.
+    pub fn must(&self, all: &[&str]) -> Result<String> {
+        check(&mut self.command(all)?)
+    }
+
+    /// Runs `nsctl` with the words of one line.
+    pub fn nsctl(&self, line: &str) -> Result<Done> {
+        let mut all = vec!["nsctl"];
+        all.extend(line.split_whitespace());
+        self.run(&all)
+    }
+
+    /// Runs `nsctl`, which must succeed; gives its standard output.
+    pub fn nsctl_ok(&self, line: &str) -> Result<String> {
+        let done = self.nsctl(line)?;
+        if !done.ok() {
+            bail!("nsctl {line} ended with {}:\n{}", done.status, done.all());
+        }
+        Ok(done.stdout)
+    }
+
+    /// Runs lines of shell inside the host that must all succeed.
+    pub fn sh(&self, lines: &str) -> Result<String> {
+        self.must(&["sh", "-euc", lines])
+    }
+
+    /// `list --json`, parsed.
+    pub fn list(&self) -> Result<serde_json::Value> {
+        let text = self.nsctl_ok("list --json")?;
+        serde_json::from_str(&text).with_context(|| text.clone())
+    }
+
+    /// One machine's object of `list --json`.
+    pub fn machine(&self, name: &str) -> Result<serde_json::Value> {
+        let all = self.list()?;
+        let found = all.as_array().and_then(|a| a.iter().find(|m| m["name"] == name));
+        found.cloned().with_context(|| format!("no {name} in {all}"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.power_off() {
+            eprintln!("cannot end a host: {error:#}");
+        }
+        self.servers.clear();
+        if let Err(error) = remove_tree(&self.dir) {
+            eprintln!("cannot remove {}: {error:#}", self.dir.display());
+        }
+    }
+}
+
+/// Waits for something that no event tells of; for what is remote or in a guest.
+pub fn until(limit: Duration, what: &str, mut seen: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !seen()? {
+        if start.elapsed() > limit {
+            bail!("not seen within {} s: {what}", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    Ok(())
+}
+
+fn wait_ready(socket: &UnixDatagram, limit: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut buffer = [0; 4096];
+    loop {
+        let left =
+            limit.checked_sub(start.elapsed()).filter(|d| !d.is_zero()).context("no READY=1 in time")?;
+        socket.set_read_timeout(Some(left))?;
+        let length = socket.recv(&mut buffer).context("no READY=1 in time")?;
+        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
+            return Ok(());
+        }
+    }
+}
+
+fn only_child(pid: u32) -> Result<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    text.trim().parse().with_context(|| format!("process {pid} has children '{text}'"))
+}
+
+/// Where cgroup2 is mounted: /sys/fs/cgroup, or beside version 1.
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let place = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then_some(place)
+    });
+    place.map(PathBuf::from).next().context("cgroup2 is not mounted anywhere")
+}
+
+fn remove_groups(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_groups(&entry.path())?;
+        }
+    }
+    Ok(fs::remove_dir(path)?)
+}
+
+/// The nsctl under test: NSCTL_BIN, or the one built beside this harness.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NSCTL_BIN") {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe()?.with_file_name("nsctl");
+    if !beside.exists() {
+        bail!("{} is not there; `cargo build --release` makes it", beside.display());
+    }
+    Ok(beside)
+}

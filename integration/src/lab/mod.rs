@@ -1,0 +1,11 @@
+//! Throwaway hosts: a real systemd as PID 1 of its own namespaces, an upstream
+//! router and a LAN in two more, all gone when the value is dropped.
+
+mod host;
+mod net;
+pub mod run;
+mod trees;
+
+pub use host::{Lab, until};
+pub use run::Done;
+pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};

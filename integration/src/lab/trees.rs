@@ -1,0 +1,273 @@
+//! Debian root trees, built once and kept outside the repository in a btrfs
+//! image: hosts and guests are then snapshots that cost nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use fs_err as fs;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::run::{check, words};
+
+/// One supported systemd, named after the Debian suite that brings it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    Bookworm,
+    Trixie,
+    Forky,
+}
+
+impl Suite {
+    pub const ALL: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Bookworm => "bookworm",
+            Suite::Trixie => "trixie",
+            Suite::Forky => "forky",
+        }
+    }
+
+    /// The version of systemd that the suite brings.
+    pub fn systemd(self) -> u32 {
+        match self {
+            Suite::Bookworm => 252,
+            Suite::Trixie => 257,
+            Suite::Forky => 262,
+        }
+    }
+}
+
+const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-resolved,dbus,iproute2,\
+     nftables,iputils-ping,procps,kmod,udev,ca-certificates";
+
+/// Bump when a tree is prepared differently, so that old ones are rebuilt.
+const GENERATION: u32 = 5;
+
+const TOOLS: [&str; 9] =
+    ["mmdebstrap", "mkfs.btrfs", "btrfs", "unshare", "nsenter", "ip", "ping", "dnsmasq", "losetup"];
+
+/// The cache, mounted in a mount namespace of this process alone.
+#[derive(Debug)]
+pub struct Trees {
+    mounted: PathBuf,
+}
+
+impl Trees {
+    /// Checks tools and privilege, mounts the cache and builds what is missing.
+    ///
+    /// # Errors
+    /// When something that the laboratory needs is not there: it never skips.
+    pub fn open() -> Result<Trees> {
+        ensure!(nix::unistd::geteuid().is_root(), "the laboratory needs root (namespaces, mounts)");
+        for tool in TOOLS {
+            check(&mut words(&["sh", "-c", &format!("command -v {tool}")]))
+                .with_context(|| format!("the laboratory needs {tool}; `make tools` installs it"))?;
+        }
+        let cache = std::env::var_os("NSCTL_LAB_CACHE")
+            .map_or_else(|| PathBuf::from("/var/cache/nsctl-lab"), PathBuf::from);
+        let mounted = cache.join("pool");
+        fs::create_dir_all(&mounted)?;
+        // The mount ends with this process, however it ends.
+        unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        let trees = Trees { mounted };
+        let _building = lock(&cache.join("lock"))?;
+        trees.mount_pool(&cache.join("pool.btrfs"))?;
+        fs::create_dir_all(trees.runs())?;
+        trees.sweep()?;
+        for suite in Suite::ALL {
+            trees.ensure(suite).with_context(|| format!("the {} tree", suite.name()))?;
+        }
+        Ok(trees)
+    }
+
+    fn mount_pool(&self, image: &Path) -> Result<()> {
+        if !image.exists() {
+            let fresh = image.with_extension("new");
+            fs::File::create(&fresh)?.set_len(40 << 30)?;
+            check(&mut words(&["mkfs.btrfs", "-q", &fresh.to_string_lossy()]))?;
+            fs::rename(&fresh, image)?;
+        }
+        let (image, target) = (image.to_string_lossy(), self.mounted.to_string_lossy());
+        check(&mut words(&["mount", "-o", "loop,noatime,compress=no", &image, &target]))?;
+        Ok(())
+    }
+
+    /// The root tree of a host of this suite; never written to.
+    pub fn host(&self, suite: Suite) -> PathBuf {
+        self.mounted.join(format!("host-{}-{GENERATION}", suite.name()))
+    }
+
+    /// The tree that machines are made from.
+    pub fn guest(&self, suite: Suite) -> PathBuf {
+        self.mounted.join(format!("guest-{}-{GENERATION}", suite.name()))
+    }
+
+    /// Where throwaway hosts live, a folder each.
+    pub fn runs(&self) -> PathBuf {
+        self.mounted.join("runs")
+    }
+
+    /// Removes what a killed run left: its folder is named after its process.
+    fn sweep(&self) -> Result<()> {
+        for entry in fs::read_dir(self.runs())? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(owner).exists() {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure(&self, suite: Suite) -> Result<()> {
+        let (host, guest) = (self.host(suite), self.guest(suite));
+        if guest.exists() && host.exists() {
+            return Ok(());
+        }
+        eprintln!("building the {} root tree (once)", suite.name());
+        let fresh = self.mounted.join(format!("new-{}", suite.name()));
+        for stale in [&fresh, &host, &guest] {
+            if stale.exists() {
+                remove_tree(stale)?;
+            }
+        }
+        subvolume(&fresh)?;
+        check(&mut words(&[
+            "mmdebstrap",
+            "--quiet",
+            "--variant=apt",
+            "--format=directory",
+            &format!("--include={PACKAGES}"),
+            // The mirror of a suite in testing may be a frozen one.
+            "--aptopt=Acquire::Check-Valid-Until \"false\"",
+            suite.name(),
+            &fresh.to_string_lossy(),
+        ]))?;
+        prepare_common(&fresh)?;
+        let made = self.mounted.join(format!("new-guest-{}", suite.name()));
+        if made.exists() {
+            remove_tree(&made)?;
+        }
+        snapshot(&fresh, &made)?;
+        prepare_guest(&made)?;
+        prepare_host(&fresh)?;
+        fs::rename(&made, &guest)?;
+        fs::rename(&fresh, &host)?;
+        Ok(())
+    }
+}
+
+fn lock(path: &Path) -> Result<Flock<std::fs::File>> {
+    let file = fs::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).context("cannot lock the cache")
+}
+
+/// Makes an empty btrfs subvolume.
+pub fn subvolume(path: &Path) -> Result<()> {
+    check(&mut words(&["btrfs", "-q", "subvolume", "create", &path.to_string_lossy()]))?;
+    Ok(())
+}
+
+/// Snapshots a subvolume: a copy that shares every block.
+pub fn snapshot(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
+    check(&mut words(&["btrfs", "-q", "subvolume", "snapshot", &from, &to]))?;
+    Ok(())
+}
+
+/// Removes a folder with the subvolumes in it. An empty inode number 256 marks
+/// a subvolume (btrfs(5)); deleting it whole is much quicker than file by file.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    fn inner(path: &Path, depth: u32) -> Result<()> {
+        let subvolume = fs::symlink_metadata(path)?.ino() == 256;
+        // Nested subvolumes sit near the top: RUN/machines/NAME.
+        if depth < 3 {
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() && (depth < 2 || entry.metadata()?.ino() == 256) {
+                    inner(&entry.path(), depth + 1)?;
+                }
+            }
+        }
+        if subvolume {
+            let text = path.to_string_lossy();
+            // machined marks trees immutable or read-only; neither may stop the sweep.
+            let _ = check(&mut words(&["btrfs", "property", "set", "-ts", &text, "ro", "false"]));
+            check(&mut words(&["btrfs", "-q", "subvolume", "delete", &text]))?;
+        }
+        Ok(())
+    }
+    inner(path, 0)?;
+    if path.exists() {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+fn prepare_common(root: &Path) -> Result<()> {
+    fs::write(root.join("etc/machine-id"), "")?;
+    fs::write(root.join("etc/fstab"), "")?;
+    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"] {
+        mask(root, timer)?;
+    }
+    enable(root, "multi-user.target.wants", "systemd-networkd.service")?;
+    Ok(())
+}
+
+fn prepare_host(root: &Path) -> Result<()> {
+    // Services that would wait for hardware or for networks that no throwaway host has.
+    for unit in ["systemd-networkd-wait-online.service", "console-getty.service", "getty.target"] {
+        mask(root, unit)?;
+    }
+    fs::write(root.join("etc/hostname"), "labhost\n")?;
+    let units = root.join("etc/systemd/network");
+    fs::write(
+        units.join("20-wan0.network"),
+        "[Match]\nName=wan0\n\n[Network]\nAddress=2001:db8:ffff::2/64\n",
+    )?;
+    Ok(())
+}
+
+/// A guest that answers on TCP port 7777 through socket activation.
+fn prepare_guest(root: &Path) -> Result<()> {
+    fs::remove_file(root.join("etc/machine-id"))?;
+    let _ = fs::remove_file(root.join("etc/hostname"));
+    let units = root.join("etc/systemd/system");
+    fs::write(
+        units.join("hello.socket"),
+        "[Socket]\nListenStream=7777\nAccept=yes\n[Install]\nWantedBy=sockets.target\n",
+    )?;
+    fs::write(
+        units.join("hello@.service"),
+        "[Service]\nExecStart=/bin/echo hello\nStandardInput=socket\nStandardOutput=socket\n",
+    )?;
+    fs::create_dir_all(units.join("sockets.target.wants"))?;
+    symlink("../hello.socket", &units.join("sockets.target.wants/hello.socket"))
+}
+
+fn mask(root: &Path, unit: &str) -> Result<()> {
+    symlink("/dev/null", &root.join("etc/systemd/system").join(unit))
+}
+
+fn enable(root: &Path, target: &str, unit: &str) -> Result<()> {
+    let wants = root.join("etc/systemd/system").join(target);
+    fs::create_dir_all(&wants)?;
+    symlink(&format!("/lib/systemd/system/{unit}"), &wants.join(unit))
+}
+
+fn symlink(to: &str, at: &Path) -> Result<()> {
+    if fs::symlink_metadata(at).is_ok() {
+        fs::remove_file(at)?;
+    }
+    std::os::unix::fs::symlink(to, at).with_context(|| at.display().to_string())?;
+    if !at.starts_with("/") {
+        bail!("{} is not absolute", at.display());
+    }
+    Ok(())
+}

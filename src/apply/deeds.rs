@@ -1,0 +1,273 @@
+//! Each step, done. Small: what to do was decided before.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Sighting, World};
+use crate::name::{IfName, MachineName};
+use crate::observe::WANTS_DIR;
+use crate::plan::Step;
+use crate::pool::Pool;
+use crate::sys::bus::Verb;
+use crate::sys::{Bus, BusError, DiskError, Net, NetError, kernel, ping};
+
+/// How long a machine may take to answer after its start.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long networkd may take to do what its files say.
+const NETWORKD_TIME: Duration = Duration::from_secs(15);
+/// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
+const LAN_TIME: Duration = Duration::from_secs(15);
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeedError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("there is a tree named '{0}' by now")]
+    TreeTaken(MachineName),
+    #[error("'{0}' ended right after its start")]
+    Ended(MachineName),
+    #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
+    NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
+    #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
+    Networkd { look_at: String },
+    #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
+    Touched(PathBuf),
+    #[error("that needs a running host, not a folder of files")]
+    Offline,
+}
+
+impl DeedError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DeedError::Disk(error) => error.hint(),
+            DeedError::Bus(error) => error.hint(),
+            DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
+            DeedError::NoAnswer { machine, .. } => Some(format!(
+                "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
+                 without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
+            )),
+            DeedError::Networkd { look_at } => Some(format!(
+                "`networkctl status {look_at}` and `journalctl -u systemd-networkd -n 50` say why"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether the step that failed left nothing that must be undone.
+    pub fn left_nothing(&self) -> bool {
+        matches!(self, DeedError::TreeTaken(_))
+    }
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if !text.contains(&cause.to_string()) {
+            text += &format!(": {cause}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Does a step; `started` is when the machines were last asked to start.
+pub async fn perform(world: World<'_>, step: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
+    match step {
+        Step::Write { path, new, .. } => write(world, path, new.as_deref())?,
+        Step::Enable { machines } => enable(world, machines, true).await?,
+        Step::Disable { machines } => enable(world, machines, false).await?,
+        _ => {
+            let bus = world.bus.ok_or(DeedError::Offline)?;
+            return live(bus, step, started).await;
+        }
+    }
+    Ok(None)
+}
+
+async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
+    match step {
+        Step::CloneImage { from, to } => new_image(bus, to, bus.clone_image(from, to)).await?,
+        Step::ImportTar { file, to } => {
+            let file = std::fs::File::open(file)?;
+            new_image(bus, to, bus.import_tar(file, to)).await?;
+        }
+        Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
+        Step::Stop { machines } => stop(bus, machines).await?,
+        Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
+        Step::ReloadSystemd => bus.reload_systemd().await?,
+        Step::ReloadNetworkd => bus.reload_networkd().await?,
+        Step::Switch { key, new, .. } => kernel::set(key, new)?,
+        Step::PoolRoute { pool } => pool_route(*pool).await?,
+        Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
+        Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
+        Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
+        Step::Move { link, bridge, .. } => replug(link, bridge).await?,
+        Step::Answer { machine, address } => return Ok(Some(answer(bus, machine, *address, started).await?)),
+        Step::LanAddress { machine } => return Ok(Some(lan_address(bus, machine).await?)),
+        Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. } => {}
+    }
+    Ok(None)
+}
+
+/// Does the inverse of a step that may or may not have been begun.
+pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
+    if let Step::Write { path, old, new } = step {
+        let current = world.disk.read(path)?;
+        if current == *new {
+            return Ok(());
+        }
+        // machined copies and removes .nspawn files along with trees.
+        let machined = path.extension().is_some_and(|end| end == "nspawn");
+        if current != *old && !machined {
+            return Err(DeedError::Touched(path.clone()));
+        }
+    }
+    if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
+    {
+        perform(world, step, Instant::now()).await?;
+    }
+    Ok(())
+}
+
+fn units(machines: &[MachineName]) -> Vec<String> {
+    machines.iter().map(MachineName::unit).collect()
+}
+
+fn write(world: World<'_>, path: &Path, text: Option<&str>) -> Result<(), DiskError> {
+    match text {
+        Some(text) => world.disk.write(path, text),
+        None => world.disk.remove(path),
+    }
+}
+
+/// Below a root, the links that systemd would make are made by hand.
+async fn enable(world: World<'_>, machines: &[MachineName], on: bool) -> Result<(), DeedError> {
+    match (world.bus, on) {
+        (Some(bus), true) => return Ok(bus.enable(machines).await?),
+        (Some(bus), false) => return Ok(bus.disable(machines).await?),
+        (None, _) => {}
+    }
+    for machine in machines {
+        let link = Path::new(WANTS_DIR).join(machine.unit());
+        if on {
+            world.disk.link(&link, Path::new("/usr/lib/systemd/system/systemd-nspawn@.service"))?;
+        } else {
+            world.disk.remove(&link)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a tree, or leaves none.
+async fn new_image(
+    bus: &Bus,
+    to: &MachineName,
+    making: impl Future<Output = Result<(), BusError>>,
+) -> Result<(), DeedError> {
+    if bus.images().await?.contains(to.as_str()) {
+        return Err(DeedError::TreeTaken(to.clone()));
+    }
+    Ok(making.await?)
+}
+
+async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
+    let units = units(machines);
+    bus.run(Verb::Stop, &units).await?;
+    bus.reset_failed(&units).await;
+    Ok(())
+}
+
+async fn pool_route(pool: Pool) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
+    let found = net.wait(NETWORKD_TIME, seen).await?;
+    found.ok_or_else(|| DeedError::Networkd { look_at: "lo".into() })
+}
+
+async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let joined = joined(&mut net, port.as_str(), bridge.as_str(), NETWORKD_TIME).await?;
+    if joined { Ok(()) } else { Err(DeedError::Networkd { look_at: format!("{bridge} {port}") }) }
+}
+
+async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, NetError> {
+    let seen = async |net: &Net| {
+        let links = net.links().await?;
+        let index = links.iter().find(|link| link.is_called(bridge)).map(|link| link.index);
+        let master = links.iter().find(|link| link.is_called(port)).and_then(|link| link.master);
+        Ok((index.is_some() && index == master).then_some(()))
+    };
+    Ok(net.wait(limit, seen).await?.is_some())
+}
+
+/// networkd joins the link to a bridge that it made; to others we do. Then the
+/// guest must see its cable pulled, or it keeps the lease of another network.
+async fn replug(link: &str, bridge: &IfName) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {
+        net.join(link, bridge.as_str()).await?;
+    }
+    Ok(net.flap(link).await?)
+}
+
+/// Waits in the machine's own namespace until its address is there, then asks
+/// it. A neighbour that is asked before it is there costs a second (RFC 4861
+/// 7.2.2). A guest that goes by RA chooses another address in its /64.
+async fn answer(
+    bus: &Bus,
+    machine: &MachineName,
+    planned: Ipv6Addr,
+    started: Instant,
+) -> Result<Sighting, DeedError> {
+    let begin = Instant::now();
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut net = Net::watch_machine(leader)?;
+    while begin.elapsed() < ANSWER_TIME {
+        let found = net.wait(Duration::from_secs(1), async |net| own_address(net, planned).await).await?;
+        if let Some(address) = found
+            && ping::answers(address, Duration::from_secs(2)).await?
+        {
+            let after = started.elapsed();
+            return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
+        }
+        if bus.leader(machine).await? != Some(leader) {
+            return Err(DeedError::Ended(machine.clone()));
+        }
+    }
+    let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
+    let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
+    Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
+}
+
+async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, NetError> {
+    let subnet = u128::from(planned) >> 64;
+    let addresses = net.addresses().await?;
+    let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
+        IpAddr::V6(address) if u128::from(address) >> 64 == subnet => Some(address),
+        _ => None,
+    });
+    let first = own.clone().next();
+    Ok(own.find(|address| *address == planned).or(first))
+}
+
+async fn lan_address(bus: &Bus, machine: &MachineName) -> Result<Sighting, DeedError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut net = Net::watch_machine(leader)?;
+    let seen = async |net: &Net| {
+        let global = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
+        let addresses: Vec<IpAddr> = global.map(|a| a.address).collect();
+        Ok((!addresses.is_empty()).then_some(addresses))
+    };
+    let addresses = net.wait(LAN_TIME, seen).await?.unwrap_or_default();
+    Ok(Sighting::OnLan { machine: machine.clone(), addresses })
+}

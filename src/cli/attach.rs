@@ -1,0 +1,85 @@
+//! `nsctl attach`: a machine on another network, also one made by hand.
+
+use clap::Args;
+
+use super::create::Place;
+use super::handmade::{Handwritten, absorb};
+use super::session::Session;
+use super::{Fault, Global};
+use crate::name::MachineName;
+use crate::plan::{Scope, Wanted, settle};
+use crate::spec::{MachineSpec, Network, definition_path, edit};
+
+/// Move a machine to a bridge or to a subnet of its own
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// The machine's name
+    name: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
+    let name: MachineName = args.name.parse()?;
+    let network = args.place.network()?;
+    let session = Session::begin(global).await?;
+    let mut spec = session.spec.clone();
+    let path = definition_path(&name);
+    let (definition, handwritten) = match spec.machines.get_mut(&name) {
+        Some(machine) => {
+            machine.network = network.clone();
+            let text = session.observed.file(&path).unwrap_or_default();
+            (edit::set_network(text, &network)?, None)
+        }
+        None => {
+            let (machine, handwritten) = adopt(&session, &name, network.clone())?;
+            let text = edit::new_definition(&machine);
+            spec.machines.insert(name.clone(), machine);
+            (text, handwritten)
+        }
+    };
+    let leases = settle(&spec, session.leases.clone())?;
+    let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
+    wanted.inputs.insert(path, Some(definition));
+    if let Some(file) = handwritten {
+        file.take_over(&mut wanted);
+    }
+    session.carry_out(&wanted).await?;
+    if !session.observed.is_running(&name) {
+        let place = match &network {
+            Network::Bridge(bridge) => format!("on {bridge}"),
+            Network::Routed(_) => {
+                wanted.leases.get(&name).map_or(String::new(), |subnet| format!("routed with {subnet}"))
+            }
+        };
+        session.say(format!("{name} is {place}; it is not running: `nsctl start {name}`"));
+    }
+    Ok(0)
+}
+
+/// A machine that nsctl did not make: it starts with the host as it did before.
+fn adopt(
+    session: &Session,
+    name: &MachineName,
+    network: Network,
+) -> Result<(MachineSpec, Option<Handwritten>), Fault> {
+    let observed = &session.observed;
+    if !observed.images.contains(name.as_str()) && !observed.is_running(name) {
+        let known: Vec<&str> = session.spec.machines.keys().map(MachineName::as_str).collect();
+        let images: Vec<&str> =
+            observed.images.iter().map(String::as_str).filter(|i| !known.contains(i)).collect();
+        return Err(Fault::new(format!("there is no machine or tree named '{name}'")).hint(format!(
+            "machines: {}; trees: {}; `nsctl create` makes a new one",
+            or_none(&known),
+            or_none(&images)
+        )));
+    }
+    let handwritten = Handwritten::find(observed, name);
+    let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
+    absorb(&mut machine, handwritten.as_ref());
+    Ok((machine, handwritten))
+}
+
+fn or_none(words: &[&str]) -> String {
+    if words.is_empty() { "none".into() } else { words.join(", ") }
+}

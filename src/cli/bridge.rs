@@ -1,0 +1,93 @@
+//! `nsctl bridge create`: a bridge, its network, and its port to the LAN.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+
+use super::session::Session;
+use super::{Fault, Global};
+use crate::name::IfName;
+use crate::plan::{Scope, Wanted, plan};
+use crate::spec::{BridgeSpec, HOST_FILE, edit};
+
+/// Bridges that put machines on the LAN
+#[derive(Debug, Subcommand)]
+pub enum Bridge {
+    /// Make a bridge of an interface, so that machines can be on its LAN
+    Create(Create),
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The bridge's name, 15 characters at the most
+    name: String,
+    /// The interface that becomes its port
+    #[arg(long, value_name = "IFACE")]
+    uplink: String,
+    /// A static address of this host on the bridge, such as 192.168.5.9/24, instead of DHCP and
+    /// RA; may be given several times
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    address: Vec<String>,
+    /// The default router that goes with a static address; may be given several times
+    #[arg(long, value_name = "ADDRESS", requires = "address")]
+    gateway: Vec<String>,
+    /// Do not ask before this host's own default route moves to the bridge
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fault> {
+    let name: IfName = args.name.parse()?;
+    let bridge = BridgeSpec {
+        uplink: args.uplink.parse()?,
+        address: addresses(&args.address)?,
+        gateway: args.gateway.iter().map(|word| gateway(word)).collect::<Result<_, _>>()?,
+    };
+    let session = Session::begin(global).await?;
+    let there = session.spec.host.bridges.get(&name);
+    if there.is_some_and(|there| *there != bridge) {
+        return Err(Fault::new(format!("there is already a bridge named {name}, made otherwise"))
+            .hint(format!("edit [bridge.{name}] in {HOST_FILE} and run `nsctl apply`")));
+    }
+    let mut spec = session.spec.clone();
+    let others = spec.host.bridges.iter().find(|(other, b)| **other != name && b.uplink == bridge.uplink);
+    if let Some((other, _)) = others {
+        return Err(Fault::new(format!("{} is already the port of {other}", bridge.uplink))
+            .hint(format!("put the machines on {other} instead")));
+    }
+    let path = Path::new(HOST_FILE);
+    let text = edit::set_bridge(session.observed.file(path).unwrap_or_default(), &name, &bridge)?;
+    let uplink = bridge.uplink.clone();
+    spec.host.bridges.insert(name.clone(), bridge);
+    let mut wanted = Wanted::new(spec, session.leases.clone(), Scope::Bridge(name.clone()));
+    wanted.inputs.insert(path.into(), Some(text));
+    let plan = plan(&wanted, &session.observed)?;
+    for note in &plan.notes {
+        session.progress.end();
+        anstream::eprintln!("note: {}", super::text::tame(note));
+    }
+    if !plan.notes.is_empty() && !args.yes && !super::text::agree("Go on?")? {
+        return Err(Fault::new("nothing was changed"));
+    }
+    session.perform(&plan).await?;
+    session.say(format!("{name} is a bridge to the LAN of {uplink}"));
+    Ok(0)
+}
+
+fn addresses(words: &[String]) -> Result<Vec<IpNet>, Fault> {
+    words
+        .iter()
+        .map(|word| {
+            word.parse().map_err(|_| {
+                Fault::new(format!("'{}' is not an address with its length", word.escape_debug()))
+                    .hint("write it as 192.168.5.9/24")
+            })
+        })
+        .collect()
+}
+
+fn gateway(word: &str) -> Result<IpAddr, Fault> {
+    word.parse().map_err(|_| Fault::new(format!("'{}' is not an address", word.escape_debug())))
+}

@@ -1,0 +1,163 @@
+//! What went wrong, for people: the chain of causes, then hints.
+
+use std::fmt::Write;
+
+use anstream::eprintln;
+
+use super::text;
+use crate::apply::{DeedError, Failure, JournalError};
+use crate::name::NameError;
+use crate::observe::ObserveError;
+use crate::plan::Refusal;
+use crate::pool::PoolError;
+use crate::spec::Problems;
+use crate::state::StateError;
+use crate::sys::{BusError, DiskError, LockError, NetError};
+
+/// An error on its way to the terminal.
+#[derive(Debug)]
+pub struct Fault {
+    errors: Vec<anyhow::Error>,
+    hints: Vec<String>,
+}
+
+impl Fault {
+    /// A fault that is found at the command line itself.
+    pub fn new(message: impl Into<String>) -> Fault {
+        Fault { errors: vec![anyhow::Error::msg(message.into())], hints: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Fault {
+        self.hints.push(hint.into());
+        self
+    }
+
+    #[must_use]
+    fn hint_some(mut self, hint: Option<String>) -> Fault {
+        self.hints.extend(hint);
+        self
+    }
+
+    /// Prints it to standard error.
+    pub fn print(&self) {
+        let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
+        for error in &self.errors {
+            eprintln!("{red}error:{reset} {}", text::tame(&describe(error)));
+        }
+        let mut said: Vec<&str> = Vec::new();
+        for hint in self.hints.iter().map(String::as_str) {
+            if !said.contains(&hint) {
+                eprintln!("{bold}hint:{reset} {}", text::tame(hint));
+                said.push(hint);
+            }
+        }
+    }
+}
+
+/// An error and its causes, each but once.
+fn describe(error: &anyhow::Error) -> String {
+    let mut whole = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !whole.contains(&cause) {
+            let _ = write!(whole, ": {cause}");
+        }
+    }
+    whole
+}
+
+fn plain(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
+    Fault { errors: vec![anyhow::Error::new(error)], hints: Vec::new() }
+}
+
+impl From<NameError> for Fault {
+    fn from(error: NameError) -> Fault {
+        plain(error)
+    }
+}
+
+macro_rules! with_hint {
+    ($($type:ty),*) => {$(
+        impl From<$type> for Fault {
+            fn from(error: $type) -> Fault {
+                let hint = error.hint();
+                plain(error).hint_some(hint)
+            }
+        }
+    )*};
+}
+
+with_hint!(PoolError, LockError, DiskError, BusError, JournalError);
+
+impl From<NetError> for Fault {
+    fn from(error: NetError) -> Fault {
+        plain(error)
+    }
+}
+
+impl From<StateError> for Fault {
+    fn from(error: StateError) -> Fault {
+        let hint = error.hint();
+        plain(error).hint(hint)
+    }
+}
+
+impl From<ObserveError> for Fault {
+    fn from(error: ObserveError) -> Fault {
+        match error {
+            ObserveError::Disk(error) => error.into(),
+            ObserveError::Bus(error) => error.into(),
+            ObserveError::Net(error) => error.into(),
+        }
+    }
+}
+
+impl From<Problems> for Fault {
+    fn from(Problems(problems): Problems) -> Fault {
+        let errors = problems.iter().map(|problem| anyhow::Error::msg(problem.to_string())).collect();
+        Fault { errors, hints: vec!["mend that in the file; nothing was changed".into()] }
+    }
+}
+
+impl From<Vec<Refusal>> for Fault {
+    fn from(refusals: Vec<Refusal>) -> Fault {
+        let hints = refusals.iter().filter_map(Refusal::hint).collect();
+        Fault { errors: refusals.into_iter().map(anyhow::Error::new).collect(), hints }
+    }
+}
+
+impl From<toml_edit::TomlError> for Fault {
+    fn from(error: toml_edit::TomlError) -> Fault {
+        plain(error)
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Fault {
+        let left = failure.left().to_vec();
+        let hint = match &failure {
+            Failure::Step { source, .. } | Failure::Unfinished { source, .. } => DeedError::hint(source),
+            Failure::Journal(error) => error.hint(),
+            Failure::Disk(error) => error.hint(),
+            Failure::Interrupted { .. } => None,
+        };
+        let undone = matches!(failure, Failure::Step { .. } | Failure::Interrupted { .. }) && left.is_empty();
+        let mut fault = plain(failure).hint_some(hint);
+        fault.errors.extend(left.into_iter().map(|text| anyhow::Error::msg(format!("not undone: {text}"))));
+        if undone { fault.hint("what had been done was undone; nothing is left over") } else { fault }
+    }
+}
+
+impl From<DeedError> for Fault {
+    fn from(error: DeedError) -> Fault {
+        let hint = error.hint();
+        plain(error).hint_some(hint)
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Fault {
+        plain(error)
+    }
+}

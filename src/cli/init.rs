@@ -1,0 +1,131 @@
+//! `nsctl init`: the pool, forwarding, the unreachable route.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::session::Session;
+use super::{Fault, Global};
+use crate::emit::ini::Ini;
+use crate::name::IfName;
+use crate::observed::{FORWARDING, Link};
+use crate::plan::{Scope, Wanted};
+use crate::pool::Pool;
+use crate::spec::{AcceptRa, HOST_FILE, Uplink, edit};
+
+/// Tell which prefix is routed to this host
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The prefix that is routed to this host, a /63 at the longest
+    #[arg(long, value_name = "PREFIX")]
+    pool: String,
+    /// The interface that the pool's packets come in on [default: the one with the default route]
+    #[arg(long, value_name = "IFACE")]
+    uplink: Option<String>,
+}
+
+pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
+    let pool: Pool = args.pool.parse()?;
+    let uplink: Option<IfName> = args.uplink.map(|word| word.parse()).transpose()?;
+    let session = Session::begin(global).await?;
+    if let Some((name, subnet)) = session.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet)) {
+        return Err(Fault::new(format!("'{name}' holds {subnet}, which is not in {pool}"))
+            .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
+    }
+    let uplink = match uplink {
+        Some(name) => Some(name),
+        None => default_uplink(&session)?,
+    };
+    let uplink = match uplink {
+        Some(name) if session.observed.live => Some(look(&session, name).await?),
+        name => name.map(|interface| Uplink {
+            interface,
+            mtu: None,
+            accept_ra: AcceptRa::Unchanged,
+            network_file: None,
+        }),
+    };
+    let path = Path::new(HOST_FILE);
+    let text = edit::set_pool(session.observed.file(path).unwrap_or_default(), pool, uplink.as_ref())?;
+    let mut spec = session.spec.clone();
+    (spec.host.pool, spec.host.uplink) = (Some(pool), uplink);
+    let mut wanted = Wanted::new(spec, session.leases.clone(), Scope::Host);
+    wanted.inputs.insert(path.into(), Some(text));
+    session.carry_out(&wanted).await?;
+    session.say(format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()));
+    Ok(0)
+}
+
+/// The interface with the default route, if there is just one.
+fn default_uplink(session: &Session) -> Result<Option<IfName>, Fault> {
+    let routes = &session.observed.default_routes;
+    let names: Vec<&Link> =
+        session.observed.links.iter().filter(|link| routes.contains(&link.index)).collect();
+    match names.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.name.parse()?)),
+        several => {
+            let names: Vec<&str> = several.iter().map(|link| link.name.as_str()).collect();
+            Err(Fault::new(format!("several interfaces have a default route: {}", names.join(", ")))
+                .hint("say which one the pool's packets come in on: --uplink IFACE"))
+        }
+    }
+}
+
+/// What must be known of the uplink: its MTU, and who takes its router advertisements.
+async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
+    let Some(link) = session.observed.link(interface.as_str()) else {
+        let names: Vec<&str> = session.observed.links.iter().map(|link| link.name.as_str()).collect();
+        return Err(Fault::new(format!("there is no interface '{interface}' to be the uplink"))
+            .hint(format!("there are: {}", names.join(", "))));
+    };
+    // What is not the usual is kept; under 1280 there is no IPv6 to speak of.
+    let mtu = (link.mtu != 1500 && link.mtu >= 1280).then_some(link.mtu);
+    let file = match &session.bus {
+        Some(bus) => bus.network_file(link.index).await?,
+        None => None,
+    };
+    let was = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
+    if let Some(was) = was.filter(|uplink| uplink.accept_ra != AcceptRa::Unchanged) {
+        return Ok(Uplink { mtu, ..was.clone() });
+    }
+    let (accept_ra, network_file) = keeper(session, &interface, file.as_deref())?;
+    Ok(Uplink { interface, mtu, accept_ra, network_file })
+}
+
+/// Who must be told to go on taking router advertisements when the host
+/// forwards. A host that forwards already has been set up by somebody who
+/// knows: it is left as it is.
+fn keeper(
+    session: &Session,
+    interface: &IfName,
+    file: Option<&str>,
+) -> Result<(AcceptRa, Option<String>), Fault> {
+    let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
+    if switch(FORWARDING) == Some("1") {
+        return Ok((AcceptRa::Unchanged, None));
+    }
+    match file {
+        Some(file) if says_accept_ra(session, file)? => Ok((AcceptRa::Unchanged, None)),
+        Some(file) => {
+            let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((AcceptRa::Networkd, Some(name)))
+        }
+        None if switch(&crate::observed::accept_ra(interface.as_str())) == Some("1") => {
+            Ok((AcceptRa::Kernel, None))
+        }
+        None => Ok((AcceptRa::Unchanged, None)),
+    }
+}
+
+/// Whether a .network file or one of its drop-ins decides about RA itself.
+fn says_accept_ra(session: &Session, file: &str) -> Result<bool, Fault> {
+    let path = Path::new(file);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut texts: Vec<String> = session.disk.read(path)?.into_iter().collect();
+    for folder in ["/usr/lib/systemd/network", "/run/systemd/network", "/etc/systemd/network"] {
+        let drop_ins = Path::new(folder).join(format!("{name}.d"));
+        texts.extend(session.disk.folder(&drop_ins, |name| name.ends_with(".conf"))?.into_values());
+    }
+    Ok(texts.iter().any(|text| Ini::parse(text).get("Network", "IPv6AcceptRA").is_some()))
+}

@@ -1,0 +1,70 @@
+//! `nsctl list`: all machines, with the addresses that they really have.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anstream::{eprintln, println};
+use clap::Args;
+
+use super::session::{bus, spec};
+use super::view::{self, Row};
+use super::{Fault, Global, text};
+use crate::observe;
+use crate::spec::Spec;
+use crate::state::{self, STATE_FILE};
+use crate::sys::Disk;
+
+/// Show all machines, those of others too
+#[derive(Debug, Args)]
+pub struct List {
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
+    let rows = look(global).await?;
+    if args.json {
+        text::json(&rows)?;
+        return Ok(0);
+    }
+    if rows.is_empty() {
+        println!("no machines; `nsctl create NAME --routed --image IMAGE` makes one");
+        return Ok(0);
+    }
+    let header = ["NAME", "STATE", "NETWORK", "ADDRESSES", "INTERFACE"];
+    println!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
+    Ok(0)
+}
+
+/// Every machine as it is now. Takes no lock: it never waits. What is wrong in
+/// the user's files is told, and does not hide what runs.
+pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
+    let disk = Disk::new(&global.root);
+    let bus = bus(global).await?;
+    let observed = observe::machines(&disk, bus.as_ref()).await?;
+    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let spec = spec(&observed).unwrap_or_else(|problems| {
+        Fault::from(problems).print();
+        Spec::default()
+    });
+    let root = nix::unistd::geteuid().is_root();
+    if observed.live && !root && !observed.machines.is_empty() && !global.quiet {
+        eprintln!("note: addresses are read from the machines' own networks, which takes root");
+    }
+    let addresses = if root { observe::addresses(&observed.machines).await } else { BTreeMap::new() };
+    Ok(view::rows(&observed, &spec, &leases, &addresses))
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let network = match (&row.network.prefix, &row.network.bridge) {
+        (Some(prefix), _) => prefix.to_string(),
+        (None, Some(bridge)) => format!("bridge {bridge}"),
+        (None, None) => row.network.mode.to_owned(),
+    };
+    // One address a line: the table stays narrow, and each can be copied.
+    let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
+    let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join("\n") };
+    let interface = row.host_interface.clone().unwrap_or_else(|| "-".into());
+    vec![row.name.clone(), row.state.clone(), network, addresses, interface]
+}

@@ -1,0 +1,113 @@
+//! The command line: types, and one file a verb. Nothing imports this room but `main`.
+
+mod attach;
+mod bridge;
+mod create;
+mod fault;
+mod handmade;
+mod init;
+mod list;
+mod pool;
+mod progress;
+mod reconcile;
+mod remove;
+mod run;
+mod session;
+mod show;
+mod text;
+mod view;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use fault::Fault;
+
+/// Container host manager for systemd-nspawn with routed IPv6.
+#[derive(Debug, Parser)]
+#[command(name = "nsctl", version, about, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Work on the files below this folder alone: no D-Bus, no network
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Say only what was asked for and what went wrong
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// How long to wait for another nsctl that is changing the host
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 180)]
+    wait: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Tell which prefix is routed to this host: forwarding, and the pool's unreachable route
+    Init(init::Init),
+    /// Make a machine, start it, and see that it answers
+    Create(create::Create),
+    /// Move a machine to a bridge or to a subnet of its own, also one made by hand
+    Attach(attach::Attach),
+    /// Bridges that put machines on the LAN
+    #[command(subcommand)]
+    Bridge(bridge::Bridge),
+    /// Show all machines, those of others too
+    List(list::List),
+    /// Show one machine: what was planned, and what is there
+    Show(show::Show),
+    /// Start machines, and see that they answer
+    Start(run::Names),
+    /// Stop machines
+    Stop(run::Names),
+    /// Stop machines and start them again
+    Restart(run::Names),
+    /// Stop a machine and delete it
+    Remove(remove::Remove),
+    /// Show what `apply` would do, and why
+    Plan(reconcile::PlanArgs),
+    /// Make the host what nsctl.toml and machines.d say
+    Apply(reconcile::Apply),
+    /// Show the prefix: what is leased, resting and free
+    Pool(pool::PoolArgs),
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    /// Does what was asked; gives the exit status.
+    ///
+    /// # Errors
+    /// What went wrong, with hints.
+    pub async fn run(self) -> Result<u8, Fault> {
+        let Cli { global, verb } = self;
+        match verb {
+            Verb::Init(args) => init::run(&global, args).await,
+            Verb::Create(args) => create::run(&global, args).await,
+            Verb::Attach(args) => attach::run(&global, args).await,
+            Verb::Bridge(args) => bridge::run(&global, args).await,
+            Verb::List(args) => list::run(&global, args).await,
+            Verb::Show(args) => show::run(&global, args).await,
+            Verb::Start(args) => run::run(&global, args, run::Way::Start).await,
+            Verb::Stop(args) => run::run(&global, args, run::Way::Stop).await,
+            Verb::Restart(args) => run::run(&global, args, run::Way::Restart).await,
+            Verb::Remove(args) => remove::run(&global, args).await,
+            Verb::Plan(args) => reconcile::plan(&global, args).await,
+            Verb::Apply(args) => reconcile::apply(&global, args).await,
+            Verb::Pool(args) => pool::run(&global, args).await,
+            Verb::Completions { shell } => {
+                let mut command = <Cli as clap::CommandFactory>::command();
+                clap_complete::generate(shell, &mut command, "nsctl", &mut std::io::stdout());
+                Ok(0)
+            }
+        }
+    }
+}

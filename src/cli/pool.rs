@@ -1,0 +1,87 @@
+//! `nsctl pool`: the prefix, and who holds what.
+
+use std::path::Path;
+
+use anstream::println;
+use clap::Args;
+use serde::Serialize;
+
+use super::session::spec;
+use super::{Fault, Global, text};
+use crate::name::MachineName;
+use crate::observe;
+use crate::pool::{Leases, Pool, Subnet};
+use crate::state::{self, STATE_FILE};
+use crate::sys::Disk;
+
+/// Show the prefix: what is leased, resting and free
+#[derive(Debug, Args)]
+pub struct PoolArgs {
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    pool: Pool,
+    /// Subnets for machines, all but the host's own.
+    size: u64,
+    free: u64,
+    leases: Vec<Lease<'a>>,
+    /// The one freed longest ago first.
+    resting: &'a [Subnet],
+}
+
+#[derive(Serialize)]
+struct Lease<'a> {
+    machine: &'a MachineName,
+    subnet: Subnet,
+}
+
+pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
+    let disk = Disk::new(&global.root);
+    let observed = observe::host(&disk, None).await?;
+    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let Some(pool) = spec(&observed)?.host.pool else {
+        return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
+    };
+    if args.json {
+        text::json(&view(pool, &leases))?;
+    } else {
+        println!("{}", sheet(&view(pool, &leases)));
+    }
+    Ok(0)
+}
+
+fn view(pool: Pool, leases: &Leases) -> View<'_> {
+    let used = leases.held().len() + leases.resting().len();
+    let size = pool.size() - 1;
+    View {
+        pool,
+        size,
+        free: size.saturating_sub(used as u64),
+        leases: leases.held().iter().map(|(machine, subnet)| Lease { machine, subnet: *subnet }).collect(),
+        resting: leases.resting(),
+    }
+}
+
+fn sheet(view: &View) -> String {
+    let rest = view.resting.iter().map(|subnet| vec![subnet.to_string(), "resting".into()]);
+    let mut held: Vec<&Lease> = view.leases.iter().collect();
+    held.sort_by_key(|lease| lease.subnet);
+    let rows: Vec<Vec<String>> = held
+        .iter()
+        .map(|lease| vec![lease.subnet.to_string(), lease.machine.to_string()])
+        .chain(rest)
+        .collect();
+    let head = format!(
+        "{}: {} leased, {} resting, {} never used, of {}",
+        view.pool,
+        view.leases.len(),
+        view.resting.len(),
+        view.free,
+        view.size
+    );
+    if rows.is_empty() { head } else { format!("{head}\n{}", text::table(&["SUBNET", "MACHINE"], &rows)) }
+}

@@ -1,0 +1,67 @@
+//! What happens, as it happens: a spinner on a terminal, lines in a log,
+//! nothing when quiet.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anstream::eprintln;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::text::tame;
+use crate::apply::Listener;
+use crate::plan::Step;
+
+/// Hears of the steps for the person at the terminal.
+#[derive(Debug)]
+pub struct Progress {
+    spinner: Option<ProgressBar>,
+    quiet: bool,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Progress {
+        let spinner = (!quiet && std::io::stderr().is_terminal()).then(spinner);
+        Progress { spinner, quiet }
+    }
+
+    /// Takes the spinner away.
+    pub fn end(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+impl Listener for Progress {
+    fn begins(&self, step: &Step) {
+        let line = tame(&step.describe());
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(line),
+            None if self.quiet => {}
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn says(&self, text: &str) {
+        let line = tame(text);
+        match &self.spinner {
+            Some(spinner) => spinner.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,107 @@
+//! `nsctl plan` and `nsctl apply`: the host as its files say, as a whole.
+
+use std::path::Path;
+
+use anstream::println;
+use clap::Args;
+use serde::Serialize;
+
+use super::session::{Session, bus, spec};
+use super::{Fault, Global, text};
+use crate::observe;
+use crate::observed::Observed;
+use crate::plan::{Plan, Scope, Step, Wanted, diff, plan as make, settle};
+use crate::pool::Leases;
+use crate::spec::{MachineSpec, Spec};
+use crate::state::{self, STATE_FILE};
+use crate::sys::Disk;
+
+/// Show what `apply` would do, and why
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// End with status 3 when something would change
+    #[arg(long)]
+    exit_code: bool,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make the host what nsctl.toml and machines.d say
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct PlanView<'a> {
+    notes: &'a [String],
+    steps: Vec<StepView<'a>>,
+}
+
+#[derive(Serialize)]
+struct StepView<'a> {
+    #[serde(flatten)]
+    step: &'a Step,
+    description: String,
+}
+
+pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
+    let disk = Disk::new(&global.root);
+    let bus = bus(global).await?;
+    let observed = observe::host(&disk, bus.as_ref()).await?;
+    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let plan = make(&everything(spec(&observed)?, leases, &observed)?, &observed)?;
+    if args.json {
+        let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
+        text::json(&PlanView { notes: &plan.notes, steps })?;
+    } else {
+        println!("{}", sheet(&plan));
+    }
+    Ok(if args.exit_code && !plan.steps.is_empty() { 3 } else { 0 })
+}
+
+pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
+    let session = Session::begin(global).await?;
+    let wanted = everything(session.spec.clone(), session.leases.clone(), &session.observed)?;
+    let plan = make(&wanted, &session.observed)?;
+    session.progress.end();
+    if plan.steps.is_empty() {
+        session.say("nothing to do");
+        return Ok(0);
+    }
+    if !args.yes {
+        anstream::eprintln!("{}", sheet(&plan));
+        if !text::agree("Do that?")? {
+            return Err(Fault::new("nothing was changed"));
+        }
+    }
+    session.perform(&plan).await?;
+    Ok(0)
+}
+
+/// The host as its files say; machines that start with the host run.
+fn everything(spec: Spec, leases: Leases, observed: &Observed) -> Result<Wanted, Fault> {
+    let leases = settle(&spec, leases)?;
+    let autostart = |machine: &MachineSpec| machine.autostart && observed.live;
+    let start = spec.machines.iter().filter(|(_, m)| autostart(m)).map(|(name, _)| name.clone()).collect();
+    Ok(Wanted { start, ..Wanted::new(spec, leases, Scope::All) })
+}
+
+/// A plan for people: what to know, what changes in files, what happens.
+fn sheet(plan: &Plan) -> String {
+    if plan.steps.is_empty() {
+        return "nothing to do".into();
+    }
+    let notes = plan.notes.iter().map(|note| format!("note: {note}"));
+    let steps = plan.steps.iter().map(|step| match step {
+        Step::Write { path, old, new } => {
+            let (old, new) = (old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
+            format!("{}\n{}", step.describe(), diff(path, old, new).trim_end())
+        }
+        step => step.describe(),
+    });
+    text::tame(&notes.chain(steps).collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,66 @@
+//! `nsctl remove`: a machine's end. Its subnet rests.
+
+use clap::Args;
+
+use super::session::Session;
+use super::show::unknown;
+use super::{Fault, Global, text};
+use crate::name::MachineName;
+use crate::plan::{Scope, Wanted, settle};
+use crate::spec::definition_path;
+
+/// Stop a machine and delete it
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The machine's name
+    name: String,
+    /// Keep its tree in /var/lib/machines
+    #[arg(long)]
+    keep_image: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
+    let name: MachineName = args.name.parse()?;
+    let session = Session::begin(global).await?;
+    let mut spec = session.spec.clone();
+    let Some(machine) = spec.machines.remove(&name) else {
+        let known = session.spec.machines.keys().map(MachineName::as_str);
+        return Err(if session.observed.images.contains(name.as_str()) {
+            Fault::new(format!("'{name}' is not one of nsctl's machines"))
+                .hint(format!("`machinectl remove {name}` deletes a tree that nsctl does not manage"))
+        } else {
+            unknown(name.as_str(), known)
+        });
+    };
+    // A tree that was there before nsctl is not nsctl's to delete.
+    let there = session.observed.images.contains(name.as_str());
+    let made = machine.image.is_some();
+    let delete = there && made && !args.keep_image;
+    session.progress.end();
+    if !args.yes {
+        let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
+        let tree = if delete { " and everything in /var/lib/machines/" } else { "" };
+        let tree = if delete { format!("{tree}{name}") } else { String::new() };
+        if !text::agree(&format!("This {running}deletes the configuration of {name}{tree}. Go on?"))? {
+            return Err(Fault::new("nothing was changed"));
+        }
+    }
+    let leases = settle(&spec, session.leases.clone())?;
+    let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
+    wanted.inputs.insert(definition_path(&name), None);
+    if delete {
+        wanted.drop_images.push(name.clone());
+    }
+    session.carry_out(&wanted).await?;
+    let subnet = session.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
+    let tree = if there && !delete {
+        format!("; its tree stays in /var/lib/machines/{name}")
+    } else {
+        String::new()
+    };
+    session.say(format!("removed {name}{subnet}{tree}"));
+    Ok(0)
+}

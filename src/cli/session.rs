@@ -1,0 +1,135 @@
+//! What every verb that changes the host begins and ends with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anstream::println;
+
+use super::progress::Progress;
+use super::{Fault, Global};
+use crate::apply::{self, Listener, Sighting, World};
+use crate::observe;
+use crate::observed::Observed;
+use crate::plan::{Plan, Wanted, plan};
+use crate::pool::Leases;
+use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
+use crate::state::{self, STATE_FILE};
+use crate::sys::{Bus, Disk, Lock};
+
+/// The host, locked and read.
+pub struct Session {
+    pub disk: Disk,
+    pub bus: Option<Bus>,
+    pub observed: Observed,
+    pub spec: Spec,
+    pub leases: Leases,
+    pub progress: Progress,
+    quiet: bool,
+    _lock: Lock,
+}
+
+/// Whether the files below a folder are all there is.
+pub fn is_live(global: &Global) -> bool {
+    global.root == Path::new("/")
+}
+
+/// The bus of a live host.
+pub async fn bus(global: &Global) -> Result<Option<Bus>, Fault> {
+    if is_live(global) { Ok(Some(Bus::connect().await?)) } else { Ok(None) }
+}
+
+/// Checks that we may change the host.
+pub fn must_be_root(global: &Global) -> Result<(), Fault> {
+    if is_live(global) && !nix::unistd::geteuid().is_root() {
+        return Err(Fault::new("only root can change this host").hint("run it with sudo"));
+    }
+    Ok(())
+}
+
+impl Session {
+    /// Locks the host, mends what a killed nsctl left, and reads everything.
+    pub async fn begin(global: &Global) -> Result<Session, Fault> {
+        must_be_root(global)?;
+        if !global.root.is_dir() {
+            return Err(Fault::new(format!("{} is not a folder", global.root.display())));
+        }
+        let progress = Progress::new(global.quiet);
+        let wait = Duration::from_secs(global.wait);
+        let lock =
+            Lock::take(&global.root, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
+        let disk = Disk::new(&global.root);
+        let bus = bus(global).await?;
+        apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
+        let observed = observe::host(&disk, bus.as_ref()).await?;
+        let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+        let spec = spec(&observed)?;
+        Ok(Session { disk, bus, observed, spec, leases, progress, quiet: global.quiet, _lock: lock })
+    }
+
+    /// What is wanted, to begin with: what there is.
+    pub fn world(&self) -> World<'_> {
+        World { disk: &self.disk, bus: self.bus.as_ref(), listener: &self.progress }
+    }
+
+    /// Plans, tells, does, and prints what was seen.
+    pub async fn carry_out(&self, wanted: &Wanted) -> Result<Vec<Sighting>, Fault> {
+        let plan = plan(wanted, &self.observed)?;
+        for note in &plan.notes {
+            self.progress.says(&format!("note: {note}"));
+        }
+        self.perform(&plan).await
+    }
+
+    /// Does a plan that the user knows, and prints what was seen.
+    pub async fn perform(&self, plan: &Plan) -> Result<Vec<Sighting>, Fault> {
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let sightings = apply::apply(self.world(), plan, &command).await;
+        self.progress.end();
+        let sightings = sightings?;
+        if !self.quiet {
+            for sighting in &sightings {
+                println!("{}", tell(sighting));
+            }
+        }
+        Ok(sightings)
+    }
+
+    /// Prints a line of a result, unless quiet.
+    pub fn say(&self, line: impl AsRef<str>) {
+        self.progress.end();
+        if !self.quiet {
+            println!("{}", super::text::tame(line.as_ref()));
+        }
+    }
+}
+
+/// The spec that the observed files hold.
+pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
+    let definitions: BTreeMap<PathBuf, String> = observed
+        .files
+        .iter()
+        .filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)))
+        .map(|(path, text)| (path.clone(), text.clone()))
+        .collect();
+    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)
+}
+
+/// A sighting as a sentence.
+pub fn tell(sighting: &Sighting) -> String {
+    match sighting {
+        Sighting::Answers { machine, address, planned, after } if address == planned => {
+            format!("{machine} answers at {address} ({:.2} s after its start)", after.as_secs_f64())
+        }
+        Sighting::Answers { machine, address, planned, .. } => format!(
+            "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"
+        ),
+        Sighting::OnLan { machine, addresses } if addresses.is_empty() => {
+            format!("{machine} has no address from the LAN yet; `nsctl show {machine}` tells")
+        }
+        Sighting::OnLan { machine, addresses } => {
+            let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            format!("{machine} has {} from the LAN", all.join(", "))
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `nsctl show`: one machine, what was planned beside what is there.
+
+use std::path::Path;
+
+use anstream::println;
+use clap::Args;
+
+use super::list::look;
+use super::view::Row;
+use super::{Fault, Global, text};
+use crate::name::MachineName;
+use crate::spec::definition_path;
+
+/// Show one machine: what was planned, and what is there
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The machine's name
+    name: String,
+    /// For scripts: the machine's object of `list --json`
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
+    let rows = look(global).await?;
+    let Some(row) = rows.iter().find(|row| row.name == args.name) else {
+        return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
+    };
+    if args.json {
+        text::json(row)?;
+    } else {
+        println!("{}", sheet(global, row));
+    }
+    Ok(0)
+}
+
+/// There is no machine of that name.
+pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
+    let known: Vec<&str> = known.collect();
+    let fault = Fault::new(format!("there is no machine named '{}'", name.escape_debug()));
+    match known.as_slice() {
+        [] => fault.hint("`nsctl create NAME --routed --image IMAGE` makes one"),
+        known => fault.hint(format!("there are: {}", known.join(", "))),
+    }
+}
+
+fn sheet(global: &Global, row: &Row) -> String {
+    let mut lines = vec![("name", row.name.clone()), ("state", row.state.clone())];
+    let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
+    add("network", Some(row.network.mode.to_owned()));
+    add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
+    add("planned", row.network.address.map(|address| address.to_string()));
+    add("bridge", row.network.bridge.clone());
+    let mut has: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
+    if has.is_empty() && row.state == "running" {
+        has.push("no global address".into());
+    }
+    for address in has {
+        add("has", Some(address));
+    }
+    add("interface", row.host_interface.clone());
+    add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
+    let definition = row.name.parse::<MachineName>().ok().map(|name| definition_path(&name));
+    let definition = definition.filter(|path| below(&global.root, path).exists());
+    add("definition", definition.map(|path| path.display().to_string()));
+    let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::tame(&value)));
+    rows.collect::<Vec<_>>().join("\n")
+}
+
+fn below(root: &Path, path: &Path) -> std::path::PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}

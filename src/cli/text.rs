@@ -1,0 +1,45 @@
+//! Text for a terminal. What a guest, a file or the network says is tamed first.
+
+use comfy_table::{ContentArrangement, Table};
+
+/// A text without control characters but line ends: escape sequences of a
+/// guest must not reach the terminal.
+pub fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A table without lines, as wide as it must be.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| tame(cell)).collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Prints JSON for a script.
+pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| super::Fault::new(e.to_string()))?;
+    anstream::println!("{text}");
+    Ok(())
+}
+
+/// Asks for a yes where a person sits at the terminal; scripts have decided already.
+pub fn agree(question: &str) -> Result<bool, super::Fault> {
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    anstream::eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

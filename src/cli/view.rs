@@ -1,0 +1,99 @@
+//! Machines as they are shown: planned beside live. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use serde::Serialize;
+
+use crate::name::MachineName;
+use crate::observed::{Address, Observed};
+use crate::pool::{Leases, Subnet};
+use crate::spec::{MachineSpec, Network, Spec};
+
+/// One machine, in the words of `list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub state: String,
+    pub network: NetworkView,
+    /// What it really has, global ones first.
+    pub addresses: Vec<IpAddr>,
+    pub host_interface: Option<String>,
+    pub uid_shift: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct NetworkView {
+    pub mode: &'static str,
+    /// What was planned.
+    pub prefix: Option<Subnet>,
+    pub address: Option<Ipv6Addr>,
+    pub bridge: Option<String>,
+}
+
+/// All machines by name: ours, those that run, and those with a unit or a .nspawn of their own.
+pub fn rows(
+    observed: &Observed,
+    spec: &Spec,
+    leases: &Leases,
+    addresses: &BTreeMap<String, Vec<Address>>,
+) -> Vec<Row> {
+    let ours = spec.machines.keys().map(ToString::to_string);
+    let units = observed.units.keys().map(ToString::to_string);
+    let enabled = observed.enabled.iter().map(ToString::to_string);
+    let written = observed.files.keys().filter(|path| path.starts_with("/etc/systemd/nspawn"));
+    let written = written.filter(|path| path.extension().is_some_and(|end| end == "nspawn"));
+    let written = written.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+    let running = observed.machines.keys().cloned();
+    let names: BTreeSet<String> = ours.chain(running).chain(units).chain(enabled).chain(written).collect();
+    names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect()
+}
+
+fn row(
+    name: String,
+    observed: &Observed,
+    spec: &Spec,
+    leases: &Leases,
+    addresses: &BTreeMap<String, Vec<Address>>,
+) -> Row {
+    let machine: Option<MachineName> = name.parse().ok();
+    let definition = machine.as_ref().and_then(|machine| spec.machines.get(machine));
+    let lease = machine.as_ref().and_then(|machine| leases.get(machine));
+    let running = observed.machines.get(&name);
+    let seen = addresses.get(&name).into_iter().flatten();
+    Row {
+        state: state(observed, machine.as_ref(), running.is_some()).to_owned(),
+        network: network(definition, lease),
+        addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
+        host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
+        uid_shift: running.and_then(|running| running.uid_shift),
+        name,
+    }
+}
+
+fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: bool) -> &'a str {
+    match machine.and_then(|machine| observed.units.get(machine)).map(String::as_str) {
+        Some("active") => "running",
+        Some("activating") => "starting",
+        Some("deactivating") => "stopping",
+        Some("failed") => "failed",
+        _ if running => "running",
+        _ => "stopped",
+    }
+}
+
+fn network(definition: Option<&MachineSpec>, lease: Option<Subnet>) -> NetworkView {
+    let nothing = NetworkView { mode: "unmanaged", prefix: None, address: None, bridge: None };
+    match definition.map(|machine| &machine.network) {
+        None => nothing,
+        Some(Network::Routed(routed)) => NetworkView {
+            mode: "routed",
+            prefix: lease,
+            address: lease.map(|subnet| routed.address(subnet)),
+            ..nothing
+        },
+        Some(Network::Bridge(bridge)) => {
+            NetworkView { mode: "bridge", bridge: Some(bridge.to_string()), ..nothing }
+        }
+    }
+}

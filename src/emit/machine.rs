@@ -1,0 +1,201 @@
+//! One machine: its .nspawn, the host's end of its veth, the file bound into
+//! it, and its unit's drop-in.
+
+use std::path::PathBuf;
+
+use super::ini::Ini;
+use super::{DROPIN_DIR, GUEST_DIR, network_path};
+use crate::name::{IfName, MachineName};
+use crate::pool::Subnet;
+use crate::spec::{HostSpec, MachineSpec, Network, Routed, Values};
+
+/// The gateway of every routed machine: the host's end of its veth.
+const GATEWAY: &str = "fe80::1";
+/// Where the guest finds its network file. Not below /run: nspawn of systemd 252
+/// makes missing folders there as a user that the guest cannot be.
+const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
+
+/// What a machine's files are made from.
+#[derive(Debug)]
+pub struct MachineFiles<'a> {
+    name: &'a MachineName,
+    machine: &'a MachineSpec,
+    host: &'a HostSpec,
+    place: Option<Place<'a>>,
+}
+
+#[derive(Debug)]
+enum Place<'a> {
+    Routed { routed: &'a Routed, subnet: Subnet },
+    Bridge(&'a IfName),
+}
+
+/// The file that is bound into a routed machine.
+pub fn guest_file(name: &MachineName) -> PathBuf {
+    PathBuf::from(format!("{GUEST_DIR}/{name}.network"))
+}
+
+impl<'a> MachineFiles<'a> {
+    pub fn new(
+        name: &'a MachineName,
+        machine: &'a MachineSpec,
+        lease: Option<Subnet>,
+        host: &'a HostSpec,
+    ) -> MachineFiles<'a> {
+        let place = match &machine.network {
+            Network::Bridge(bridge) => Some(Place::Bridge(bridge)),
+            Network::Routed(routed) => lease.map(|subnet| Place::Routed { routed, subnet }),
+        };
+        MachineFiles { name, machine, host, place }
+    }
+
+    /// All files; none for a routed machine without a lease.
+    pub fn render(&self) -> Vec<(PathBuf, String)> {
+        let Some(place) = &self.place else { return Vec::new() };
+        let mut files = vec![
+            (PathBuf::from(format!("/etc/systemd/nspawn/{}.nspawn", self.name)), self.nspawn(place)),
+            (network_path("ve", self.name.as_str(), "network"), self.host_end(place)),
+        ];
+        if let Place::Routed { routed, subnet } = place {
+            files.push((guest_file(self.name), self.guest_end(routed, *subnet)));
+        }
+        if let Some(text) = self.drop_in(place) {
+            files.push((PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit())), text));
+        }
+        files
+    }
+
+    /// The bytes that a packet on the veth may have, where that is not the usual.
+    fn mtu(&self) -> Option<u32> {
+        self.host.uplink.as_ref()?.mtu
+    }
+
+    /// systemd.nspawn(5); the stock unit's options say the same, but a file that
+    /// says all is one that can be read.
+    fn nspawn(&self, place: &Place) -> String {
+        let mut sections = vec![
+            ("Exec", vec![("Boot", "yes".to_owned()), ("PrivateUsers", "pick".to_owned())]),
+            ("Files", vec![("PrivateUsersOwnership", "auto".to_owned())]),
+            ("Network", Vec::new()),
+        ];
+        // A guest without a machine-id would ask questions on a console that nobody reads.
+        sections[0].1.push(("Parameters", "systemd.firstboot=no".to_owned()));
+        match place {
+            Place::Routed { .. } => {
+                let bind = format!("{}:{GUEST_TARGET}", guest_file(self.name).display());
+                sections[1].1.push(("BindReadOnly", bind));
+                sections[2].1.push(("VirtualEthernet", "yes".to_owned()));
+            }
+            Place::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
+        }
+        let mut ini = Ini::new();
+        for (section, defaults) in sections {
+            ini = self.with_user_settings(ini.section(section), section, &defaults);
+        }
+        ini.render()
+    }
+
+    /// Our settings of a section, then the user's, which win: systemd takes the
+    /// last value of a key, and adds up those that are lists.
+    fn with_user_settings(&self, mut ini: Ini, section: &str, defaults: &[(&str, String)]) -> Ini {
+        let user = self.machine.nspawn.get(section);
+        for (key, value) in defaults {
+            let lists = matches!(*key, "BindReadOnly" | "Parameters");
+            if lists || user.is_none_or(|keys| !keys.contains_key(*key)) {
+                ini = ini.set(key, value);
+            }
+        }
+        let settings = user.into_iter().flatten();
+        settings.fold(ini, |ini, (key, values): (&String, &Values)| {
+            values.texts().into_iter().fold(ini, |ini, value| ini.set(key, value))
+        })
+    }
+
+    fn host_end(&self, place: &Place) -> String {
+        let (routed, bridged) = (self.name.routed_link(), self.name.bridged_link());
+        match place {
+            Place::Routed { subnet, .. } => self.routed_end(&routed, *subnet),
+            // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
+            Place::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
+        }
+    }
+
+    /// Nobody else is on this link, so there is nothing to detect duplicates of.
+    /// RA is for guests that do not read the file bound into them.
+    fn routed_end(&self, link: &str, subnet: Subnet) -> String {
+        let ini = Ini::new().section("Match").set("Name", link);
+        ini.section("Link")
+            .set("RequiredForOnline", "no")
+            .set_some("MTUBytes", self.mtu())
+            .section("Network")
+            .set("ConfigureWithoutCarrier", "yes")
+            .set("LinkLocalAddressing", "ipv6")
+            .set("IPv6AcceptRA", "no")
+            .set("IPv6SendRA", "yes")
+            .section("Address")
+            .set("Address", format_args!("{GATEWAY}/64"))
+            .set("DuplicateAddressDetection", "none")
+            .section("Address")
+            .set("Address", format_args!("{}/64", subnet.host_end()))
+            .set("DuplicateAddressDetection", "none")
+            .section("IPv6Prefix")
+            .set("Prefix", subnet)
+            .render()
+    }
+
+    fn bridged_end(&self, links: &str, bridge: &IfName) -> String {
+        let ours = self.host.bridges.contains_key(bridge);
+        let ini = Ini::new()
+            .section("Match")
+            .set("Name", links)
+            .section("Link")
+            .set("RequiredForOnline", "no")
+            .section("Network");
+        // networkd joins ports only to bridges that it made; from others it must not take them off.
+        let ini = if ours { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
+        ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no").render()
+    }
+
+    /// No RA: the address and the route are known, and a router lifetime of 0,
+    /// which networkd sends when it restarts, must not take the route away.
+    fn guest_end(&self, routed: &Routed, subnet: Subnet) -> String {
+        let mut ini = Ini::new().section("Match").set("Name", "host0");
+        if let Some(mtu) = self.mtu() {
+            ini = ini.section("Link").set("MTUBytes", mtu);
+        }
+        ini.section("Network")
+            .set("LinkLocalAddressing", "ipv6")
+            .set("IPv6AcceptRA", "no")
+            .section("Address")
+            .set("Address", format_args!("{}/64", routed.address(subnet)))
+            .set("DuplicateAddressDetection", "none")
+            .section("Route")
+            .set("Gateway", GATEWAY)
+            .render()
+    }
+
+    fn drop_in(&self, place: &Place) -> Option<String> {
+        let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
+        let device = match place {
+            Place::Bridge(bridge) => Some(device_unit(bridge)),
+            Place::Routed { .. } => None,
+        };
+        if description.is_none() && device.is_none() {
+            return None;
+        }
+        // nspawn fails where its bridge is not there yet.
+        let ini = Ini::new().section("Unit").set_some("Description", description);
+        Some(ini.set_some("Wants", device.as_ref()).set_some("After", device.as_ref()).render())
+    }
+}
+
+/// The unit of an interface, escaped as systemd-escape(1) does.
+fn device_unit(interface: &IfName) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':');
+    let escaped: String = interface
+        .as_str()
+        .chars()
+        .map(|c| if plain(c) { c.to_string() } else { format!("\\x{:02x}", u32::from(c)) })
+        .collect();
+    format!("sys-subsystem-net-devices-{escaped}.device")
+}

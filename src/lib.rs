@@ -1,0 +1,30 @@
+//! nsctl gives each systemd-nspawn machine a routed IPv6 /64 of its own, or a
+//! place on a bridge, by writing plain systemd files.
+//!
+//! The rooms, from the ground up:
+//!
+//! - [`name`]: names of machines and interfaces, parsed once, valid ever after
+//! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
+//! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
+//! - [`state`]: the state file: leases, and what must outlive a crash
+//! - [`emit`]: spec + lease -> text of systemd's files
+//! - [`observed`]: a plain snapshot of a host
+//! - [`plan`]: (what is wanted, what is observed) -> ordered steps
+//! - [`sys`]: the outside world in small verbs: D-Bus, netlink, files
+//! - [`observe`]: sys -> observed, read-only
+//! - [`apply`]: steps -> sys, with journal, undo and verification
+//! - [`cli`]: the command line; nothing imports it
+//!
+//! Deciding is pure; only [`sys`] touches the world.
+
+pub mod apply;
+pub mod cli;
+pub mod emit;
+pub mod name;
+pub mod observe;
+pub mod observed;
+pub mod plan;
+pub mod pool;
+pub mod spec;
+pub mod state;
+pub mod sys;

@@ -1,0 +1,117 @@
+//! Reads the host into a snapshot, as much at once as possible. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+
+use crate::emit::{PLACES, Place};
+use crate::name::MachineName;
+use crate::observed::{Address, FORWARDING, Link, Observed, Running, accept_ra};
+use crate::spec::{HOST_FILE, MACHINES_DIR};
+use crate::state::STATE_FILE;
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel};
+
+/// Where systemd keeps the links of machines that start with the host.
+pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
+
+/// What stands between us and the host.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// Everything that a plan needs to know. Without a bus (`--root`) just files.
+///
+/// # Errors
+/// When a file cannot be read, or machined, networkd or the kernel does not answer.
+pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
+    let mut observed = Observed { files: files(disk)?, enabled: enabled(disk)?, ..Observed::default() };
+    match bus {
+        None => observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect(),
+        Some(bus) => live(&mut observed, bus).await?,
+    }
+    Ok(observed)
+}
+
+async fn live(observed: &mut Observed, bus: &Bus) -> Result<(), ObserveError> {
+    observed.live = true;
+    let (networkd, machines, images, units, net) =
+        tokio::join!(bus.networkd_answers(), bus.machines(), bus.images(), bus.nspawn_units(), network());
+    networkd?;
+    (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
+    (observed.links, observed.default_routes) = net?;
+    let switches = observed.links.iter().map(|link| accept_ra(&link.name));
+    let switches = switches.chain([FORWARDING.to_owned()]);
+    observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
+    Ok(())
+}
+
+/// Links and default routes; a netlink socket takes one dump at a time.
+async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
+    let net = Net::host()?;
+    Ok((net.links().await?, net.default_routes().await?.into_iter().collect()))
+}
+
+/// What `list` shows, without what only a plan needs; machined may start for it.
+///
+/// # Errors
+/// When a file cannot be read, or machined or the kernel does not answer.
+pub async fn machines(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
+    let mut observed = Observed { files: files(disk)?, enabled: enabled(disk)?, ..Observed::default() };
+    let Some(bus) = bus else { return Ok(observed) };
+    let net = Net::host()?;
+    let (machines, units, links) = tokio::join!(bus.machines(), bus.nspawn_units(), net.links());
+    (observed.machines, observed.units, observed.links) = (machines?, units?, links?);
+    observed.live = true;
+    Ok(observed)
+}
+
+/// The user's files, the state, and every file that is ours or may be.
+fn files(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+    let mut files = disk.folder(Path::new(MACHINES_DIR), |name| name.ends_with(".toml"))?;
+    for single in [HOST_FILE, STATE_FILE] {
+        if let Some(text) = disk.read(Path::new(single))? {
+            files.insert(single.into(), text);
+        }
+    }
+    for place in &PLACES {
+        files.append(&mut place_files(disk, place)?);
+    }
+    Ok(files)
+}
+
+fn place_files(disk: &Disk, place: &Place) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+    let dir = Path::new(place.dir);
+    let Some((begin, end)) = place.nested else {
+        return disk.folder(dir, |name| name.contains(place.mark));
+    };
+    let mut texts = BTreeMap::new();
+    for name in disk.names(dir)?.iter().filter(|name| name.starts_with(begin) && name.ends_with(end)) {
+        texts.append(&mut disk.folder(&dir.join(name), |name| name.contains(place.mark))?);
+    }
+    Ok(texts)
+}
+
+fn enabled(disk: &Disk) -> Result<BTreeSet<MachineName>, DiskError> {
+    let names = disk.names(Path::new(WANTS_DIR))?;
+    Ok(names.iter().filter_map(|unit| MachineName::from_unit(unit)).collect())
+}
+
+/// The addresses of machines, read from their own network namespaces, all at
+/// once. A machine that ends meanwhile has none.
+pub async fn addresses(machines: &BTreeMap<String, Running>) -> BTreeMap<String, Vec<Address>> {
+    let asked = machines.iter().map(async |(name, running)| {
+        let addresses = match Net::machine(running.leader) {
+            Ok(net) => net.addresses().await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        (name.clone(), addresses)
+    });
+    join_all(asked).await.into_iter().collect()
+}

@@ -1,0 +1,109 @@
+//! A plain, serializable snapshot of a host. Pure: `observe` fills it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::name::{IfName, MachineName};
+
+/// What is on the host.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Observed {
+    /// Whether the host runs, and is not a folder of files (`--root`).
+    pub live: bool,
+    /// Texts of every file that is ours or may be, of the user's own files, and of the state.
+    pub files: BTreeMap<PathBuf, String>,
+    /// Running machines by name, those of others too.
+    pub machines: BTreeMap<String, Running>,
+    /// machined's images: trees and disk images below /var/lib/machines.
+    pub images: BTreeSet<String>,
+    /// ActiveState of the nspawn units that systemd has loaded.
+    pub units: BTreeMap<MachineName, String>,
+    /// Machines whose unit starts with the host.
+    pub enabled: BTreeSet<MachineName>,
+    pub links: Vec<Link>,
+    /// Interfaces with an IPv6 or IPv4 default route.
+    pub default_routes: BTreeSet<u32>,
+    /// The kernel's switches that a step may change, as read from /proc/sys.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One running machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Running {
+    /// The machine's PID 1, seen from the host.
+    pub leader: u32,
+    /// The user id on the host of the machine's root.
+    pub uid_shift: Option<u32>,
+}
+
+/// A network interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub alternative_names: Vec<String>,
+    /// Bytes.
+    pub mtu: u32,
+    /// The kernel's word for it: "bridge", "veth"; none for hardware.
+    pub kind: Option<String>,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// An address that an interface really has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Address {
+    /// The interface that has it.
+    pub interface: u32,
+    pub address: IpAddr,
+    /// Being checked for duplicates (RFC 4862 5.4), so not in use yet.
+    pub tentative: bool,
+    /// Valid beyond its link.
+    pub global: bool,
+}
+
+/// The switch that makes the host forward IPv6 at all (kernel, ip-sysctl.rst).
+pub const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
+/// The switch for what an interface does with router advertisements; slashes,
+/// as the name may hold dots.
+pub fn accept_ra(interface: &str) -> String {
+    format!("net/ipv6/conf/{interface}/accept_ra")
+}
+
+impl Observed {
+    pub fn file(&self, path: &Path) -> Option<&str> {
+        self.files.get(path).map(String::as_str)
+    }
+
+    /// A link by its name or one of its alternative names.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.is_called(name))
+    }
+
+    pub fn master_of(&self, link: &Link) -> Option<&Link> {
+        self.links.iter().find(|other| Some(other.index) == link.master)
+    }
+
+    /// The host's end of a machine's veth, whatever its place.
+    pub fn host_end(&self, machine: &MachineName) -> Option<&Link> {
+        self.link(&machine.routed_link()).or_else(|| self.link(&machine.bridged_link()))
+    }
+
+    pub fn is_running(&self, machine: &MachineName) -> bool {
+        self.machines.contains_key(machine.as_str())
+    }
+
+    pub fn is_bridge(&self, name: &IfName) -> bool {
+        self.link(name.as_str()).is_some_and(|link| link.kind.as_deref() == Some("bridge"))
+    }
+}
+
+impl Link {
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.alternative_names.iter().any(|other| other == name)
+    }
+}

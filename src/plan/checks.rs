@@ -1,0 +1,157 @@
+//! Reasons not to begin, found before anything is touched.
+
+use std::path::PathBuf;
+
+use super::files::Change;
+use super::{NewImage, Scope, Wanted};
+use crate::emit::Owner;
+use crate::name::{IfName, MachineName};
+use crate::observed::Observed;
+use crate::pool::PoolError;
+use crate::spec::BridgeSpec;
+
+/// Why a plan cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{path} was edited by hand since nsctl wrote it:\n{diff}")]
+    Edited { path: PathBuf, diff: String },
+    #[error("{path} is in the way and was not written by nsctl:\n{diff}")]
+    Foreign { path: PathBuf, diff: String },
+    #[error("'{0}' cannot be routed: this host has no pool")]
+    NoPool(MachineName),
+    #[error("'{0}' gets no subnet: {1}")]
+    NoLease(MachineName, PoolError),
+    #[error("'{machine}' cannot be on {bridge}: there is no such bridge")]
+    NoBridge { machine: MachineName, bridge: IfName, there_are: Vec<String> },
+    #[error("there is no interface '{0}' to be the port of {1}")]
+    NoUplink(IfName, IfName),
+    #[error("{uplink} cannot be the port of {bridge}: it is already a port of {other}")]
+    PortTaken { uplink: IfName, bridge: IfName, other: String },
+    #[error("there is already an interface '{0}', and nsctl did not make it")]
+    BridgeTaken(IfName),
+    #[error("{0} cannot be a port: it is a bridge itself")]
+    PortIsBridge(IfName),
+    #[error("there is already a tree or image named '{0}'")]
+    TreeTaken(MachineName),
+    #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
+    NoImage { image: String, there_are: Vec<String> },
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "none".into() } else { words.join(", ") }
+}
+
+impl Refusal {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Refusal::Edited { path, .. } => Some(format!(
+                "move the change into the definition named in its first line, delete {}, and try again",
+                path.display()
+            )),
+            Refusal::Foreign { path, .. } => Some(format!("move {} away and try again", path.display())),
+            Refusal::NoPool(_) => Some("`nsctl init --pool PREFIX --uplink INTERFACE`".into()),
+            Refusal::NoLease(_, fault) => fault.hint(),
+            Refusal::NoBridge { bridge, there_are, .. } => Some(match there_are.as_slice() {
+                [] => format!("`nsctl bridge create {bridge} --uplink INTERFACE` makes it"),
+                some => format!(
+                    "there are: {}; or `nsctl bridge create {bridge} --uplink INTERFACE`",
+                    some.join(", ")
+                ),
+            }),
+            Refusal::NoUplink(..) => Some("`ip -br link` lists the interfaces".into()),
+            Refusal::PortTaken { other, .. } => Some(format!("put the machines on {other} instead")),
+            Refusal::BridgeTaken(name) => {
+                Some(format!("if {name} is a bridge, use it as it is: `nsctl attach NAME --bridge {name}`"))
+            }
+            Refusal::TreeTaken(name) => {
+                Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
+            }
+            Refusal::NoImage { .. } => Some("--image takes one of these, or the path of a tar file".into()),
+            Refusal::PortIsBridge(_) => None,
+        }
+    }
+}
+
+/// Everything on the host that is in the way.
+pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    if !observed.live {
+        return refusals;
+    }
+    for (name, bridge) in wanted.spec.bridges_in_use() {
+        if wanted.scope.holds(&Owner::Machine(name.clone())) {
+            refusals.extend(bridge_missing(wanted, observed, name, bridge));
+        }
+    }
+    for (name, bridge) in &wanted.spec.host.bridges {
+        if wanted.scope.holds(&Owner::Bridge(name.clone())) {
+            refusals.extend(port_refused(observed, name, bridge));
+        }
+    }
+    refusals.extend(wanted.image.as_ref().and_then(|image| image_refused(observed, image)));
+    refusals
+}
+
+fn bridge_missing(
+    wanted: &Wanted,
+    observed: &Observed,
+    machine: &MachineName,
+    bridge: &IfName,
+) -> Option<Refusal> {
+    if wanted.spec.host.bridges.contains_key(bridge) || observed.is_bridge(bridge) {
+        return None;
+    }
+    let bridges = observed.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let there_are = bridges.map(|link| link.name.clone()).collect();
+    Some(Refusal::NoBridge { machine: machine.clone(), bridge: bridge.clone(), there_are })
+}
+
+fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Option<Refusal> {
+    let uplink = &bridge.uplink;
+    let ours = observed.files.keys().any(|path| path.ends_with(format!("05-nsctl-bridge-{name}.netdev")));
+    if observed.link(name.as_str()).is_some() && !ours {
+        return Some(Refusal::BridgeTaken(name.clone()));
+    }
+    let Some(port) = observed.link(uplink.as_str()) else {
+        // A port that is unplugged for a while is no reason to refuse what is configured already.
+        return (!ours).then(|| Refusal::NoUplink(uplink.clone(), name.clone()));
+    };
+    if observed.is_bridge(uplink) {
+        return Some(Refusal::PortIsBridge(uplink.clone()));
+    }
+    let other = observed.master_of(port).filter(|master| !master.is_called(name.as_str()))?;
+    Some(Refusal::PortTaken { uplink: uplink.clone(), bridge: name.clone(), other: other.name.clone() })
+}
+
+fn image_refused(observed: &Observed, image: &NewImage) -> Option<Refusal> {
+    let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
+    if observed.images.contains(to.as_str()) {
+        return Some(Refusal::TreeTaken(to.clone()));
+    }
+    match image {
+        NewImage::Clone { from, .. } if !observed.images.contains(from) => {
+            let there_are = observed.images.iter().cloned().collect();
+            Some(Refusal::NoImage { image: from.clone(), there_are })
+        }
+        _ => None,
+    }
+}
+
+/// What the user should know before the host's own network changes.
+pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<String> {
+    let (Scope::Bridge(_) | Scope::All) = &wanted.scope else { return Vec::new() };
+    let bridges = wanted.spec.host.bridges.iter().filter(|(name, bridge)| {
+        let changed = changes.iter().any(|change| change.owner == Owner::Bridge((*name).clone()));
+        let port = observed.link(bridge.uplink.as_str());
+        changed && port.is_some_and(|port| observed.default_routes.contains(&port.index))
+    });
+    bridges
+        .map(|(name, bridge)| {
+            format!(
+                "{} carries this host's own default route; as a port of {name} it loses its addresses, and the \
+                 host asks for new ones on {name}: its IPv4 address may change",
+                bridge.uplink
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,100 @@
+//! Which files change: ours are replaced, those of others are left alone.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::{Refusal, Step, Wanted, state_file};
+use crate::emit::{self, Origin, Owner, Rendered};
+use crate::observed::Observed;
+
+/// One file that will not be as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub owner: Owner,
+    pub path: PathBuf,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
+impl Change {
+    pub fn step(&self) -> Step {
+        Step::Write { path: self.path.clone(), old: self.old.clone(), new: self.new.clone() }
+    }
+}
+
+/// The rendered files that change, in the order of their paths.
+///
+/// # Errors
+/// Every file in the way that is not ours, or that somebody edited.
+pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<Refusal>> {
+    let mut rendered = emit::render(&wanted.spec, &wanted.leases);
+    rendered.retain(|_, file| wanted.scope.holds(&file.owner));
+    let stale = stale(wanted, observed, &rendered);
+    let mut changes = Vec::new();
+    let mut refusals = Vec::new();
+    for path in rendered.keys().cloned().chain(stale).collect::<BTreeSet<PathBuf>>() {
+        let old = observed.file(&path);
+        let new = rendered.get(&path);
+        if old == new.map(|file| file.text.as_str()) {
+            continue;
+        }
+        let origin = old.map(Origin::of);
+        if matches!(origin, Some(Origin::Edited | Origin::Foreign)) && !wanted.take_over.contains(&path) {
+            refusals.push(not_ours(path, old, origin, new));
+            continue;
+        }
+        let owner = new.map_or_else(|| emit::owner_of(&path), |file| file.owner.clone());
+        let new = new.map(|file| file.text.clone());
+        changes.push(Change { owner, path, old: old.map(str::to_owned), new });
+    }
+    if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
+}
+
+fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&Rendered>) -> Refusal {
+    let (old, new) = (old.unwrap_or_default(), new.map_or("", |file| file.text.as_str()));
+    let diff = diff(&path, old, new);
+    match origin {
+        Some(Origin::Edited) => Refusal::Edited { path, diff },
+        _ => Refusal::Foreign { path, diff },
+    }
+}
+
+/// A unified diff of a file as it is and as it would be.
+pub fn diff(path: &std::path::Path, old: &str, new: &str) -> String {
+    let name = path.display().to_string();
+    similar::TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(&name, &name).to_string()
+}
+
+/// Files that nsctl wrote and that nothing asks for any more. What others
+/// wrote beside them is theirs.
+fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<PathBuf> {
+    let ours = |path: &PathBuf, text: &String| {
+        emit::PLACES.iter().any(|place| place.holds(path)) && Origin::of(text) != Origin::Foreign
+    };
+    let candidates = observed.files.iter().filter(|(path, text)| ours(path, text)).map(|(path, _)| path);
+    let mut stale: Vec<PathBuf> = candidates
+        .filter(|path| !rendered.contains_key(*path) && wanted.scope.holds(&emit::owner_of(path)))
+        .cloned()
+        .collect();
+    // A port's file does not tell whose it is: only a view of the whole host can call it stale.
+    if wanted.scope == super::Scope::Host {
+        stale.retain(|path| !path.to_string_lossy().contains("-nsctl-port-"));
+    }
+    stale
+}
+
+/// The state and the user's own files, before anything else changes.
+pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
+    let (path, text) = state_file(&wanted.leases);
+    let state = (path.to_owned(), Some(text));
+    let nothing_yet = observed.file(path).is_none() && wanted.leases == Default::default();
+    let inputs = wanted.inputs.iter().map(|(path, text)| (path.clone(), text.clone()));
+    std::iter::once(state)
+        .filter(|_| !nothing_yet)
+        .chain(inputs)
+        .filter_map(|(path, new)| {
+            let old = observed.file(&path).map(str::to_owned);
+            (old != new).then_some(Step::Write { path, old, new })
+        })
+        .collect()
+}

@@ -1,0 +1,159 @@
+//! What becomes of each machine: nothing, a move while it runs, a restart, an end.
+
+use std::path::Path;
+
+use super::files::Change;
+use super::{Step, Wanted};
+use crate::emit::{self, Owner};
+use crate::name::{IfName, MachineName};
+use crate::observed::Observed;
+use crate::spec::{MachineSpec, Network};
+
+/// What happens to the machines that a plan is about.
+#[derive(Debug, Default)]
+pub struct Fates {
+    stop: Vec<MachineName>,
+    restart: Vec<MachineName>,
+    start: Vec<MachineName>,
+    enable: Vec<MachineName>,
+    disable: Vec<MachineName>,
+    moves: Vec<Step>,
+    checks: Vec<Step>,
+}
+
+/// Decides for every machine in the plan's scope.
+pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates {
+    let mut fates = Fates::default();
+    for (name, machine) in &wanted.spec.machines {
+        if wanted.scope.holds(&Owner::Machine(name.clone())) {
+            let mine: Vec<&Change> =
+                changes.iter().filter(|c| c.owner == Owner::Machine(name.clone())).collect();
+            fates.decide(name, machine, wanted, observed, &mine);
+        }
+    }
+    for name in leaving(wanted, observed, changes) {
+        if observed.is_running(&name) {
+            fates.stop.push(name.clone());
+        }
+        if observed.enabled.contains(&name) {
+            fates.disable.push(name);
+        }
+    }
+    fates
+}
+
+/// Machines of ours that are wanted no more: their files go.
+fn leaving(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<MachineName> {
+    let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| &change.owner);
+    let mut names: Vec<MachineName> = gone
+        .filter_map(|owner| match owner {
+            Owner::Machine(name) if !wanted.spec.machines.contains_key(name) => Some(name.clone()),
+            _ => None,
+        })
+        .chain(wanted.drop_images.iter().filter(|name| observed.is_running(name)).cloned())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl Fates {
+    fn decide(
+        &mut self,
+        name: &MachineName,
+        machine: &MachineSpec,
+        wanted: &Wanted,
+        observed: &Observed,
+        changes: &[&Change],
+    ) {
+        if machine.autostart != observed.enabled.contains(name) {
+            if machine.autostart { self.enable.push(name.clone()) } else { self.disable.push(name.clone()) }
+        }
+        let running = observed.is_running(name);
+        if !running && !wanted.start.contains(name) {
+            return;
+        }
+        if !running {
+            self.start.push(name.clone());
+        } else if let Some(step) = move_of(name, machine, observed, changes) {
+            self.moves.push(step);
+        } else if changes.iter().any(|change| read_at_start(&change.path)) {
+            self.restart.push(name.clone());
+        } else if changes.is_empty() {
+            return;
+        }
+        self.checks.push(check(name, machine, wanted));
+    }
+
+    /// What the user should know: who is restarted.
+    pub fn notes(&self) -> Vec<String> {
+        let restart = self.restart.iter().map(|name| {
+            format!("'{name}' is running and will be restarted: what changes is read when it starts")
+        });
+        restart.collect()
+    }
+
+    pub fn stop(&self) -> Option<Step> {
+        let machines: Vec<MachineName> = self.stop.iter().chain(&self.restart).cloned().collect();
+        some(&machines).map(|machines| Step::Stop { machines })
+    }
+
+    /// What starts with the host, and what no longer does.
+    pub fn with_host(&self) -> Vec<Step> {
+        let disable = some(&self.disable).map(|machines| Step::Disable { machines });
+        disable.into_iter().chain(some(&self.enable).map(|machines| Step::Enable { machines })).collect()
+    }
+
+    /// Moves, what starts now, and whether it answers.
+    pub fn after_files(&self) -> Vec<Step> {
+        let start: Vec<MachineName> = self.restart.iter().chain(&self.start).cloned().collect();
+        let mut steps = self.moves.clone();
+        steps.extend(some(&start).map(|machines| Step::Start { machines }));
+        steps.extend(self.checks.clone());
+        steps
+    }
+}
+
+fn some(machines: &[MachineName]) -> Option<Vec<MachineName>> {
+    (!machines.is_empty()).then(|| machines.to_vec())
+}
+
+/// How a machine is proved to be where it should be.
+pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step {
+    match (&machine.network, wanted.leases.get(name)) {
+        (Network::Routed(routed), Some(subnet)) => {
+            Step::Answer { machine: name.clone(), address: routed.address(subnet) }
+        }
+        _ => Step::LanAddress { machine: name.clone() },
+    }
+}
+
+/// Whether nspawn or the guest reads this file only when the machine starts.
+fn read_at_start(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "nspawn") || path.starts_with("/var/lib/nsctl/guest")
+}
+
+/// A running machine goes to a bridge without a restart if it has a veth, and
+/// if its guest configures itself: one that was routed has a static address.
+fn move_of(
+    name: &MachineName,
+    machine: &MachineSpec,
+    observed: &Observed,
+    changes: &[&Change],
+) -> Option<Step> {
+    let Network::Bridge(bridge) = &machine.network else { return None };
+    let link = observed.host_end(name)?;
+    let routed_before = observed.file(&emit::guest_file(name)).is_some();
+    let elsewhere = observed.master_of(link).map(|master| master.name.as_str()) != Some(bridge.as_str());
+    let replugs = changes.iter().any(|change| is_network(&change.path));
+    let by = |link: &str, bridge: &IfName| Step::Move {
+        machine: name.clone(),
+        link: link.to_owned(),
+        bridge: bridge.clone(),
+    };
+    (!routed_before && elsewhere && replugs).then(|| by(&link.name, bridge))
+}
+
+fn is_network(path: &Path) -> bool {
+    path.starts_with("/etc/systemd/network")
+}

@@ -1,0 +1,225 @@
+//! (what is wanted, what is observed) -> ordered steps. Pure.
+
+mod checks;
+mod files;
+mod machines;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+pub use checks::Refusal;
+pub use files::diff;
+pub use machines::check;
+pub use step::{Stale, Step, undo};
+
+use crate::emit::Owner;
+use crate::name::{IfName, MachineName};
+use crate::observed::{FORWARDING, Observed, accept_ra};
+use crate::pool::Leases;
+use crate::spec::{AcceptRa, Spec};
+use crate::state;
+
+/// What a verb wants the host to be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub spec: Spec,
+    /// The leases as they are to be; see [`settle`].
+    pub leases: Leases,
+    /// The user's own files that the verb changes; none: taken away.
+    pub inputs: BTreeMap<PathBuf, Option<String>>,
+    pub scope: Scope,
+    pub image: Option<NewImage>,
+    /// Machines whose trees are to be deleted.
+    pub drop_images: Vec<MachineName>,
+    /// Machines that are to run.
+    pub start: BTreeSet<MachineName>,
+    /// Files of others that the user agreed to replace.
+    pub take_over: BTreeSet<PathBuf>,
+}
+
+impl Wanted {
+    pub fn new(spec: Spec, leases: Leases, scope: Scope) -> Wanted {
+        Wanted {
+            spec,
+            leases,
+            scope,
+            inputs: BTreeMap::new(),
+            image: None,
+            drop_images: Vec::new(),
+            start: BTreeSet::new(),
+            take_over: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a verb is about: it leaves the rest of the host alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    Host,
+    Bridge(IfName),
+    Machine(MachineName),
+}
+
+impl Scope {
+    pub fn holds(&self, owner: &Owner) -> bool {
+        match (self, owner) {
+            (Scope::All, _) | (Scope::Host, Owner::Host) => true,
+            (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
+            (Scope::Machine(one), Owner::Machine(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// A tree that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewImage {
+    Clone { from: String, to: MachineName },
+    Tar { file: PathBuf, to: MachineName },
+}
+
+/// What will be done, in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// What the user should know before it begins.
+    pub notes: Vec<String>,
+}
+
+/// The steps from what is observed to what is wanted.
+///
+/// # Errors
+/// Every reason not to begin, at once.
+pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
+    let mut refusals = checks::refusals(wanted, observed);
+    let changes = match files::changes(wanted, observed) {
+        Ok(changes) if refusals.is_empty() => changes,
+        Ok(_) => return Err(refusals),
+        Err(mut more) => {
+            refusals.append(&mut more);
+            return Err(refusals);
+        }
+    };
+    let fates = machines::fates(wanted, observed, &changes);
+    let mut notes = fates.notes();
+    notes.extend(checks::notes(wanted, observed, &changes));
+    Ok(Plan { steps: steps(wanted, observed, &changes, &fates), notes })
+}
+
+/// The order matters: the lease is on disk before anything uses it, a machine
+/// is stopped before its files change, everybody has read the files before a
+/// machine starts with them, and what cannot be undone comes last.
+fn steps(
+    wanted: &Wanted,
+    observed: &Observed,
+    changes: &[files::Change],
+    fates: &machines::Fates,
+) -> Vec<Step> {
+    let mut steps = files::records(wanted, observed);
+    steps.extend(wanted.image.iter().filter(|_| observed.live).map(image));
+    steps.extend(fates.stop());
+    let read: Vec<Step> = changes.iter().map(files::Change::step).chain(fates.with_host()).collect();
+    let mut stale = Stale::default();
+    for step in &read {
+        stale.note(step);
+    }
+    steps.extend(read);
+    if observed.live {
+        steps.append(&mut stale.reloads());
+        steps.append(&mut bridge_steps(wanted, observed, changes));
+        steps.append(&mut pool_steps(wanted, observed, changes));
+    }
+    steps.append(&mut fates.after_files());
+    if observed.live {
+        steps.extend(wanted.drop_images.iter().map(|name| Step::RemoveImage { name: name.clone() }));
+    }
+    steps
+}
+
+fn image(image: &NewImage) -> Step {
+    match image.clone() {
+        NewImage::Clone { from, to } => Step::CloneImage { from, to },
+        NewImage::Tar { file, to } => Step::ImportTar { file, to },
+    }
+}
+
+/// Bridges whose files are new: wait for them, and clean their ports.
+fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (name, bridge) in &wanted.spec.host.bridges {
+        if changes.iter().any(|change| change.owner == Owner::Bridge(name.clone())) {
+            let is_new = observed.link(name.as_str()).is_none();
+            let port = bridge.uplink.clone();
+            steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
+            steps.push(Step::FlushPort { port });
+        }
+    }
+    steps
+}
+
+/// The switches now, as the sysctl.d file is read at boot only; RA before
+/// forwarding, or the host loses its default route.
+fn pool_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
+    let Some(pool) = wanted.spec.host.pool else { return Vec::new() };
+    if !wanted.scope.holds(&Owner::Host) {
+        return Vec::new();
+    }
+    let kernel_ra = wanted.spec.host.uplink.as_ref().filter(|u| u.accept_ra == AcceptRa::Kernel);
+    let mut switches: Vec<(String, &str)> =
+        kernel_ra.map(|uplink| (accept_ra(uplink.interface.as_str()), "2")).into_iter().collect();
+    switches.push((FORWARDING.to_owned(), "1"));
+    let mut steps: Vec<Step> = switches
+        .into_iter()
+        .filter_map(|(key, new)| {
+            let old = observed.sysctls.get(&key).filter(|old| *old != new)?.clone();
+            Some(Step::Switch { key, old, new: new.to_owned() })
+        })
+        .collect();
+    if changes.iter().any(|change| change.owner == Owner::Host) {
+        steps.push(Step::PoolRoute { pool });
+    }
+    steps
+}
+
+/// The leases that this spec needs: routed machines get one, and keep it; the
+/// leases of machines that are gone or not routed any more rest.
+///
+/// # Errors
+/// Every machine that cannot get one.
+pub fn settle(spec: &Spec, mut leases: Leases) -> Result<Leases, Vec<Refusal>> {
+    use crate::spec::Network;
+    let leaving: Vec<MachineName> = leases
+        .held()
+        .keys()
+        .filter(|name| !matches!(spec.machines.get(name).map(|m| &m.network), Some(Network::Routed(_))))
+        .cloned()
+        .collect();
+    for name in leaving {
+        leases.release(&name);
+    }
+    let mut refusals = Vec::new();
+    // Pinned ones first, so that nobody gets by chance what another asks for by name.
+    for pinned in [true, false] {
+        for (name, machine) in &spec.machines {
+            let Network::Routed(routed) = &machine.network else { continue };
+            if routed.subnet.is_some() != pinned {
+                continue;
+            }
+            let Some(pool) = spec.host.pool else {
+                refusals.push(Refusal::NoPool(name.clone()));
+                continue;
+            };
+            if let Err(fault) = leases.lease(pool, name, routed.subnet) {
+                refusals.push(Refusal::NoLease(name.clone(), fault));
+            }
+        }
+    }
+    if refusals.is_empty() { Ok(leases) } else { Err(refusals) }
+}
+
+/// The state file's path and its text for these leases.
+fn state_file(leases: &Leases) -> (&'static Path, String) {
+    (state::path(), state::render(leases))
+}

@@ -1,0 +1,228 @@
+//! One step: what it does, in a line, and what undoes it.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{IfName, MachineName};
+use crate::pool::Pool;
+
+/// A change of the host, small enough to be undone by one other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Puts a file there, or takes it away (`new` is none).
+    Write {
+        path: PathBuf,
+        old: Option<String>,
+        new: Option<String>,
+    },
+    CloneImage {
+        from: String,
+        to: MachineName,
+    },
+    ImportTar {
+        file: PathBuf,
+        to: MachineName,
+    },
+    RemoveImage {
+        name: MachineName,
+    },
+    Stop {
+        machines: Vec<MachineName>,
+    },
+    Start {
+        machines: Vec<MachineName>,
+    },
+    Enable {
+        machines: Vec<MachineName>,
+    },
+    Disable {
+        machines: Vec<MachineName>,
+    },
+    ReloadSystemd,
+    ReloadNetworkd,
+    /// Sets a switch of the kernel.
+    Switch {
+        key: String,
+        old: String,
+        new: String,
+    },
+    /// Waits until packets for unused subnets are answered with 'unreachable'.
+    PoolRoute {
+        pool: Pool,
+    },
+    /// Waits until networkd has made the bridge and joined the port to it.
+    BridgeUp {
+        bridge: IfName,
+        port: IfName,
+        is_new: bool,
+    },
+    DeleteLink {
+        name: IfName,
+    },
+    /// Takes addresses and routes off a port that had some before it joined.
+    FlushPort {
+        port: IfName,
+    },
+    /// Puts the veth of a running machine on a bridge, and makes its guest ask for addresses.
+    Move {
+        machine: MachineName,
+        link: String,
+        bridge: IfName,
+    },
+    /// Waits until a machine's planned address answers.
+    Answer {
+        machine: MachineName,
+        address: Ipv6Addr,
+    },
+    /// Waits for a machine's addresses from the LAN, for a while.
+    LanAddress {
+        machine: MachineName,
+    },
+}
+
+impl Step {
+    /// The step that undoes this one; none where nothing needs to be undone, or nothing can be.
+    pub fn inverse(&self) -> Option<Step> {
+        Some(match self.clone() {
+            Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
+            Step::CloneImage { to, .. } | Step::ImportTar { to, .. } => Step::RemoveImage { name: to },
+            Step::Stop { machines } => Step::Start { machines },
+            Step::Start { machines } => Step::Stop { machines },
+            Step::Enable { machines } => Step::Disable { machines },
+            Step::Disable { machines } => Step::Enable { machines },
+            Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
+            Step::BridgeUp { bridge, is_new: true, .. } => Step::DeleteLink { name: bridge },
+            _ => return None,
+        })
+    }
+
+    /// Once begun it cannot be undone, only finished.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Step::RemoveImage { .. })
+    }
+
+    /// What the step does, for the plan: "write /etc/…".
+    pub fn describe(&self) -> String {
+        match self {
+            Step::Write { path, old, new } => {
+                let verb = match (old, new) {
+                    (_, None) => "remove",
+                    (None, _) => "write",
+                    _ => "change",
+                };
+                format!("{verb} {}", path.display())
+            }
+            Step::CloneImage { from, to } => format!("clone the image '{from}' as '{to}'"),
+            Step::ImportTar { file, to } => format!("import {} as '{to}'", file.display()),
+            Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
+            Step::Stop { machines } => format!("stop {}", list(machines)),
+            Step::Start { machines } => format!("start {}", list(machines)),
+            Step::Enable { machines } => format!("start {} with the host", list(machines)),
+            Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
+            Step::ReloadSystemd => "reload systemd".into(),
+            Step::ReloadNetworkd => "reload networkd".into(),
+            Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
+            Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
+            Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
+            Step::DeleteLink { name } => format!("delete the interface {name}"),
+            Step::FlushPort { port } => format!("take addresses and routes off {port}"),
+            Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
+            Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
+            Step::LanAddress { machine } => format!("wait for addresses of '{machine}' from the LAN"),
+        }
+    }
+}
+
+fn list(machines: &[MachineName]) -> String {
+    match machines {
+        [one] => format!("'{one}'"),
+        [first, .., last] if machines.len() > 6 => {
+            format!("{} machines, '{first}' to '{last}'", machines.len())
+        }
+        some => some.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The steps that bring back what was before `done`, the first `done.len()`
+/// steps of a plan. systemd and networkd read their files again as soon as
+/// those are back, and before anything is started with them.
+pub fn undo(done: &[Step]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut stale = Stale::default();
+    for inverse in done.iter().rev().filter_map(Step::inverse) {
+        if !stale.note(&inverse) {
+            steps.append(&mut stale.reloads());
+        }
+        steps.push(inverse);
+    }
+    steps.append(&mut stale.reloads());
+    steps
+}
+
+/// Who has to read changed files again.
+#[derive(Debug, Default)]
+pub struct Stale {
+    systemd: bool,
+    networkd: bool,
+}
+
+impl Stale {
+    /// Remembers who reads what this step changes; whether it is a step that anybody reads.
+    pub fn note(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Write { path, .. } => {
+                self.systemd |= path.starts_with("/etc/systemd/system");
+                self.networkd |= path.starts_with("/etc/systemd/network");
+            }
+            Step::Enable { .. } | Step::Disable { .. } => self.systemd = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The reloads that are due; none are due afterwards.
+    pub fn reloads(&mut self) -> Vec<Step> {
+        let Stale { systemd, networkd } = std::mem::take(self);
+        let due = [(systemd, Step::ReloadSystemd), (networkd, Step::ReloadNetworkd)];
+        due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &str, old: Option<&str>, new: Option<&str>) -> Step {
+        Step::Write { path: path.into(), old: old.map(Into::into), new: new.map(Into::into) }
+    }
+
+    #[test]
+    fn undoing_a_restart_reloads_before_it_starts_again() {
+        let machines = vec!["a".parse().unwrap()];
+        let done = [
+            write("/var/lib/nsctl/state.toml", None, Some("s")),
+            Step::Stop { machines: machines.clone() },
+            write("/etc/systemd/network/x", Some("1"), Some("2")),
+            write("/etc/systemd/system/y", None, Some("2")),
+            Step::ReloadSystemd,
+            Step::ReloadNetworkd,
+            Step::Start { machines: machines.clone() },
+            Step::Answer { machine: machines[0].clone(), address: "::2".parse().unwrap() },
+        ];
+        assert_eq!(
+            undo(&done),
+            [
+                Step::Stop { machines: machines.clone() },
+                write("/etc/systemd/system/y", Some("2"), None),
+                write("/etc/systemd/network/x", Some("2"), Some("1")),
+                Step::ReloadSystemd,
+                Step::ReloadNetworkd,
+                Step::Start { machines },
+                write("/var/lib/nsctl/state.toml", Some("s"), None),
+            ]
+        );
+    }
+}

@@ -1,0 +1,411 @@
+//! Prefixes, subnets, leases: address arithmetic and the choice of the next /64.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
+
+use crate::name::MachineName;
+
+/// What can be wrong with a pool or a subnet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    #[error("'{0}' is not an IPv6 prefix")]
+    NotPrefix(String),
+    #[error("'{0}' is an IPv4 prefix; the pool is an IPv6 prefix that is routed to this host")]
+    Ipv4(String),
+    #[error("{0} has host bits set")]
+    HostBits(Ipv6Net),
+    #[error(
+        "{0} is too long: machines get a /64 each, and a single on-link /64 cannot be routed to them \
+         (NDP proxying is not worth the misery)"
+    )]
+    TooLong(Ipv6Net),
+    #[error("{0} is too short: a pool is a /8 at the widest")]
+    TooShort(Ipv6Net),
+    #[error("{0} is not a unicast prefix that can be routed")]
+    NotUnicast(Ipv6Net),
+    #[error("{0} is not a /64")]
+    NotSubnet(Ipv6Net),
+    #[error("the pool {0} is full: all its /64 are leased")]
+    Full(Pool),
+    #[error("{subnet} is not in the pool {pool}")]
+    Outside { subnet: Subnet, pool: Pool },
+    #[error("{0} is subnet 0 of the pool, which is the host's own")]
+    HostsOwn(Subnet),
+    #[error("{subnet} is leased to '{holder}'")]
+    Taken { subnet: Subnet, holder: MachineName },
+}
+
+impl PoolError {
+    /// The command or thought that mends it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PoolError::NotPrefix(_) | PoolError::Ipv4(_) => {
+                Some("write it as an address and a length, such as 2001:db8:a::/48".into())
+            }
+            PoolError::HostBits(net) => Some(format!("did you mean {}?", net.trunc())),
+            PoolError::TooLong(_) => {
+                Some("ask your provider for a routed /56 or /48, or take one from a tunnel broker".into())
+            }
+            PoolError::Full(_) => {
+                Some("`nsctl pool` shows who holds what; `nsctl remove` frees a subnet".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
+    let shown = || text.escape_debug().to_string();
+    match text.parse::<ipnet::IpNet>() {
+        Ok(ipnet::IpNet::V6(net)) if net.addr() == net.network() => Ok(net),
+        Ok(ipnet::IpNet::V6(net)) => Err(PoolError::HostBits(net)),
+        Ok(ipnet::IpNet::V4(_)) => Err(PoolError::Ipv4(shown())),
+        Err(_) => Err(PoolError::NotPrefix(shown())),
+    }
+}
+
+/// The prefix that is routed to this host, a /63 at the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pool(Ipv6Net);
+
+impl Pool {
+    pub fn net(self) -> Ipv6Net {
+        self.0
+    }
+
+    /// How many /64 there are, subnet 0 included.
+    pub fn size(self) -> u64 {
+        1 << (64 - self.0.prefix_len())
+    }
+
+    /// Subnet `index`, if the pool reaches so far.
+    pub fn subnet(self, index: u64) -> Option<Subnet> {
+        let base = u128::from(self.0.network());
+        (index < self.size()).then(|| Subnet((base >> 64) as u64 + index))
+    }
+
+    /// The host's own address: the first of subnet 0.
+    pub fn host_address(self) -> Ipv6Addr {
+        Subnet((u128::from(self.0.network()) >> 64) as u64).address(1)
+    }
+
+    pub fn contains(self, subnet: Subnet) -> bool {
+        self.0.contains(&subnet.net())
+    }
+}
+
+impl FromStr for Pool {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Pool, PoolError> {
+        let net = parse_net(text)?;
+        let first = net.network().segments()[0];
+        match net.prefix_len() {
+            64.. => Err(PoolError::TooLong(net)),
+            ..8 => Err(PoolError::TooShort(net)),
+            // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
+            _ if first < 0x100 || first >= 0xfe00 => Err(PoolError::NotUnicast(net)),
+            _ => Ok(Pool(net)),
+        }
+    }
+}
+
+/// One /64, held as its upper 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Subnet(u64);
+
+impl Subnet {
+    /// The address with this host part. Host part 0 is the subnet-router
+    /// anycast address (RFC 4291 2.6.1): do not give it to anybody.
+    pub fn address(self, host: u64) -> Ipv6Addr {
+        Ipv6Addr::from((u128::from(self.0) << 64) | u128::from(host))
+    }
+
+    /// The host's end of the machine's veth.
+    pub fn host_end(self) -> Ipv6Addr {
+        self.address(1)
+    }
+
+    /// The machine's end, where the definition names no other token.
+    pub fn machine_end(self) -> Ipv6Addr {
+        self.address(2)
+    }
+
+    pub fn net(self) -> Ipv6Net {
+        Ipv6Net::new_assert(self.address(0), 64)
+    }
+
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        (u128::from(address) >> 64) as u64 == self.0
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Subnet, PoolError> {
+        let net = parse_net(text)?;
+        if net.prefix_len() != 64 {
+            return Err(PoolError::NotSubnet(net));
+        }
+        Ok(Subnet((u128::from(net.network()) >> 64) as u64))
+    }
+}
+
+macro_rules! text_type {
+    ($type:ident, $show:expr) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let show: fn(&$type) -> String = $show;
+                f.pad(&show(self))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = PoolError;
+
+            fn try_from(text: String) -> Result<Self, PoolError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+
+text_type!(Pool, |pool| pool.0.to_string());
+text_type!(Subnet, |subnet| subnet.net().to_string());
+
+/// Who holds which subnet, and which were freed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leases {
+    held: BTreeMap<MachineName, Subnet>,
+    /// Freed subnets, the one freed longest ago first.
+    resting: Vec<Subnet>,
+    /// Every subnet in `held` or `resting`.
+    used: BTreeSet<Subnet>,
+}
+
+impl Leases {
+    /// Leases as they were saved.
+    ///
+    /// # Errors
+    /// The first subnet that stands twice.
+    pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Subnet>) -> Result<Leases, Subnet> {
+        let mut used = BTreeSet::new();
+        for subnet in held.values().chain(&resting) {
+            if !used.insert(*subnet) {
+                return Err(*subnet);
+            }
+        }
+        Ok(Leases { held, resting, used })
+    }
+
+    pub fn get(&self, name: &MachineName) -> Option<Subnet> {
+        self.held.get(name).copied()
+    }
+
+    /// Machines and their subnets, by name.
+    pub fn held(&self) -> &BTreeMap<MachineName, Subnet> {
+        &self.held
+    }
+
+    /// Freed subnets, the one freed longest ago first.
+    pub fn resting(&self) -> &[Subnet] {
+        &self.resting
+    }
+
+    pub fn holder(&self, subnet: Subnet) -> Option<&MachineName> {
+        self.held.iter().find(|(_, held)| **held == subnet).map(|(name, _)| name)
+    }
+
+    /// Leases a subnet to `name`: the pinned one, the one that it holds, or
+    /// the next. Never-used subnets go first, then the one freed longest ago.
+    ///
+    /// # Errors
+    /// When the pool is full, or the pinned subnet cannot be had.
+    pub fn lease(
+        &mut self,
+        pool: Pool,
+        name: &MachineName,
+        pinned: Option<Subnet>,
+    ) -> Result<Subnet, PoolError> {
+        let held = self.get(name);
+        let subnet = match (pinned, held) {
+            (Some(pin), Some(held)) if pin == held => return Ok(held),
+            (None, Some(held)) if pool.contains(held) => return Ok(held),
+            (Some(pin), _) => self.check_pin(pool, pin)?,
+            (None, _) => self.next(pool).ok_or(PoolError::Full(pool))?,
+        };
+        self.release(name);
+        self.resting.retain(|rested| *rested != subnet);
+        self.used.insert(subnet);
+        self.held.insert(name.clone(), subnet);
+        Ok(subnet)
+    }
+
+    fn check_pin(&self, pool: Pool, pin: Subnet) -> Result<Subnet, PoolError> {
+        if !pool.contains(pin) {
+            return Err(PoolError::Outside { subnet: pin, pool });
+        }
+        if pool.subnet(0) == Some(pin) {
+            return Err(PoolError::HostsOwn(pin));
+        }
+        match self.holder(pin) {
+            Some(holder) => Err(PoolError::Taken { subnet: pin, holder: holder.clone() }),
+            None => Ok(pin),
+        }
+    }
+
+    fn next(&self, pool: Pool) -> Option<Subnet> {
+        self.never_used(pool).or_else(|| self.resting.iter().copied().find(|s| pool.contains(*s)))
+    }
+
+    /// The lowest subnet from 1 on that nobody ever had.
+    fn never_used(&self, pool: Pool) -> Option<Subnet> {
+        let (first, last) = (pool.subnet(1)?, pool.subnet(pool.size() - 1)?);
+        let mut candidate = first;
+        for used in self.used.range(first..=last) {
+            if *used != candidate {
+                break;
+            }
+            candidate = Subnet(candidate.0.checked_add(1)?);
+        }
+        (candidate <= last).then_some(candidate)
+    }
+
+    /// Frees what `name` holds; the subnet then rests.
+    pub fn release(&mut self, name: &MachineName) -> Option<Subnet> {
+        let subnet = self.held.remove(name)?;
+        self.resting.push(subnet);
+        Some(subnet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> MachineName {
+        text.parse().unwrap()
+    }
+
+    fn pool(text: &str) -> Pool {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pools_that_cannot_be() {
+        let error = |text: &str| text.parse::<Pool>().unwrap_err();
+        assert!(matches!(error("2001:db8::/64"), PoolError::TooLong(_)));
+        assert!(matches!(error("2001:db8::/128"), PoolError::TooLong(_)));
+        assert!(matches!(error("2001:db8::1/48"), PoolError::HostBits(_)));
+        assert!(matches!(error("10.0.0.0/8"), PoolError::Ipv4(_)));
+        assert!(matches!(error("fe80::/16"), PoolError::NotUnicast(_)));
+        assert!(matches!(error("::/8"), PoolError::NotUnicast(_)));
+        assert!(matches!(error("2000::/3"), PoolError::TooShort(_)));
+        assert!(matches!(error("2001:db8::"), PoolError::NotPrefix(_)));
+        assert_eq!(error("2001:db8::1/48").hint().unwrap(), "did you mean 2001:db8::/48?");
+        assert!("2001:db8::/63".parse::<Pool>().is_ok() && "fd12::/32".parse::<Pool>().is_ok());
+    }
+
+    #[test]
+    fn the_address_plan() {
+        let pool = pool("2001:db8:a::/48");
+        assert_eq!(pool.size(), 65536);
+        assert_eq!(pool.host_address().to_string(), "2001:db8:a::1");
+        let subnet = pool.subnet(0x2a).unwrap();
+        assert_eq!(subnet.to_string(), "2001:db8:a:2a::/64");
+        assert_eq!(subnet.host_end().to_string(), "2001:db8:a:2a::1");
+        assert_eq!(subnet.machine_end().to_string(), "2001:db8:a:2a::2");
+        assert_eq!(pool.subnet(65536), None);
+    }
+
+    #[test]
+    fn never_used_first_then_the_longest_rested() {
+        let pool = pool("2001:db8:a::/62"); // subnets 1, 2, 3
+        let mut leases = Leases::default();
+        let mut get = |leases: &mut Leases, who: &str| {
+            leases.lease(pool, &name(who), None).map(|subnet| subnet.to_string())
+        };
+        assert_eq!(get(&mut leases, "a").unwrap(), "2001:db8:a:1::/64");
+        assert_eq!(get(&mut leases, "b").unwrap(), "2001:db8:a:2::/64");
+        leases.release(&name("b"));
+        leases.release(&name("a"));
+        assert_eq!(get(&mut leases, "c").unwrap(), "2001:db8:a:3::/64");
+        assert_eq!(get(&mut leases, "d").unwrap(), "2001:db8:a:2::/64");
+        assert_eq!(get(&mut leases, "e").unwrap(), "2001:db8:a:1::/64");
+        assert_eq!(get(&mut leases, "f"), Err(PoolError::Full(pool)));
+        assert_eq!(get(&mut leases, "c").unwrap(), "2001:db8:a:3::/64", "a lease is kept");
+    }
+
+    #[test]
+    fn pins_are_checked() {
+        let pool = pool("2001:db8:a::/48");
+        let mut leases = Leases::default();
+        let pin = |text: &str| Some(text.parse::<Subnet>().unwrap());
+        assert!(leases.lease(pool, &name("a"), pin("2001:db8:a:7::/64")).is_ok());
+        let mut fault = |text: &str| leases.lease(pool, &name("b"), pin(text)).unwrap_err();
+        assert!(matches!(fault("2001:db8:a:7::/64"), PoolError::Taken { .. }));
+        assert!(matches!(fault("2001:db8:a::/64"), PoolError::HostsOwn(_)));
+        assert!(matches!(fault("2001:db8:b::/64"), PoolError::Outside { .. }));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Deed {
+        Lease(u8),
+        Release(u8),
+        Pin(u8, u16),
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+        let deed = prop_oneof![
+            (0..12u8).prop_map(Deed::Lease),
+            (0..12u8).prop_map(Deed::Release),
+            (0..12u8, 0..20u16).prop_map(|(who, at)| Deed::Pin(who, at)),
+        ];
+        proptest::collection::vec(deed, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn no_subnet_is_ever_held_twice(length in 32u8..=63, deeds in deeds()) {
+            let pool: Pool = format!("2001:db8::/{length}").parse().unwrap();
+            let mut leases = Leases::default();
+            for deed in deeds {
+                let who = |k: u8| name(&format!("m{k}"));
+                match deed {
+                    Deed::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
+                    Deed::Release(k) => { leases.release(&who(k)); }
+                    Deed::Pin(k, at) => {
+                        if let Some(subnet) = pool.subnet(u64::from(at)) {
+                            let _ = leases.lease(pool, &who(k), Some(subnet));
+                        }
+                    }
+                }
+                let saved = Leases::new(leases.held().clone(), leases.resting().to_vec());
+                prop_assert_eq!(saved.as_ref(), Ok(&leases));
+                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.subnet(0) != Some(*s)));
+            }
+        }
+
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,60}") {
+            let _ = text.parse::<Pool>();
+            let _ = text.parse::<Subnet>();
+        }
+    }
+}

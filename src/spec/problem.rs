@@ -1,0 +1,105 @@
+//! What is wrong in a user's file, shown with its line and a caret.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// One fault in one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    file: PathBuf,
+    message: String,
+    place: Option<Place>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    line: usize,
+    column: usize,
+    width: usize,
+    text: String,
+}
+
+impl Problem {
+    /// A fault of the file as a whole.
+    pub fn whole(file: &Path, message: impl Into<String>) -> Problem {
+        Problem { file: file.to_owned(), message: message.into(), place: None }
+    }
+
+    /// A fault at a range of bytes of the file's text.
+    pub fn at(file: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Problem {
+        Problem { place: Some(locate(text, span)), ..Problem::whole(file, message) }
+    }
+
+    /// A fault at the value of `key` in the table `[network]`.
+    pub fn at_value(file: &Path, text: &str, key: &str, message: impl Into<String>) -> Problem {
+        let span = toml_edit::Document::parse(text)
+            .ok()
+            .and_then(|document| document.get("network")?.get(key)?.span());
+        match span {
+            Some(span) => Problem::at(file, text, span, message),
+            None => Problem::whole(file, message),
+        }
+    }
+
+    /// What toml found.
+    pub fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Problem {
+        match error.span() {
+            Some(span) => Problem::at(file, text, span, error.message()),
+            None => Problem::whole(file, error.message()),
+        }
+    }
+}
+
+fn locate(text: &str, span: Range<usize>) -> Place {
+    let start = floor(text, span.start);
+    let before = &text[..start];
+    let begin = before.rfind('\n').map_or(0, |at| at + 1);
+    let line_text = text[begin..].lines().next().unwrap_or_default();
+    let marked = &text[start..floor(text, span.end.max(start))];
+    let width = marked.lines().next().unwrap_or_default().chars().count().max(1);
+    Place {
+        line: before.matches('\n').count() + 1,
+        column: text[begin..start].chars().count() + 1,
+        width,
+        text: line_text.to_owned(),
+    }
+}
+
+/// The nearest character boundary at or before `at`.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        let Some(place) = &self.place else { return write!(f, "{file}: {}", self.message) };
+        let number = place.line.to_string();
+        let pad = " ".repeat(number.len());
+        writeln!(f, "{file}:{}:{}: {}", place.line, place.column, self.message)?;
+        writeln!(f, " {number} | {}", printable(&place.text))?;
+        write!(f, " {pad} | {}{}", " ".repeat(place.column - 1), "^".repeat(place.width))
+    }
+}
+
+/// A line as it may be shown: a file's control characters do not reach the terminal.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Everything that is wrong, in the order of the files.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The state file: the leases, and what must outlive a crash.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::MachineName;
+use crate::pool::{Leases, Subnet};
+
+/// Where the leases are kept.
+pub const STATE_FILE: &str = "/var/lib/nsctl/state.toml";
+/// The format that this nsctl writes.
+const VERSION: u32 = 1;
+const HEADER: &str = "# The leases of this host, kept by nsctl. Not for editing.\n";
+
+/// Why a state file cannot be used. It is never overwritten then.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("{STATE_FILE} is damaged: {0}")]
+    Damaged(String),
+    #[error("{STATE_FILE} has format {0}, which is newer than this nsctl knows ({VERSION})")]
+    Newer(u32),
+}
+
+impl StateError {
+    pub fn hint(&self) -> String {
+        match self {
+            StateError::Damaged(_) => {
+                format!("put {STATE_FILE} back from a backup; it is left as it is, and nothing was changed")
+            }
+            StateError::Newer(_) => "use the nsctl that wrote it, or a newer one".into(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    #[serde(default)]
+    resting: Vec<Subnet>,
+    #[serde(default)]
+    leases: BTreeMap<MachineName, Subnet>,
+}
+
+/// Reads the text of the state file; no file means no leases.
+///
+/// # Errors
+/// When the file is damaged or of a newer format.
+pub fn parse(text: Option<&str>) -> Result<Leases, StateError> {
+    let Some(text) = text else { return Ok(Leases::default()) };
+    let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
+    let version = toml::from_str::<toml::Table>(text).map_err(damaged)?;
+    match version.get("version").and_then(toml::Value::as_integer) {
+        Some(1) => {}
+        Some(other) if other > i64::from(VERSION) => {
+            return Err(StateError::Newer(u32::try_from(other).unwrap_or(u32::MAX)));
+        }
+        _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
+    }
+    let file: File = toml::from_str(text).map_err(damaged)?;
+    Leases::new(file.leases, file.resting)
+        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))
+}
+
+/// The text of the state file.
+pub fn render(leases: &Leases) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{HEADER}version = {VERSION}\nresting = [");
+    for subnet in leases.resting() {
+        let _ = write!(text, "\n    \"{subnet}\",");
+    }
+    text.push_str(if leases.resting().is_empty() { "]\n\n[leases]\n" } else { "\n]\n\n[leases]\n" });
+    for (name, subnet) in leases.held() {
+        // Quoted: a machine's name may hold dots.
+        let _ = writeln!(text, "\"{name}\" = \"{subnet}\"");
+    }
+    text
+}
+
+/// The state file's path, for messages.
+pub fn path() -> &'static Path {
+    Path::new(STATE_FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn damaged_and_newer_files_are_refused() {
+        let fault = |text: &str| parse(Some(text)).unwrap_err();
+        assert!(matches!(fault("version = 2\nmood = 3"), StateError::Newer(2)));
+        for text in [
+            "",
+            "version = 0",
+            "version = 1\nmood = 3",
+            "versi",
+            "\0",
+            "version = 1\nresting = [\"2001:db8::/64\"]\n[leases]\na = \"2001:db8::/64\"\n",
+            "version = 1\n[leases]\na = \"2001:db8::/48\"\n",
+        ] {
+            assert!(matches!(fault(text), StateError::Damaged(_)), "{text}");
+        }
+        assert!(parse(None).unwrap().held().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_is_read(
+            names in proptest::collection::btree_set("[a-z][a-z0-9.-]{0,20}[a-z]", 0..20),
+            resting in proptest::collection::btree_set(100u64..200, 0..20),
+        ) {
+            let pool: crate::pool::Pool = "2001:db8::/32".parse().unwrap();
+            let held = names.iter().filter_map(|name| name.parse().ok()).zip((1..).filter_map(|k| pool.subnet(k)));
+            let rest = resting.into_iter().filter_map(|k| pool.subnet(k)).collect();
+            let leases = Leases::new(held.collect(), rest).unwrap();
+            prop_assert_eq!(parse(Some(&render(&leases))).unwrap(), leases);
+        }
+    }
+}

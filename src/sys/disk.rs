@@ -1,0 +1,206 @@
+//! Files below a root: read, replaced atomically, never half written.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+/// What went wrong with a file; the text names it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("{0} leads out of the root {1}")]
+    Escapes(PathBuf, PathBuf),
+    #[error("{0} is larger than {LIMIT} bytes; no file of ours is")]
+    TooLarge(PathBuf),
+}
+
+impl DiskError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DiskError::Io(error) => match error.kind() {
+                ErrorKind::PermissionDenied => Some("run it as root".into()),
+                ErrorKind::StorageFull => Some("make room on that file system, then try again".into()),
+                ErrorKind::ReadOnlyFilesystem => {
+                    Some("mount that file system read-write, then try again".into())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// No configuration or state file is larger.
+const LIMIT: u64 = 64 << 20;
+
+/// The files of a host, or of a tree that will be one.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    root: PathBuf,
+}
+
+impl Disk {
+    pub fn new(root: &Path) -> Disk {
+        Disk { root: root.to_owned() }
+    }
+
+    /// Where a path of the host is, seen from us. Symbolic links of a foreign
+    /// root must not lead out of it.
+    fn at(&self, path: &Path) -> Result<PathBuf, DiskError> {
+        if self.root == Path::new("/") {
+            return Ok(path.to_owned());
+        }
+        let inside = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        let root = fs::canonicalize(&self.root)?;
+        let existing = inside.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(&root);
+        let leaf_escapes = fs::symlink_metadata(&inside).is_ok_and(|meta| meta.is_symlink());
+        if !fs::canonicalize(existing)?.starts_with(&root) || leaf_escapes {
+            return Err(DiskError::Escapes(inside, root));
+        }
+        Ok(inside)
+    }
+
+    /// The text of a file; none if there is no file. Bytes that are no UTF-8
+    /// come as U+FFFD: what is parsed from them fails, what is compared differs.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, path: &Path) -> Result<Option<String>, DiskError> {
+        let place = self.at(path)?;
+        match fs::metadata(&place) {
+            Ok(meta) if meta.len() > LIMIT => return Err(DiskError::TooLarge(place)),
+            Ok(meta) if !meta.is_file() => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(String::from_utf8_lossy(&fs::read(place)?).into_owned()))
+    }
+
+    /// Replaces a file whole, or makes it: written beside it, synced, renamed,
+    /// and the folder synced, so that a power cut leaves the old or the new.
+    ///
+    /// # Errors
+    /// When the text cannot be put there; the old file is then as it was.
+    pub fn write(&self, path: &Path, text: &str) -> Result<(), DiskError> {
+        let place = self.at(path)?;
+        let folder = place.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder)?;
+        let mut draft = tempfile::Builder::new().prefix(".nsctl-").tempfile_in(folder)?;
+        draft.write_all(text.as_bytes())?;
+        draft.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        draft.as_file().sync_all()?;
+        draft.persist(&place).map_err(|e| e.error)?;
+        sync_folder(folder)
+    }
+
+    /// Removes a file, and the folder that it was the last in, if that is a drop-in's.
+    ///
+    /// # Errors
+    /// When it is there and stays there.
+    pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let place = self.at(path)?;
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let Some(folder) = place.parent() else { return Ok(()) };
+        if folder.extension().is_some_and(|end| end == "d") && std::fs::remove_dir(folder).is_ok() {
+            return folder.parent().map_or(Ok(()), sync_folder);
+        }
+        if folder.exists() { sync_folder(folder) } else { Ok(()) }
+    }
+
+    /// Makes a symbolic link, replacing one that is there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn link(&self, path: &Path, to: &Path) -> Result<(), DiskError> {
+        self.remove(path)?;
+        let place = self.at(path)?;
+        if let Some(folder) = place.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(fs::os::unix::fs::symlink(to, place)?)
+    }
+
+    /// The files of a folder, by path, whose names the filter takes.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn folder(
+        &self,
+        dir: &Path,
+        take: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+        let mut texts = BTreeMap::new();
+        for name in self.names(dir)? {
+            let path = dir.join(&name);
+            if take(&name)
+                && let Some(text) = self.read(&path)?
+            {
+                texts.insert(path, text);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// The names in a folder; none if there is no folder. Drafts of a killed run are no names.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let entries = match fs::read_dir(self.at(dir)?) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let names: Result<Vec<String>, std::io::Error> =
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+        let mut names = names?;
+        names.retain(|name| !name.starts_with(".nsctl-"));
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether a folder or file is there.
+    pub fn exists(&self, path: &Path) -> bool {
+        self.at(path).is_ok_and(|place| place.exists())
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    Ok(fs::File::open(folder)?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_removed_with_its_drop_in_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
+        assert_eq!(disk.read(path).unwrap(), None);
+        disk.write(path, "one").unwrap();
+        disk.write(path, "two").unwrap();
+        assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
+        disk.remove(path).unwrap();
+        assert!(!disk.exists(path.parent().unwrap()));
+        assert!(disk.exists(Path::new("/etc/systemd/system")));
+    }
+
+    #[test]
+    fn links_do_not_lead_out_of_a_root() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
+        let disk = Disk::new(root.path());
+        assert!(matches!(disk.write(Path::new("/etc/x"), "y"), Err(DiskError::Escapes(..))));
+        assert!(!outside.path().join("x").exists());
+    }
+}

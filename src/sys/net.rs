@@ -1,0 +1,320 @@
+//! rtnetlink(7): links, addresses and routes, of the host or of a machine.
+
+use std::fs::File;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+use ipnet::Ipv6Net;
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use tokio::time::Instant;
+
+use crate::observed::{Address, Link};
+
+/// What netlink answered.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    #[error("netlink: {0}")]
+    Netlink(#[from] rtnetlink::Error),
+    #[error("cannot open a netlink socket")]
+    Socket(#[from] std::io::Error),
+    #[error("there is no interface '{0}'")]
+    NoLink(String),
+}
+
+type Events = futures_util::stream::BoxStream<'static, ()>;
+
+/// A netlink socket in one network namespace. The socket stays in the namespace
+/// that it was opened in, so we enter that only for a moment.
+pub struct Net {
+    handle: Handle,
+    events: Events,
+    pump: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Net").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl Net {
+    /// The host's own namespace.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn host() -> Result<Net, NetError> {
+        Ok(Net::open(&[])?)
+    }
+
+    /// The host's own namespace, with its changes as events.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn watch_host() -> Result<Net, NetError> {
+        Ok(Net::open(&CHANGES)?)
+    }
+
+    /// The namespace of a machine's PID 1.
+    ///
+    /// # Errors
+    /// When the machine has ended, or we are not root.
+    pub fn machine(leader: u32) -> Result<Net, NetError> {
+        Ok(within(leader, || Net::open(&[]))??)
+    }
+
+    /// The namespace of a machine's PID 1, with its changes as events.
+    ///
+    /// # Errors
+    /// When the machine has ended, or we are not root.
+    pub fn watch_machine(leader: u32) -> Result<Net, NetError> {
+        Ok(within(leader, || Net::open(&CHANGES))??)
+    }
+
+    fn open(groups: &[MulticastGroup]) -> std::io::Result<Net> {
+        let (connection, handle, events) = rtnetlink::new_multicast_connection(groups)?;
+        let pump = tokio::spawn(connection);
+        Ok(Net { handle, events: events.map(|_| ()).boxed(), pump })
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>, NetError> {
+        let links = self.handle.link().get().execute();
+        Ok(links.try_filter_map(async |message| Ok(Some(link(&message)))).try_collect().await?)
+    }
+
+    /// All addresses but loopback's, global ones first.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn addresses(&self) -> Result<Vec<Address>, NetError> {
+        let messages = self.handle.address().get().execute();
+        let mut all: Vec<Address> =
+            messages.try_filter_map(async |message| Ok(address(&message))).try_collect().await?;
+        all.retain(|a| !a.address.is_loopback());
+        all.sort_by_key(|a| (!a.global, a.address.is_ipv4(), a.address));
+        Ok(all)
+    }
+
+    async fn routes(&self, v6: bool) -> Result<Vec<RouteMessage>, NetError> {
+        let filter = if v6 {
+            RouteMessageBuilder::<Ipv6Addr>::new().build()
+        } else {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()
+        };
+        Ok(self.handle.route().get(filter).execute().try_collect().await?)
+    }
+
+    /// The interfaces that default routes lead out of.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn default_routes(&self) -> Result<Vec<u32>, NetError> {
+        let mut found = Vec::new();
+        for v6 in [true, false] {
+            let routes = self.routes(v6).await?;
+            let defaults = routes
+                .iter()
+                .filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
+            found.extend(defaults.filter_map(out_interface));
+        }
+        Ok(found)
+    }
+
+    /// Whether packets for a prefix are answered with 'unreachable'.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn is_unreachable(&self, net: Ipv6Net) -> Result<bool, NetError> {
+        let routes = self.routes(true).await?;
+        Ok(routes.iter().any(|route| {
+            route.header.kind == RouteType::Unreachable
+                && route.header.destination_prefix_length == net.prefix_len()
+                && destination(route) == Some(net.network())
+        }))
+    }
+
+    /// Waits until `seen` says so, looking again at each change of the
+    /// namespace; `None` when it did not come in time.
+    ///
+    /// # Errors
+    /// Those of `seen`.
+    pub async fn wait<T>(
+        &mut self,
+        limit: Duration,
+        mut seen: impl AsyncFnMut(&Net) -> Result<Option<T>, NetError>,
+    ) -> Result<Option<T>, NetError> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(found) = seen(self).await? {
+                return Ok(Some(found));
+            }
+            if !matches!(tokio::time::timeout_at(end, self.events.next()).await, Ok(Some(()))) {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn find(&self, name: &str) -> Result<Link, NetError> {
+        let found = self.links().await?.into_iter().find(|link| link.is_called(name));
+        found.ok_or_else(|| NetError::NoLink(name.to_owned()))
+    }
+
+    /// Takes a link down and up again, so that its other end asks for addresses anew.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub async fn flap(&self, name: &str) -> Result<(), NetError> {
+        let index = self.find(name).await?.index;
+        self.handle.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await?;
+        Ok(self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?)
+    }
+
+    /// Makes a link a port of a bridge.
+    ///
+    /// # Errors
+    /// When there is no such link or bridge.
+    pub async fn join(&self, name: &str, bridge: &str) -> Result<(), NetError> {
+        let (port, bridge) = (self.find(name).await?, self.find(bridge).await?);
+        if port.master == Some(bridge.index) {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(port.index).controller(bridge.index).build();
+        Ok(self.handle.link().set(message).execute().await?)
+    }
+
+    /// Deletes a link, if it is there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn delete(&self, name: &str) -> Result<(), NetError> {
+        match self.find(name).await {
+            Ok(link) => Ok(self.handle.link().del(link.index).execute().await?),
+            Err(NetError::NoLink(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes every address and IPv6 route off a bridge's port: networkd leaves
+    /// the route of an address that the kernel made, and it would beat the bridge's.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub async fn flush(&self, name: &str) -> Result<(), NetError> {
+        let index = self.find(name).await?.index;
+        let addresses: Vec<AddressMessage> =
+            self.handle.address().get().set_link_index_filter(index).execute().try_collect().await?;
+        for message in addresses {
+            // It may have gone by itself.
+            let _ = self.handle.address().del(message).execute().await;
+        }
+        let left = self.routes(true).await?;
+        for route in left.into_iter().filter(|r| out_interface(r) == Some(index) && !is_multicast(r)) {
+            let _ = self.handle.route().del(route).execute().await;
+        }
+        Ok(())
+    }
+}
+
+const CHANGES: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// Runs `deed` in the network namespace of a process. This thread is the only
+/// one of ours, and `deed` does not wait.
+fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+    let home = File::open("/proc/thread-self/ns/net")?;
+    let there = File::open(format!("/proc/{pid}/ns/net"))?;
+    setns(there, CloneFlags::CLONE_NEWNET)?;
+    let result = deed();
+    setns(home, CloneFlags::CLONE_NEWNET)?;
+    Ok(result)
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        alternative_names: Vec::new(),
+        mtu: 0,
+        kind: None,
+        master: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
+            LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
+            LinkAttribute::PropList(props) => {
+                link.alternative_names.extend(props.iter().filter_map(|prop| match prop {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn link_kind(infos: &[LinkInfo]) -> Option<String> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let mut found = None;
+    let mut flags = AddressFlags::empty();
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) => found = found.or(Some(*address)),
+            AddressAttribute::Flags(bits) => flags = *bits,
+            _ => {}
+        }
+    }
+    Some(Address {
+        interface: message.header.index,
+        address: found?,
+        tentative: flags.contains(AddressFlags::Tentative),
+        global: message.header.scope == AddressScope::Universe,
+    })
+}
+
+fn out_interface(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+fn is_multicast(route: &RouteMessage) -> bool {
+    destination(route).is_some_and(|address| address.is_multicast())
+}

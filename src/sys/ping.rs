@@ -1,0 +1,68 @@
+//! Whether an IPv6 address answers: ICMPv6 echo (RFC 4443 4).
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+/// How long an answer may take before the next request goes out.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Sends echo requests until the first answer; `false` when none came in time.
+///
+/// # Errors
+/// When we may not open a raw socket.
+pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
+    let socket = raw_socket()?;
+    let to = SocketAddrV6::new(address, 0, 0, 0);
+    let id = (std::process::id() as u16).to_be_bytes();
+    let end = Instant::now() + limit;
+    for sequence in 0u16.. {
+        let s = sequence.to_be_bytes();
+        // The kernel fills in the checksum of ICMPv6 (RFC 3542 3.1).
+        let request = [ECHO_REQUEST, 0, 0, 0, id[0], id[1], s[0], s[1]];
+        socket.send_to(&request, to).await.map(drop).or_else(later)?;
+        let wait = (Instant::now() + PATIENCE).min(end);
+        if timeout_at(wait, reply(&socket, address, id)).await.is_ok() {
+            return Ok(true);
+        }
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+/// A raw ICMPv6 socket, in the coat of the datagram socket that tokio knows how to drive.
+fn raw_socket() -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(socket)))
+}
+
+/// Faults that mean "not there yet": no route, no neighbour, a link that is down.
+fn later(error: io::Error) -> io::Result<()> {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkDown, NetworkUnreachable, WouldBlock};
+    match error.kind() {
+        HostUnreachable | NetworkUnreachable | NetworkDown | AddrNotAvailable | WouldBlock => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Waits for the answer to one of our requests among all ICMPv6 that comes in.
+async fn reply(socket: &UdpSocket, address: Ipv6Addr, id: [u8; 2]) {
+    let mut buffer = [0; 64];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let ours = length >= 8 && buffer[0] == ECHO_REPLY && buffer[4..6] == id;
+        if ours && from.ip() == address {
+            return;
+        }
+    }
+}
