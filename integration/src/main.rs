@@ -1,54 +1,55 @@
-//! The laboratory: `lab test`, `lab shell SUITE`.
+//! The laboratory: `lab test`, `lab shell SUITE`, `lab trees`.
 
+mod cases;
 mod lab;
+mod shell;
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+
 use lab::{Lab, Suite, Trees};
 
+const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
+       lab shell SUITE [COMMAND...]
+       lab trees";
+
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("shell") => shell(&arguments[1..]),
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("test") => test(arguments),
+        Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
         Some("trees") => Trees::open().map(drop),
-        _ => bail!("usage: lab trees | lab shell SUITE [COMMAND...]"),
+        _ => bail!(USAGE),
     }
 }
 
-fn suite(word: &str) -> Result<Suite> {
-    Suite::ALL.into_iter().find(|s| s.name() == word).with_context(|| format!("no suite '{word}'"))
+/// Runs every case on every suite; a filter such as `trixie::routed` picks some.
+fn test(arguments: impl Iterator<Item = String>) -> Result<()> {
+    let mut options = Arguments::from_iter(std::iter::once("lab".to_owned()).chain(arguments));
+    // A host takes a core or so: more of them at once only makes each slower.
+    options.test_threads = options.test_threads.or(Some(2));
+    let trees = if options.list { None } else { Some(Arc::new(Trees::open()?)) };
+    let pairs = cases::ALL.iter().flat_map(|case| Suite::ALL.into_iter().map(move |suite| (suite, *case)));
+    let trials = pairs.map(|(suite, case)| {
+        let trees = trees.clone();
+        Trial::test(format!("{}::{}", suite.name(), case.name), move || {
+            trial(trees.as_deref(), suite, case).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    if libtest_mimic::run(&options, trials.collect()).has_failed() {
+        std::process::exit(101);
+    }
+    Ok(())
 }
 
-/// Boots a host, runs one command in it (a shell without any), ends it.
-fn shell(arguments: &[String]) -> Result<()> {
-    let (word, rest) = arguments.split_first().context("usage: lab shell SUITE [COMMAND...]")?;
-    let trees = Trees::open()?;
-    let lab = Lab::boot(&trees, suite(word)?)?;
-    eprintln!(
-        "router: nsenter --net=/proc/{}/ns/net; lan: nsenter --net=/proc/{}/ns/net",
-        lab.router.pid(),
-        lab.lan.pid()
-    );
-    let mut command = lab.command(&[])?;
-    let _ = &mut command;
-    let pid = lab.init()?.to_string();
-    let mut enter = lab::run::words(&[
-        "nsenter",
-        "-t",
-        &pid,
-        "-a",
-        "env",
-        "-i",
-        "HOME=/root",
-        "TERM=xterm-256color",
-        "LANG=C.UTF-8",
-    ]);
-    enter.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    if rest.is_empty() {
-        enter.args(["bash", "-l"]);
-    } else {
-        enter.args(rest);
-    }
-    let status = enter.status()?;
-    drop(lab);
-    std::process::exit(status.code().unwrap_or(1));
+fn trial(trees: Option<&Trees>, suite: Suite, case: cases::Case) -> Result<()> {
+    let trees = trees.context("no trees")?;
+    let mut lab = Lab::boot(trees, suite)?;
+    let done = (case.run)(&mut lab);
+    done.map_err(|error| {
+        let journal = lab.run(&["journalctl", "-b", "--no-pager", "-n", "60"]).map(|done| done.stdout);
+        anyhow::anyhow!("{error:#}\njournal of the host:\n{}", journal.unwrap_or_default())
+    })
 }

@@ -113,7 +113,7 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { link, bridge, .. } => replug(link, bridge).await?,
         Step::Answer { machine, address } => return Ok(Some(answer(bus, machine, *address, started).await?)),
-        Step::LanAddress { machine } => return Ok(Some(lan_address(bus, machine).await?)),
+        Step::LanAddress { machine, moved } => return Ok(Some(lan_address(bus, machine, *moved).await?)),
         Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. } => {}
     }
     Ok(None)
@@ -260,14 +260,25 @@ async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, N
     Ok(own.find(|address| *address == planned).or(first))
 }
 
-async fn lan_address(bus: &Bus, machine: &MachineName) -> Result<Sighting, DeedError> {
+/// A machine that moved has its old addresses for a moment: they do not count,
+/// unless nothing else comes.
+async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Sighting, DeedError> {
     let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
+    let old = if moved { global(&net).await? } else { Vec::new() };
     let seen = async |net: &Net| {
-        let global = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
-        let addresses: Vec<IpAddr> = global.map(|a| a.address).collect();
+        let mut addresses = global(net).await?;
+        addresses.retain(|address| !old.contains(address));
         Ok((!addresses.is_empty()).then_some(addresses))
     };
-    let addresses = net.wait(LAN_TIME, seen).await?.unwrap_or_default();
+    let addresses = match net.wait(LAN_TIME, seen).await? {
+        Some(addresses) => addresses,
+        None => global(&net).await?,
+    };
     Ok(Sighting::OnLan { machine: machine.clone(), addresses })
+}
+
+async fn global(net: &Net) -> Result<Vec<IpAddr>, NetError> {
+    let addresses = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
+    Ok(addresses.map(|a| a.address).collect())
 }

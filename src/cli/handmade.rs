@@ -1,12 +1,12 @@
 //! Machines made by hand: their .nspawn settings go into the definition.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::emit::Origin;
 use crate::emit::ini::Ini;
+use crate::emit::{Origin, nspawn_file};
 use crate::name::MachineName;
 use crate::observed::Observed;
-use crate::plan::Wanted;
+use crate::plan::{Wanted, kept_beside};
 use crate::spec::{MachineSpec, NspawnTable, Values, decided_by_network};
 
 /// A .nspawn file that somebody wrote for this machine.
@@ -17,7 +17,7 @@ pub struct Handwritten {
 
 impl Handwritten {
     pub fn find(observed: &Observed, name: &MachineName) -> Option<Handwritten> {
-        let path = Path::new("/etc/systemd/nspawn").join(format!("{name}.nspawn"));
+        let path = nspawn_file(name);
         let text = observed.file(&path).filter(|text| Origin::of(text) == Origin::Foreign)?.to_owned();
         Some(Handwritten { path, text })
     }
@@ -40,9 +40,7 @@ impl Handwritten {
 
     /// Lets the plan replace the file; its text is kept beside it.
     pub fn take_over(self, wanted: &mut Wanted) {
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".before-nsctl");
-        wanted.inputs.insert(PathBuf::from(beside), Some(self.text));
+        wanted.inputs.insert(kept_beside(&self.path), Some(self.text));
         wanted.take_over.insert(self.path);
     }
 }

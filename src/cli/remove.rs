@@ -5,8 +5,10 @@ use clap::Args;
 use super::session::Session;
 use super::show::unknown;
 use super::{Fault, Global, text};
+use crate::emit::nspawn_file;
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted, settle};
+use crate::observed::Observed;
+use crate::plan::{Scope, Wanted, kept_beside, settle};
 use crate::spec::definition_path;
 
 /// Stop a machine and delete it
@@ -51,6 +53,7 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let leases = settle(&spec, session.leases.clone())?;
     let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
     wanted.inputs.insert(definition_path(&name), None);
+    give_back(&mut wanted, &session.observed, &name);
     if delete {
         wanted.drop_images.push(name.clone());
     }
@@ -63,4 +66,12 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     };
     session.say(format!("removed {name}{subnet}{tree}"));
     Ok(0)
+}
+
+/// The hand-written file goes back to its place, so it is kept beside it no longer.
+fn give_back(wanted: &mut Wanted, observed: &Observed, name: &MachineName) {
+    let beside = kept_beside(&nspawn_file(name));
+    if observed.file(&beside).is_some() {
+        wanted.inputs.insert(beside, None);
+    }
 }

@@ -35,6 +35,11 @@ pub fn guest_file(name: &MachineName) -> PathBuf {
     PathBuf::from(format!("{GUEST_DIR}/{name}.network"))
 }
 
+/// The machine's settings, where nspawn looks for them.
+pub fn nspawn_file(name: &MachineName) -> PathBuf {
+    PathBuf::from(format!("/etc/systemd/nspawn/{name}.nspawn"))
+}
+
 impl<'a> MachineFiles<'a> {
     pub fn new(
         name: &'a MachineName,
@@ -53,7 +58,7 @@ impl<'a> MachineFiles<'a> {
     pub fn render(&self) -> Vec<(PathBuf, String)> {
         let Some(place) = &self.place else { return Vec::new() };
         let mut files = vec![
-            (PathBuf::from(format!("/etc/systemd/nspawn/{}.nspawn", self.name)), self.nspawn(place)),
+            (nspawn_file(self.name), self.nspawn(place)),
             (network_path("ve", self.name.as_str(), "network"), self.host_end(place)),
         ];
         if let Place::Routed { routed, subnet } = place {

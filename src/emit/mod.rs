@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use machine::MachineFiles;
-pub use machine::guest_file;
+pub use machine::{guest_file, nspawn_file};
 pub use origin::Origin;
 
 use crate::name::{IfName, MachineName};

@@ -1,7 +1,7 @@
 //! Which files change: ours are replaced, those of others are left alone.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Refusal, Step, Wanted, state_file};
 use crate::emit::{self, Origin, Owner, Rendered};
@@ -44,10 +44,22 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<
             continue;
         }
         let owner = new.map_or_else(|| emit::owner_of(&path), |file| file.owner.clone());
-        let new = new.map(|file| file.text.clone());
+        let new = new.map(|file| file.text.clone()).or_else(|| handwritten(&path, observed));
         changes.push(Change { owner, path, old: old.map(str::to_owned), new });
     }
     if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
+}
+
+/// Where the file that stood in the place of one of ours is kept.
+pub fn kept_beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".before-nsctl");
+    PathBuf::from(beside)
+}
+
+/// What stood in the place of a file of ours before: its owner gets it back.
+fn handwritten(path: &Path, observed: &Observed) -> Option<String> {
+    observed.file(&kept_beside(path)).map(str::to_owned)
 }
 
 fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&Rendered>) -> Refusal {
@@ -60,7 +72,7 @@ fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Optio
 }
 
 /// A unified diff of a file as it is and as it would be.
-pub fn diff(path: &std::path::Path, old: &str, new: &str) -> String {
+pub fn diff(path: &Path, old: &str, new: &str) -> String {
     let name = path.display().to_string();
     similar::TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(&name, &name).to_string()
 }

@@ -77,6 +77,8 @@ impl Fates {
             self.start.push(name.clone());
         } else if let Some(step) = move_of(name, machine, observed, changes) {
             self.moves.push(step);
+            self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
+            return;
         } else if changes.iter().any(|change| read_at_start(&change.path)) {
             self.restart.push(name.clone());
         } else if changes.is_empty() {
@@ -124,7 +126,7 @@ pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step
         (Network::Routed(routed), Some(subnet)) => {
             Step::Answer { machine: name.clone(), address: routed.address(subnet) }
         }
-        _ => Step::LanAddress { machine: name.clone() },
+        _ => Step::LanAddress { machine: name.clone(), moved: false },
     }
 }
 

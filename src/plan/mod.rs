@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use checks::Refusal;
-pub use files::diff;
+pub use files::{diff, kept_beside};
 pub use machines::check;
 pub use step::{Stale, Step, undo};
 

@@ -77,9 +77,10 @@ pub enum Step {
         machine: MachineName,
         address: Ipv6Addr,
     },
-    /// Waits for a machine's addresses from the LAN, for a while.
+    /// Waits for a machine's addresses from the LAN, for a while; after a move, for new ones.
     LanAddress {
         machine: MachineName,
+        moved: bool,
     },
 }
 
@@ -131,7 +132,7 @@ impl Step {
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
             Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
-            Step::LanAddress { machine } => format!("wait for addresses of '{machine}' from the LAN"),
+            Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),
         }
     }
 }

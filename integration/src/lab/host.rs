@@ -23,7 +23,6 @@ const COMMAND_TIME: &str = "120";
 /// A booted host, `wan0` towards [`Lab::router`] and `enp6s0` in [`Lab::lan`].
 #[derive(Debug)]
 pub struct Lab {
-    pub suite: Suite,
     pub router: Namespace,
     pub lan: Namespace,
     dir: PathBuf,
@@ -48,7 +47,6 @@ impl Lab {
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = trees.runs().join(&id);
         let mut lab = Lab {
-            suite,
             router: Namespace::new()?,
             lan: Namespace::new()?,
             cgroup: cgroup_root()?.join(format!("nsctl-lab-{id}")),
@@ -192,11 +190,6 @@ impl Lab {
             .map_or_else(|e| e.to_string(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A path of the host's own disk, seen from outside (overlay's upper layer).
-    pub fn disk(&self, path: &str) -> PathBuf {
-        self.dir.join("upper").join(path.trim_start_matches('/'))
-    }
-
     /// The host's /var/lib/machines, seen from outside.
     pub fn machines(&self) -> PathBuf {
         self.dir.join("machines")
@@ -207,17 +200,17 @@ impl Lab {
         Ok(self.running.as_ref().context("the host is off")?.init)
     }
 
-    /// A command inside the host, with a time limit.
-    pub fn command(&self, all: &[&str]) -> Result<Command> {
+    /// A command inside the host, with a clean environment.
+    pub fn enter(&self, all: &[&str]) -> Result<Command> {
         let pid = self.init()?.to_string();
-        let mut command =
-            words(&["nsenter", "-t", &pid, "-a", "env", "-i", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"]);
-        command.args([
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "timeout",
-            "-k5",
-            COMMAND_TIME,
-        ]);
+        let mut command = words(&["nsenter", "-t", &pid, "-a", "env", "-i", "HOME=/root", "LANG=C.UTF-8"]);
+        command.arg(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".into())));
+        command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").args(all);
+        Ok(command)
+    }
+
+    fn command(&self, all: &[&str]) -> Result<Command> {
+        let mut command = self.enter(&["timeout", "-k5", COMMAND_TIME])?;
         command.args(all);
         Ok(command)
     }

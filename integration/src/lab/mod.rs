@@ -7,5 +7,4 @@ pub mod run;
 mod trees;
 
 pub use host::{Lab, until};
-pub use run::Done;
-pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};
+pub use trees::{Suite, Trees, snapshot, subvolume};

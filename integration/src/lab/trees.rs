@@ -29,15 +29,6 @@ impl Suite {
             Suite::Forky => "forky",
         }
     }
-
-    /// The version of systemd that the suite brings.
-    pub fn systemd(self) -> u32 {
-        match self {
-            Suite::Bookworm => 252,
-            Suite::Trixie => 257,
-            Suite::Forky => 262,
-        }
-    }
 }
 
 const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-resolved,dbus,iproute2,\

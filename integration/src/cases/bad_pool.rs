@@ -1,0 +1,34 @@
+//! Broken files: state that is damaged or newer is never overwritten; an
+//! unknown key is shown with its line and a caret.
+
+use anyhow::Result;
+
+use super::refused;
+use crate::lab::Lab;
+use crate::must;
+
+pub fn run(lab: &mut Lab) -> Result<()> {
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.nsctl_ok("create web --routed --image debian-13 --no-start")?;
+    for (text, says) in [
+        ("garbage", "is damaged"),
+        ("version = 99\\nmood = 3\\n", "newer than this nsctl"),
+        ("version = 1\\n[leases]\\nweb = \"2001:db8:a:1::/64\"\\nother = \"2001:db8:a:1::/64\"\\n", "twice"),
+        ("", "is damaged"),
+    ] {
+        lab.sh(&format!("cp -n /var/lib/nsctl/state.toml /root/state.toml; printf '{text}' > /var/lib/nsctl/state.toml"))?;
+        for line in ["create db --routed --image debian-13", "remove web", "list", "apply --yes", "pool"] {
+            refused(lab, line, 1, says)?;
+        }
+    }
+    lab.sh("cp /root/state.toml /var/lib/nsctl/state.toml")?;
+
+    lab.sh("cp /etc/nsctl/machines.d/web.toml /root; echo 'colour = \"red\"' > /etc/nsctl/machines.d/web.toml; cat /root/web.toml >> /etc/nsctl/machines.d/web.toml")?;
+    refused(lab, "create db --routed --image debian-13", 1, "web.toml:1:1: unknown field `colour`")?;
+    let done = lab.nsctl("plan")?;
+    must!(done.stderr.contains(" 1 | colour = \"red\"") && done.stderr.contains("   | ^^^^^^"), "{}", done.stderr);
+    must!(lab.nsctl("list")?.ok(), "a broken definition hides the list");
+    lab.sh("cp /root/web.toml /etc/nsctl/machines.d/web.toml")?;
+    lab.sh("echo 'pol = 3' >> /etc/nsctl/nsctl.toml")?;
+    refused(lab, "apply --yes", 1, "nsctl.toml:")
+}

@@ -1,0 +1,23 @@
+//! A name of 40 characters: the interface has a short name, and everything works.
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+use crate::must;
+
+pub fn run(lab: &mut Lab) -> Result<()> {
+    let name = "a-machine-with-a-name-of-forty-character";
+    must!(name.len() == 40, "the name has {} characters", name.len());
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.nsctl_ok(&format!("create {name} --routed --image debian-13"))?;
+    let machine = lab.machine(name)?;
+    let interface = machine["host_interface"].as_str().context("no interface")?;
+    must!(interface.len() <= 15 && interface.starts_with("ve-a-machine"), "{machine}");
+    let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a:1::2"])?;
+    must!(ping.ok(), "{}", ping.all());
+    lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
+    lab.nsctl_ok(&format!("attach {name} --bridge vbr0"))?;
+    lab.nsctl_ok(&format!("remove {name}"))?;
+    must!(lab.list()?.as_array().is_some_and(Vec::is_empty), "{}", lab.list()?);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! One behaviour a file; each runs on a fresh host of every suite.
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+
+/// A behaviour that a host must show.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    pub run: fn(&mut Lab) -> Result<()>,
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+        /// Every case, by the name of its file.
+        pub const ALL: &[Case] = &[$(Case { name: stringify!($name), run: $name::run }),*];
+    };
+}
+
+cases! {
+    session,
+    routed,
+    bridged,
+    handmade,
+    moves,
+    reboot,
+    default_route,
+    long_name,
+    many_at_once,
+    lifecycle,
+    images,
+    ra_guest,
+    bad_input,
+    bad_pool,
+    edited_file,
+    no_services,
+    undo,
+}
+
+/// Fails with the text unless the condition holds.
+#[macro_export]
+macro_rules! must {
+    ($condition:expr, $($text:tt)*) => {
+        anyhow::ensure!($condition, $($text)*)
+    };
+}
+
+/// `nsctl LINE` must fail with this status, say this, hint at something, and change nothing.
+pub fn refused(lab: &Lab, line: &str, status: i32, says: &str) -> Result<()> {
+    let before = fingerprint(lab)?;
+    let done = lab.nsctl(line)?;
+    must!(done.status == status, "`nsctl {line}` ended with {}:\n{}", done.status, done.all());
+    must!(done.stderr.contains(says), "`nsctl {line}` does not say '{says}':\n{}", done.all());
+    let hinted = done.stderr.contains("hint:") || status == 2;
+    must!(hinted, "`nsctl {line}` gives no hint:\n{}", done.all());
+    let after = fingerprint(lab)?;
+    must!(before == after, "`nsctl {line}` changed something:\n{before}\n---\n{after}");
+    Ok(())
+}
+
+/// Everything that nsctl could have changed: files, trees, units, links.
+pub fn fingerprint(lab: &Lab) -> Result<String> {
+    lab.sh("cd /etc && find nsctl systemd sysctl.d /var/lib/nsctl -type f ! -name lock -exec sha256sum {} + 2>/dev/null | sort -k2 || true
+            find systemd -type l -printf '%p %l\\n' | sort
+            ls /var/lib/machines
+            ip -br link | awk '{print $1}' | sort
+            cat /proc/sys/net/ipv6/conf/*/forwarding | sort | uniq -c
+            systemctl list-units --no-legend --plain 'systemd-nspawn@*' | awk '{print $1, $4}'")
+}
