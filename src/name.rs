@@ -14,6 +14,13 @@ pub struct NameError {
     reason: &'static str,
 }
 
+impl NameError {
+    /// What is one.
+    pub fn hint(&self) -> String {
+        format!("a {} name is made of letters, digits, '-', '_' and '.', such as web-1", self.kind)
+    }
+}
+
 /// The name of a machine: what systemd takes as a host name (hostname(7)), at
 /// most 64 characters, so that it serves unescaped as a unit instance, a file
 /// name and a folder below /var/lib/machines.

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use crate::emit::{PLACES, Place};
 use crate::name::MachineName;
-use crate::observed::{Address, FORWARDING, Link, Observed, Running, accept_ra};
+use crate::observed::{Address, FORWARDING, INOTIFY_INSTANCES, Link, Observed, Running, accept_ra};
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
 use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel};
@@ -47,7 +47,7 @@ async fn live(observed: &mut Observed, bus: &Bus) -> Result<(), ObserveError> {
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.links, observed.default_routes) = net?;
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));
-    let switches = switches.chain([FORWARDING.to_owned()]);
+    let switches = switches.chain([FORWARDING.to_owned(), INOTIFY_INSTANCES.to_owned()]);
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
     Ok(())
 }

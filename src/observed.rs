@@ -68,6 +68,9 @@ pub struct Address {
 /// The switch that makes the host forward IPv6 at all (kernel, ip-sysctl.rst).
 pub const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
+/// The switch for how many inotify(7) instances a user may have, its machines' included.
+pub const INOTIFY_INSTANCES: &str = "fs/inotify/max_user_instances";
+
 /// The switch for what an interface does with router advertisements; slashes,
 /// as the name may hold dots.
 pub fn accept_ra(interface: &str) -> String {

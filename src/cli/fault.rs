@@ -73,7 +73,8 @@ fn plain(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
 
 impl From<NameError> for Fault {
     fn from(error: NameError) -> Fault {
-        plain(error)
+        let hint = error.hint();
+        plain(error).hint(hint)
     }
 }
 

@@ -1,23 +1,51 @@
-//! The host's own files: forwarding, the pool's unreachable route, the uplink's RA.
+//! The host's own files: the kernel's switches, the pool's unreachable route,
+//! the uplink's router advertisements.
 
 use std::path::PathBuf;
 
 use super::ini::Ini;
 use super::{NETWORK_DIR, network_path};
+use crate::observed::{FORWARDING, INOTIFY_INSTANCES, accept_ra};
 use crate::pool::Pool;
 use crate::spec::{AcceptRa, HostSpec, Uplink};
 
 pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let Some(pool) = host.pool else { return Vec::new() };
-    let mut files = vec![
-        (network_path("pool", "lo", "network"), pool_network(pool)),
-        (PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host.uplink.as_ref())),
-    ];
+    if *host == HostSpec::default() {
+        return Vec::new();
+    }
+    let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
+    files.extend(host.pool.map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
     if let Some(Uplink { accept_ra: AcceptRa::Networkd, network_file: Some(file), .. }) = &host.uplink {
         let path = format!("{NETWORK_DIR}/{file}.d/05-nsctl.conf");
-        files.push((PathBuf::from(path), accept_ra()));
+        files.push((PathBuf::from(path), uplink_drop_in()));
     }
     files
+}
+
+/// The kernel's switches that the host needs, in the order in which they must
+/// be set: key with slashes (sysctl.d(5)), and value.
+///
+/// - A machine with systemd takes about ten inotify instances. The kernel's 128
+///   for root and all its machines are used up by the fourteenth: its networkd
+///   then ends with "Too many open files".
+/// - The kernel forwards by `all.forwarding` alone, and drops the uplink's
+///   router advertisements then, unless it was told before to keep them.
+pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
+    let mut switches = Vec::new();
+    if *host != HostSpec::default() {
+        switches.push((INOTIFY_INSTANCES.to_owned(), 65_536));
+    }
+    if let Some(Uplink { interface, accept_ra: AcceptRa::Kernel, .. }) = &host.uplink {
+        switches.push((accept_ra(interface.as_str()), 2));
+    }
+    if host.pool.is_some() {
+        switches.push((FORWARDING.to_owned(), 1));
+    }
+    switches
+}
+
+fn sysctl(host: &HostSpec) -> String {
+    switches(host).iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
 /// Without the unreachable route (RFC 7084 L-14), a packet for a subnet that
@@ -34,18 +62,7 @@ fn pool_network(pool: Pool) -> String {
         .render()
 }
 
-/// The kernel forwards by `all.forwarding` alone, and drops the uplink's router
-/// advertisements then, unless told to keep them. Slashes, as the name of an
-/// interface may hold dots (sysctl.d(5)).
-fn sysctl(uplink: Option<&Uplink>) -> String {
-    let mut text = String::new();
-    if let Some(Uplink { interface, accept_ra: AcceptRa::Kernel, .. }) = uplink {
-        text += &format!("net/ipv6/conf/{interface}/accept_ra = 2\n");
-    }
-    text + "net/ipv6/conf/all/forwarding = 1\n"
-}
-
 /// networkd takes RAs where the host does not forward, unless told (systemd.network(5)).
-fn accept_ra() -> String {
+fn uplink_drop_in() -> String {
     Ini::new().section("Network").set("IPv6AcceptRA", "yes").render()
 }

@@ -9,6 +9,7 @@ mod origin;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use host::switches;
 use machine::MachineFiles;
 pub use machine::{guest_file, nspawn_file};
 pub use origin::Origin;

@@ -89,7 +89,7 @@ fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<Pa
         .cloned()
         .collect();
     // A port's file does not tell whose it is: only a view of the whole host can call it stale.
-    if wanted.scope == super::Scope::Host {
+    if wanted.scope != super::Scope::All {
         stale.retain(|path| !path.to_string_lossy().contains("-nsctl-port-"));
     }
     stale

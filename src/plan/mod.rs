@@ -13,11 +13,11 @@ pub use files::{diff, kept_beside};
 pub use machines::check;
 pub use step::{Stale, Step, undo};
 
-use crate::emit::Owner;
+use crate::emit::{self, Owner};
 use crate::name::{IfName, MachineName};
-use crate::observed::{FORWARDING, Observed, accept_ra};
+use crate::observed::Observed;
 use crate::pool::Leases;
-use crate::spec::{AcceptRa, Spec};
+use crate::spec::Spec;
 use crate::state;
 
 /// What a verb wants the host to be.
@@ -53,7 +53,8 @@ impl Wanted {
     }
 }
 
-/// What a verb is about: it leaves the rest of the host alone.
+/// What a verb is about: it leaves the rest of the host alone. A bridge needs the
+/// host's own files too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     All,
@@ -65,7 +66,7 @@ pub enum Scope {
 impl Scope {
     pub fn holds(&self, owner: &Owner) -> bool {
         match (self, owner) {
-            (Scope::All, _) | (Scope::Host, Owner::Host) => true,
+            (Scope::All, _) | (Scope::Host | Scope::Bridge(_), Owner::Host) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
             _ => false,
@@ -129,7 +130,7 @@ fn steps(
     if observed.live {
         steps.append(&mut stale.reloads());
         steps.append(&mut bridge_steps(wanted, observed, changes));
-        steps.append(&mut pool_steps(wanted, observed, changes));
+        steps.append(&mut host_steps(wanted, observed, changes));
     }
     steps.append(&mut fates.after_files());
     if observed.live {
@@ -159,28 +160,23 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
     steps
 }
 
-/// The switches now, as the sysctl.d file is read at boot only; RA before
-/// forwarding, or the host loses its default route.
-fn pool_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
-    let Some(pool) = wanted.spec.host.pool else { return Vec::new() };
-    if !wanted.scope.holds(&Owner::Host) {
-        return Vec::new();
-    }
-    let kernel_ra = wanted.spec.host.uplink.as_ref().filter(|u| u.accept_ra == AcceptRa::Kernel);
-    let mut switches: Vec<(String, &str)> =
-        kernel_ra.map(|uplink| (accept_ra(uplink.interface.as_str()), "2")).into_iter().collect();
-    switches.push((FORWARDING.to_owned(), "1"));
-    let mut steps: Vec<Step> = switches
-        .into_iter()
-        .filter_map(|(key, new)| {
-            let old = observed.sysctls.get(&key).filter(|old| *old != new)?.clone();
-            Some(Step::Switch { key, old, new: new.to_owned() })
-        })
-        .collect();
-    if changes.iter().any(|change| change.owner == Owner::Host) {
-        steps.push(Step::PoolRoute { pool });
+/// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
+fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if wanted.scope.holds(&Owner::Host) {
+        let all = emit::switches(&wanted.spec.host);
+        steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
+        let changed = changes.iter().any(|change| change.owner == Owner::Host);
+        steps.extend(wanted.spec.host.pool.filter(|_| changed).map(|pool| Step::PoolRoute { pool }));
     }
     steps
+}
+
+/// A switch that is on already, or a limit that is higher, stays.
+fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
+    let old = observed.sysctls.get(&key)?.clone();
+    let enough = old.parse::<u32>().is_ok_and(|old| old >= value);
+    (!enough).then(|| Step::Switch { key, old, new: value.to_string() })
 }
 
 /// The leases that this spec needs: routed machines get one, and keep it; the

@@ -25,7 +25,7 @@ fn by_networkd(lab: &Lab) -> Result<()> {
     // Starting a machine with the stock file makes networkd look at forwarding again (FACTS).
     lab.nsctl_ok("create one --routed --image debian-13")?;
     lab.sh("machinectl clone debian-13 stock && systemctl start systemd-nspawn@stock")?;
-    lab.sh("ip -6 route flush default; networkctl reconfigure wan0")?;
+    lab.sh("while ip -6 route del default 2>/dev/null; do :; done; networkctl reconfigure wan0")?;
     until(Duration::from_secs(20), "networkd takes RAs of a host that forwards", || has_default(lab))
 }
 
@@ -45,6 +45,6 @@ fn by_kernel(lab: &mut Lab) -> Result<()> {
     must!(lab.sh("sysctl -n net.ipv6.conf.all.forwarding")? == "1\n", "it does not forward");
     must!(lab.sh("sysctl -n net.ipv6.conf.wan0.accept_ra")? == "2\n", "the uplink ignores RA");
     must!(has_default(lab)?, "the default route is gone");
-    lab.sh("ip -6 route flush default; ip link set wan0 down; ip link set wan0 up")?;
+    lab.sh("while ip -6 route del default 2>/dev/null; do :; done; ip link set wan0 down; ip link set wan0 up")?;
     until(Duration::from_secs(20), "the kernel takes RAs of a host that forwards", || has_default(lab))
 }

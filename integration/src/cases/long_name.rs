@@ -12,7 +12,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok(&format!("create {name} --routed --image debian-13"))?;
     let machine = lab.machine(name)?;
     let interface = machine["host_interface"].as_str().context("no interface")?;
-    must!(interface.len() <= 15 && interface.starts_with("ve-a-machine"), "{machine}");
+    must!(interface.len() <= 15 && interface.starts_with("ve-a-machin"), "{machine}");
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a:1::2"])?;
     must!(ping.ok(), "{}", ping.all());
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
