@@ -103,6 +103,10 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         }
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
+        Step::Kill { machines } => {
+            bus.kill(machines).await?;
+            stop(bus, machines).await?;
+        }
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,

@@ -35,6 +35,11 @@ pub enum Step {
     Start {
         machines: Vec<MachineName>,
     },
+    /// Ends machines at once. One that has just been started does not hear yet
+    /// that it should stop: that takes a minute and a half.
+    Kill {
+        machines: Vec<MachineName>,
+    },
     Enable {
         machines: Vec<MachineName>,
     },
@@ -91,7 +96,7 @@ impl Step {
             Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
             Step::CloneImage { to, .. } | Step::ImportTar { to, .. } => Step::RemoveImage { name: to },
             Step::Stop { machines } => Step::Start { machines },
-            Step::Start { machines } => Step::Stop { machines },
+            Step::Start { machines } => Step::Kill { machines },
             Step::Enable { machines } => Step::Disable { machines },
             Step::Disable { machines } => Step::Enable { machines },
             Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
@@ -121,6 +126,7 @@ impl Step {
             Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
             Step::Start { machines } => format!("start {}", list(machines)),
+            Step::Kill { machines } => format!("end {}", list(machines)),
             Step::Enable { machines } => format!("start {} with the host", list(machines)),
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
             Step::ReloadSystemd => "reload systemd".into(),
@@ -216,7 +222,7 @@ mod tests {
         assert_eq!(
             undo(&done),
             [
-                Step::Stop { machines: machines.clone() },
+                Step::Kill { machines: machines.clone() },
                 write("/etc/systemd/system/y", Some("2"), None),
                 write("/etc/systemd/network/x", Some("2"), Some("1")),
                 Step::ReloadSystemd,

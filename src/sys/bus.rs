@@ -274,6 +274,23 @@ impl Bus {
         Ok(Running { leader: leader?, uid_shift: uid_shift.ok() })
     }
 
+    /// Kills the PID 1 of machines: nspawn then cleans up behind them, which it
+    /// cannot when it is killed itself.
+    ///
+    /// # Errors
+    /// When machined does not answer; that a machine does not run is no error.
+    pub async fn kill(&self, machines: &[MachineName]) -> Result<(), BusError> {
+        const SIGKILL: i32 = 9;
+        for name in machines {
+            let killed = self.machined.kill_machine(name.to_string(), "leader".into(), SIGKILL).await;
+            match killed.map_err(sort(MACHINED, format!("cannot end '{name}'"))) {
+                Ok(()) | Err(BusError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The process that is PID 1 of a machine, if it runs.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(killed.trim() == "137", "it was not killed: {killed}");
     let done = lab.nsctl("create other --routed --image debian-13")?;
     must!(done.ok() && done.stderr.contains("create slow --routed --image debian-13` was cut short"), "{}", done.all());
-    must!(done.stdout.contains("other answers at 2001:db8:a:2::2"), "the lease was lost: {}", done.stdout);
+    must!(done.stdout.contains("other answers at 2001:db8:a:2::2"), "the undone lease is lost: {}", done.stdout);
     let names = lab.sh("ls /var/lib/machines /etc/nsctl/machines.d /etc/systemd/nspawn /etc/systemd/network")?;
     must!(!names.contains("slow"), "something is left:\n{names}");
 
