@@ -110,7 +110,7 @@ impl FromStr for Pool {
             64.. => Err(PoolError::TooLong(net)),
             ..8 => Err(PoolError::TooShort(net)),
             // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
-            _ if first < 0x100 || first >= 0xfe00 => Err(PoolError::NotUnicast(net)),
+            _ if !(0x100..0xfe00).contains(&first) => Err(PoolError::NotUnicast(net)),
             _ => Ok(Pool(net)),
         }
     }
@@ -338,7 +338,7 @@ mod tests {
     fn never_used_first_then_the_longest_rested() {
         let pool = pool("2001:db8:a::/62"); // subnets 1, 2, 3
         let mut leases = Leases::default();
-        let mut get = |leases: &mut Leases, who: &str| {
+        let get = |leases: &mut Leases, who: &str| {
             leases.lease(pool, &name(who), None).map(|subnet| subnet.to_string())
         };
         assert_eq!(get(&mut leases, "a").unwrap(), "2001:db8:a:1::/64");

@@ -1,6 +1,8 @@
-//! The laboratory: `lab test`, `lab shell SUITE`, `lab trees`.
+//! The laboratory: real systemd hosts to test, show and measure nsctl on.
 
+mod bench;
 mod cases;
+mod demo;
 mod lab;
 mod shell;
 
@@ -13,6 +15,8 @@ use lab::{Lab, Suite, Trees};
 
 const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
+       lab demo
+       lab bench [SUITE]
        lab trees";
 
 fn main() -> Result<()> {
@@ -20,7 +24,9 @@ fn main() -> Result<()> {
     match arguments.next().as_deref() {
         Some("test") => test(arguments),
         Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
-        Some("trees") => Trees::open().map(drop),
+        Some("demo") => demo::run(),
+        Some("bench") => bench::run(arguments.next().as_deref()),
+        Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),
     }
 }
@@ -30,7 +36,7 @@ fn test(arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut options = Arguments::from_iter(std::iter::once("lab".to_owned()).chain(arguments));
     // A host takes a core or so: more of them at once only makes each slower.
     options.test_threads = options.test_threads.or(Some(2));
-    let trees = if options.list { None } else { Some(Arc::new(Trees::open()?)) };
+    let trees = if options.list { None } else { Some(Arc::new(Trees::open(&Suite::ALL)?)) };
     let pairs = cases::ALL.iter().flat_map(|case| Suite::ALL.into_iter().map(move |suite| (suite, *case)));
     let trials = pairs.map(|(suite, case)| {
         let trees = trees.clone();

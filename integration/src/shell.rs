@@ -9,7 +9,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let (word, rest) = arguments.split_first().context("usage: lab shell SUITE [COMMAND...]")?;
     let suite = Suite::ALL.into_iter().find(|suite| suite.name() == word);
     let suite = suite.with_context(|| format!("no suite '{word}': bookworm, trixie or forky"))?;
-    let trees = Trees::open()?;
+    let trees = Trees::open(&[suite])?;
     let lab = Lab::boot(&trees, suite)?;
     for (name, place) in [("router", &lab.router), ("LAN", &lab.lan)] {
         eprintln!("the {name}: nsenter --net=/proc/{}/ns/net", place.pid());

@@ -10,7 +10,7 @@ use crate::observe::WANTS_DIR;
 use crate::plan::Step;
 use crate::pool::Pool;
 use crate::sys::bus::Verb;
-use crate::sys::{Bus, BusError, DiskError, Net, NetError, kernel, ping};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel, now, ping};
 
 /// How long a machine may take to answer after its start.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -98,7 +98,7 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
     match step {
         Step::CloneImage { from, to } => new_image(bus, to, bus.clone_image(from, to)).await?,
         Step::ImportTar { file, to } => {
-            let file = std::fs::File::open(file)?;
+            let file = Disk::open_foreign(file)?;
             new_image(bus, to, bus.import_tar(file, to)).await?;
         }
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
@@ -138,7 +138,7 @@ pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
     }
     if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
     {
-        perform(world, step, Instant::now()).await?;
+        perform(world, step, now()).await?;
     }
     Ok(())
 }
@@ -233,7 +233,7 @@ async fn answer(
     planned: Ipv6Addr,
     started: Instant,
 ) -> Result<Sighting, DeedError> {
-    let begin = Instant::now();
+    let begin = now();
     let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
     while begin.elapsed() < ANSWER_TIME {

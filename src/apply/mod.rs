@@ -13,7 +13,7 @@ pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, undo};
-use crate::sys::{Bus, Disk, DiskError};
+use crate::sys::{Bus, Disk, DiskError, now};
 
 /// The host, and somebody who hears what happens to it.
 #[derive(Clone, Copy)]
@@ -86,14 +86,14 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     let mut journal = Journal::begin(world.disk, command, &plan.steps)?;
     let mut sightings = Vec::new();
     let mut interrupt = Interrupt::new();
-    let mut started = Instant::now();
+    let mut started = now();
     for (index, step) in plan.steps.iter().enumerate() {
         if step.is_final() && !journal.is_final {
             journal.make_final(world.disk)?;
         }
         world.listener.begins(step);
         if matches!(step, Step::Start { .. }) {
-            started = Instant::now();
+            started = now();
         }
         let done = tokio::select! {
             done = deeds::perform(world, step, started) => done.map_err(Some),
@@ -160,7 +160,7 @@ pub async fn recover(world: World<'_>) -> Result<(), Failure> {
         world.listener.says(&format!("finishing `nsctl {}`, which was cut short", journal.command));
         for step in journal.steps.iter().filter(|step| step.is_final()) {
             world.listener.begins(step);
-            deeds::perform(world, step, Instant::now())
+            deeds::perform(world, step, now())
                 .await
                 .map_err(|source| Failure::Unfinished { doing: step.describe(), source: Box::new(source) })?;
         }

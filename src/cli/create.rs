@@ -1,6 +1,6 @@
 //! `nsctl create`: a machine from nothing to its first answer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
@@ -122,5 +122,5 @@ fn new_image(word: String, name: &MachineName) -> Result<NewImage, Fault> {
             "--image takes the path of a tar file, or the name of an image: `machinectl list-images`",
         ));
     }
-    Ok(NewImage::Tar { file: PathBuf::from(file), to: name.clone() })
+    Ok(NewImage::Tar { file, to: name.clone() })
 }

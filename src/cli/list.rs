@@ -12,7 +12,7 @@ use super::{Fault, Global, text};
 use crate::observe;
 use crate::spec::Spec;
 use crate::state::{self, STATE_FILE};
-use crate::sys::Disk;
+use crate::sys::{Disk, is_root};
 
 /// Show all machines, those of others too
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
         Fault::from(problems).print();
         Spec::default()
     });
-    let root = nix::unistd::geteuid().is_root();
+    let root = is_root();
     if observed.live && !root && !observed.machines.is_empty() && !global.quiet {
         eprintln!("note: addresses are read from the machines' own networks, which takes root");
     }

@@ -10,6 +10,7 @@ use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
 use crate::plan::{Plan, Scope, Step, Wanted, check};
+use crate::sys;
 
 /// Which machines
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     if machines.is_empty() {
         return Ok(0);
     }
-    let started = Instant::now();
+    let started = sys::now();
     session.perform(&Plan { steps: steps(way, &machines), notes: Vec::new() }).await?;
     match way {
         Way::Stop => machines.iter().for_each(|name| session.say(format!("{name} is stopped"))),

@@ -15,7 +15,7 @@ use crate::plan::{Plan, Wanted, plan};
 use crate::pool::Leases;
 use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
 use crate::state::{self, STATE_FILE};
-use crate::sys::{Bus, Disk, Lock};
+use crate::sys::{self, Bus, Disk, Lock};
 
 /// The host, locked and read.
 pub struct Session {
@@ -41,7 +41,7 @@ pub async fn bus(global: &Global) -> Result<Option<Bus>, Fault> {
 
 /// Checks that we may change the host.
 pub fn must_be_root(global: &Global) -> Result<(), Fault> {
-    if is_live(global) && !nix::unistd::geteuid().is_root() {
+    if is_live(global) && !sys::is_root() {
         return Err(Fault::new("only root can change this host").hint("run it with sudo"));
     }
     Ok(())
@@ -83,7 +83,7 @@ impl Session {
 
     /// Does a plan that the user knows, and prints what was seen.
     pub async fn perform(&self, plan: &Plan) -> Result<Vec<Sighting>, Fault> {
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let command = sys::command_line();
         let sightings = apply::apply(self.world(), plan, &command).await;
         self.progress.end();
         let sightings = sightings?;

@@ -81,6 +81,14 @@ impl Disk {
         Ok(Some(String::from_utf8_lossy(&fs::read(place)?).into_owned()))
     }
 
+    /// Opens a file that the user named, wherever it is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_foreign(path: &Path) -> Result<std::fs::File, DiskError> {
+        Ok(fs::File::open(path)?.into_parts().0)
+    }
+
     /// Replaces a file whole, or makes it: written beside it, synced, renamed,
     /// and the folder synced, so that a power cut leaves the old or the new.
     ///

@@ -83,10 +83,9 @@ impl Lock {
 }
 
 fn write_holder(file: &mut std::fs::File) -> std::io::Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "nsctl {} (process {})", words.join(" "), std::process::id())
+    writeln!(file, "nsctl {} (process {})", super::command_line(), std::process::id())
 }
 
 fn read_holder(file: &mut std::fs::File) -> String {

@@ -1,6 +1,8 @@
 //! The outside world in small verbs. The only room that touches D-Bus, netlink,
 //! files and the clock.
 
+#![allow(clippy::disallowed_methods)]
+
 pub mod bus;
 pub mod disk;
 pub mod kernel;
@@ -12,3 +14,20 @@ pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};
 pub use lock::{Lock, LockError};
 pub use net::{Net, NetError};
+
+use std::time::Instant;
+
+/// The clock that never goes back.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The words after `nsctl` on the command line, in one line.
+pub fn command_line() -> String {
+    std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether we may change the host.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

@@ -32,7 +32,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("remove db")?;
     let pool = lab.nsctl_ok("pool --json")?;
     let pool: serde_json::Value = serde_json::from_str(&pool)?;
-    must!(pool["resting"].to_string() == "[\"2001:db8:a:1::/64\",\"2001:db8:a:2::/64\"]", "{pool}");
+    let resting = serde_json::json!(["2001:db8:a:1::/64", "2001:db8:a:2::/64"]);
+    must!(pool["resting"] == resting, "{pool}");
     lab.sh("rm /var/lib/nsctl/state.toml")?;
     must!(fingerprint(lab)? == empty, "something is left:\n{empty}\n---\n{}", fingerprint(lab)?);
     for line in ["start nobody", "stop nobody", "restart nobody", "remove nobody", "show nobody", "attach nobody --routed"] {

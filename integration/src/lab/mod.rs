@@ -1,10 +1,12 @@
 //! Throwaway hosts: a real systemd as PID 1 of its own namespaces, an upstream
 //! router and a LAN in two more, all gone when the value is dropped.
 
+mod guest;
 mod host;
 mod net;
 pub mod run;
 mod trees;
 
+pub use guest::tiny_guest;
 pub use host::{Lab, until};
-pub use trees::{Suite, Trees, snapshot, subvolume};
+pub use trees::{Suite, Trees};

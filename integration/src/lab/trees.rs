@@ -31,6 +31,17 @@ impl Suite {
     }
 }
 
+impl Suite {
+    /// The version of systemd that the suite brings.
+    pub fn systemd(self) -> u32 {
+        match self {
+            Suite::Bookworm => 252,
+            Suite::Trixie => 257,
+            Suite::Forky => 262,
+        }
+    }
+}
+
 const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-resolved,dbus,iproute2,\
      nftables,iputils-ping,procps,kmod,udev,ca-certificates";
 
@@ -47,11 +58,11 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// Checks tools and privilege, mounts the cache and builds what is missing.
+    /// Checks tools and privilege, mounts the cache and builds what is missing for these suites.
     ///
     /// # Errors
     /// When something that the laboratory needs is not there: it never skips.
-    pub fn open() -> Result<Trees> {
+    pub fn open(suites: &[Suite]) -> Result<Trees> {
         ensure!(nix::unistd::geteuid().is_root(), "the laboratory needs root (namespaces, mounts)");
         for tool in TOOLS {
             check(&mut words(&["sh", "-c", &format!("command -v {tool}")]))
@@ -69,7 +80,7 @@ impl Trees {
         trees.mount_pool(&cache.join("pool.btrfs"))?;
         fs::create_dir_all(trees.runs())?;
         trees.sweep()?;
-        for suite in Suite::ALL {
+        for &suite in suites {
             trees.ensure(suite).with_context(|| format!("the {} tree", suite.name()))?;
         }
         Ok(trees)

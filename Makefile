@@ -1,0 +1,37 @@
+# Every command that a newcomer or CI needs. All of them want root, on a
+# Debian-like machine; systemd need not be PID 1.
+
+CARGO ?= cargo
+LAB = target/release/lab
+
+.PHONY: build tools test unit lab demo bench lint
+
+build:
+	$(CARGO) build --release --workspace
+
+# What the laboratory needs besides a Rust toolchain.
+PACKAGES = mmdebstrap btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static
+tools:
+	@dpkg-query -W -f='$${db:Status-Status}\n' $(PACKAGES) 2>/dev/null | grep -vqx installed || \
+	test "$$(dpkg-query -W -f='x' $(PACKAGES) 2>/dev/null | wc -c)" = $(words $(PACKAGES)) && exit 0; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+
+unit:
+	$(CARGO) test --workspace --lib --bins
+
+# Pick cases with FILTER: make lab FILTER=trixie::routed
+lab: build tools
+	$(LAB) test $(FILTER)
+
+test: unit lab
+
+# The session of the README on a throwaway host, for real.
+demo: build tools
+	$(LAB) demo
+
+bench: build tools
+	$(LAB) bench
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
