@@ -17,7 +17,7 @@ tools:
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
 
 unit:
-	$(CARGO) test --workspace --lib --bins
+	$(CARGO) test --workspace
 
 # Pick cases with FILTER: make lab FILTER=trixie::routed
 lab: build tools

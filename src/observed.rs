@@ -51,6 +51,10 @@ pub struct Link {
     pub kind: Option<String>,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
+    /// The other end, where it is one end of a veth; an index of the other end's namespace.
+    pub peer: Option<u32>,
+    /// Whether it carries packets (RFC 2863 3.1.14), as last announced.
+    pub up: bool,
 }
 
 /// An address that an interface really has.

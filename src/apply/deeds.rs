@@ -115,7 +115,7 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
-        Step::Move { link, bridge, .. } => replug(link, bridge).await?,
+        Step::Move { machine, link, bridge } => replug(bus, machine, link, bridge).await?,
         Step::Answer { machine, address } => return Ok(Some(answer(bus, machine, *address, started).await?)),
         Step::LanAddress { machine, moved } => return Ok(Some(lan_address(bus, machine, *moved).await?)),
         Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. } => {}
@@ -216,12 +216,14 @@ async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Res
 
 /// networkd joins the link to a bridge that it made; to others we do. Then the
 /// guest must see its cable pulled, or it keeps the lease of another network.
-async fn replug(link: &str, bridge: &IfName) -> Result<(), DeedError> {
+async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), DeedError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut guest = Net::watch_machine(leader)?;
     let mut net = Net::watch_host()?;
     if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {
         net.join(link, bridge.as_str()).await?;
     }
-    Ok(net.flap(link).await?)
+    Ok(net.flap(link, &mut guest).await?)
 }
 
 /// Waits in the machine's own namespace until its address is there, then asks

@@ -106,7 +106,8 @@ impl<'a> MachineFiles<'a> {
         let user = self.machine.nspawn.get(section);
         for (key, value) in defaults {
             let lists = matches!(*key, "BindReadOnly" | "Parameters");
-            if lists || user.is_none_or(|keys| !keys.contains_key(*key)) {
+            let said = user.and_then(|keys| keys.get(*key)).map_or_else(Vec::new, Values::texts);
+            if said.is_empty() || (lists && !said.contains(value)) {
                 ini = ini.set(key, value);
             }
         }

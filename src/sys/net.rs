@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv6Net;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
@@ -173,14 +173,22 @@ impl Net {
         found.ok_or_else(|| NetError::NoLink(name.to_owned()))
     }
 
-    /// Takes a link down and up again, so that its other end asks for addresses anew.
+    /// Takes one end of a veth down and up again, so that the other end asks for
+    /// addresses anew. In between it must have been told, or it never notices:
+    /// the kernel announces a carrier a moment later, and only as it then is.
     ///
     /// # Errors
     /// When there is no such link.
-    pub async fn flap(&self, name: &str) -> Result<(), NetError> {
+    pub async fn flap(&self, name: &str, other_end: &mut Net) -> Result<(), NetError> {
         let index = self.find(name).await?.index;
         self.handle.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await?;
-        Ok(self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?)
+        let told = async |net: &Net| {
+            let other = net.links().await?.into_iter().find(|link| link.peer == Some(index));
+            Ok(other.is_none_or(|link| !link.up).then_some(()))
+        };
+        let told = other_end.wait(Duration::from_secs(2), told).await;
+        self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+        told.map(drop)
     }
 
     /// Makes a link a port of a bridge.
@@ -256,12 +264,16 @@ fn link(message: &LinkMessage) -> Link {
         mtu: 0,
         kind: None,
         master: None,
+        peer: None,
+        up: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
+            LinkAttribute::Link(index) => link.peer = Some(*index),
+            LinkAttribute::OperState(state) => link.up = *state == State::Up,
             LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
             LinkAttribute::PropList(props) => {
                 link.alternative_names.extend(props.iter().filter_map(|prop| match prop {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::lab::{Lab, until};
 use crate::must;
 
-const NSPAWN: &str = "# mine\n[Exec]\nPrivateUsers=pick\nEnvironment=A=1\nEnvironment=B=2\n\n[Files]\nBind=/srv\n\n[Network]\nVirtualEthernet=yes\n";
+const NSPAWN: &str = "# mine\n[Exec]\nBoot=yes\nParameters=systemd.firstboot=no\nPrivateUsers=pick\nEnvironment=A=1\nEnvironment=B=2\n\n[Files]\nBind=/srv\n\n[Network]\nVirtualEthernet=yes\n";
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
@@ -32,6 +32,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     until(Duration::from_secs(20), "it has a lease of the LAN", lease)?;
 
     let nspawn = lab.sh("cat /etc/systemd/nspawn/buildbot.nspawn")?;
+    must!(nspawn.matches("systemd.firstboot=no").count() == 1, "told twice:\n{nspawn}");
     for kept in ["Environment=A=1", "Environment=B=2", "Bind=/srv", "Bridge=vbr0"] {
         must!(nspawn.contains(kept), "{kept} is lost:\n{nspawn}");
     }

@@ -18,7 +18,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // Killed in the middle: the next run undoes it, and says so.
     let killed = lab.sh(
-        "nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
+        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
          until grep -q 'wait until' /tmp/out; do :; done; kill -9 $pid; wait $pid || echo $?",
     )?;
     must!(killed.trim() == "137", "it was not killed: {killed}");
@@ -30,7 +30,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // Ctrl-C: undone before it ends.
     let status = lab.sh(
-        "nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
+        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
          until grep -q 'wait until' /tmp/out; do :; done; kill -INT $pid; wait $pid || echo $?; cat /tmp/out",
     )?;
     must!(status.starts_with("1\n") && status.contains("interrupted"), "{status}");

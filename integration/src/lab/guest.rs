@@ -7,9 +7,9 @@ use super::host::Lab;
 use super::run::{check, words};
 use super::trees::subvolume;
 
-/// PID 1; it ends when nspawn asks it to.
+/// PID 1; it ends when nspawn asks it to, with SIGRTMIN+3, for which busybox has no name.
 const INIT: &str = "#!/bin/sh
-trap 'exit 0' RTMIN+3
+trap 'exit 0' 37
 /bin/busybox ip link set host0 up
 while :; do /bin/busybox sleep 3600 & wait $!; done
 ";

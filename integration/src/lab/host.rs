@@ -291,7 +291,10 @@ fn wait_ready(socket: &UnixDatagram, limit: Duration) -> Result<()> {
         let left =
             limit.checked_sub(start.elapsed()).filter(|d| !d.is_zero()).context("no READY=1 in time")?;
         socket.set_read_timeout(Some(left))?;
-        let length = socket.recv(&mut buffer).context("no READY=1 in time")?;
+        let length = match socket.recv(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            received => received.context("no READY=1 in time")?,
+        };
         if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
             return Ok(());
         }
