@@ -36,7 +36,7 @@ pub fn row(suite: Suite, what: &str, sides: &[Figures; 2], against: &str, to_rea
     let [ours, theirs] = sides;
     let ratio = ours.median() / theirs.median();
     println!(
-        "| {} | {what} | {} | {against} | | {} | {ratio:.2} | {to_reach} |",
+        "| {} | {what} | {} | {against} | {} | {ratio:.2} | {to_reach} |",
         suite.systemd(),
         ours.show(),
         theirs.show()
