@@ -66,7 +66,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     let plan = plan(&wanted, &session.observed)?;
     for note in &plan.notes {
         session.progress.end();
-        anstream::eprintln!("note: {}", super::text::tame(note));
+        super::text::err!("note: {}", super::text::tame(note));
     }
     if !plan.notes.is_empty() && !args.yes && !super::text::agree("Go on?")? {
         return Err(Fault::new("nothing was changed"));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anstream::eprintln;
+use super::text::err;
 
 use super::text;
 use crate::apply::{DeedError, Failure, JournalError};
@@ -43,12 +43,12 @@ impl Fault {
     pub fn print(&self) {
         let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
         for error in &self.errors {
-            eprintln!("{red}error:{reset} {}", text::tame(&describe(error)));
+            err!("{red}error:{reset} {}", text::tame(&describe(error)));
         }
         let mut said: Vec<&str> = Vec::new();
         for hint in self.hints.iter().map(String::as_str) {
             if !said.contains(&hint) {
-                eprintln!("{bold}hint:{reset} {}", text::tame(hint));
+                err!("{bold}hint:{reset} {}", text::tame(hint));
                 said.push(hint);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anstream::{eprintln, println};
+use super::text::{err, out};
 use clap::Args;
 
 use super::session::{bus, spec};
@@ -29,11 +29,11 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
         return Ok(0);
     }
     if rows.is_empty() {
-        println!("no machines; `nsctl create NAME --routed --image IMAGE` makes one");
+        out!("no machines; `nsctl create NAME --routed --image IMAGE` makes one");
         return Ok(0);
     }
     let header = ["NAME", "STATE", "NETWORK", "ADDRESSES", "INTERFACE"];
-    println!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
+    out!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
     Ok(0)
 }
 
@@ -50,7 +50,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     });
     let root = is_root();
     if observed.live && !root && !observed.machines.is_empty() && !global.quiet {
-        eprintln!("note: addresses are read from the machines' own networks, which takes root");
+        err!("note: addresses are read from the machines' own networks, which takes root");
     }
     let addresses = if root { observe::addresses(&observed.machines).await } else { BTreeMap::new() };
     Ok(view::rows(&observed, &spec, &leases, &addresses))

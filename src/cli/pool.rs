@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anstream::println;
+use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     if args.json {
         text::json(&view(pool, &leases))?;
     } else {
-        println!("{}", sheet(&view(pool, &leases)));
+        out!("{}", sheet(&view(pool, &leases)));
     }
     Ok(0)
 }

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use anstream::eprintln;
+use super::text::err;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::text::tame;
@@ -47,7 +47,7 @@ impl Listener for Progress {
         match &self.spinner {
             Some(spinner) => spinner.set_message(line),
             None if self.quiet => {}
-            None => eprintln!("{line}"),
+            None => err!("{line}"),
         }
     }
 
@@ -55,7 +55,7 @@ impl Listener for Progress {
         let line = tame(text);
         match &self.spinner {
             Some(spinner) => spinner.println(line),
-            None => eprintln!("{line}"),
+            None => err!("{line}"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anstream::println;
+use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
@@ -58,7 +58,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
         text::json(&PlanView { notes: &plan.notes, steps })?;
     } else {
-        println!("{}", sheet(&plan));
+        out!("{}", sheet(&plan));
     }
     Ok(if args.exit_code && !plan.steps.is_empty() { 3 } else { 0 })
 }
@@ -73,7 +73,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
         return Ok(0);
     }
     if !args.yes {
-        anstream::eprintln!("{}", sheet(&plan));
+        super::text::err!("{}", sheet(&plan));
         if !text::agree("Do that?")? {
             return Err(Fault::new("nothing was changed"));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anstream::println;
+use super::text::out;
 
 use super::progress::Progress;
 use super::{Fault, Global};
@@ -89,7 +89,7 @@ impl Session {
         let sightings = sightings?;
         if !self.quiet {
             for sighting in &sightings {
-                println!("{}", tell(sighting));
+                out!("{}", tell(sighting));
             }
         }
         Ok(sightings)
@@ -99,7 +99,7 @@ impl Session {
     pub fn say(&self, line: impl AsRef<str>) {
         self.progress.end();
         if !self.quiet {
-            println!("{}", super::text::tame(line.as_ref()));
+            out!("{}", super::text::tame(line.as_ref()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anstream::println;
+use super::text::out;
 use clap::Args;
 
 use super::list::look;
@@ -29,7 +29,7 @@ pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
     if args.json {
         text::json(row)?;
     } else {
-        println!("{}", sheet(global, row));
+        out!("{}", sheet(global, row));
     }
     Ok(0)
 }

@@ -2,6 +2,25 @@
 
 use comfy_table::{ContentArrangement, Table};
 
+/// A line to standard output. Nobody may be listening any more (`nsctl list |
+/// head`): that is no reason to end in the middle of a change.
+macro_rules! out {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(anstream::stdout(), $($text)*);
+    }};
+}
+
+/// The same to standard error.
+macro_rules! err {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(anstream::stderr(), $($text)*);
+    }};
+}
+
+pub(super) use {err, out};
+
 /// A text without control characters but line ends: escape sequences of a
 /// guest must not reach the terminal.
 pub fn tame(text: &str) -> String {
@@ -27,7 +46,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 /// Prints JSON for a script.
 pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
     let text = serde_json::to_string_pretty(value).map_err(|e| super::Fault::new(e.to_string()))?;
-    anstream::println!("{text}");
+    out!("{text}");
     Ok(())
 }
 
@@ -37,7 +56,7 @@ pub fn agree(question: &str) -> Result<bool, super::Fault> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(true);
     }
-    anstream::eprint!("{question} [y/N] ");
+    write!(anstream::stderr(), "{question} [y/N] ")?;
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
