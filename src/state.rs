@@ -1,10 +1,12 @@
 //! The state file: the leases, and what must outlive a crash.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::emit::ini::Ini;
+use crate::emit::{self, Origin, Owner};
 use crate::name::MachineName;
 use crate::pool::{Leases, Subnet};
 
@@ -27,7 +29,7 @@ impl StateError {
     pub fn hint(&self) -> String {
         match self {
             StateError::Damaged(_) => {
-                format!("put {STATE_FILE} back from a backup; it is left as it is, and nothing was changed")
+                "`nsctl state rebuild` makes it anew from the rendered files, and keeps the damaged one beside it".into()
             }
             StateError::Newer(_) => "use the nsctl that wrote it, or a newer one".into(),
         }
@@ -62,6 +64,22 @@ pub fn parse(text: Option<&str>) -> Result<Leases, StateError> {
     let file: File = toml::from_str(text).map_err(damaged)?;
     Leases::new(file.leases, file.resting)
         .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))
+}
+
+/// The leases that rendered files show: a routed machine's own name its /64.
+/// What rested is forgotten.
+///
+/// # Errors
+/// When two files name one subnet.
+pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<Leases, StateError> {
+    let held = files.iter().filter_map(|(path, text)| {
+        let Owner::Machine(name) = emit::owner_of(path) else { return None };
+        let prefix = Ini::parse(text).get("IPv6Prefix", "Prefix")?.parse().ok()?;
+        let ours = Origin::of(text) != Origin::Foreign;
+        ours.then_some((name, prefix))
+    });
+    Leases::new(held.collect(), Vec::new())
+        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))
 }
 
 /// The text of the state file.

@@ -1,17 +1,14 @@
 //! `nsctl list`: all machines, with the addresses that they really have.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use super::text::{err, out};
 use clap::Args;
+use std::collections::BTreeMap;
 
-use super::session::{bus, spec};
+use super::session::{bus, leases, spec};
 use super::view::{self, Row};
 use super::{Fault, Global, text};
 use crate::observe;
 use crate::spec::Spec;
-use crate::state::{self, STATE_FILE};
 use crate::sys::{Disk, is_root};
 
 /// Show all machines, those of others too
@@ -43,7 +40,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     let observed = observe::machines(&disk, bus.as_ref()).await?;
-    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let leases = leases(&observed)?;
     let spec = spec(&observed).unwrap_or_else(|problems| {
         Fault::from(problems).print();
         Spec::default()

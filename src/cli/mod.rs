@@ -14,6 +14,7 @@ mod remove;
 mod run;
 mod session;
 mod show;
+mod state;
 mod text;
 mod view;
 
@@ -75,6 +76,9 @@ enum Verb {
     Apply(reconcile::Apply),
     /// Show the prefix: what is leased, resting and free
     Pool(pool::PoolArgs),
+    /// The state file
+    #[command(subcommand)]
+    State(state::State),
     /// Print a shell's completions
     Completions {
         /// The shell
@@ -103,6 +107,7 @@ impl Cli {
             Verb::Plan(args) => reconcile::plan(&global, args).await,
             Verb::Apply(args) => reconcile::apply(&global, args).await,
             Verb::Pool(args) => pool::run(&global, args).await,
+            Verb::State(args) => state::run(&global, args).await,
             Verb::Completions { shell } => {
                 let mut command = <Cli as clap::CommandFactory>::command();
                 clap_complete::generate(shell, &mut command, "nsctl", &mut std::io::stdout());

@@ -1,17 +1,14 @@
 //! `nsctl pool`: the prefix, and who holds what.
 
-use std::path::Path;
-
 use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::spec;
+use super::session::{leases, spec};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::observe;
 use crate::pool::{Leases, Pool, Subnet};
-use crate::state::{self, STATE_FILE};
 use crate::sys::Disk;
 
 /// Show the prefix: what is leased, resting and free
@@ -42,7 +39,7 @@ struct Lease<'a> {
 pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let observed = observe::host(&disk, None).await?;
-    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let leases = leases(&observed)?;
     let Some(pool) = spec(&observed)?.host.pool else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };

@@ -1,19 +1,16 @@
 //! `nsctl plan` and `nsctl apply`: the host as its files say, as a whole.
 
-use std::path::Path;
-
 use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{Session, bus, spec};
+use super::session::{Session, bus, leases, spec};
 use super::{Fault, Global, text};
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Scope, Step, Wanted, diff, plan as make, settle};
 use crate::pool::Leases;
 use crate::spec::{MachineSpec, Spec};
-use crate::state::{self, STATE_FILE};
 use crate::sys::Disk;
 
 /// Show what `apply` would do, and why
@@ -52,7 +49,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     let observed = observe::host(&disk, bus.as_ref()).await?;
-    let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+    let leases = leases(&observed)?;
     let plan = make(&everything(spec(&observed)?, leases, &observed)?, &observed)?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();

@@ -14,7 +14,7 @@ use crate::observed::Observed;
 use crate::plan::{Plan, Wanted, plan};
 use crate::pool::Leases;
 use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
-use crate::state::{self, STATE_FILE};
+use crate::state::{self, STATE_FILE, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
 
 /// The host, locked and read.
@@ -50,6 +50,14 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
 impl Session {
     /// Locks the host, mends what a killed nsctl left, and reads everything.
     pub async fn begin(global: &Global) -> Result<Session, Fault> {
+        Session::begin_with(global, leases).await
+    }
+
+    /// The same, with another way to come by the leases.
+    pub async fn begin_with(
+        global: &Global,
+        leases: impl Fn(&Observed) -> Result<Leases, StateError>,
+    ) -> Result<Session, Fault> {
         must_be_root(global)?;
         if !global.root.is_dir() {
             return Err(Fault::new(format!("{} is not a folder", global.root.display())));
@@ -62,7 +70,7 @@ impl Session {
         let bus = bus(global).await?;
         apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
         let observed = observe::host(&disk, bus.as_ref()).await?;
-        let leases = state::parse(observed.file(Path::new(STATE_FILE)))?;
+        let leases = leases(&observed)?;
         let spec = spec(&observed)?;
         Ok(Session { disk, bus, observed, spec, leases, progress, quiet: global.quiet, _lock: lock })
     }
@@ -101,6 +109,14 @@ impl Session {
         if !self.quiet {
             out!("{}", super::text::tame(line.as_ref()));
         }
+    }
+}
+
+/// The leases: from the state file, or from the rendered files where it is missing.
+pub fn leases(observed: &Observed) -> Result<Leases, StateError> {
+    match observed.file(Path::new(STATE_FILE)) {
+        None => state::rebuild(&observed.files),
+        text => state::parse(text),
     }
 }
 

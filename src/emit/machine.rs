@@ -7,7 +7,7 @@ use super::ini::Ini;
 use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
-use crate::spec::{HostSpec, MachineSpec, Network, Routed, Values};
+use crate::spec::{HostSpec, Limits, MachineSpec, Network, Routed, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 const GATEWAY: &str = "fe80::1";
@@ -93,6 +93,11 @@ impl<'a> MachineFiles<'a> {
             }
             Place::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
         }
+        let [exec, files, _] = &mut sections[..] else { return String::new() };
+        exec.1
+            .extend(self.machine.environment.iter().map(|(key, value)| ("Environment", quoted(key, value))));
+        files.1.extend(self.machine.bind.iter().map(|bind| ("Bind", bind.clone())));
+        files.1.extend(self.machine.bind_read_only.iter().map(|bind| ("BindReadOnly", bind.clone())));
         let mut ini = Ini::new();
         for (section, defaults) in sections {
             ini = self.with_user_settings(ini.section(section), section, &defaults);
@@ -105,7 +110,7 @@ impl<'a> MachineFiles<'a> {
     fn with_user_settings(&self, mut ini: Ini, section: &str, defaults: &[(&str, String)]) -> Ini {
         let user = self.machine.nspawn.get(section);
         for (key, value) in defaults {
-            let lists = matches!(*key, "BindReadOnly" | "Parameters");
+            let lists = matches!(*key, "Bind" | "BindReadOnly" | "Environment" | "Parameters");
             let said = user.and_then(|keys| keys.get(*key)).map_or_else(Vec::new, Values::texts);
             if said.is_empty() || (lists && !said.contains(value)) {
                 ini = ini.set(key, value);
@@ -186,13 +191,25 @@ impl<'a> MachineFiles<'a> {
             Place::Bridge(bridge) => Some(device_unit(bridge)),
             Place::Routed { .. } => None,
         };
-        if description.is_none() && device.is_none() {
-            return None;
+        let limits = &self.machine.limits;
+        let mut ini = Ini::new();
+        if description.is_some() || device.is_some() {
+            // nspawn fails where its bridge is not there yet.
+            ini = ini.section("Unit").set_some("Description", description);
+            ini = ini.set_some("Wants", device.as_ref()).set_some("After", device.as_ref());
         }
-        // nspawn fails where its bridge is not there yet.
-        let ini = Ini::new().section("Unit").set_some("Description", description);
-        Some(ini.set_some("Wants", device.as_ref()).set_some("After", device.as_ref()).render())
+        if *limits != Limits::default() {
+            ini = ini.section("Service").set_some("MemoryMax", limits.memory.as_ref());
+            ini = ini.set_some("CPUQuota", limits.cpu.as_ref()).set_some("TasksMax", limits.tasks);
+        }
+        (ini != Ini::new()).then(|| ini.render())
     }
+}
+
+/// A variable as systemd.syntax(7) quotes it.
+fn quoted(key: &str, value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{key}={escaped}\"")
 }
 
 /// The unit of an interface, escaped as systemd-escape(1) does.

@@ -155,7 +155,7 @@ gateway = ["192.168.5.1"]
         let definitions = [
             (
                 "minecraft",
-                "image = \"debian-13\"\ndescription = \"100 % fun\"\n[network]\nmode = \"routed\"\n",
+                "image = \"debian-13\"\ndescription = \"100 % fun\"\nbind = [\"/srv/world:/world\"]\n[network]\nmode = \"routed\"\n[environment]\nMOTD = \"say \\\"hi\\\"\"\n[limits]\nmemory = \"2G\"\ncpu = \"150%\"\ntasks = 500\n",
             ),
             (
                 "buildbot",

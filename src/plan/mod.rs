@@ -58,6 +58,8 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     All,
+    /// Just the state and the user's own files.
+    Records,
     Host,
     Bridge(IfName),
     Machine(MachineName),

@@ -19,8 +19,45 @@ pub struct MachineSpec {
     /// Whether it starts with the host.
     pub autostart: bool,
     pub network: Network,
+    /// Folders of the host that the machine sees: `/path` or `/host/path:/machine/path`.
+    pub bind: Vec<String>,
+    /// The same, but only to read.
+    pub bind_read_only: Vec<String>,
+    /// Environment variables of the machine's PID 1.
+    pub environment: BTreeMap<String, String>,
+    pub limits: Limits,
     /// Settings handed through to the .nspawn file unchanged: section, key, values.
     pub nspawn: NspawnTable,
+}
+
+/// What the machine may take (systemd.resource-control(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes, with a suffix K, M, G or T; or percent of the host's.
+    pub memory: Option<String>,
+    /// Percent of one processor: "150%".
+    pub cpu: Option<String>,
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+}
+
+impl Limits {
+    fn faults(&self) -> Vec<String> {
+        let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let mut faults = Vec::new();
+        if let Some(memory) = &self.memory
+            && !digits(memory.strip_suffix(['K', 'M', 'G', 'T', '%']).unwrap_or(memory))
+        {
+            faults.push(format!("limits.memory: {memory:?} is not a size such as \"2G\""));
+        }
+        if let Some(cpu) = &self.cpu
+            && !cpu.strip_suffix('%').is_some_and(digits)
+        {
+            faults.push(format!("limits.cpu: {cpu:?} is not a share such as \"150%\""));
+        }
+        faults
+    }
 }
 
 /// How the machine meets the world.
@@ -81,6 +118,14 @@ struct File {
     autostart: Option<bool>,
     network: NetworkTable,
     #[serde(default)]
+    bind: Vec<String>,
+    #[serde(default, rename = "bind-read-only")]
+    bind_read_only: Vec<String>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
     nspawn: NspawnTable,
 }
 
@@ -103,7 +148,17 @@ enum Mode {
 impl MachineSpec {
     /// A machine of which only its network is known.
     pub fn new(network: Network) -> MachineSpec {
-        MachineSpec { image: None, description: None, autostart: true, network, nspawn: NspawnTable::new() }
+        MachineSpec {
+            image: None,
+            description: None,
+            autostart: true,
+            network,
+            bind: Vec::new(),
+            bind_read_only: Vec::new(),
+            environment: BTreeMap::new(),
+            limits: Limits::default(),
+            nspawn: NspawnTable::new(),
+        }
     }
 
     /// Parses one definition.
@@ -113,16 +168,17 @@ impl MachineSpec {
     pub fn parse(path: &Path, text: &str) -> Result<MachineSpec, Vec<Problem>> {
         let file: File = toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
         let mut problems: Vec<Problem> =
-            table_faults(&file.nspawn).into_iter().map(|message| Problem::whole(path, message)).collect();
-        if let Some(text) = file.description.as_deref().filter(|text| text.contains(char::is_control)) {
-            problems.push(Problem::whole(path, format!("the description {text:?} is not one plain line")));
-        }
+            file.faults().into_iter().map(|message| Problem::whole(path, message)).collect();
         match network(file.network) {
             Ok(network) if problems.is_empty() => Ok(MachineSpec {
                 image: file.image,
                 description: file.description,
                 autostart: file.autostart.unwrap_or(true),
                 network,
+                bind: file.bind,
+                bind_read_only: file.bind_read_only,
+                environment: file.environment,
+                limits: file.limits,
                 nspawn: file.nspawn,
             }),
             Ok(_) => Err(problems),
@@ -131,6 +187,34 @@ impl MachineSpec {
                 Err(problems)
             }
         }
+    }
+}
+
+impl File {
+    /// What is wrong beside the network.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = table_faults(&self.nspawn);
+        faults.extend(self.limits.faults());
+        if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
+            faults.push(format!("the description {text:?} is not one plain line"));
+        }
+        let plain = |text: &str| !text.contains(char::is_control) && !text.ends_with('\\');
+        for bind in self.bind.iter().chain(&self.bind_read_only) {
+            if !bind.split(':').take(2).all(|path| path.starts_with('/')) || !plain(bind) {
+                faults.push(format!("{bind:?} is not a path such as \"/srv\" or \"/srv/world:/world\""));
+            }
+        }
+        for (key, value) in &self.environment {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if key.is_empty()
+                || !key.chars().all(word)
+                || key.starts_with(|c: char| c.is_ascii_digit())
+                || !plain(value)
+            {
+                faults.push(format!("environment: {key:?} = {value:?} cannot be a variable"));
+            }
+        }
+        faults
     }
 }
 

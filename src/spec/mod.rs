@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use host::{AcceptRa, BridgeSpec, Defaults, HostSpec, Uplink};
-pub use machine::{MachineSpec, Network, NspawnTable, Routed, Values, decided_by_network};
+pub use machine::{Limits, MachineSpec, Network, NspawnTable, Routed, Values, decided_by_network};
 pub use problem::{Problem, Problems};
 
 use crate::name::{IfName, MachineName};

@@ -1,0 +1,34 @@
+//! `nsctl state rebuild`: the leases, read back from the rendered files.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::session::Session;
+use super::{Fault, Global};
+use crate::plan::{Scope, Wanted};
+use crate::state::{self, STATE_FILE};
+
+/// The state file
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Make the state file anew from the rendered files; a damaged one is kept beside it
+    Rebuild,
+}
+
+pub async fn run(global: &Global, State::Rebuild: State) -> Result<u8, Fault> {
+    let session = Session::begin_with(global, |observed| state::rebuild(&observed.files)).await?;
+    let there = session.observed.file(Path::new(STATE_FILE));
+    if there.is_some_and(|text| state::parse(Some(text)).is_ok()) {
+        return Err(Fault::new(format!("{STATE_FILE} is there and in order"))
+            .hint("delete it first if you do want the leases of the rendered files"));
+    }
+    // The scope holds nothing that could have files: only the records are written.
+    let mut wanted = Wanted::new(session.spec.clone(), session.leases.clone(), Scope::Records);
+    if let Some(text) = there {
+        wanted.inputs.insert(format!("{STATE_FILE}.damaged").into(), Some(text.to_owned()));
+    }
+    session.carry_out(&wanted).await?;
+    session.say(format!("{} leases are in {STATE_FILE} again", session.leases.held().len()));
+    Ok(0)
+}
