@@ -8,6 +8,7 @@ LAB = target/release/lab
 
 build:
 	$(CARGO) build --release --workspace
+	$(CARGO) build --profile faults --features faults
 
 # What the laboratory needs besides a Rust toolchain.
 PACKAGES = mmdebstrap btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static

@@ -10,6 +10,8 @@ use crate::emit::{self, Origin, Owner};
 use crate::name::MachineName;
 use crate::pool::{Leases, Subnet};
 
+/// What nsctl keeps for itself.
+pub const STATE_DIR: &str = "/var/lib/nsctl";
 /// Where the leases are kept.
 pub const STATE_FILE: &str = "/var/lib/nsctl/state.toml";
 /// The format that this nsctl writes.

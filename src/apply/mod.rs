@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::state::STATE_DIR;
 pub use deeds::DeedError;
 pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, undo};
-use crate::sys::{Bus, Disk, DiskError, now};
+use crate::sys::{Bus, Disk, DiskError, fault, now};
 
 /// The host, and somebody who hears what happens to it.
 #[derive(Clone, Copy)]
@@ -83,6 +84,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     if plan.steps.is_empty() {
         return Ok(Vec::new());
     }
+    fault::point();
     let mut journal = Journal::begin(world.disk, command, &plan.steps)?;
     let mut sightings = Vec::new();
     let mut interrupt = Interrupt::new();
@@ -91,6 +93,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
         if step.is_final() && !journal.is_final {
             journal.make_final(world.disk)?;
         }
+        fault::point();
         world.listener.begins(step);
         if matches!(step, Step::Start { .. }) {
             started = now();
@@ -107,6 +110,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
             Err(fault) => return Err(fall_back(world, &plan.steps, index, fault).await),
         }
     }
+    fault::point();
     Journal::end(world.disk)?;
     Ok(sightings)
 }
@@ -155,7 +159,15 @@ async fn revert(world: World<'_>, done: &[Step]) -> Vec<String> {
 /// # Errors
 /// When the journal cannot be read, or not everything could be undone.
 pub async fn recover(world: World<'_>) -> Result<(), Failure> {
+    world.disk.sweep(STATE_DIR.as_ref())?;
     let Some(journal) = Journal::find(world.disk)? else { return Ok(()) };
+    for step in &journal.steps {
+        if let Step::Write { path, .. } = step
+            && let Some(folder) = path.parent()
+        {
+            world.disk.sweep(folder)?;
+        }
+    }
     if journal.is_final {
         world.listener.says(&format!("finishing `nsctl {}`, which was cut short", journal.command));
         for step in journal.steps.iter().filter(|step| step.is_final()) {

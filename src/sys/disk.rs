@@ -34,6 +34,8 @@ impl DiskError {
     }
 }
 
+/// How the names of files begin that are being written.
+const DRAFT: &str = ".nsctl-draft-";
 /// No configuration or state file is larger.
 const LIMIT: u64 = 64 << 20;
 
@@ -98,12 +100,30 @@ impl Disk {
         let place = self.at(path)?;
         let folder = place.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder)?;
-        let mut draft = tempfile::Builder::new().prefix(".nsctl-").tempfile_in(folder)?;
+        let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         draft.write_all(text.as_bytes())?;
         draft.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         draft.as_file().sync_all()?;
+        super::fault::point();
         draft.persist(&place).map_err(|e| e.error)?;
+        super::fault::point();
         sync_folder(folder)
+    }
+
+    /// Removes the drafts that a killed run left in a folder. Nobody else is
+    /// writing: the host is locked.
+    ///
+    /// # Errors
+    /// When one stays.
+    pub fn sweep(&self, dir: &Path) -> Result<(), DiskError> {
+        let Ok(entries) = fs::read_dir(self.at(dir)?) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a file, and the folder that it was the last in, if that is a drop-in's.
@@ -170,7 +190,7 @@ impl Disk {
         let names: Result<Vec<String>, std::io::Error> =
             entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
         let mut names = names?;
-        names.retain(|name| !name.starts_with(".nsctl-"));
+        names.retain(|name| !name.starts_with(DRAFT));
         names.sort();
         Ok(names)
     }

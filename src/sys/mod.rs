@@ -5,6 +5,7 @@
 
 pub mod bus;
 pub mod disk;
+pub mod fault;
 pub mod kernel;
 pub mod lock;
 pub mod net;

@@ -37,6 +37,12 @@ cases! {
     edited_file,
     no_services,
     undo,
+    killed,
+    bad_disk,
+    definitions,
+    lost_state,
+    units,
+    in_parallel,
 }
 
 /// Fails with the text unless the condition holds.

@@ -69,7 +69,11 @@ impl Lab {
         }
         subvolume(&self.dir.join("machines"))?;
         snapshot(&self.guest, &self.dir.join("machines/debian-13"))?;
-        fs::copy(binary()?, self.dir.join("upper/usr/local/bin/nsctl"))?;
+        for (name, path) in
+            [("nsctl", binary("NSCTL_BIN", "")?), ("nsctl-faults", binary("NSCTL_FAULTS_BIN", "../faults/")?)]
+        {
+            fs::copy(path, self.dir.join("upper/usr/local/bin").join(name))?;
+        }
         Ok(())
     }
 
@@ -327,14 +331,14 @@ fn remove_groups(path: &Path) -> Result<()> {
     Ok(fs::remove_dir(path)?)
 }
 
-/// The nsctl under test: NSCTL_BIN, or the one built beside this harness.
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("NSCTL_BIN") {
+/// The nsctl under test: what the variable names, or the one built beside this harness.
+fn binary(variable: &str, place: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
-    let beside = std::env::current_exe()?.with_file_name("nsctl");
+    let beside = std::env::current_exe()?.with_file_name(format!("{place}nsctl"));
     if !beside.exists() {
-        bail!("{} is not there; `cargo build --release` makes it", beside.display());
+        bail!("{} is not there; `make build` makes it", beside.display());
     }
     Ok(beside)
 }
