@@ -1,6 +1,6 @@
 //! The state file: the leases, and what must outlive a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -38,12 +38,22 @@ impl StateError {
     }
 }
 
+/// What nsctl remembers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    pub leases: Leases,
+    /// Machines whose trees nsctl made, and may delete with them.
+    pub trees: BTreeSet<MachineName>,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     version: u32,
     #[serde(default)]
     resting: Vec<Subnet>,
+    #[serde(default)]
+    trees: BTreeSet<MachineName>,
     #[serde(default)]
     leases: BTreeMap<MachineName, Subnet>,
 }
@@ -52,8 +62,8 @@ struct File {
 ///
 /// # Errors
 /// When the file is damaged or of a newer format.
-pub fn parse(text: Option<&str>) -> Result<Leases, StateError> {
-    let Some(text) = text else { return Ok(Leases::default()) };
+pub fn parse(text: Option<&str>) -> Result<State, StateError> {
+    let Some(text) = text else { return Ok(State::default()) };
     let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
     let version = toml::from_str::<toml::Table>(text).map_err(damaged)?;
     match version.get("version").and_then(toml::Value::as_integer) {
@@ -64,30 +74,36 @@ pub fn parse(text: Option<&str>) -> Result<Leases, StateError> {
         _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
     }
     let file: File = toml::from_str(text).map_err(damaged)?;
-    Leases::new(file.leases, file.resting)
-        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))
+    let leases = Leases::new(file.leases, file.resting)
+        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))?;
+    Ok(State { leases, trees: file.trees })
 }
 
 /// The leases that rendered files show: a routed machine's own name its /64.
-/// What rested is forgotten.
+/// What rested is forgotten, and so is which trees are nsctl's to delete.
 ///
 /// # Errors
 /// When two files name one subnet.
-pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<Leases, StateError> {
+pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     let held = files.iter().filter_map(|(path, text)| {
         let Owner::Machine(name) = emit::owner_of(path) else { return None };
         let prefix = Ini::parse(text).get("IPv6Prefix", "Prefix")?.parse().ok()?;
         let ours = Origin::of(text) != Origin::Foreign;
         ours.then_some((name, prefix))
     });
-    Leases::new(held.collect(), Vec::new())
-        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))
+    let leases = Leases::new(held.collect(), Vec::new())
+        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))?;
+    Ok(State { leases, trees: BTreeSet::new() })
 }
 
 /// The text of the state file.
-pub fn render(leases: &Leases) -> String {
+pub fn render(State { leases, trees }: &State) -> String {
     use std::fmt::Write;
-    let mut text = format!("{HEADER}version = {VERSION}\nresting = [");
+    let mut text = format!("{HEADER}version = {VERSION}\ntrees = [");
+    for name in trees {
+        let _ = write!(text, "\n    \"{name}\",");
+    }
+    text.push_str(if trees.is_empty() { "]\nresting = [" } else { "\n]\nresting = [" });
     for subnet in leases.resting() {
         let _ = write!(text, "\n    \"{subnet}\",");
     }
@@ -125,7 +141,7 @@ mod tests {
         ] {
             assert!(matches!(fault(text), StateError::Damaged(_)), "{text}");
         }
-        assert!(parse(None).unwrap().held().is_empty());
+        assert!(parse(None).unwrap().leases.held().is_empty());
     }
 
     proptest! {
@@ -137,8 +153,9 @@ mod tests {
             let pool: crate::pool::Pool = "2001:db8::/32".parse().unwrap();
             let held = names.iter().filter_map(|name| name.parse().ok()).zip((1..).filter_map(|k| pool.subnet(k)));
             let rest = resting.into_iter().filter_map(|k| pool.subnet(k)).collect();
-            let leases = Leases::new(held.collect(), rest).unwrap();
-            prop_assert_eq!(parse(Some(&render(&leases))).unwrap(), leases);
+            let trees = names.iter().take(3).filter_map(|name| name.parse().ok()).collect();
+            let state = State { leases: Leases::new(held.collect(), rest).unwrap(), trees };
+            prop_assert_eq!(parse(Some(&render(&state))).unwrap(), state);
         }
     }
 }

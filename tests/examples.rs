@@ -8,8 +8,8 @@ use std::path::Path;
 
 use nsctl::observed::Observed;
 use nsctl::plan::{Scope, Step, Wanted, plan, settle};
-use nsctl::pool::Leases;
 use nsctl::spec::{MACHINES_DIR, Spec};
+use nsctl::state::State;
 
 const HOST: &str = "pool = \"2001:db8:a::/48\"\n[bridge.vbr0]\nuplink = \"enp6s0\"\n";
 
@@ -26,8 +26,8 @@ fn every_example_is_planned_and_then_at_rest() {
         .collect();
     assert!(definitions.len() >= 3);
     let spec = Spec::parse(Some(HOST), &definitions).unwrap();
-    let leases = settle(&spec, Leases::default()).unwrap();
-    let wanted = Wanted::new(spec, leases, Scope::All);
+    let leases = settle(&spec, State::default().leases, &Scope::All).unwrap();
+    let wanted = Wanted::new(spec, State { leases, ..State::default() }, Scope::All);
 
     let mut observed = Observed::default();
     let first = plan(&wanted, &observed).unwrap();

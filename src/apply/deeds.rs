@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Sighting, World};
+use crate::emit::nspawn_file;
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
 use crate::plan::Step;
 use crate::pool::Pool;
+use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel, now, ping};
 
@@ -40,6 +42,10 @@ pub enum DeedError {
     Networkd { look_at: String },
     #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
     Touched(PathBuf),
+    #[error(transparent)]
+    Journal(#[from] super::JournalError),
+    #[error("interrupted")]
+    Interrupted,
     #[error("that needs a running host, not a folder of files")]
     Offline,
 }
@@ -63,7 +69,7 @@ impl DeedError {
 
     /// Whether the step that failed left nothing that must be undone.
     pub fn left_nothing(&self) -> bool {
-        matches!(self, DeedError::TreeTaken(_))
+        matches!(self, DeedError::TreeTaken(_) | DeedError::Journal(_))
     }
 }
 
@@ -136,11 +142,22 @@ pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
             return Err(DeedError::Touched(path.clone()));
         }
     }
+    if let (Step::RemoveImage { name }, Some(bus)) = (step, world.bus) {
+        bus.cancel_import(name).await?;
+    }
     if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
     {
         perform(world, step, now()).await?;
     }
     Ok(())
+}
+
+/// Ends the making of a tree that somebody does not want to wait for.
+pub async fn cancel(world: World<'_>, step: &Step) {
+    if let (Step::ImportTar { to, .. }, Some(bus)) = (step, world.bus) {
+        // It may be over already.
+        let _ = bus.cancel_import(to).await;
+    }
 }
 
 fn units(machines: &[MachineName]) -> Vec<String> {
@@ -149,8 +166,21 @@ fn units(machines: &[MachineName]) -> Vec<String> {
 
 fn write(world: World<'_>, path: &Path, text: Option<&str>) -> Result<(), DiskError> {
     match text {
-        Some(text) => world.disk.write(path, text),
+        Some(text) => world.disk.write_like(path, text, &model(path)),
         None => world.disk.remove(path),
+    }
+}
+
+/// The file whose permissions a new one gets: what is copied from a private
+/// .nspawn file stays private.
+fn model(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(original) = name.strip_suffix(".before-nsctl") {
+        return path.with_file_name(original);
+    }
+    match name.strip_suffix(".toml").and_then(|name| name.parse().ok()) {
+        Some(machine) if path.starts_with(MACHINES_DIR) => nspawn_file(&machine),
+        _ => path.to_owned(),
     }
 }
 

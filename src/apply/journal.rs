@@ -30,17 +30,37 @@ impl JournalError {
     }
 }
 
-/// The steps of a plan. Each can be undone whether or not it was begun, so it
-/// is enough to know all of them, and whether the point of no return is passed.
+/// What the next nsctl does with a plan that was cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// What was begun is undone.
+    Undo,
+    /// All was done; it was only not yet seen to work.
+    Keep,
+    /// There is no way back: the rest is done.
+    Finish,
+}
+
+/// The steps of a plan, and how far it may have come. Undoing a write that was
+/// not begun does no harm, so not every step is noted: only those that make or
+/// start something, which must not be undone unless they were begun.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     version: u32,
     /// The words after `nsctl`, for the user.
     pub command: String,
-    /// Set before the first step that cannot be undone.
-    pub is_final: bool,
+    pub fate: Fate,
+    /// No step from this one on has been begun.
+    pub reached: usize,
     pub steps: Vec<Step>,
+}
+
+/// The first step from `from` on that must be noted before it is begun.
+fn milestone(steps: &[Step], from: usize) -> usize {
+    let next = steps.iter().skip(from).position(Step::is_milestone);
+    next.map_or(steps.len(), |next| from + next)
 }
 
 impl Journal {
@@ -49,24 +69,49 @@ impl Journal {
     /// # Errors
     /// When it cannot be kept; nothing must be done then.
     pub fn begin(disk: &Disk, command: &str, steps: &[Step]) -> Result<Journal, JournalError> {
-        let journal =
-            Journal { version: VERSION, command: command.to_owned(), is_final: false, steps: steps.to_vec() };
+        let journal = Journal {
+            version: VERSION,
+            command: command.to_owned(),
+            fate: Fate::Undo,
+            reached: milestone(steps, 0),
+            steps: steps.to_vec(),
+        };
         journal.save(disk)?;
         Ok(journal)
     }
 
-    /// Writes down that there is no way back.
+    /// Writes down, before a step, what must be known of it after a crash.
+    ///
+    /// # Errors
+    /// When it cannot be kept; the step must not be begun then.
+    pub fn reach(&mut self, disk: &Disk, index: usize) -> Result<(), JournalError> {
+        let step = &self.steps[index];
+        let all_done = self.steps[index..].iter().all(Step::is_check);
+        let fate = match self.fate {
+            Fate::Undo if step.is_final() => Fate::Finish,
+            Fate::Undo if all_done => Fate::Keep,
+            fate => fate,
+        };
+        let reached = if step.is_milestone() { milestone(&self.steps, index + 1) } else { self.reached };
+        if (fate, reached) == (self.fate, self.reached) {
+            return Ok(());
+        }
+        (self.fate, self.reached) = (fate, reached);
+        self.save(disk)
+    }
+
+    /// Writes down that a step failed, and that all of it is being undone.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub fn make_final(&mut self, disk: &Disk) -> Result<(), JournalError> {
-        self.is_final = true;
+    pub fn fall_back(&mut self, disk: &Disk) -> Result<(), JournalError> {
+        self.fate = Fate::Undo;
         self.save(disk)
     }
 
     fn save(&self, disk: &Disk) -> Result<(), JournalError> {
         let text = serde_json::to_string(self).map_err(|e| JournalError::Damaged(e.to_string()))?;
-        Ok(disk.write(Path::new(JOURNAL_FILE), &text)?)
+        Ok(disk.write_private(Path::new(JOURNAL_FILE), &text)?)
     }
 
     /// What a killed nsctl left.

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::state::STATE_DIR;
 pub use deeds::DeedError;
+use journal::Fate;
 pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
 use crate::name::MachineName;
@@ -54,6 +55,8 @@ pub enum Failure {
     },
     #[error("interrupted")]
     Interrupted { left: Vec<String> },
+    #[error("what `nsctl {command}` had begun cannot be undone")]
+    Unmended { command: String, left: Vec<String> },
     #[error("cannot finish: {doing}; the next nsctl tries again")]
     Unfinished {
         doing: String,
@@ -70,7 +73,9 @@ impl Failure {
     /// What could not be undone.
     pub fn left(&self) -> &[String] {
         match self {
-            Failure::Step { left, .. } | Failure::Interrupted { left } => left,
+            Failure::Step { left, .. } | Failure::Interrupted { left } | Failure::Unmended { left, .. } => {
+                left
+            }
             _ => &[],
         }
     }
@@ -90,24 +95,32 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     let mut interrupt = Interrupt::new();
     let mut started = now();
     for (index, step) in plan.steps.iter().enumerate() {
-        if step.is_final() && !journal.is_final {
-            journal.make_final(world.disk)?;
+        if let Err(error) = journal.reach(world.disk, index) {
+            return Err(fall_back(world, &mut journal, index, Some(error.into())).await);
         }
         fault::point();
         world.listener.begins(step);
         if matches!(step, Step::Start { .. }) {
             started = now();
         }
+        let is_final = journal.fate == Fate::Finish;
+        let mut doing = std::pin::pin!(deeds::perform(world, step, started));
         let done = tokio::select! {
-            done = deeds::perform(world, step, started) => done.map_err(Some),
-            () = interrupt.came(), if !journal.is_final => Err(None),
+            done = &mut doing => done.map_err(Some),
+            () = interrupt.came(), if !is_final => {
+                if step.makes_tree() {
+                    deeds::cancel(world, step).await;
+                    let _ = doing.await;
+                }
+                Err(None)
+            }
         };
         match done {
             Ok(sighting) => sightings.extend(sighting),
-            Err(Some(source)) if journal.is_final => {
+            Err(Some(source)) if is_final => {
                 return Err(Failure::Unfinished { doing: step.describe(), source: Box::new(source) });
             }
-            Err(fault) => return Err(fall_back(world, &plan.steps, index, fault).await),
+            Err(fault) => return Err(fall_back(world, &mut journal, index, fault).await),
         }
     }
     fault::point();
@@ -120,12 +133,24 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
 /// # Errors
 /// When it is not.
 pub async fn verify(world: World<'_>, check: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
-    deeds::perform(world, check, started).await
+    let mut interrupt = Interrupt::new();
+    tokio::select! {
+        done = deeds::perform(world, check, started) => done,
+        () = interrupt.came() => Err(DeedError::Interrupted),
+    }
 }
 
-async fn fall_back(world: World<'_>, steps: &[Step], failed: usize, fault: Option<DeedError>) -> Failure {
-    // The step that failed may have been done in part. An image is not: its maker cleans up.
+async fn fall_back(
+    world: World<'_>,
+    journal: &mut Journal,
+    failed: usize,
+    fault: Option<DeedError>,
+) -> Failure {
+    // The step that failed may have been done in part, unless it says that it was not.
     let begun = if fault.as_ref().is_some_and(DeedError::left_nothing) { failed } else { failed + 1 };
+    // Where even this cannot be written, the undoing may still work.
+    let _ = journal.fall_back(world.disk);
+    let steps = &journal.steps;
     let mut left = revert(world, &steps[..begun]).await;
     if left.is_empty()
         && let Err(error) = Journal::end(world.disk)
@@ -168,22 +193,35 @@ pub async fn recover(world: World<'_>) -> Result<(), Failure> {
             world.disk.sweep(folder)?;
         }
     }
-    if journal.is_final {
-        world.listener.says(&format!("finishing `nsctl {}`, which was cut short", journal.command));
-        for step in journal.steps.iter().filter(|step| step.is_final()) {
-            world.listener.begins(step);
-            deeds::perform(world, step, now())
-                .await
-                .map_err(|source| Failure::Unfinished { doing: step.describe(), source: Box::new(source) })?;
+    let Journal { command, steps, .. } = &journal;
+    match journal.fate {
+        Fate::Keep => world.listener.says(&format!(
+            "`nsctl {command}` was cut short when all was done, and only whether it works was not yet seen"
+        )),
+        Fate::Finish => {
+            world.listener.says(&format!("finishing `nsctl {command}`, which was cut short"));
+            finish(world, steps).await?;
         }
-    } else {
-        world.listener.says(&format!("`nsctl {}` was cut short", journal.command));
-        let left = revert(world, &journal.steps).await;
-        if !left.is_empty() {
-            return Err(Failure::Interrupted { left });
+        Fate::Undo => {
+            world.listener.says(&format!("`nsctl {command}` was cut short"));
+            let left = revert(world, &steps[..journal.reached.min(steps.len())]).await;
+            if !left.is_empty() {
+                return Err(Failure::Unmended { command: command.clone(), left });
+            }
         }
     }
     Ok(Journal::end(world.disk)?)
+}
+
+/// Does what comes after the point of no return.
+async fn finish(world: World<'_>, steps: &[Step]) -> Result<(), Failure> {
+    for step in steps.iter().skip_while(|step| !step.is_final()) {
+        world.listener.begins(step);
+        deeds::perform(world, step, now())
+            .await
+            .map_err(|source| Failure::Unfinished { doing: step.describe(), source: Box::new(source) })?;
+    }
+    Ok(())
 }
 
 /// SIGINT and SIGTERM: a plan is undone before we go.

@@ -9,6 +9,7 @@ use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
 use crate::spec::{MachineSpec, Network, definition_path, edit};
+use crate::state::State;
 
 /// Move a machine to a bridge or to a subnet of its own
 #[derive(Debug, Args)]
@@ -21,12 +22,16 @@ pub struct Attach {
 
 pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let network = args.place.network()?;
+    let mut network = args.place.network()?;
     let session = Session::begin(global).await?;
     let mut spec = session.spec.clone();
     let path = definition_path(&name);
     let (definition, handwritten) = match spec.machines.get_mut(&name) {
         Some(machine) => {
+            // Routed already: its own subnet and token stay.
+            if matches!((&machine.network, &network), (Network::Routed(_), Network::Routed(_))) {
+                network = machine.network.clone();
+            }
             machine.network = network.clone();
             let text = session.observed.file(&path).unwrap_or_default();
             (edit::set_network(text, &network)?, None)
@@ -38,8 +43,9 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
             (text, handwritten)
         }
     };
-    let leases = settle(&spec, session.leases.clone())?;
-    let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
+    let scope = Scope::Machine(name.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(path, Some(definition));
     if let Some(file) = handwritten {
         file.take_over(&mut wanted);
@@ -74,7 +80,7 @@ fn adopt(
             or_none(&images)
         )));
     }
-    let handwritten = Handwritten::find(observed, name);
+    let handwritten = Handwritten::find(session, name.as_str())?;
     let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
     absorb(&mut machine, handwritten.as_ref());
     Ok((machine, handwritten))

@@ -61,7 +61,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     let text = edit::set_bridge(session.observed.file(path).unwrap_or_default(), &name, &bridge)?;
     let uplink = bridge.uplink.clone();
     spec.host.bridges.insert(name.clone(), bridge);
-    let mut wanted = Wanted::new(spec, session.leases.clone(), Scope::Bridge(name.clone()));
+    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Bridge(name.clone()));
     wanted.inputs.insert(path.into(), Some(text));
     let plan = plan(&wanted, &session.observed)?;
     for note in &plan.notes {

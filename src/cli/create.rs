@@ -10,6 +10,7 @@ use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Wanted, settle};
 use crate::spec::{MachineSpec, Network, Routed, definition_path, edit};
+use crate::state::State;
 
 /// Make a machine, start it, and see that it answers
 #[derive(Debug, Args)]
@@ -54,17 +55,23 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let session = Session::begin(global).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
-    let handwritten = Handwritten::find(&session.observed, &name);
+    let handwritten = Handwritten::find(&session, name.as_str())?;
+    // An image may come with settings of its own; those of the machine's name go before.
+    let of_image = match word.as_deref().filter(|word| session.observed.images.contains(*word)) {
+        Some(image) if handwritten.is_none() => Handwritten::find(&session, image)?,
+        _ => None,
+    };
     let mut machine = MachineSpec { image: word.clone(), ..MachineSpec::new(network) };
-    absorb(&mut machine, handwritten.as_ref());
+    absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
 
     let mut spec = session.spec.clone();
     let definition = edit::new_definition(&machine);
     spec.machines.insert(name.clone(), machine);
-    let leases = settle(&spec, session.leases.clone())?;
-    let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
+    let scope = Scope::Machine(name.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), Some(definition));
-    wanted.image = word.map(|word| new_image(word, &name)).transpose()?;
+    wanted.images.extend(word.map(|word| new_image(&word, &name)).transpose()?);
     if let Some(file) = handwritten {
         file.take_over(&mut wanted);
     }
@@ -74,7 +81,12 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     session.carry_out(&wanted).await?;
     if wanted.start.is_empty() {
         let subnet = wanted.leases.get(&name).map_or(String::new(), |subnet| format!(" with {subnet}"));
-        session.say(format!("created {name}{subnet}; `nsctl start {name}` starts it"));
+        let next = if session.observed.live {
+            format!("`nsctl start {name}` starts it")
+        } else {
+            format!("its tree is not made below --root: put it into var/lib/machines/{name}")
+        };
+        session.say(format!("created {name}{subnet}; {next}"));
     }
     Ok(0)
 }
@@ -109,13 +121,13 @@ fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<
 }
 
 /// A path holds a slash or ends as archives do; anything else is an image's name.
-fn new_image(word: String, name: &MachineName) -> Result<NewImage, Fault> {
+pub fn new_image(word: &str, name: &MachineName) -> Result<NewImage, Fault> {
     let archive =
         [".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst"].iter().any(|end| word.ends_with(end));
     if !archive && !word.contains('/') {
-        return Ok(NewImage::Clone { from: word, to: name.clone() });
+        return Ok(NewImage::Clone { from: word.to_owned(), to: name.clone() });
     }
-    let file = std::path::absolute(Path::new(&word))?;
+    let file = std::path::absolute(Path::new(word))?;
     if !file.is_file() {
         let what = if file.exists() { "is not a file" } else { "does not exist" };
         return Err(Fault::new(format!("the image {} {what}", file.display())).hint(

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::text::err;
 
 use super::text;
-use crate::apply::{DeedError, Failure, JournalError};
+use crate::apply::{DeedError, Failure, JOURNAL_FILE, JournalError};
 use crate::name::NameError;
 use crate::observe::ObserveError;
 use crate::plan::Refusal;
@@ -141,6 +141,9 @@ impl From<Failure> for Fault {
             Failure::Step { source, .. } | Failure::Unfinished { source, .. } => DeedError::hint(source),
             Failure::Journal(error) => error.hint(),
             Failure::Disk(error) => error.hint(),
+            Failure::Unmended { .. } => Some(format!(
+                "mend what is named above and try again; {JOURNAL_FILE} tells what had been begun"
+            )),
             Failure::Interrupted { .. } => None,
         };
         let undone = matches!(failure, Failure::Step { .. } | Failure::Interrupted { .. }) && left.is_empty();

@@ -28,7 +28,9 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let pool: Pool = args.pool.parse()?;
     let uplink: Option<IfName> = args.uplink.map(|word| word.parse()).transpose()?;
     let session = Session::begin(global).await?;
-    if let Some((name, subnet)) = session.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet)) {
+    if let Some((name, subnet)) =
+        session.state.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet))
+    {
         return Err(Fault::new(format!("'{name}' holds {subnet}, which is not in {pool}"))
             .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
     }
@@ -49,7 +51,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let text = edit::set_pool(session.observed.file(path).unwrap_or_default(), pool, uplink.as_ref())?;
     let mut spec = session.spec.clone();
     (spec.host.pool, spec.host.uplink) = (Some(pool), uplink);
-    let mut wanted = Wanted::new(spec, session.leases.clone(), Scope::Host);
+    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Host);
     wanted.inputs.insert(path.into(), Some(text));
     session.carry_out(&wanted).await?;
     session.say(format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()));
@@ -102,7 +104,7 @@ fn keeper(
     file: Option<&str>,
 ) -> Result<(AcceptRa, Option<String>), Fault> {
     let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
-    if switch(FORWARDING) == Some("1") {
+    if switch(FORWARDING) == Some("1") && session.spec.host.pool.is_none() {
         return Ok((AcceptRa::Unchanged, None));
     }
     match file {

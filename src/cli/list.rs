@@ -4,7 +4,7 @@ use super::text::{err, out};
 use clap::Args;
 use std::collections::BTreeMap;
 
-use super::session::{bus, leases, spec};
+use super::session::{bus, spec, state};
 use super::view::{self, Row};
 use super::{Fault, Global, text};
 use crate::observe;
@@ -40,7 +40,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     let observed = observe::machines(&disk, bus.as_ref()).await?;
-    let leases = leases(&observed)?;
+    let leases = state(&observed)?.leases;
     let spec = spec(&observed).unwrap_or_else(|problems| {
         Fault::from(problems).print();
         Spec::default()

@@ -110,7 +110,9 @@ impl Cli {
             Verb::State(args) => state::run(&global, args).await,
             Verb::Completions { shell } => {
                 let mut command = <Cli as clap::CommandFactory>::command();
-                clap_complete::generate(shell, &mut command, "nsctl", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command, "nsctl", &mut script);
+                text::out!("{}", String::from_utf8_lossy(&script).trim_end());
                 Ok(0)
             }
         }

@@ -4,7 +4,7 @@ use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{leases, spec};
+use super::session::{spec, state};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::observe;
@@ -39,7 +39,7 @@ struct Lease<'a> {
 pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let observed = observe::host(&disk, None).await?;
-    let leases = leases(&observed)?;
+    let leases = state(&observed)?.leases;
     let Some(pool) = spec(&observed)?.host.pool else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };

@@ -4,13 +4,14 @@ use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{Session, bus, leases, spec};
+use super::create::new_image;
+use super::session::{Session, bus, spec, state};
 use super::{Fault, Global, text};
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Scope, Step, Wanted, diff, plan as make, settle};
-use crate::pool::Leases;
-use crate::spec::{MachineSpec, Spec};
+use crate::spec::Spec;
+use crate::state::State;
 use crate::sys::Disk;
 
 /// Show what `apply` would do, and why
@@ -49,8 +50,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     let observed = observe::host(&disk, bus.as_ref()).await?;
-    let leases = leases(&observed)?;
-    let plan = make(&everything(spec(&observed)?, leases, &observed)?, &observed)?;
+    let plan = make(&everything(spec(&observed)?, state(&observed)?, &observed)?, &observed)?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
         text::json(&PlanView { notes: &plan.notes, steps })?;
@@ -62,7 +62,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let session = Session::begin(global).await?;
-    let wanted = everything(session.spec.clone(), session.leases.clone(), &session.observed)?;
+    let wanted = everything(session.spec.clone(), session.state.clone(), &session.observed)?;
     let plan = make(&wanted, &session.observed)?;
     session.progress.end();
     if plan.steps.is_empty() {
@@ -79,12 +79,16 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     Ok(0)
 }
 
-/// The host as its files say; machines that start with the host run.
-fn everything(spec: Spec, leases: Leases, observed: &Observed) -> Result<Wanted, Fault> {
-    let leases = settle(&spec, leases)?;
-    let autostart = |machine: &MachineSpec| machine.autostart && observed.live;
-    let start = spec.machines.iter().filter(|(_, m)| autostart(m)).map(|(name, _)| name.clone()).collect();
-    Ok(Wanted { start, ..Wanted::new(spec, leases, Scope::All) })
+/// The host as its files say: machines without a tree get one of their image,
+/// and those that start with the host run.
+fn everything(spec: Spec, state: State, observed: &Observed) -> Result<Wanted, Fault> {
+    let leases = settle(&spec, state.leases.clone(), &Scope::All)?;
+    let live = spec.machines.iter().filter(|_| observed.live);
+    let start = live.clone().filter(|(_, machine)| machine.autostart).map(|(name, _)| name.clone()).collect();
+    let treeless = live.filter(|(name, _)| !observed.images.contains(name.as_str()));
+    let images = treeless.filter_map(|(name, machine)| Some(new_image(machine.image.as_deref()?, name)));
+    let images = images.collect::<Result<_, Fault>>()?;
+    Ok(Wanted { start, images, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })
 }
 
 /// A plan for people: what to know, what changes in files, what happens.

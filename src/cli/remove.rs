@@ -10,6 +10,7 @@ use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::plan::{Scope, Wanted, kept_beside, settle};
 use crate::spec::definition_path;
+use crate::state::State;
 
 /// Stop a machine and delete it
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let session = Session::begin(global).await?;
     let mut spec = session.spec.clone();
-    let Some(machine) = spec.machines.remove(&name) else {
+    if spec.machines.remove(&name).is_none() {
         let known = session.spec.machines.keys().map(MachineName::as_str);
         return Err(if session.observed.images.contains(name.as_str()) {
             Fault::new(format!("'{name}' is not one of nsctl's machines"))
@@ -36,10 +37,10 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
         } else {
             unknown(name.as_str(), known)
         });
-    };
+    }
     // A tree that was there before nsctl is not nsctl's to delete.
     let there = session.observed.images.contains(name.as_str());
-    let made = machine.image.is_some();
+    let made = session.state.trees.contains(&name);
     let delete = there && made && !args.keep_image;
     session.progress.end();
     if !args.yes {
@@ -50,15 +51,16 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
             return Err(Fault::new("nothing was changed"));
         }
     }
-    let leases = settle(&spec, session.leases.clone())?;
-    let mut wanted = Wanted::new(spec, leases, Scope::Machine(name.clone()));
+    let scope = Scope::Machine(name.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), None);
     give_back(&mut wanted, &session.observed, &name);
     if delete {
         wanted.drop_images.push(name.clone());
     }
     session.carry_out(&wanted).await?;
-    let subnet = session.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
+    let subnet = session.state.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
     let tree = if there && !delete {
         format!("; its tree stays in /var/lib/machines/{name}")
     } else {

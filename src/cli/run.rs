@@ -84,7 +84,7 @@ fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {
 /// Sees that each of our machines is where it should be. One that does not
 /// answer stays up: it was asked for, and somebody may want to look at it.
 async fn verify(session: &Session, machines: &[MachineName], started: Instant) -> Result<(), Fault> {
-    let wanted = Wanted::new(session.spec.clone(), session.leases.clone(), Scope::All);
+    let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
     let ours = machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?)));
     let checks: Vec<Step> = ours.map(|(name, machine)| check(name, machine, &wanted)).collect();
     let seen = futures_util::future::join_all(

@@ -12,9 +12,8 @@ use crate::apply::{self, Listener, Sighting, World};
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Wanted, plan};
-use crate::pool::Leases;
 use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
-use crate::state::{self, STATE_FILE, StateError};
+use crate::state::{STATE_FILE, State, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
 
 /// The host, locked and read.
@@ -23,7 +22,7 @@ pub struct Session {
     pub bus: Option<Bus>,
     pub observed: Observed,
     pub spec: Spec,
-    pub leases: Leases,
+    pub state: State,
     pub progress: Progress,
     quiet: bool,
     _lock: Lock,
@@ -50,29 +49,28 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
 impl Session {
     /// Locks the host, mends what a killed nsctl left, and reads everything.
     pub async fn begin(global: &Global) -> Result<Session, Fault> {
-        Session::begin_with(global, leases).await
+        Session::begin_with(global, state).await
     }
 
     /// The same, with another way to come by the leases.
     pub async fn begin_with(
         global: &Global,
-        leases: impl Fn(&Observed) -> Result<Leases, StateError>,
+        state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
         must_be_root(global)?;
         if !global.root.is_dir() {
             return Err(Fault::new(format!("{} is not a folder", global.root.display())));
         }
+        let disk = Disk::new(&global.root);
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait);
-        let lock =
-            Lock::take(&global.root, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
-        let disk = Disk::new(&global.root);
+        let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
         let bus = bus(global).await?;
         apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
         let observed = observe::host(&disk, bus.as_ref()).await?;
-        let leases = leases(&observed)?;
+        let state = state(&observed)?;
         let spec = spec(&observed)?;
-        Ok(Session { disk, bus, observed, spec, leases, progress, quiet: global.quiet, _lock: lock })
+        Ok(Session { disk, bus, observed, spec, state, progress, quiet: global.quiet, _lock: lock })
     }
 
     /// What is wanted, to begin with: what there is.
@@ -112,11 +110,11 @@ impl Session {
     }
 }
 
-/// The leases: from the state file, or from the rendered files where it is missing.
-pub fn leases(observed: &Observed) -> Result<Leases, StateError> {
+/// The state: from the state file, or from the rendered files where it is missing.
+pub fn state(observed: &Observed) -> Result<State, StateError> {
     match observed.file(Path::new(STATE_FILE)) {
-        None => state::rebuild(&observed.files),
-        text => state::parse(text),
+        None => crate::state::rebuild(&observed.files),
+        text => crate::state::parse(text),
     }
 }
 

@@ -24,11 +24,11 @@ pub async fn run(global: &Global, State::Rebuild: State) -> Result<u8, Fault> {
             .hint("delete it first if you do want the leases of the rendered files"));
     }
     // The scope holds nothing that could have files: only the records are written.
-    let mut wanted = Wanted::new(session.spec.clone(), session.leases.clone(), Scope::Records);
+    let mut wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::Records);
     if let Some(text) = there {
         wanted.inputs.insert(format!("{STATE_FILE}.damaged").into(), Some(text.to_owned()));
     }
     session.carry_out(&wanted).await?;
-    session.say(format!("{} leases are in {STATE_FILE} again", session.leases.held().len()));
+    session.say(format!("{} leases are in {STATE_FILE} again", session.state.leases.held().len()));
     Ok(0)
 }

@@ -206,10 +206,11 @@ impl<'a> MachineFiles<'a> {
     }
 }
 
-/// A variable as systemd.syntax(7) quotes it.
+/// A variable in quotes of the kind that does not stand in it: nspawn knows no
+/// escapes here (the spec refuses a value that holds both kinds).
 fn quoted(key: &str, value: &str) -> String {
-    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
-    format!("\"{key}={escaped}\"")
+    let quote = if value.contains('"') { '\'' } else { '"' };
+    format!("{quote}{key}={value}{quote}")
 }
 
 /// The unit of an interface, escaped as systemd-escape(1) does.

@@ -33,6 +33,8 @@ pub enum Refusal {
     PortIsBridge(IfName),
     #[error("there is already a tree or image named '{0}'")]
     TreeTaken(MachineName),
+    #[error("'{0}' cannot start: it has no tree in /var/lib/machines, and its definition names no image")]
+    NoTree(MachineName),
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
     NoImage { image: String, there_are: Vec<String> },
 }
@@ -67,6 +69,10 @@ impl Refusal {
                 Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
             }
             Refusal::NoImage { .. } => Some("--image takes one of these, or the path of a tar file".into()),
+            Refusal::NoTree(name) => Some(format!(
+                "name one in {}: image = \"…\"; `machinectl list-images` lists them",
+                crate::spec::definition_path(name).display()
+            )),
             Refusal::PortIsBridge(_) => None,
         }
     }
@@ -88,7 +94,8 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
             refusals.extend(port_refused(observed, name, bridge));
         }
     }
-    refusals.extend(wanted.image.as_ref().and_then(|image| image_refused(observed, image)));
+    refusals.extend(wanted.images.iter().filter_map(|image| image_refused(observed, image)));
+    refusals.extend(wanted.start.iter().filter_map(|name| no_tree(wanted, observed, name)));
     refusals
 }
 
@@ -121,6 +128,16 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
     }
     let other = observed.master_of(port).filter(|master| !master.is_called(name.as_str()))?;
     Some(Refusal::PortTaken { uplink: uplink.clone(), bridge: name.clone(), other: other.name.clone() })
+}
+
+/// A machine that is to start has a tree, or gets one.
+fn no_tree(wanted: &Wanted, observed: &Observed, name: &MachineName) -> Option<Refusal> {
+    let made = |image: &NewImage| {
+        let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
+        to == name
+    };
+    let there = observed.images.contains(name.as_str()) || observed.is_running(name);
+    (!there && !wanted.images.iter().any(made)).then(|| Refusal::NoTree(name.clone()))
 }
 
 fn image_refused(observed: &Observed, image: &NewImage) -> Option<Refusal> {

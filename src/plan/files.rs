@@ -97,9 +97,9 @@ fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<Pa
 
 /// The state and the user's own files, before anything else changes.
 pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
-    let (path, text) = state_file(&wanted.leases);
+    let (path, state, text) = state_file(wanted);
+    let nothing_yet = observed.file(path).is_none() && state == Default::default();
     let state = (path.to_owned(), Some(text));
-    let nothing_yet = observed.file(path).is_none() && wanted.leases == Default::default();
     let inputs = wanted.inputs.iter().map(|(path, text)| (path.clone(), text.clone()));
     std::iter::once(state)
         .filter(|_| !nothing_yet)

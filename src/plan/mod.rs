@@ -18,7 +18,7 @@ use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::Leases;
 use crate::spec::Spec;
-use crate::state;
+use crate::state::{self, State};
 
 /// What a verb wants the host to be.
 #[derive(Debug, Clone)]
@@ -26,10 +26,12 @@ pub struct Wanted {
     pub spec: Spec,
     /// The leases as they are to be; see [`settle`].
     pub leases: Leases,
+    /// The machines whose trees nsctl made, as it is to be.
+    pub trees: BTreeSet<MachineName>,
     /// The user's own files that the verb changes; none: taken away.
     pub inputs: BTreeMap<PathBuf, Option<String>>,
     pub scope: Scope,
-    pub image: Option<NewImage>,
+    pub images: Vec<NewImage>,
     /// Machines whose trees are to be deleted.
     pub drop_images: Vec<MachineName>,
     /// Machines that are to run.
@@ -39,13 +41,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    pub fn new(spec: Spec, leases: Leases, scope: Scope) -> Wanted {
+    pub fn new(spec: Spec, state: State, scope: Scope) -> Wanted {
+        let State { leases, trees } = state;
         Wanted {
             spec,
             leases,
+            trees,
             scope,
             inputs: BTreeMap::new(),
-            image: None,
+            images: Vec::new(),
             drop_images: Vec::new(),
             start: BTreeSet::new(),
             take_over: BTreeSet::new(),
@@ -121,7 +125,6 @@ fn steps(
     fates: &machines::Fates,
 ) -> Vec<Step> {
     let mut steps = files::records(wanted, observed);
-    steps.extend(wanted.image.iter().filter(|_| observed.live).map(image));
     steps.extend(fates.stop());
     let read: Vec<Step> = changes.iter().map(files::Change::step).chain(fates.with_host()).collect();
     let mut stale = Stale::default();
@@ -129,6 +132,9 @@ fn steps(
         stale.note(step);
     }
     steps.extend(read);
+    // After the .nspawn file: machined copies the image's where there is none,
+    // and when a tree is deleted its .nspawn goes with it.
+    steps.extend(wanted.images.iter().filter(|_| observed.live).map(image));
     if observed.live {
         steps.append(&mut stale.reloads());
         steps.append(&mut bridge_steps(wanted, observed, changes));
@@ -136,9 +142,18 @@ fn steps(
     }
     steps.append(&mut fates.after_files());
     if observed.live {
-        steps.extend(wanted.drop_images.iter().map(|name| Step::RemoveImage { name: name.clone() }));
+        steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
     }
     steps
+}
+
+/// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.
+fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
+    let path = emit::nspawn_file(name);
+    let back = observed.file(&kept_beside(&path)).map(str::to_owned);
+    let remove = Step::RemoveImage { name: name.clone() };
+    let back = back.map(|text| Step::Write { path, old: None, new: Some(text) });
+    std::iter::once(remove).chain(back).collect()
 }
 
 fn image(image: &NewImage) -> Step {
@@ -182,15 +197,18 @@ fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
 }
 
 /// The leases that this spec needs: routed machines get one, and keep it; the
-/// leases of machines that are gone or not routed any more rest.
+/// leases of machines that are gone or not routed any more rest. Only those of
+/// `scope`: the files of others still have the addresses of theirs.
 ///
 /// # Errors
 /// Every machine that cannot get one.
-pub fn settle(spec: &Spec, mut leases: Leases) -> Result<Leases, Vec<Refusal>> {
+pub fn settle(spec: &Spec, mut leases: Leases, scope: &Scope) -> Result<Leases, Vec<Refusal>> {
     use crate::spec::Network;
+    let ours = |name: &MachineName| scope.holds(&Owner::Machine(name.clone()));
     let leaving: Vec<MachineName> = leases
         .held()
         .keys()
+        .filter(|name| ours(name))
         .filter(|name| !matches!(spec.machines.get(name).map(|m| &m.network), Some(Network::Routed(_))))
         .cloned()
         .collect();
@@ -202,7 +220,7 @@ pub fn settle(spec: &Spec, mut leases: Leases) -> Result<Leases, Vec<Refusal>> {
     for pinned in [true, false] {
         for (name, machine) in &spec.machines {
             let Network::Routed(routed) = &machine.network else { continue };
-            if routed.subnet.is_some() != pinned {
+            if routed.subnet.is_some() != pinned || !ours(name) {
                 continue;
             }
             let Some(pool) = spec.host.pool else {
@@ -217,7 +235,15 @@ pub fn settle(spec: &Spec, mut leases: Leases) -> Result<Leases, Vec<Refusal>> {
     if refusals.is_empty() { Ok(leases) } else { Err(refusals) }
 }
 
-/// The state file's path and its text for these leases.
-fn state_file(leases: &Leases) -> (&'static Path, String) {
-    (state::path(), state::render(leases))
+/// The state file's path, and its text when all is done.
+fn state_file(wanted: &Wanted) -> (&'static Path, State, String) {
+    let mut trees = wanted.trees.clone();
+    for image in &wanted.images {
+        let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
+        trees.insert(to.clone());
+    }
+    trees.retain(|name| !wanted.drop_images.contains(name));
+    let state = State { leases: wanted.leases.clone(), trees };
+    let text = state::render(&state);
+    (state::path(), state, text)
 }

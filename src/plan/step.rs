@@ -105,6 +105,22 @@ impl Step {
         })
     }
 
+    /// It makes or starts something: undone when it was not begun, it would
+    /// destroy what somebody else made.
+    pub fn is_milestone(&self) -> bool {
+        matches!(self, Step::CloneImage { .. } | Step::ImportTar { .. } | Step::Start { .. })
+    }
+
+    /// It changes nothing, and only sees whether all is well.
+    pub fn is_check(&self) -> bool {
+        matches!(self, Step::Answer { .. } | Step::LanAddress { .. })
+    }
+
+    /// Making a tree takes long, and goes on by itself: it is not just let go of.
+    pub fn makes_tree(&self) -> bool {
+        matches!(self, Step::CloneImage { .. } | Step::ImportTar { .. })
+    }
+
     /// Once begun it cannot be undone, only finished.
     pub fn is_final(&self) -> bool {
         matches!(self, Step::RemoveImage { .. })

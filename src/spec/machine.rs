@@ -206,10 +206,12 @@ impl File {
         }
         for (key, value) in &self.environment {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let quotable = !(value.contains('"') && value.contains('\''));
             if key.is_empty()
                 || !key.chars().all(word)
                 || key.starts_with(|c: char| c.is_ascii_digit())
                 || !plain(value)
+                || !quotable
             {
                 faults.push(format!("environment: {key:?} = {value:?} cannot be a variable"));
             }

@@ -46,6 +46,14 @@ impl Spec {
             Some(Err(mut found)) => problems.append(&mut found),
             None => {}
         }
+        let files = host.map(|text| (Path::new(HOST_FILE), text)).into_iter();
+        for (path, text) in
+            files.chain(definitions.iter().map(|(path, text)| (path.as_path(), text.as_str())))
+        {
+            if text.contains('\u{fffd}') {
+                problems.push(Problem::whole(path, "is not UTF-8 text"));
+            }
+        }
         for (path, text) in definitions {
             match parse_definition(path, text) {
                 Ok((name, machine)) => {

@@ -335,6 +335,27 @@ impl Bus {
         }
     }
 
+    /// Ends an import that is under way, and waits for its end.
+    ///
+    /// # Errors
+    /// When importd cannot be reached.
+    pub async fn cancel_import(&self, name: &MachineName) -> Result<(), BusError> {
+        let doing = || sort(IMPORTD, format!("cannot end the import of '{name}'"));
+        let importd = uncached!(import1::ManagerProxy, &self.connection, IMPORTD)?;
+        let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
+        let transfers = importd.list_transfers().await.map_err(doing())?;
+        let Some(transfer) = transfers.into_iter().find(|transfer| transfer.3 == name.as_str()) else {
+            return Ok(());
+        };
+        importd.cancel_transfer(transfer.0).await.map_err(doing())?;
+        while let Some(signal) = ended.next().await {
+            if signal.args().is_ok_and(|args| args.transfer_id == transfer.0) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a tree from an archive through systemd-importd.
     ///
     /// # Errors

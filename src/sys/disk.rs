@@ -51,7 +51,8 @@ impl Disk {
     }
 
     /// Where a path of the host is, seen from us. Symbolic links of a foreign
-    /// root must not lead out of it.
+    /// root must not lead out of it. The last part of the path may be a link
+    /// itself: who replaces or removes it does not follow it.
     fn at(&self, path: &Path) -> Result<PathBuf, DiskError> {
         if self.root == Path::new("/") {
             return Ok(path.to_owned());
@@ -59,11 +60,20 @@ impl Disk {
         let inside = self.root.join(path.strip_prefix("/").unwrap_or(path));
         let root = fs::canonicalize(&self.root)?;
         let existing = inside.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(&root);
-        let leaf_escapes = fs::symlink_metadata(&inside).is_ok_and(|meta| meta.is_symlink());
-        if !fs::canonicalize(existing)?.starts_with(&root) || leaf_escapes {
+        if !fs::canonicalize(existing)?.starts_with(&root) {
             return Err(DiskError::Escapes(inside, root));
         }
         Ok(inside)
+    }
+
+    /// The same, for who would follow the last part.
+    fn at_plain(&self, path: &Path) -> Result<PathBuf, DiskError> {
+        let place = self.at(path)?;
+        let foreign = self.root != Path::new("/");
+        if foreign && fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_symlink()) {
+            return Err(DiskError::Escapes(place, self.root.clone()));
+        }
+        Ok(place)
     }
 
     /// The text of a file; none if there is no file. Bytes that are no UTF-8
@@ -72,10 +82,11 @@ impl Disk {
     /// # Errors
     /// When it cannot be read.
     pub fn read(&self, path: &Path) -> Result<Option<String>, DiskError> {
-        let place = self.at(path)?;
+        let place = self.at_plain(path)?;
         match fs::metadata(&place) {
             Ok(meta) if meta.len() > LIMIT => return Err(DiskError::TooLarge(place)),
-            Ok(meta) if !meta.is_file() => return Ok(None),
+            // Masked with a link to /dev/null, say: something that is not ours.
+            Ok(meta) if !meta.is_file() => return Ok(Some(String::new())),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -91,23 +102,55 @@ impl Disk {
         Ok(fs::File::open(path)?.into_parts().0)
     }
 
-    /// Replaces a file whole, or makes it: written beside it, synced, renamed,
-    /// and the folder synced, so that a power cut leaves the old or the new.
+    /// Replaces a file whole, or makes it, with the permissions of the old one,
+    /// or else of `like`: written beside it, synced, renamed, and the folder
+    /// synced, so that a power cut leaves the old or the new.
     ///
     /// # Errors
     /// When the text cannot be put there; the old file is then as it was.
-    pub fn write(&self, path: &Path, text: &str) -> Result<(), DiskError> {
+    pub fn write_like(&self, path: &Path, text: &str, like: &Path) -> Result<(), DiskError> {
+        let mode = |path: &Path| {
+            let meta = fs::metadata(self.at(path).ok()?).ok().filter(std::fs::Metadata::is_file)?;
+            Some(meta.permissions().mode() & 0o777)
+        };
+        self.write(path, text, mode(path).or_else(|| mode(like)).unwrap_or(0o644))
+    }
+
+    /// The same for a file that is nobody's business but root's.
+    ///
+    /// # Errors
+    /// When the text cannot be put there.
+    pub fn write_private(&self, path: &Path, text: &str) -> Result<(), DiskError> {
+        self.write(path, text, 0o600)
+    }
+
+    fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), DiskError> {
         let place = self.at(path)?;
         let folder = place.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         draft.write_all(text.as_bytes())?;
-        draft.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
         draft.as_file().sync_all()?;
         super::fault::point();
         draft.persist(&place).map_err(|e| e.error)?;
         super::fault::point();
         sync_folder(folder)
+    }
+
+    /// Opens a file for a lock, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is a link.
+    pub fn open_lock(&self, path: &Path) -> Result<std::fs::File, DiskError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let place = self.at(path)?;
+        if let Some(folder) = place.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        Ok(options.custom_flags(nix::libc::O_NOFOLLOW).open(place)?)
     }
 
     /// Removes the drafts that a killed run left in a folder. Nobody else is
@@ -137,7 +180,7 @@ impl Disk {
             _ => {}
         }
         let Some(folder) = place.parent() else { return Ok(()) };
-        if folder.extension().is_some_and(|end| end == "d") && std::fs::remove_dir(folder).is_ok() {
+        if is_drop_in(folder) && std::fs::remove_dir(folder).is_ok() {
             return folder.parent().map_or(Ok(()), sync_folder);
         }
         if folder.exists() { sync_folder(folder) } else { Ok(()) }
@@ -201,6 +244,12 @@ impl Disk {
     }
 }
 
+/// A folder of drop-ins, which is nothing without a file in it.
+fn is_drop_in(folder: &Path) -> bool {
+    let name = folder.to_string_lossy();
+    name.ends_with(".service.d") || name.ends_with(".network.d")
+}
+
 fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     Ok(fs::File::open(folder)?.sync_all()?)
 }
@@ -215,8 +264,8 @@ mod tests {
         let disk = Disk::new(root.path());
         let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
         assert_eq!(disk.read(path).unwrap(), None);
-        disk.write(path, "one").unwrap();
-        disk.write(path, "two").unwrap();
+        disk.write_private(path, "one").unwrap();
+        disk.write_like(path, "two", path).unwrap();
         assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
         disk.remove(path).unwrap();
         assert!(!disk.exists(path.parent().unwrap()));
@@ -228,7 +277,7 @@ mod tests {
         let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
         let disk = Disk::new(root.path());
-        assert!(matches!(disk.write(Path::new("/etc/x"), "y"), Err(DiskError::Escapes(..))));
+        assert!(matches!(disk.write_private(Path::new("/etc/x"), "y"), Err(DiskError::Escapes(..))));
         assert!(!outside.path().join("x").exists());
     }
 }

@@ -4,8 +4,9 @@ use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use fs_err as fs;
 use nix::fcntl::{Flock, FlockArg};
+
+use super::disk::{Disk, DiskError};
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,8 @@ pub enum LockError {
     Busy { holder: String, seconds: u64 },
     #[error("cannot lock the host")]
     Io(#[from] std::io::Error),
+    #[error("cannot lock the host")]
+    Disk(#[from] DiskError),
 }
 
 impl LockError {
@@ -26,6 +29,7 @@ impl LockError {
                 Some("run it as root".into())
             }
             LockError::Io(_) => None,
+            LockError::Disk(error) => error.hint(),
         }
     }
 }
@@ -36,27 +40,16 @@ pub struct Lock {
     _file: Flock<std::fs::File>,
 }
 
-const LOCK_FILE: &str = "var/lib/nsctl/lock";
+const LOCK_FILE: &str = "/var/lib/nsctl/lock";
 
 impl Lock {
-    /// Takes the lock of the host below `root`, waiting for another holder;
+    /// Takes the lock of the host, waiting for another holder;
     /// `tell` hears once whom we wait for.
     ///
     /// # Errors
     /// When another nsctl holds it for longer than `limit`.
-    pub async fn take(root: &Path, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
-        let path = root.join(LOCK_FILE);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)?
-            .into_parts()
-            .0;
+    pub async fn take(disk: &Disk, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
+        let mut file = disk.open_lock(Path::new(LOCK_FILE))?;
         let mut told = false;
         let begin = tokio::time::Instant::now();
         loop {

@@ -22,6 +22,9 @@ fn by_networkd(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     must!(lab.sh("sysctl -n net.ipv6.conf.all.forwarding")? == "1\n", "it does not forward");
     until(Duration::from_secs(20), "it still has it", || has_default(lab))?;
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink enp6s0")?;
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.sh("grep -q IPv6AcceptRA=yes /etc/systemd/network/20-wan0.network.d/05-nsctl.conf")?;
     // Starting a machine with the stock file makes networkd look at forwarding again (FACTS).
     lab.nsctl_ok("create one --routed --image debian-13")?;
     lab.sh("machinectl clone debian-13 stock && systemctl start systemd-nspawn@stock")?;

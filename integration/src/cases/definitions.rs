@@ -17,7 +17,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          printf '{WEB}' > /etc/nsctl/machines.d/web.toml
          printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/db.toml
          printf '[network]\\nmode = \"bridge\"\\nbridge = \"vbr0\"\\n' > /etc/nsctl/machines.d/bot.toml
-         for name in web db bot; do machinectl clone debian-13 $name; done"
+         for name in db bot; do machinectl clone debian-13 $name; done"
     ))?;
     let plan = lab.nsctl("plan --exit-code")?;
     must!(plan.status == 3 && plan.stdout.contains("+Address=2001:db8:a:7::5/64"), "{}", plan.all());
@@ -35,12 +35,24 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(environment.contains("MOTD=say \"hi\"\n"), "{environment}");
     lab.sh("touch /srv/seen; nsenter -t $(machinectl show web -p Leader | cut -d= -f2) -m test -e /srv/seen")?;
 
+    lab.nsctl_ok("attach web --routed")?;
+    must!(lab.machine("web")?["network"]["address"] == "2001:db8:a:7::5", "attach forgot subnet and token");
+
     lab.sh("rm /etc/nsctl/machines.d/web.toml")?;
     lab.nsctl_ok("apply --yes")?;
     must!(lab.sh("machinectl list --no-legend")?.lines().count() == 2, "it still runs");
     must!(lab.nsctl_ok("pool")?.contains("2001:db8:a:7::/64  resting"), "{}", lab.nsctl_ok("pool")?);
     must!(lab.sh("ls /var/lib/machines")?.contains("web"), "its tree is gone");
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
+
+    // A definition without tree or image cannot start, and that is said before.
+    lab.sh("printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/bare.toml")?;
+    super::refused(lab, "apply --yes", 1, "names no image")?;
+    lab.sh("rm /etc/nsctl/machines.d/bare.toml")?;
+
+    // A tree that was there before stays when its machine is removed.
+    lab.nsctl_ok("remove bot")?;
+    must!(lab.sh("ls /var/lib/machines")?.contains("bot"), "a tree that nsctl did not make is gone");
 
     // A machine whose settings change while it runs is restarted, and that is said before.
     lab.sh("printf '[limits]\\nmemory = \"1G\"\\n[nspawn.Exec]\\nHostname = \"other\"\\n' >> /etc/nsctl/machines.d/db.toml")?;

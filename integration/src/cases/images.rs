@@ -21,7 +21,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("create web --routed")?;
     must!(lab.sh("cat /etc/nsctl/machines.d/web.toml")?.contains("image = \"debian-13\""), "no image noted");
     // Clones must not share a machine-id: leases and addresses of the LAN hang on it.
-    let ids = lab.sh("cat /var/lib/machines/here/etc/machine-id /var/lib/machines/web/etc/machine-id | sort -u | wc -l")?;
+    let ids = lab.sh(
+        "for name in here web; do nsenter -t $(machinectl show $name -p Leader | cut -d= -f2) -m cat /etc/machine-id; done | sort -u | wc -l",
+    )?;
     must!(ids.trim() == "2", "two machines share a machine-id");
     lab.sh("head -c 100000 /dev/urandom > /root/bad.tar")?;
     refused(lab, "create bad --routed --image /root/bad.tar", 1, "cannot import")

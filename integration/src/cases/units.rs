@@ -19,7 +19,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          systemctl daemon-reload"
     ))?;
     let said = lab.run(&["systemd-analyze", "verify", "nsctl-apply.service", "nsctl-apply.path"])?;
-    must!(said.ok() && !said.all().contains("nsctl-apply"), "{}", said.all());
+    must!(said.ok() && said.all().is_empty(), "{}", said.all());
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.sh(
         "mkdir -p /etc/nsctl/machines.d; systemctl -q enable nsctl-apply.service; systemctl -q enable --now nsctl-apply.path
