@@ -60,8 +60,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("tar -C /var/lib/machines/debian-13 -cf /root/tree.tar . && for k in 1 2 3; do tar -C /usr -rf /root/tree.tar lib; done")?;
     let out = lab.sh(
         "nsctl create imported --routed --image /root/tree.tar > /tmp/out 2>&1 & pid=$!
-         until ls -A /var/lib/machines | grep -q '^.#'; do kill -0 $pid; done; kill -INT $pid; wait $pid || echo $?
-         ls -A /var/lib/machines; machinectl list-transfers --no-legend",
+         until ls -A /var/lib/machines | grep -q '^.#imported[0-9a-f]'; do kill -0 $pid; done; kill -INT $pid; wait $pid || echo $?
+         ls -A /var/lib/machines | grep -v '[.]lck$'; machinectl list-transfers --no-legend",
     )?;
     must!(out.starts_with("1\n") && !out.contains("imported") && !out.contains(".#"), "{out}");
     Ok(())
