@@ -4,10 +4,13 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build tools test unit lab demo bench lint
+.PHONY: build faults tools test unit lab demo bench lint
 
 build:
 	$(CARGO) build --release --workspace
+
+# The nsctl that tests can kill between any two steps.
+faults:
 	$(CARGO) build --profile faults --features faults
 
 # What the laboratory needs besides a Rust toolchain.
@@ -21,7 +24,7 @@ unit:
 	$(CARGO) test --workspace
 
 # Pick cases with FILTER: make lab FILTER=trixie::routed
-lab: build tools
+lab: build faults tools
 	$(LAB) test $(FILTER)
 
 test: unit lab

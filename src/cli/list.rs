@@ -31,6 +31,11 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
     }
     let header = ["NAME", "STATE", "NETWORK", "ADDRESSES", "INTERFACE"];
     out!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
+    for row in &rows {
+        for line in &row.drift {
+            err!("note: {}: {}", text::tame(&row.name), text::tame(line));
+        }
+    }
     Ok(0)
 }
 

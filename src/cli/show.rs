@@ -60,6 +60,9 @@ fn sheet(global: &Global, row: &Row) -> String {
     }
     add("interface", row.host_interface.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
+    for line in &row.drift {
+        add("drift", Some(line.clone()));
+    }
     let definition = row.name.parse::<MachineName>().ok().map(|name| definition_path(&name));
     let definition = definition.filter(|path| below(&global.root, path).exists());
     add("definition", definition.map(|path| path.display().to_string()));

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 
 use serde::Serialize;
 
+use crate::emit::{self, Origin, Owner, Rendered};
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::pool::{Leases, Subnet};
@@ -20,6 +22,8 @@ pub struct Row {
     pub addresses: Vec<IpAddr>,
     pub host_interface: Option<String>,
     pub uid_shift: Option<u32>,
+    /// Where planned, configured and live are apart, in sentences.
+    pub drift: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -46,7 +50,46 @@ pub fn rows(
     let written = written.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
     let running = observed.machines.keys().cloned();
     let names: BTreeSet<String> = ours.chain(running).chain(units).chain(enabled).chain(written).collect();
-    names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect()
+    let files = emit::render(spec, leases);
+    let mut rows: Vec<Row> =
+        names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
+    for row in &mut rows {
+        row.drift = drift(row, observed, &files, addresses.contains_key(&row.name));
+    }
+    rows
+}
+
+/// Where the machine is not as it was planned, or its files are not as they were configured.
+fn drift(row: &Row, observed: &Observed, files: &emit::Files, looked: bool) -> Vec<String> {
+    let Ok(name) = row.name.parse::<MachineName>() else { return Vec::new() };
+    let owner = Owner::Machine(name.clone());
+    let mine = files.iter().filter(|(_, file)| file.owner == owner);
+    let mut drift: Vec<String> = mine.filter_map(|(path, file)| file_drift(path, file, observed)).collect();
+    let planned = row.network.address.map(IpAddr::V6).filter(|_| row.state == "running" && looked);
+    if let Some(planned) = planned.filter(|planned| !row.addresses.contains(planned)) {
+        drift.push(format!("{planned} is planned, and not there"));
+    }
+    let by_unit = matches!(
+        observed.units.get(&name).map(String::as_str),
+        Some("active" | "activating" | "deactivating")
+    );
+    if observed.is_running(&name) && row.network.mode != "unmanaged" && !by_unit {
+        drift.push(format!("it runs, but not by {}: somebody started it otherwise", name.unit()));
+    }
+    drift
+}
+
+fn file_drift(path: &Path, file: &Rendered, observed: &Observed) -> Option<String> {
+    let path_text = path.display();
+    match observed.file(path) {
+        None => Some(format!("{path_text} is missing")),
+        Some(text) if text == file.text => None,
+        Some(text) => Some(match Origin::of(text) {
+            Origin::Ours => format!("{path_text} is not yet what the definition says"),
+            Origin::Edited => format!("{path_text} was edited by hand"),
+            Origin::Foreign => format!("{path_text} was not written by nsctl"),
+        }),
+    }
 }
 
 fn row(
@@ -67,6 +110,7 @@ fn row(
         addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
         host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
         uid_shift: running.and_then(|running| running.uid_shift),
+        drift: Vec::new(),
         name,
     }
 }

@@ -17,9 +17,26 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let applied = kills(lab, "apply --yes")?;
     must!(applied > 3, "apply was killed {applied} times only");
     until_it_gets_through(lab, "remove victim")?;
+    at_any_instant(lab)?;
     let trees = lab.sh("ls /var/lib/machines")?;
     must!(!trees.contains("victim"), "a tree is left: {trees}");
     must!(lab.machine("keeper")?["addresses"][0] == "2001:db8:a:1::2", "{}", lab.machine("keeper")?);
+    Ok(())
+}
+
+/// Kills at instants that nobody chose: what is left is whole machines or none.
+fn at_any_instant(lab: &Lab) -> Result<()> {
+    for _ in 0..12 {
+        lab.sh(
+            "timeout -s KILL 0.$(shuf -i 10-99 -n1) nsctl create victim --routed --image debian-13 > /dev/null 2>&1 || true
+             nsctl bridge create vbr0 --uplink enp6s0 > /dev/null
+             ! test -e /var/lib/nsctl/journal.json; test -z \"$(find /etc /var/lib/nsctl -name '.nsctl*')\"
+             if test -e /etc/nsctl/machines.d/victim.toml; then
+                 test \"$(nsctl plan)\" = 'nothing to do'; nsctl remove victim > /dev/null
+             fi
+             ! test -e /var/lib/machines/victim; ! test -e /etc/systemd/nspawn/victim.nspawn",
+        )?;
+    }
     Ok(())
 }
 

@@ -42,6 +42,7 @@ cases! {
     definitions,
     lost_state,
     units,
+    drift,
     offline,
     in_parallel,
 }
