@@ -16,6 +16,8 @@ use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel, now, pin
 
 /// How long a machine may take to answer after its start.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long a machine may take to stop before it is asked again.
+const DEAF_TIME: Duration = Duration::from_secs(2);
 /// How long networkd may take to do what its files say.
 const NETWORKD_TIME: Duration = Duration::from_secs(15);
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
@@ -110,7 +112,7 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
         Step::Kill { machines } => {
-            bus.kill(machines).await?;
+            bus.signal(machines, nix::libc::SIGKILL).await?;
             stop(bus, machines).await?;
         }
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
@@ -214,9 +216,22 @@ async fn new_image(
     Ok(making.await?)
 }
 
+/// What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
+fn halt_signal() -> i32 {
+    nix::libc::SIGRTMIN() + 3
+}
+
+/// nspawn asks a machine once to stop, and one that is only just booting does
+/// not hear it: it would be killed after a minute and a half. So it is asked again.
 async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
     let units = units(machines);
-    bus.run(Verb::Stop, &units).await?;
+    let mut stopping = std::pin::pin!(bus.run(Verb::Stop, &units));
+    loop {
+        match tokio::time::timeout(DEAF_TIME, &mut stopping).await {
+            Ok(done) => break done?,
+            Err(_) => bus.signal(machines, halt_signal()).await?,
+        }
+    }
     bus.reset_failed(&units).await;
     Ok(())
 }

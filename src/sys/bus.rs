@@ -274,16 +274,15 @@ impl Bus {
         Ok(Running { leader: leader?, uid_shift: uid_shift.ok() })
     }
 
-    /// Kills the PID 1 of machines: nspawn then cleans up behind them, which it
-    /// cannot when it is killed itself.
+    /// Sends a signal to the PID 1 of machines. When that is killed, nspawn cleans
+    /// up behind it, which it cannot when it is killed itself.
     ///
     /// # Errors
     /// When machined does not answer; that a machine does not run is no error.
-    pub async fn kill(&self, machines: &[MachineName]) -> Result<(), BusError> {
-        const SIGKILL: i32 = 9;
+    pub async fn signal(&self, machines: &[MachineName], signal: i32) -> Result<(), BusError> {
         for name in machines {
-            let killed = self.machined.kill_machine(name.to_string(), "leader".into(), SIGKILL).await;
-            match killed.map_err(sort(MACHINED, format!("cannot end '{name}'"))) {
+            let sent = self.machined.kill_machine(name.to_string(), "leader".into(), signal).await;
+            match sent.map_err(sort(MACHINED, format!("cannot send a signal to '{name}'"))) {
                 Ok(()) | Err(BusError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }

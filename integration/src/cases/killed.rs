@@ -26,7 +26,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 /// Kills at instants that nobody chose: what is left is whole machines or none.
 fn at_any_instant(lab: &Lab) -> Result<()> {
-    for _ in 0..12 {
+    for _ in 0..8 {
         lab.sh(
             "timeout -s KILL 0.$(shuf -i 10-99 -n1) nsctl create victim --routed --image debian-13 > /dev/null 2>&1 || true
              nsctl bridge create vbr0 --uplink enp6s0 > /dev/null
