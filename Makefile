@@ -16,9 +16,10 @@ faults:
 # What the laboratory needs besides a Rust toolchain.
 PACKAGES = mmdebstrap btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static
 tools:
-	@dpkg-query -W -f='$${db:Status-Status}\n' $(PACKAGES) 2>/dev/null | grep -vqx installed || \
-	test "$$(dpkg-query -W -f='x' $(PACKAGES) 2>/dev/null | wc -c)" = $(words $(PACKAGES)) && exit 0; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+	test -z "$$missing" || { apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 unit:
 	$(CARGO) test --workspace

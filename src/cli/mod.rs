@@ -37,13 +37,13 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// Work on the files below this folder alone: no D-Bus, no network
-    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", help_heading = "Everywhere")]
     root: PathBuf,
     /// Say only what was asked for and what went wrong
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
     quiet: bool,
     /// How long to wait for another nsctl that is changing the host
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 180, help_heading = "Everywhere")]
     wait: u64,
 }
 

@@ -23,6 +23,7 @@ cases! {
     session,
     routed,
     bridged,
+    static_bridge,
     handmade,
     moves,
     reboot,
