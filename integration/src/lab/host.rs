@@ -1,7 +1,7 @@
 //! One throwaway host with its router and LAN.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use fs_err as fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::cgroup;
 use super::net::{Daemon, Namespace};
 use super::run::{Done, capture, check, words};
 use super::trees::{Suite, Trees, remove_tree, snapshot, subvolume};
@@ -49,7 +50,7 @@ impl Lab {
         let mut lab = Lab {
             router: Namespace::new()?,
             lan: Namespace::new()?,
-            cgroup: cgroup_root()?.join(format!("nsctl-lab-{id}")),
+            cgroup: cgroup::root()?.join(format!("{}{id}", cgroup::PREFIX)),
             tree: trees.host(suite),
             guest: trees.guest(suite),
             dir,
@@ -111,7 +112,17 @@ impl Lab {
     fn serve(&mut self, router: bool, options: &[&str]) -> Result<()> {
         let place = if router { &self.router } else { &self.lan };
         let leases = self.dir.join(if router { "router.leases" } else { "lan.leases" });
+        // In a PID namespace of its own: dnsmasq changes its credentials, which
+        // makes the kernel forget that it should die with us (prctl(2)).
         let mut command = place.command(&[
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            "\"$@\" & wait",
+            "sh",
             "dnsmasq",
             "-k",
             "--conf-file=/dev/null",
@@ -176,17 +187,7 @@ impl Lab {
             let gone = || Ok(!net.run(&["ip", "link", "show", "master", bridge])?.stdout.contains("port0"));
             until(Duration::from_secs(10), "the wires are gone", gone)?;
         }
-        self.empty_cgroup()
-    }
-
-    fn empty_cgroup(&self) -> Result<()> {
-        if !self.cgroup.exists() {
-            return Ok(());
-        }
-        fs::write(self.cgroup.join("cgroup.kill"), "1")?;
-        let empty = || Ok(fs::read_to_string(self.cgroup.join("cgroup.events"))?.contains("populated 0"));
-        until(Duration::from_secs(10), "the host's processes are gone", empty)?;
-        remove_groups(&self.cgroup)
+        cgroup::remove(&self.cgroup)
     }
 
     /// What the host's PID 1 printed.
@@ -309,27 +310,6 @@ fn wait_ready(socket: &UnixDatagram, limit: Duration) -> Result<()> {
 fn only_child(pid: u32) -> Result<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     text.trim().parse().with_context(|| format!("process {pid} has children '{text}'"))
-}
-
-/// Where cgroup2 is mounted: /sys/fs/cgroup, or beside version 1.
-fn cgroup_root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let place = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (place, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then_some(place)
-    });
-    place.map(PathBuf::from).next().context("cgroup2 is not mounted anywhere")
-}
-
-fn remove_groups(path: &Path) -> Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_groups(&entry.path())?;
-        }
-    }
-    Ok(fs::remove_dir(path)?)
 }
 
 /// The nsctl under test: what the variable names, or the one built beside this harness.

@@ -1,6 +1,7 @@
 //! Throwaway hosts: a real systemd as PID 1 of its own namespaces, an upstream
 //! router and a LAN in two more, all gone when the value is dropped.
 
+mod cgroup;
 mod guest;
 mod host;
 mod net;

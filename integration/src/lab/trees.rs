@@ -9,6 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::cgroup;
 use super::run::{check, words};
 
 /// One supported systemd, named after the Debian suite that brings it.
@@ -79,6 +80,7 @@ impl Trees {
         let _building = lock(&cache.join("lock"))?;
         trees.mount_pool(&cache.join("pool.btrfs"))?;
         fs::create_dir_all(trees.runs())?;
+        cgroup::sweep()?;
         trees.sweep()?;
         for &suite in suites {
             trees.ensure(suite).with_context(|| format!("the {} tree", suite.name()))?;
