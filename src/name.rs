@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
 
 /// Why a word is no name. The text completes "'WORD' is not a valid …: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +57,24 @@ impl MachineName {
     }
 }
 
+/// The longest name that the kernel gives an interface (IFNAMSIZ, netdevice(7)).
+const LONGEST: usize = 15;
+
+/// The name that the kernel knows an interface of nspawn by. Longer than it may
+/// be, nspawn keeps the first 11 characters and adds 4 of a hash, in base64url
+/// (systemd.net-naming-scheme(7), v247; the key is of systemd's
+/// `shorten_ifname()`). nftables matches this name alone.
+pub fn kernel_name(link: &str) -> String {
+    const KEY: [u8; 16] = 0xe190_a404_a8ef_4b51_8ccc_c33a_9f11_fca2_u128.to_be_bytes();
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    if link.len() <= LONGEST {
+        return link.to_owned();
+    }
+    let hash = SipHasher24::new_with_key(&KEY).hash(link.as_bytes());
+    let digits = [18, 12, 6, 0].map(|shift| char::from(DIGITS[(hash >> shift & 63) as usize]));
+    link.chars().take(LONGEST - digits.len()).chain(digits).collect()
+}
+
 fn machine_name_fault(word: &str) -> Option<&'static str> {
     if word.is_empty() {
         return Some("it is empty");
@@ -88,7 +107,7 @@ fn if_name_fault(word: &str) -> Option<&'static str> {
     if word.is_empty() {
         return Some("it is empty");
     }
-    if word.len() > 15 {
+    if word.len() > LONGEST {
         return Some("it has more than 15 characters");
     }
     if !word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@')) {

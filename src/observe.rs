@@ -7,10 +7,12 @@ use futures_util::future::join_all;
 
 use crate::emit::{PLACES, Place};
 use crate::name::MachineName;
-use crate::observed::{Address, FORWARDING, INOTIFY_INSTANCES, Link, Observed, Running, accept_ra};
+use crate::observed::{
+    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Observed, Running, accept_ra,
+};
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft};
 
 /// Where systemd keeps the links of machines that start with the host.
 pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
@@ -24,6 +26,8 @@ pub enum ObserveError {
     Bus(#[from] BusError),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error(transparent)]
+    Nft(#[from] NftError),
 }
 
 /// Everything that a plan needs to know. Without a bus (`--root`) just files.
@@ -44,10 +48,12 @@ async fn live(observed: &mut Observed, bus: &Bus) -> Result<(), ObserveError> {
     let (networkd, machines, images, units, net) =
         tokio::join!(bus.networkd_answers(), bus.machines(), bus.images(), bus.nspawn_units(), network());
     networkd?;
+    observed.nftables = nft::look()?;
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.links, observed.default_routes) = net?;
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));
     let switches = switches.chain([FORWARDING.to_owned(), INOTIFY_INSTANCES.to_owned()]);
+    let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
     Ok(())
 }

@@ -26,8 +26,41 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// Interfaces with an IPv6 or IPv4 default route.
     pub default_routes: BTreeSet<u32>,
+    /// What nftables has; none where there is no nft(8).
+    pub nftables: Option<Nftables>,
     /// The kernel's switches that a step may change, as read from /proc/sys.
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// The rule set of the kernel, as far as it concerns us.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Nftables {
+    /// Whether our table is loaded.
+    pub ours: bool,
+    /// The forward chains of others that drop what they are not told to let through.
+    pub dropping: Vec<Chain>,
+}
+
+/// A chain of somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Chain {
+    /// "ip", "ip6" or "inet".
+    pub family: String,
+    pub table: String,
+    pub name: String,
+    pub tool: Tool,
+}
+
+/// Who made a chain, told by what else is in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tool {
+    Docker,
+    Ufw,
+    Firewalld,
+    /// iptables, by hand or by a script.
+    Iptables,
+    Nftables,
 }
 
 /// One running machine.
@@ -71,6 +104,11 @@ pub struct Address {
 
 /// The switch that makes the host forward IPv6 at all (kernel, ip-sysctl.rst).
 pub const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
+/// The switches that send frames between ports of a bridge through the forward
+/// chains of IPv6 and IPv4 (br_netfilter).
+pub const BRIDGE_NETFILTER: [(&str, &str); 2] =
+    [("ip6", "net/bridge/bridge-nf-call-ip6tables"), ("ip", "net/bridge/bridge-nf-call-iptables")];
 
 /// The switch for how many inotify(7) instances a user may have, its machines' included.
 pub const INOTIFY_INSTANCES: &str = "fs/inotify/max_user_instances";

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use nsctl::observed::{Link, Observed, Running};
+use nsctl::emit::FIREWALL_FILE;
+use nsctl::observed::{Link, Nftables, Observed, Running};
 use nsctl::plan::{NewImage, Scope, Step, Wanted, plan, settle, undo};
 use nsctl::spec::{Spec, definition_path};
 use nsctl::state::State;
@@ -67,6 +68,7 @@ fn empty_host() -> Observed {
         live: true,
         images: ["base".to_owned()].into(),
         links: vec![link(2, "enp6s0"), link(3, "enp7s0")],
+        nftables: Some(Nftables::default()),
         sysctls: [("net/ipv6/conf/all/forwarding".to_owned(), "0".to_owned())].into(),
         ..Observed::default()
     }
@@ -93,6 +95,10 @@ fn carry_out(observed: &mut Observed, step: &Step) {
         Step::RemoveImage { name } => _ = observed.images.remove(name.as_str()),
         Step::Enable { machines } => observed.enabled.extend(machines),
         Step::Disable { machines } => observed.enabled.retain(|name| !machines.contains(name)),
+        Step::ReloadFirewall => {
+            let ours = observed.file(FIREWALL_FILE.as_ref()).is_some();
+            observed.nftables = Some(Nftables { ours, dropping: Vec::new() });
+        }
         Step::Switch { key, new, .. } => _ = observed.sysctls.insert(key, new),
         Step::Start { machines } => observed
             .machines

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Sighting, World};
-use crate::emit::nspawn_file;
+use crate::emit::{FIREWALL_FILE, nspawn_file};
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
 use crate::plan::Step;
 use crate::pool::Pool;
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, kernel, now, ping};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft, now, ping};
 
 /// How long a machine may take to answer after its start.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub enum DeedError {
     Bus(#[from] BusError),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error(transparent)]
+    Nft(#[from] NftError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("there is a tree named '{0}' by now")]
@@ -57,6 +59,7 @@ impl DeedError {
         match self {
             DeedError::Disk(error) => error.hint(),
             DeedError::Bus(error) => error.hint(),
+            DeedError::Nft(error) => error.hint(),
             DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
             DeedError::NoAnswer { machine, .. } => Some(format!(
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
@@ -118,6 +121,7 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
+        Step::ReloadFirewall => reload_firewall()?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => pool_route(*pool).await?,
         Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
@@ -234,6 +238,12 @@ async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
     }
     bus.reset_failed(&units).await;
     Ok(())
+}
+
+/// The table as its file says; no file, no table.
+fn reload_firewall() -> Result<(), NftError> {
+    let file = Path::new(FIREWALL_FILE);
+    if file.exists() { nft::load(file) } else { nft::unload() }
 }
 
 async fn pool_route(pool: Pool) -> Result<(), DeedError> {

@@ -6,6 +6,7 @@ use super::create::Place;
 use super::handmade::{Handwritten, absorb};
 use super::session::Session;
 use super::{Fault, Global};
+use crate::apply::Listener;
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
 use crate::spec::{MachineSpec, Network, definition_path, edit};
@@ -31,6 +32,15 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
             // Routed already: its own subnet and token stay.
             if matches!((&machine.network, &network), (Network::Routed(_), Network::Routed(_))) {
                 network = machine.network.clone();
+            }
+            if matches!(network, Network::Bridge(_)) {
+                if !machine.open.is_empty() {
+                    let open = super::open::list(&machine.open);
+                    session
+                        .progress
+                        .says(&format!("note: on a bridge nsctl filters nothing; '{open}' is forgotten"));
+                }
+                (machine.open, machine.ipv4, machine.firewall) = (Vec::new(), None, true);
             }
             machine.network = network.clone();
             let text = session.observed.file(&path).unwrap_or_default();
@@ -69,6 +79,16 @@ fn adopt(
     name: &MachineName,
     network: Network,
 ) -> Result<(MachineSpec, Option<Handwritten>), Fault> {
+    must_be_there(session, name)?;
+    let observed = &session.observed;
+    let handwritten = Handwritten::find(session, name.as_str())?;
+    let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
+    absorb(&mut machine, handwritten.as_ref());
+    Ok((machine, handwritten))
+}
+
+/// There is a machine or a tree of that name.
+pub fn must_be_there(session: &Session, name: &MachineName) -> Result<(), Fault> {
     let observed = &session.observed;
     if !observed.images.contains(name.as_str()) && !observed.is_running(name) {
         let known: Vec<&str> = session.spec.machines.keys().map(MachineName::as_str).collect();
@@ -80,10 +100,7 @@ fn adopt(
             or_none(&images)
         )));
     }
-    let handwritten = Handwritten::find(session, name.as_str())?;
-    let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
-    absorb(&mut machine, handwritten.as_ref());
-    Ok((machine, handwritten))
+    Ok(())
 }
 
 fn or_none(words: &[&str]) -> String {

@@ -9,7 +9,7 @@ use super::session::Session;
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Wanted, settle};
-use crate::spec::{MachineSpec, Network, Routed, definition_path, edit};
+use crate::spec::{Ipv4, MachineSpec, Network, Routed, definition_path, edit};
 use crate::state::State;
 
 /// Make a machine, start it, and see that it answers
@@ -23,6 +23,13 @@ pub struct Create {
     /// defaults.image]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// Let the world in to this port: tcp/443, udp/5000-5010, "tcp/22 from 2001:db8::/32"; may be
+    /// given several times
+    #[arg(long, value_name = "PROTO/PORT")]
+    open: Vec<String>,
+    /// A private IPv4 address behind the host's own, or none [default: defaults.ipv4, else none]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "nat|none")]
+    ipv4: Option<Ipv4>,
     /// Do not start it now; it still starts with the host
     #[arg(long)]
     no_start: bool,
@@ -52,6 +59,13 @@ impl Place {
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let network = args.place.network()?;
+    let open = super::open::parse(&args.open)?;
+    if matches!(network, Network::Bridge(_)) && (args.ipv4.is_some() || !open.is_empty()) {
+        return Err(Fault::new(
+            "--open and --ipv4 are for routed machines: a bridged one is a host of the LAN",
+        )
+        .hint("leave them away, or make it --routed"));
+    }
     let session = Session::begin(global).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
@@ -61,7 +75,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         Some(image) if handwritten.is_none() => Handwritten::find(&session, image)?,
         _ => None,
     };
-    let mut machine = MachineSpec { image: word.clone(), ..MachineSpec::new(network) };
+    let mut machine = MachineSpec { image: word.clone(), open, ipv4: args.ipv4, ..MachineSpec::new(network) };
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
 
     let mut spec = session.spec.clone();

@@ -10,9 +10,9 @@ use crate::name::NameError;
 use crate::observe::ObserveError;
 use crate::plan::Refusal;
 use crate::pool::PoolError;
-use crate::spec::Problems;
+use crate::spec::{PortError, Problems};
 use crate::state::StateError;
-use crate::sys::{BusError, DiskError, LockError, NetError};
+use crate::sys::{BusError, DiskError, LockError, NetError, NftError};
 
 /// An error on its way to the terminal.
 #[derive(Debug)]
@@ -89,11 +89,18 @@ macro_rules! with_hint {
     )*};
 }
 
-with_hint!(PoolError, LockError, DiskError, BusError, JournalError);
+with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError);
 
 impl From<NetError> for Fault {
     fn from(error: NetError) -> Fault {
         plain(error)
+    }
+}
+
+impl From<PortError> for Fault {
+    fn from(error: PortError) -> Fault {
+        let hint = error.hint();
+        plain(error).hint(hint)
     }
 }
 
@@ -110,6 +117,7 @@ impl From<ObserveError> for Fault {
             ObserveError::Disk(error) => error.into(),
             ObserveError::Bus(error) => error.into(),
             ObserveError::Net(error) => error.into(),
+            ObserveError::Nft(error) => error.into(),
         }
     }
 }

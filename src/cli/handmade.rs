@@ -1,5 +1,6 @@
 //! Machines made by hand: their .nspawn settings go into the definition.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Fault;
@@ -42,15 +43,14 @@ impl Handwritten {
         let mut table = NspawnTable::new();
         for (section, settings) in Ini::parse(&self.text).sections() {
             for (key, value) in settings.iter().filter(|(key, _)| !decided_by_network(section, key)) {
-                let keys = table.entry(section.to_owned()).or_default();
-                let mut texts = keys.get(key).map_or_else(Vec::new, Values::texts);
-                texts.push(value.clone());
-                let several = texts.len() > 1;
-                let first = texts.first().cloned().unwrap_or_default();
-                keys.insert(key.clone(), if several { Values::Many(texts) } else { Values::One(first) });
+                push(table.entry(section.to_owned()).or_default(), key, value);
             }
         }
         table
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Lets the plan replace the file, if ours takes its place; its text is kept beside it.
@@ -60,6 +60,14 @@ impl Handwritten {
             wanted.take_over.insert(self.path);
         }
     }
+}
+
+/// Adds a value of a key, which may have some already.
+pub fn push(keys: &mut BTreeMap<String, Values>, key: &str, value: &str) {
+    let mut texts = keys.get(key).map_or_else(Vec::new, Values::texts);
+    texts.push(value.to_owned());
+    let values = if texts.len() > 1 { Values::Many(texts) } else { Values::One(value.to_owned()) };
+    keys.insert(key.to_owned(), values);
 }
 
 /// Puts settings written by hand into the spec of a machine.

@@ -4,7 +4,7 @@ use super::text::{err, out};
 use clap::Args;
 use std::collections::BTreeMap;
 
-use super::session::{bus, spec, state};
+use super::session::{bus, spec, state, tell_of_journal};
 use super::view::{self, Row};
 use super::{Fault, Global, text};
 use crate::observe;
@@ -44,6 +44,7 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
 pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
+    tell_of_journal(&disk);
     let observed = observe::machines(&disk, bus.as_ref()).await?;
     let leases = state(&observed)?.leases;
     let spec = spec(&observed).unwrap_or_else(|problems| {

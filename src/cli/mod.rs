@@ -1,5 +1,6 @@
 //! The command line: types, and one file a verb. Nothing imports this room but `main`.
 
+mod adopt;
 mod attach;
 mod bridge;
 mod create;
@@ -7,6 +8,7 @@ mod fault;
 mod handmade;
 mod init;
 mod list;
+mod open;
 mod pool;
 mod progress;
 mod reconcile;
@@ -55,6 +57,12 @@ enum Verb {
     Create(create::Create),
     /// Move a machine to a bridge or to a subnet of its own, also one made by hand
     Attach(attach::Attach),
+    /// Make a machine that was set up by hand one of nsctl's, as it is
+    Adopt(adopt::Adopt),
+    /// Let the world in to ports of a routed machine
+    Open(open::Port),
+    /// Close ports again
+    Close(open::Port),
     /// Bridges that put machines on the LAN
     #[command(subcommand)]
     Bridge(bridge::Bridge),
@@ -97,6 +105,9 @@ impl Cli {
             Verb::Init(args) => init::run(&global, args).await,
             Verb::Create(args) => create::run(&global, args).await,
             Verb::Attach(args) => attach::run(&global, args).await,
+            Verb::Adopt(args) => adopt::run(&global, args).await,
+            Verb::Open(args) => open::run(&global, args, open::Way::Open).await,
+            Verb::Close(args) => open::run(&global, args, open::Way::Close).await,
             Verb::Bridge(args) => bridge::run(&global, args).await,
             Verb::List(args) => list::run(&global, args).await,
             Verb::Show(args) => show::run(&global, args).await,

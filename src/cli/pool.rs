@@ -4,7 +4,7 @@ use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{spec, state};
+use super::session::{spec, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::observe;
@@ -38,6 +38,7 @@ struct Lease<'a> {
 
 pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
+    tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
     let leases = state(&observed)?.leases;
     let Some(pool) = spec(&observed)?.host.pool else {

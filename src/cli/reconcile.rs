@@ -5,11 +5,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::create::new_image;
-use super::session::{Session, bus, spec, state};
+use super::session::{Session, bus, spec, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Scope, Step, Wanted, diff, plan as make, settle};
+use crate::plan::{Effect, Plan, Scope, Step, Wanted, diff, plan as make, settle};
 use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::Disk;
@@ -36,6 +36,7 @@ pub struct Apply {
 #[derive(Serialize)]
 struct PlanView<'a> {
     notes: &'a [String],
+    effects: &'a [Effect],
     steps: Vec<StepView<'a>>,
 }
 
@@ -49,11 +50,12 @@ struct StepView<'a> {
 pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
+    tell_of_journal(&disk);
     let observed = observe::host(&disk, bus.as_ref()).await?;
     let plan = make(&everything(spec(&observed)?, state(&observed)?, &observed)?, &observed)?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
-        text::json(&PlanView { notes: &plan.notes, steps })?;
+        text::json(&PlanView { notes: &plan.notes, effects: &plan.effects, steps })?;
     } else {
         out!("{}", sheet(&plan));
     }
@@ -104,5 +106,6 @@ fn sheet(plan: &Plan) -> String {
         }
         step => step.describe(),
     });
-    text::tame(&notes.chain(steps).collect::<Vec<_>>().join("\n"))
+    let effects = plan.effects.iter().map(Effect::describe);
+    text::tame(&notes.chain(effects).chain(steps).collect::<Vec<_>>().join("\n"))
 }

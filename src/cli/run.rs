@@ -9,7 +9,7 @@ use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
-use crate::plan::{Plan, Scope, Step, Wanted, check};
+use crate::plan::{Plan, Scope, Step, Wanted, check, flushed};
 use crate::sys;
 
 /// Which machines
@@ -53,7 +53,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         return Ok(0);
     }
     let started = sys::now();
-    session.perform(&Plan { steps: steps(way, &machines), notes: Vec::new() }).await?;
+    session.perform(&Plan { steps: steps(&session, way, &machines), ..Plan::default() }).await?;
     match way {
         Way::Stop => machines.iter().for_each(|name| session.say(format!("{name} is stopped"))),
         Way::Start | Way::Restart => verify(&session, &machines, started).await?,
@@ -61,13 +61,18 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     Ok(0)
 }
 
-fn steps(way: Way, machines: &[MachineName]) -> Vec<Step> {
+fn steps(session: &Session, way: Way, machines: &[MachineName]) -> Vec<Step> {
     let machines = machines.to_vec();
-    match way {
+    let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
+    // A machine does not start without its firewall.
+    let flushed = way != Way::Stop && flushed(&wanted, &session.observed);
+    let mut steps: Vec<Step> = flushed.then_some(Step::ReloadFirewall).into_iter().collect();
+    steps.extend(match way {
         Way::Start => vec![Step::Start { machines }],
         Way::Stop => vec![Step::Stop { machines }],
         Way::Restart => vec![Step::Stop { machines: machines.clone() }, Step::Start { machines }],
-    }
+    });
+    steps
 }
 
 fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {

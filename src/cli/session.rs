@@ -8,7 +8,7 @@ use super::text::out;
 
 use super::progress::Progress;
 use super::{Fault, Global};
-use crate::apply::{self, Listener, Sighting, World};
+use crate::apply::{self, Journal, Listener, Sighting, World};
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Wanted, plan};
@@ -44,6 +44,18 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
         return Err(Fault::new("only root can change this host").hint("run it with sudo"));
     }
     Ok(())
+}
+
+/// Tells who only reads of a plan that was cut short. Nobody waits for a lock here.
+pub fn tell_of_journal(disk: &Disk) {
+    if let Ok(Some(journal)) = Journal::find(disk)
+        && !sys::lock::is_held(disk)
+    {
+        let command = super::text::tame(&journal.command);
+        super::text::err!(
+            "note: `nsctl {command}` was cut short; the next command that changes the host mends that first"
+        );
+    }
 }
 
 impl Session {

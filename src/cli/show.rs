@@ -6,10 +6,11 @@ use super::text::out;
 use clap::Args;
 
 use super::list::look;
+use super::open::list;
 use super::view::Row;
 use super::{Fault, Global, text};
 use crate::name::MachineName;
-use crate::spec::definition_path;
+use crate::spec::{OpenPort, definition_path};
 
 /// Show one machine: what was planned, and what is there
 #[derive(Debug, Args)]
@@ -58,6 +59,8 @@ fn sheet(global: &Global, row: &Row) -> String {
     for address in has {
         add("has", Some(address));
     }
+    let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { list(ports) };
+    add("open", row.open.as_deref().map(open));
     add("interface", row.host_interface.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {

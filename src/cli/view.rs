@@ -10,7 +10,7 @@ use crate::emit::{self, Origin, Owner, Rendered};
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::pool::{Leases, Subnet};
-use crate::spec::{MachineSpec, Network, Spec};
+use crate::spec::{MachineSpec, Network, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +21,8 @@ pub struct Row {
     /// What it really has, global ones first.
     pub addresses: Vec<IpAddr>,
     pub host_interface: Option<String>,
+    /// What the firewall lets in; none where nsctl does not filter.
+    pub open: Option<Vec<OpenPort>>,
     pub uid_shift: Option<u32>,
     /// Where planned, configured and live are apart, in sentences.
     pub drift: Vec<String>,
@@ -109,6 +111,7 @@ fn row(
         network: network(definition, lease),
         addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
         host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
+        open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
         uid_shift: running.and_then(|running| running.uid_shift),
         drift: Vec::new(),
         name,

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
+use super::firewall;
 use super::ini::Ini;
 use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
-use crate::spec::{HostSpec, Limits, MachineSpec, Network, Routed, Values};
+use crate::spec::{HostSpec, Ipv4, Limits, MachineSpec, Network, Routed, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 const GATEWAY: &str = "fe80::1";
@@ -63,6 +64,10 @@ impl<'a> MachineFiles<'a> {
         ];
         if let Place::Routed { routed, subnet } = place {
             files.push((guest_file(self.name), self.guest_end(routed, *subnet)));
+            if self.machine.firewall {
+                let text = firewall::machine(self.name, &self.machine.open);
+                files.push((firewall::machine_file(self.name), text));
+            }
         }
         if let Some(text) = self.drop_in(place) {
             files.push((PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit())), text));
@@ -73,6 +78,11 @@ impl<'a> MachineFiles<'a> {
     /// The bytes that a packet on the veth may have, where that is not the usual.
     fn mtu(&self) -> Option<u32> {
         self.host.uplink.as_ref()?.mtu
+    }
+
+    /// Whether the machine has a private IPv4 address.
+    fn nat(&self) -> bool {
+        self.machine.ipv4.or(self.host.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
     }
 
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
@@ -124,16 +134,31 @@ impl<'a> MachineFiles<'a> {
 
     fn host_end(&self, place: &Place) -> String {
         let (routed, bridged) = (self.name.routed_link(), self.name.bridged_link());
-        match place {
+        let ini = match place {
             Place::Routed { subnet, .. } => self.routed_end(&routed, *subnet),
             // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
             Place::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
+        };
+        self.with_networkd_settings(ini).render()
+    }
+
+    /// The user's settings come last, and win: networkd takes the last value of a key.
+    fn with_networkd_settings(&self, mut ini: Ini) -> Ini {
+        for (section, all) in &self.machine.networkd {
+            for keys in all.all() {
+                ini = ini.section(section);
+                for (key, values) in keys {
+                    ini = values.texts().into_iter().fold(ini, |ini, value| ini.set(key, value));
+                }
+            }
         }
+        ini
     }
 
     /// Nobody else is on this link, so there is nothing to detect duplicates of.
-    /// RA is for guests that do not read the file bound into them.
-    fn routed_end(&self, link: &str, subnet: Subnet) -> String {
+    /// RA is for guests that do not read the file bound into them. Never
+    /// `IPMasquerade=both`, which the stock file has: it translates IPv6, too.
+    fn routed_end(&self, link: &str, subnet: Subnet) -> Ini {
         let ini = Ini::new().section("Match").set("Name", link);
         ini.section("Link")
             .set("RequiredForOnline", "no")
@@ -143,6 +168,10 @@ impl<'a> MachineFiles<'a> {
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "no")
             .set("IPv6SendRA", "yes")
+            // networkd chooses a range that the host does not use (systemd.network(5)).
+            .set_some("Address", self.nat().then_some("0.0.0.0/28"))
+            .set_some("DHCPServer", self.nat().then_some("yes"))
+            .set_some("IPMasquerade", self.nat().then_some("ipv4"))
             .section("Address")
             .set("Address", format_args!("{GATEWAY}/64"))
             .set("DuplicateAddressDetection", "none")
@@ -151,10 +180,9 @@ impl<'a> MachineFiles<'a> {
             .set("DuplicateAddressDetection", "none")
             .section("IPv6Prefix")
             .set("Prefix", subnet)
-            .render()
     }
 
-    fn bridged_end(&self, links: &str, bridge: &IfName) -> String {
+    fn bridged_end(&self, links: &str, bridge: &IfName) -> Ini {
         let ours = self.host.bridges.contains_key(bridge);
         let ini = Ini::new()
             .section("Match")
@@ -164,7 +192,7 @@ impl<'a> MachineFiles<'a> {
             .section("Network");
         // networkd joins ports only to bridges that it made; from others it must not take them off.
         let ini = if ours { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
-        ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no").render()
+        ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no")
     }
 
     /// No RA: the address and the route are known, and a router lifetime of 0,
@@ -177,6 +205,7 @@ impl<'a> MachineFiles<'a> {
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "no")
+            .set_some("DHCP", self.nat().then_some("ipv4"))
             .section("Address")
             .set("Address", format_args!("{}/64", routed.address(subnet)))
             .set("DuplicateAddressDetection", "none")
@@ -185,22 +214,26 @@ impl<'a> MachineFiles<'a> {
             .render()
     }
 
+    /// The unit's own settings: what it waits for, its limits.
     fn drop_in(&self, place: &Place) -> Option<String> {
         let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
-        let device = match place {
-            Place::Bridge(bridge) => Some(device_unit(bridge)),
-            Place::Routed { .. } => None,
-        };
-        let limits = &self.machine.limits;
-        let mut ini = Ini::new();
-        if description.is_some() || device.is_some() {
+        let guarded = matches!(place, Place::Routed { .. }) && self.machine.firewall;
+        let before = match place {
             // nspawn fails where its bridge is not there yet.
+            Place::Bridge(bridge) => Some(device_unit(bridge)),
+            Place::Routed { .. } => guarded.then(|| firewall::FIREWALL_UNIT.to_owned()),
+        };
+        let mut ini = Ini::new();
+        if description.is_some() || before.is_some() {
             ini = ini.section("Unit").set_some("Description", description);
-            ini = ini.set_some("Wants", device.as_ref()).set_some("After", device.as_ref());
+            ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
         }
-        if *limits != Limits::default() {
+        let limits = &self.machine.limits;
+        if *limits != Limits::default() || guarded {
             ini = ini.section("Service").set_some("MemoryMax", limits.memory.as_ref());
             ini = ini.set_some("CPUQuota", limits.cpu.as_ref()).set_some("TasksMax", limits.tasks);
+            // Rather not at all than without its firewall.
+            ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
         }
         (ini != Ini::new()).then(|| ini.render())
     }

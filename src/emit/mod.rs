@@ -1,6 +1,7 @@
 //! Spec + lease -> the text of systemd's files. Pure.
 
 mod bridge;
+mod firewall;
 mod host;
 pub mod ini;
 mod machine;
@@ -9,6 +10,7 @@ mod origin;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
 pub use host::switches;
 use machine::MachineFiles;
 pub use machine::{guest_file, nspawn_file};
@@ -22,6 +24,8 @@ use crate::spec::Spec;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     Host,
+    /// What all routed machines share: their firewall.
+    Firewall,
     Bridge(IfName),
     Machine(MachineName),
 }
@@ -47,6 +51,9 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     };
     for (path, text) in host::files(&spec.host) {
         put(&Owner::Host, path, text);
+    }
+    for (path, text) in spec.host.pool.map(|_| firewall::shared()).unwrap_or_default() {
+        put(&Owner::Firewall, path, text);
     }
     for (name, bridge) in &spec.host.bridges {
         for (path, text) in bridge::files(name, bridge) {
@@ -81,9 +88,13 @@ pub fn owner_of(path: &Path) -> Owner {
     let machine = between(&file, "05-nsctl-ve-", ".network")
         .or_else(|| between(&folder, "systemd-nspawn@", ".service.d"))
         .or_else(|| between(&file, "", ".nspawn"))
+        .or_else(|| between(&file, "", ".nft").filter(|_| path.starts_with(FIREWALL_DIR)))
         .or_else(|| between(&file, "", ".network").filter(|_| path.starts_with(GUEST_DIR)));
     let bridge =
         || between(&file, "05-nsctl-bridge-", ".netdev").or(between(&file, "05-nsctl-bridge-", ".network"));
+    if path == Path::new(FIREWALL_FILE) || path == firewall::unit_file() {
+        return Owner::Firewall;
+    }
     match machine.and_then(|name| name.parse().ok()) {
         Some(machine) => Owner::Machine(machine),
         None => bridge().and_then(|name| name.parse().ok()).map_or(Owner::Host, Owner::Bridge),
@@ -106,11 +117,14 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 6] = [
+pub const PLACES: [Place; 9] = [
     Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
     Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
     Place { dir: "/etc/sysctl.d", mark: "-nsctl.conf", nested: None },
+    Place { dir: "/var/lib/nsctl", mark: "firewall.nft", nested: None },
+    Place { dir: FIREWALL_DIR, mark: ".nft", nested: None },
+    Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
     Place { dir: GUEST_DIR, mark: ".network", nested: None },
     Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-nspawn@", ".service.d")) },
 ];

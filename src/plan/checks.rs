@@ -8,7 +8,7 @@ use crate::emit::Owner;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::PoolError;
-use crate::spec::BridgeSpec;
+use crate::spec::{BridgeSpec, Problem, definition_path};
 
 /// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +21,14 @@ pub enum Refusal {
     NoPool(MachineName),
     #[error("'{0}' gets no subnet: {1}")]
     NoLease(MachineName, PoolError),
-    #[error("'{machine}' cannot be on {bridge}: there is no such bridge")]
-    NoBridge { machine: MachineName, bridge: IfName, there_are: Vec<String> },
+    #[error("{}", .place.as_ref().map_or_else(|| no_bridge(.machine, .bridge), ToString::to_string))]
+    NoBridge {
+        machine: MachineName,
+        bridge: IfName,
+        there_are: Vec<String>,
+        /// Where a definition says so.
+        place: Option<Box<Problem>>,
+    },
     #[error("there is no interface '{0}' to be the port of {1}")]
     NoUplink(IfName, IfName),
     #[error("{uplink} cannot be the port of {bridge}: it is already a port of {other}")]
@@ -35,8 +41,14 @@ pub enum Refusal {
     TreeTaken(MachineName),
     #[error("'{0}' cannot start: it has no tree in /var/lib/machines, and its definition names no image")]
     NoTree(MachineName),
+    #[error("routed machines need nftables for their firewall, and there is no nft")]
+    NoNft,
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
     NoImage { image: String, there_are: Vec<String> },
+}
+
+fn no_bridge(machine: &MachineName, bridge: &IfName) -> String {
+    format!("'{machine}' cannot be on {bridge}: there is no such bridge")
 }
 
 fn listed(words: &[String]) -> String {
@@ -68,10 +80,11 @@ impl Refusal {
             Refusal::TreeTaken(name) => {
                 Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
             }
+            Refusal::NoNft => Some("`apt install nftables`, or firewall = false in the definitions".into()),
             Refusal::NoImage { .. } => Some("--image takes one of these, or the path of a tar file".into()),
             Refusal::NoTree(name) => Some(format!(
                 "name one in {}: image = \"…\"; `machinectl list-images` lists them",
-                crate::spec::definition_path(name).display()
+                definition_path(name).display()
             )),
             Refusal::PortIsBridge(_) => None,
         }
@@ -94,6 +107,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
             refusals.extend(port_refused(observed, name, bridge));
         }
     }
+    refusals.extend(no_nft(wanted, observed));
     refusals.extend(wanted.images.iter().filter_map(|image| image_refused(observed, image)));
     refusals.extend(wanted.start.iter().filter_map(|name| no_tree(wanted, observed, name)));
     refusals
@@ -105,17 +119,30 @@ fn bridge_missing(
     machine: &MachineName,
     bridge: &IfName,
 ) -> Option<Refusal> {
-    if wanted.spec.host.bridges.contains_key(bridge) || observed.is_bridge(bridge) {
+    let ours = wanted.spec.host.bridges.contains_key(bridge);
+    let leaves = !ours && wanted.scope == Scope::All && is_ours(observed, bridge);
+    if ours || (observed.is_bridge(bridge) && !leaves) {
         return None;
     }
     let bridges = observed.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
-    let there_are = bridges.map(|link| link.name.clone()).collect();
-    Some(Refusal::NoBridge { machine: machine.clone(), bridge: bridge.clone(), there_are })
+    let there_are =
+        bridges.map(|link| link.name.clone()).filter(|name| name != bridge.as_str() || !leaves).collect();
+    let path = definition_path(machine);
+    // What a verb is only about to write has no line yet.
+    let written = observed.file(&path).filter(|_| !wanted.inputs.contains_key(&path));
+    let place =
+        written.map(|text| Box::new(Problem::at_value(&path, text, "bridge", no_bridge(machine, bridge))));
+    Some(Refusal::NoBridge { machine: machine.clone(), bridge: bridge.clone(), there_are, place })
+}
+
+/// Whether nsctl made the bridge.
+fn is_ours(observed: &Observed, bridge: &IfName) -> bool {
+    observed.files.keys().any(|path| path.ends_with(format!("05-nsctl-bridge-{bridge}.netdev")))
 }
 
 fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Option<Refusal> {
     let uplink = &bridge.uplink;
-    let ours = observed.files.keys().any(|path| path.ends_with(format!("05-nsctl-bridge-{name}.netdev")));
+    let ours = is_ours(observed, name);
     if observed.link(name.as_str()).is_some() && !ours {
         return Some(Refusal::BridgeTaken(name.clone()));
     }
@@ -128,6 +155,13 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
     }
     let other = observed.master_of(port).filter(|master| !master.is_called(name.as_str()))?;
     Some(Refusal::PortTaken { uplink: uplink.clone(), bridge: name.clone(), other: other.name.clone() })
+}
+
+fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
+    let mine =
+        wanted.spec.machines.iter().filter(|(name, _)| wanted.scope.holds(&Owner::Machine((*name).clone())));
+    let needed = mine.filter(|(_, machine)| machine.is_filtered()).count() > 0;
+    (needed && observed.nftables.is_none()).then_some(Refusal::NoNft)
 }
 
 /// A machine that is to start has a tree, or gets one.

@@ -1,7 +1,8 @@
 //! What becomes of each machine: nothing, a move while it runs, a restart, an end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::effects::restart_reason;
 use super::files::Change;
 use super::{Step, Wanted};
 use crate::emit::{self, Owner};
@@ -13,7 +14,8 @@ use crate::spec::{MachineSpec, Network};
 #[derive(Debug, Default)]
 pub struct Fates {
     stop: Vec<MachineName>,
-    restart: Vec<MachineName>,
+    /// With the file that they read only when they start.
+    restart: Vec<(MachineName, PathBuf)>,
     start: Vec<MachineName>,
     enable: Vec<MachineName>,
     disable: Vec<MachineName>,
@@ -79,8 +81,8 @@ impl Fates {
             self.moves.push(step);
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
             return;
-        } else if changes.iter().any(|change| read_at_start(&change.path)) {
-            self.restart.push(name.clone());
+        } else if let Some(change) = changes.iter().find(|change| read_at_start(&change.path)) {
+            self.restart.push((name.clone(), change.path.clone()));
         } else if changes.is_empty() {
             return;
         }
@@ -89,14 +91,23 @@ impl Fates {
 
     /// What the user should know: who is restarted.
     pub fn notes(&self) -> Vec<String> {
-        let restart = self.restart.iter().map(|name| {
+        let restart = self.restart.iter().map(|(name, _)| {
             format!("'{name}' is running and will be restarted: what changes is read when it starts")
         });
         restart.collect()
     }
 
+    fn restarting(&self) -> impl Iterator<Item = &MachineName> {
+        self.restart.iter().map(|(name, _)| name)
+    }
+
+    /// The units that restart, and why.
+    pub fn reasons(&self) -> Vec<(String, String)> {
+        self.restart.iter().map(|(name, path)| (name.unit(), restart_reason(path))).collect()
+    }
+
     pub fn stop(&self) -> Option<Step> {
-        let machines: Vec<MachineName> = self.stop.iter().chain(&self.restart).cloned().collect();
+        let machines: Vec<MachineName> = self.stop.iter().chain(self.restarting()).cloned().collect();
         some(&machines).map(|machines| Step::Stop { machines })
     }
 
@@ -108,7 +119,7 @@ impl Fates {
 
     /// Moves, what starts now, and whether it answers.
     pub fn after_files(&self) -> Vec<Step> {
-        let start: Vec<MachineName> = self.restart.iter().chain(&self.start).cloned().collect();
+        let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();
         let mut steps = self.moves.clone();
         steps.extend(some(&start).map(|machines| Step::Start { machines }));
         steps.extend(self.checks.clone());

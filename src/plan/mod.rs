@@ -1,14 +1,17 @@
 //! (what is wanted, what is observed) -> ordered steps. Pure.
 
 mod checks;
+mod effects;
 mod files;
 mod machines;
+mod others;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use checks::Refusal;
+pub use effects::Effect;
 pub use files::{diff, kept_beside};
 pub use machines::check;
 pub use step::{Stale, Step, undo};
@@ -72,7 +75,9 @@ pub enum Scope {
 impl Scope {
     pub fn holds(&self, owner: &Owner) -> bool {
         match (self, owner) {
-            (Scope::All, _) | (Scope::Host | Scope::Bridge(_), Owner::Host) => true,
+            (Scope::All, _)
+            | (Scope::Host | Scope::Bridge(_), Owner::Host)
+            | (Scope::Host | Scope::Machine(_), Owner::Firewall) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
             _ => false,
@@ -93,6 +98,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What the user should know before it begins.
     pub notes: Vec<String>,
+    /// What happens to units, links and rules, and why.
+    pub effects: Vec<Effect>,
 }
 
 /// The steps from what is observed to what is wanted.
@@ -112,7 +119,13 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     let fates = machines::fates(wanted, observed, &changes);
     let mut notes = fates.notes();
     notes.extend(checks::notes(wanted, observed, &changes));
-    Ok(Plan { steps: steps(wanted, observed, &changes, &fates), notes })
+    notes.extend(others::notes(wanted, observed));
+    let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
+    if observed.live {
+        plan.effects = effects::of_units(&plan, &fates.reasons());
+        plan.effects.extend(effects::of_files(&changes));
+    }
+    Ok(plan)
 }
 
 /// The order matters: the lease is on disk before anything uses it, a machine
@@ -131,6 +144,9 @@ fn steps(
     for step in &read {
         stale.note(step);
     }
+    if flushed(wanted, observed) {
+        stale.note_firewall();
+    }
     steps.extend(read);
     // After the .nspawn file: machined copies the image's where there is none,
     // and when a tree is deleted its .nspawn goes with it.
@@ -145,6 +161,13 @@ fn steps(
         steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
     }
     steps
+}
+
+/// Somebody flushed all rules, ours too.
+pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
+    let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
+    let loaded = observed.nftables.as_ref().is_none_or(|nftables| nftables.ours);
+    there && !loaded && wanted.scope.holds(&Owner::Firewall)
 }
 
 /// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.
@@ -163,7 +186,8 @@ fn image(image: &NewImage) -> Step {
     }
 }
 
-/// Bridges whose files are new: wait for them, and clean their ports.
+/// Bridges whose files are new: wait for them, and clean their ports. Those whose
+/// files are gone: networkd does not delete what it made.
 fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
@@ -174,7 +198,18 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
             steps.push(Step::FlushPort { port });
         }
     }
+    let gone = changes.iter().filter(|change| change.new.is_none());
+    steps.extend(gone.filter_map(|change| match &change.owner {
+        Owner::Bridge(name) if is_netdev(&change.path) && observed.is_bridge(name) => {
+            Some(Step::DeleteLink { name: name.clone() })
+        }
+        _ => None,
+    }));
     steps
+}
+
+fn is_netdev(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "netdev")
 }
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.

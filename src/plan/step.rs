@@ -1,10 +1,11 @@
 //! One step: what it does, in a line, and what undoes it.
 
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
 use crate::name::{IfName, MachineName};
 use crate::pool::Pool;
 
@@ -48,6 +49,8 @@ pub enum Step {
     },
     ReloadSystemd,
     ReloadNetworkd,
+    /// Loads the firewall's table anew, or drops it where its file is gone.
+    ReloadFirewall,
     /// Sets a switch of the kernel.
     Switch {
         key: String,
@@ -147,6 +150,7 @@ impl Step {
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
             Step::ReloadSystemd => "reload systemd".into(),
             Step::ReloadNetworkd => "reload networkd".into(),
+            Step::ReloadFirewall => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
@@ -190,6 +194,7 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
 pub struct Stale {
     systemd: bool,
     networkd: bool,
+    firewall: bool,
 }
 
 impl Stale {
@@ -199,6 +204,7 @@ impl Stale {
             Step::Write { path, .. } => {
                 self.systemd |= path.starts_with("/etc/systemd/system");
                 self.networkd |= path.starts_with("/etc/systemd/network");
+                self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
             }
             Step::Enable { .. } | Step::Disable { .. } => self.systemd = true,
             _ => return false,
@@ -206,10 +212,19 @@ impl Stale {
         true
     }
 
+    /// The firewall's table is not what its files say.
+    pub fn note_firewall(&mut self) {
+        self.firewall = true;
+    }
+
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
-        let Stale { systemd, networkd } = std::mem::take(self);
-        let due = [(systemd, Step::ReloadSystemd), (networkd, Step::ReloadNetworkd)];
+        let Stale { systemd, networkd, firewall } = std::mem::take(self);
+        let due = [
+            (systemd, Step::ReloadSystemd),
+            (networkd, Step::ReloadNetworkd),
+            (firewall, Step::ReloadFirewall),
+        ];
         due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()
     }
 }

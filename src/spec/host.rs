@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Ipv4, Problem};
 use crate::name::IfName;
 use crate::pool::Pool;
 
@@ -62,6 +62,9 @@ pub struct Defaults {
     /// The image of a machine that names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// What a routed machine has of IPv4 where its definition says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4>,
 }
 
 impl Defaults {

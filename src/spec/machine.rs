@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use super::port::OpenPort;
 use crate::name::IfName;
 use crate::pool::Subnet;
 
@@ -19,6 +20,12 @@ pub struct MachineSpec {
     /// Whether it starts with the host.
     pub autostart: bool,
     pub network: Network,
+    /// Ports that a routed machine's firewall lets in.
+    pub open: Vec<OpenPort>,
+    /// Whether a routed machine gets a private IPv4 address; none: as the defaults say.
+    pub ipv4: Option<Ipv4>,
+    /// Whether a routed machine is behind nsctl's firewall.
+    pub firewall: bool,
     /// Folders of the host that the machine sees: `/path` or `/host/path:/machine/path`.
     pub bind: Vec<String>,
     /// The same, but only to read.
@@ -28,6 +35,8 @@ pub struct MachineSpec {
     pub limits: Limits,
     /// Settings handed through to the .nspawn file unchanged: section, key, values.
     pub nspawn: NspawnTable,
+    /// Settings handed through to the .network file of the host's end.
+    pub networkd: NetworkdTable,
 }
 
 /// What the machine may take (systemd.resource-control(5)).
@@ -60,6 +69,17 @@ impl Limits {
     }
 }
 
+/// What a routed machine has of IPv4.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv4 {
+    /// A private address from networkd's DHCP server; out through the host's own.
+    Nat,
+    /// Nothing.
+    #[default]
+    None,
+}
+
 /// How the machine meets the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
@@ -87,6 +107,27 @@ impl Routed {
 
 /// Sections, keys and values of a .nspawn file (systemd.nspawn(5)).
 pub type NspawnTable = BTreeMap<String, BTreeMap<String, Values>>;
+
+/// Sections, keys and values of a .network file (systemd.network(5)); a section
+/// may stand several times: `[[networkd.Route]]`.
+pub type NetworkdTable = BTreeMap<String, Sections>;
+
+/// One section, or several of one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Sections {
+    One(BTreeMap<String, Values>),
+    Many(Vec<BTreeMap<String, Values>>),
+}
+
+impl Sections {
+    pub fn all(&self) -> &[BTreeMap<String, Values>] {
+        match self {
+            Sections::One(keys) => std::slice::from_ref(keys),
+            Sections::Many(all) => all,
+        }
+    }
+}
 
 /// A value, or several for a key that may stand several times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +159,10 @@ struct File {
     autostart: Option<bool>,
     network: NetworkTable,
     #[serde(default)]
+    open: Vec<OpenPort>,
+    ipv4: Option<Ipv4>,
+    firewall: Option<bool>,
+    #[serde(default)]
     bind: Vec<String>,
     #[serde(default, rename = "bind-read-only")]
     bind_read_only: Vec<String>,
@@ -127,6 +172,8 @@ struct File {
     limits: Limits,
     #[serde(default)]
     nspawn: NspawnTable,
+    #[serde(default)]
+    networkd: NetworkdTable,
 }
 
 #[derive(Deserialize)]
@@ -153,12 +200,21 @@ impl MachineSpec {
             description: None,
             autostart: true,
             network,
+            open: Vec::new(),
+            ipv4: None,
+            firewall: true,
             bind: Vec::new(),
             bind_read_only: Vec::new(),
             environment: BTreeMap::new(),
             limits: Limits::default(),
             nspawn: NspawnTable::new(),
+            networkd: NetworkdTable::new(),
         }
+    }
+
+    /// Whether nsctl's firewall stands before it.
+    pub fn is_filtered(&self) -> bool {
+        self.firewall && matches!(self.network, Network::Routed(_))
     }
 
     /// Parses one definition.
@@ -175,11 +231,15 @@ impl MachineSpec {
                 description: file.description,
                 autostart: file.autostart.unwrap_or(true),
                 network,
+                open: file.open,
+                ipv4: file.ipv4,
+                firewall: file.firewall.unwrap_or(true),
                 bind: file.bind,
                 bind_read_only: file.bind_read_only,
                 environment: file.environment,
                 limits: file.limits,
                 nspawn: file.nspawn,
+                networkd: file.networkd,
             }),
             Ok(_) => Err(problems),
             Err((key, message)) => {
@@ -190,10 +250,25 @@ impl MachineSpec {
     }
 }
 
+/// The keys that only a routed machine can have.
+pub const ROUTED_ONLY: [&str; 3] = ["open", "ipv4", "firewall"];
+
 impl File {
+    /// A bridged machine is a host of the LAN.
+    fn routed_only(&self) -> Option<String> {
+        let said = [!self.open.is_empty(), self.ipv4.is_some(), self.firewall.is_some()];
+        let bridged = matches!(self.network.mode, Mode::Bridge);
+        let (key, _) = ROUTED_ONLY.into_iter().zip(said).find(|(_, said)| *said && bridged)?;
+        Some(format!(
+            "{key}: a bridged machine is a host of the LAN; nsctl filters and translates routed ones only"
+        ))
+    }
+
     /// What is wrong beside the network.
     fn faults(&self) -> Vec<String> {
         let mut faults = table_faults(&self.nspawn);
+        faults.extend(networkd_faults(&self.networkd));
+        faults.extend(self.routed_only());
         faults.extend(self.limits.faults());
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
             faults.push(format!("the description {text:?} is not one plain line"));
@@ -265,6 +340,25 @@ fn table_faults(table: &NspawnTable) -> Vec<String> {
     settings.filter_map(|(section, key, values)| setting_fault(section, key, values)).collect()
 }
 
+fn networkd_faults(table: &NetworkdTable) -> Vec<String> {
+    let keys =
+        table.iter().flat_map(|(section, all)| all.all().iter().flatten().map(move |(k, v)| (section, k, v)));
+    keys.filter_map(|(section, key, values)| {
+        let shown = format!("[networkd.{}] {}", section.escape_debug(), key.escape_debug());
+        let decided =
+            section == "Match" || (section == "Network" && ["Bridge", "KeepMaster"].contains(&key.as_str()));
+        if decided {
+            return Some(format!("{shown}: the machine's name and the table [network] decide that"));
+        }
+        let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
+        if !word(section) {
+            return Some(format!("{shown}: that is no name of a section"));
+        }
+        plain_setting(&shown, key, values)
+    })
+    .collect()
+}
+
 fn setting_fault(section: &str, key: &str, values: &Values) -> Option<String> {
     let shown = format!("[nspawn.{}] {}", section.escape_debug(), key.escape_debug());
     if !["Exec", "Files", "Network"].contains(&section) {
@@ -273,6 +367,10 @@ fn setting_fault(section: &str, key: &str, values: &Values) -> Option<String> {
     if decided_by_network(section, key) {
         return Some(format!("{shown}: the table [network] decides that"));
     }
+    plain_setting(&shown, key, values)
+}
+
+fn plain_setting(shown: &str, key: &str, values: &Values) -> Option<String> {
     if !key.chars().all(|c| c.is_ascii_alphanumeric()) || key.is_empty() {
         return Some(format!("{shown}: that is no name of a setting"));
     }

@@ -3,14 +3,20 @@
 
 pub mod edit;
 mod host;
+mod interfaces;
 mod machine;
+mod port;
 mod problem;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use host::{AcceptRa, BridgeSpec, Defaults, HostSpec, Uplink};
-pub use machine::{Limits, MachineSpec, Network, NspawnTable, Routed, Values, decided_by_network};
+pub use machine::{
+    Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
+    decided_by_network,
+};
+pub use port::{OpenPort, PortError};
 pub use problem::{Problem, Problems};
 
 use crate::name::{IfName, MachineName};
@@ -63,6 +69,7 @@ impl Spec {
             }
         }
         problems.extend(spec.cross_check(definitions));
+        problems.extend(interfaces::collisions(&spec, host.unwrap_or_default(), definitions));
         if problems.is_empty() { Ok(spec) } else { Err(Problems(problems)) }
     }
 
@@ -132,6 +139,19 @@ mod tests {
                 ("d", "[network]\nmode = \"rooted\"\n"),
                 ("-e", "[network]\nmode = \"routed\"\n"),
             ],
+        )
+        .unwrap_err();
+        insta::assert_snapshot!(problems.to_string());
+    }
+
+    #[test]
+    fn interfaces_that_collide_are_shown() {
+        let routed = "[network]\nmode = \"routed\"\n";
+        let long = "a-machine-with-a-long-name-1";
+        let short = crate::name::kernel_name(&format!("ve-{long}")).split_off(3);
+        let problems = parse(
+            "pool = \"2001:db8:a::/48\"\n[bridge.ve-web]\nuplink = \"enp6s0\"\n",
+            &[("web", routed), (long, routed), (&short, routed)],
         )
         .unwrap_err();
         insta::assert_snapshot!(problems.to_string());

@@ -36,6 +36,18 @@ impl Problem {
         let span = toml_edit::Document::parse(text)
             .ok()
             .and_then(|document| document.get("network")?.get(key)?.span());
+        Problem::at_some(file, text, span, message)
+    }
+
+    /// A fault of the name of a table, such as `[bridge.vbr0]`.
+    pub fn at_table(file: &Path, text: &str, outer: &str, name: &str, message: impl Into<String>) -> Problem {
+        let span = toml_edit::Document::parse(text)
+            .ok()
+            .and_then(|document| document.get(outer)?.as_table_like()?.key(name)?.span());
+        Problem::at_some(file, text, span, message)
+    }
+
+    fn at_some(file: &Path, text: &str, span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
         match span {
             Some(span) => Problem::at(file, text, span, message),
             None => Problem::whole(file, message),

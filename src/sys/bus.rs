@@ -6,7 +6,7 @@ use std::fs::File;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use zbus_systemd::zbus::{self, Connection, OwnedFd, OwnedObjectPath, proxy::CacheProperties};
+use zbus_systemd::zbus::{self, Connection, DBusError, OwnedFd, OwnedObjectPath, proxy::CacheProperties};
 use zbus_systemd::{import1, machine1, network1, systemd1};
 
 use crate::name::MachineName;
@@ -59,8 +59,11 @@ const IMPORTD: &str = "systemd-importd";
 fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Error) -> BusError {
     let doing = doing.into();
     move |source| {
-        let zbus::Error::MethodError(name, text, _) = &source else {
-            return BusError::NoService { service, source };
+        let (name, text) = match &source {
+            zbus::Error::MethodError(name, text, _) => (name.to_string(), text.clone()),
+            // What the bus itself answers.
+            zbus::Error::FDO(error) => (error.name().to_string(), error.description().map(str::to_owned)),
+            _ => return BusError::NoService { service, source },
         };
         let missing = [
             "ServiceUnknown",

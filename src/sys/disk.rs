@@ -138,6 +138,18 @@ impl Disk {
         sync_folder(folder)
     }
 
+    /// Opens a file to read; none if there is none.
+    ///
+    /// # Errors
+    /// When we may not.
+    pub fn open_to_read(&self, path: &Path) -> Result<Option<std::fs::File>, DiskError> {
+        match fs::File::open(self.at_plain(path)?) {
+            Ok(file) => Ok(Some(file.into_parts().0)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Opens a file for a lock, and makes it if it is missing.
     ///
     /// # Errors

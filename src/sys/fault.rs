@@ -1,14 +1,19 @@
-//! Points at which a test can kill us (feature `faults`).
+//! Points at which a test can kill or stop us (feature `faults`).
 
-/// Dies by SIGKILL if this is the point that NSCTL_KILL_AT counts to.
+/// Dies by SIGKILL if this is the point that NSCTL_KILL_AT counts to; stops by
+/// SIGSTOP at that of NSCTL_STOP_AT.
 #[cfg(feature = "faults")]
 pub fn point() {
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use nix::sys::signal::Signal;
     static PASSED: AtomicU32 = AtomicU32::new(0);
     let number = PASSED.fetch_add(1, Ordering::Relaxed) + 1;
-    let fatal = std::env::var("NSCTL_KILL_AT").ok().and_then(|text| text.parse::<u32>().ok());
-    if fatal == Some(number) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    let is_at = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok()) == Some(number);
+    for (name, signal) in [("NSCTL_KILL_AT", Signal::SIGKILL), ("NSCTL_STOP_AT", Signal::SIGSTOP)] {
+        if is_at(name) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), signal);
+        }
     }
 }
 

@@ -40,6 +40,12 @@ pub struct Lock {
     _file: Flock<std::fs::File>,
 }
 
+/// Whether some nsctl is changing the host just now.
+pub fn is_held(disk: &Disk) -> bool {
+    let Ok(Some(file)) = disk.open_to_read(Path::new(LOCK_FILE)) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EAGAIN)))
+}
+
 const LOCK_FILE: &str = "/var/lib/nsctl/lock";
 
 impl Lock {

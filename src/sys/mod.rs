@@ -9,12 +9,14 @@ pub mod fault;
 pub mod kernel;
 pub mod lock;
 pub mod net;
+pub mod nft;
 pub mod ping;
 
 pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};
 pub use lock::{Lock, LockError};
 pub use net::{Net, NetError};
+pub use nft::NftError;
 
 use std::time::Instant;
 

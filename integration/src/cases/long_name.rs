@@ -15,6 +15,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(interface.len() <= 15 && interface.starts_with("ve-a-machin"), "{machine}");
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a:1::2"])?;
     must!(ping.ok(), "{}", ping.all());
+    // The firewall knows the interface by its short name.
+    let port = "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a:1::2/7777 && head -c5 <&3'";
+    must!(!lab.router.run(&["bash", "-c", port])?.ok(), "a closed port is open");
+    lab.nsctl_ok(&format!("open {name} tcp/7777"))?;
+    must!(lab.router.run(&["bash", "-c", port])?.stdout == "hello", "an open port is closed");
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
     lab.nsctl_ok(&format!("attach {name} --bridge vbr0"))?;
     lab.nsctl_ok(&format!("remove {name}"))?;

@@ -252,6 +252,21 @@ impl Lab {
         self.must(&["sh", "-euc", lines])
     }
 
+    /// A command in the network namespace of a machine, with the tools of the
+    /// machine that we run on.
+    pub fn within(&self, machine: &str, all: &[&str]) -> Result<Command> {
+        let leader = self.must(&["machinectl", "show", machine, "-p", "Leader", "--value"])?;
+        let net = format!("--net=/proc/{}/root/proc/{}/ns/net", self.init()?, leader.trim());
+        let mut command = words(&["nsenter", &net]);
+        command.args(all);
+        Ok(command)
+    }
+
+    /// Runs lines of shell there that may fail.
+    pub fn inside(&self, machine: &str, lines: &str) -> Result<Done> {
+        capture(&mut self.within(machine, &["bash", "-euc", lines])?)
+    }
+
     /// `list --json`, parsed.
     pub fn list(&self) -> Result<serde_json::Value> {
         let text = self.nsctl_ok("list --json")?;

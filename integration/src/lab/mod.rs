@@ -10,4 +10,5 @@ mod trees;
 
 pub use guest::tiny_guest;
 pub use host::{Lab, until};
+pub use net::Daemon;
 pub use trees::{Suite, Trees};

@@ -57,6 +57,45 @@ impl Namespace {
         Ok(Namespace { holder })
     }
 
+    /// A namespace behind this one, on a link of so many bytes: `PREFIX:1` is
+    /// here, `PREFIX:2` there, and its default route leads here.
+    pub fn beyond(&self, link: &str, mtu: u32, prefix: &str) -> Result<Namespace> {
+        let far = Namespace::new()?;
+        self.script(&format!(
+            "ip link add {link} mtu {mtu} type veth peer name near0 mtu {mtu} netns {}
+             ip addr add {prefix}:1/64 dev {link} nodad; ip link set {link} up
+             sysctl -qw net.ipv6.conf.all.forwarding=1",
+            far.pid()
+        ))?;
+        far.script(&format!(
+            "ip addr add {prefix}:2/64 dev near0 nodad; ip link set near0 up; ip -6 route add default via {prefix}:1"
+        ))?;
+        Ok(far)
+    }
+
+    /// Counts, from now on, what comes in and matches a rule of nftables.
+    pub fn watch(&self, family: &str, rule: &str) -> Result<()> {
+        let table = format!("table {family} watch");
+        self.script(&format!(
+            "nft '{table}
+             delete {table}
+             {table} {{
+                 chain c {{
+                     type filter hook prerouting priority -300
+                     {rule} counter
+                 }}
+             }}'"
+        ))
+        .map(drop)
+    }
+
+    /// How many packets have matched since.
+    pub fn watched(&self, family: &str) -> Result<u64> {
+        let text = self.script(&format!("nft list table {family} watch"))?;
+        let number = text.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        number.and_then(|number| number.parse().ok()).with_context(|| text.clone())
+    }
+
     /// The process whose namespace this is, for `ip link set … netns PID`.
     pub fn pid(&self) -> u32 {
         self.holder.pid()

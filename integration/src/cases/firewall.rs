@@ -1,0 +1,140 @@
+//! What reaches a routed machine, and what it may send: from the router, from
+//! another machine, from the host, and with false addresses.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::lab::{Daemon, Lab, until};
+use crate::must;
+
+const WEB: &str = "2001:db8:a:1::2";
+const DB: &str = "2001:db8:a:2::2";
+/// It goes when its parent does (see the laboratory's own servers).
+const RA_SERVER: [&str; 17] = [
+    "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "\"$@\" & wait", "sh", "dnsmasq", "-k", "--conf-file=/dev/null",
+    "--user=root", "--port=0", "--pid-file=", "--enable-ra", "--interface=host0", "--dhcp-range=2001:db8:bad::,ra-only,64",
+];
+
+pub fn run(lab: &mut Lab) -> Result<()> {
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.nsctl_ok("create web --routed --image debian-13 --open tcp/7777")?;
+    lab.nsctl_ok("create db --routed --image debian-13")?;
+    open_and_closed(lab)?;
+    opened_and_closed_again(lab)?;
+    false_senders(lab)?;
+    to_the_host(lab)?;
+    flushed(lab)
+}
+
+/// Whether the guest's service says hello to a connection from there.
+fn hello(lab: &Lab, from: &str, to: &str) -> Result<bool> {
+    let script = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/7777 && head -c5 <&3' 2>/dev/null || true");
+    let said = match from {
+        "router" => lab.router.run(&["bash", "-c", &script])?.stdout,
+        "host" => lab.sh(&script)?,
+        machine => lab.inside(machine, &script)?.stdout,
+    };
+    Ok(said == "hello")
+}
+
+fn open_and_closed(lab: &Lab) -> Result<()> {
+    until(Duration::from_secs(20), "the service answers", || hello(lab, "host", WEB))?;
+    until(Duration::from_secs(20), "the service answers", || hello(lab, "host", DB))?;
+    must!(hello(lab, "router", WEB)?, "an open port is closed to the world");
+    must!(hello(lab, "db", WEB)?, "an open port is closed to another machine");
+    must!(!hello(lab, "router", DB)?, "a closed port is open to the world");
+    must!(!hello(lab, "web", DB)?, "a closed port is open to another machine");
+    // Ping and errors get through; a closed port is silent.
+    for to in [WEB, DB] {
+        must!(lab.router.run(&["ping", "-6", "-c1", "-W5", to])?.ok(), "no ping to {to}");
+    }
+    // Out, everything goes.
+    let out = lab.inside("db", "ping -6 -c1 -W5 2001:db8:ffff::1")?;
+    must!(out.ok(), "{}", out.all());
+    Ok(())
+}
+
+fn opened_and_closed_again(lab: &Lab) -> Result<()> {
+    let leader = lab.sh("machinectl show db -p Leader")?;
+    lab.nsctl_ok("open db tcp/7777")?;
+    must!(hello(lab, "router", DB)?, "an opened port is closed");
+    must!(lab.nsctl_ok("open db tcp/7777")?.contains("already"), "opened twice");
+    must!(lab.nsctl_ok("show db")?.contains("open  tcp/7777"), "{}", lab.nsctl_ok("show db")?);
+    lab.nsctl_ok("close db tcp/7777")?;
+    must!(!hello(lab, "router", DB)?, "a closed port is open");
+    lab.nsctl_ok("open db tcp/7000-8000 --from 2001:db8:a:1::/64")?;
+    must!(!hello(lab, "router", DB)?, "open to everybody, not just to the prefix");
+    must!(hello(lab, "web", DB)?, "closed to the prefix it is open for");
+    super::refused(lab, "close db tcp/7777", 1, "tcp/7777 is not open on 'db'")?;
+    super::refused(lab, "open db icmp/1", 1, "is no port")?;
+    super::refused(lab, "open nobody tcp/1", 1, "there is no machine")?;
+    lab.nsctl_ok("close db tcp/7000-8000 --from 2001:db8:a:1::/64")?;
+    must!(lab.sh("machinectl show db -p Leader")? == leader, "it was restarted");
+    must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
+    Ok(())
+}
+
+/// A machine sends from its own /64 only: neither the router nor another machine
+/// hears of anything else.
+fn false_senders(lab: &Lab) -> Result<()> {
+    for (sender, passes) in [("2001:db8:a:2::77", true), ("2001:db8:a:1::77", false), ("2001:db8:bad::1", false), ("2001:db8:a::1", false)] {
+        lab.router.watch("ip6", &format!("ip6 saddr {sender}"))?;
+        lab.inside(
+            "db",
+            &format!(
+                "ip addr add {sender}/128 dev host0 nodad
+                 ping -6 -c2 -i0.2 -W1 -I {sender} 2001:db8:ffff::1 || true
+                 ip addr del {sender}/128 dev host0"
+            ),
+        )?;
+        let seen = lab.router.watched("ip6")?;
+        must!((seen > 0) == passes, "{seen} packets from {sender} came out");
+    }
+    Ok(())
+}
+
+/// The host hears DNS, DHCP and ICMPv6 of its machines, and no router advertisement.
+fn to_the_host(lab: &Lab) -> Result<()> {
+    lab.sh(
+        "for port in 11 53; do systemd-run -q systemd-socket-activate -l [2001:db8:a::1]:$port --inetd -a echo hi; done
+         until test $(ss -ltn | grep -c '2001:db8:a::1.*:\\(11\\|53\\) ') = 2; do :; done",
+    )?;
+    let ask = |port: u16| {
+        lab.inside("web", &format!("timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a::1/{port} && head -c2 <&3' || true"))
+    };
+    must!(ask(11)?.stdout.is_empty(), "a machine reaches port 11 of the host");
+    must!(ask(53)?.stdout == "hi", "a machine does not reach the host's DNS: {}", ask(53)?.all());
+    must!(lab.inside("web", "ping -6 -c1 -W5 2001:db8:a::1")?.ok(), "no ping to the host");
+    // The kernel of a careless host would take this for its default route.
+    lab.sh("sysctl -qw net.ipv6.conf.ve-web.accept_ra=2 net.ipv6.conf.ve-web.accept_ra_defrtr=1")?;
+    let routes = || lab.sh("(ip -6 route show default; ip -6 route show dev ve-web) | sed 's/expires [0-9]*sec//'");
+    let before = routes()?;
+    lab.inside("web", "ip addr add 2001:db8:bad::1/64 dev host0 nodad")?;
+    let _server = Daemon::spawn(&mut lab.within("web", &RA_SERVER)?)?;
+    let came = || Ok(!lab.sh("nft list chain inet nsctl to-host | grep nd-router-advert")?.contains("packets 0"));
+    until(Duration::from_secs(20), "the advertisement came", came)?;
+    let after = routes()?;
+    must!(after == before, "the host took a machine's advertisement:\n{before}\n---\n{after}");
+    Ok(())
+}
+
+/// Somebody flushes all rules: Debian's own unit brings ours back, and so does nsctl.
+fn flushed(lab: &Lab) -> Result<()> {
+    lab.sh("systemctl start nftables && systemctl restart nsctl-firewall && systemctl reload nftables")?;
+    let back = || Ok(!hello(lab, "router", DB)? && hello(lab, "router", WEB)?);
+    until(Duration::from_secs(10), "the firewall is back after a reload of nftables.service", back)?;
+    lab.sh("systemctl restart nftables")?;
+    until(Duration::from_secs(10), "the firewall is back after a restart of nftables.service", back)?;
+    lab.sh("nft flush ruleset")?;
+    must!(hello(lab, "router", DB)?, "without rules it is open");
+    let plan = lab.nsctl_ok("plan")?;
+    must!(plan.contains("load the firewall"), "{plan}");
+    lab.nsctl_ok("apply --yes")?;
+    must!(!hello(lab, "router", DB)?, "apply does not bring the firewall back");
+    lab.sh("nft flush ruleset")?;
+    lab.nsctl_ok("restart db")?;
+    must!(!hello(lab, "router", DB)?, "a machine is started without its firewall");
+    lab.sh("nft flush ruleset; systemctl stop systemd-nspawn@db; ! systemctl start systemd-nspawn@db")?;
+    Ok(())
+}

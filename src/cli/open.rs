@@ -1,0 +1,98 @@
+//! `nsctl open|close`: what the firewall lets in to a machine.
+
+use clap::Args;
+
+use super::session::Session;
+use super::show::unknown;
+use super::{Fault, Global};
+use crate::name::MachineName;
+use crate::plan::{Scope, Wanted};
+use crate::spec::{Network, OpenPort, definition_path, edit};
+
+/// A port of a machine
+#[derive(Debug, Args)]
+pub struct Port {
+    /// The machine's name
+    name: String,
+    /// tcp/443, udp/5000-5010; several at once
+    #[arg(required = true, value_name = "PROTO/PORT[-PORT]")]
+    ports: Vec<String>,
+    /// Just for this prefix or address [default: everybody]
+    #[arg(long, value_name = "PREFIX")]
+    from: Option<String>,
+}
+
+/// Whether a port is opened or closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Open,
+    Close,
+}
+
+pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
+    let name: MachineName = args.name.parse()?;
+    let ports = ports(&args)?;
+    let session = Session::begin(global).await?;
+    let mut spec = session.spec.clone();
+    let Some(machine) = spec.machines.get_mut(&name) else {
+        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
+    };
+    if matches!(machine.network, Network::Bridge(_)) {
+        return Err(Fault::new(format!(
+            "'{name}' is on a bridge, where nsctl filters nothing: all its ports are open"
+        ))
+        .hint(format!("`nsctl attach {name} --routed` puts it behind the firewall")));
+    }
+    if !machine.firewall {
+        return Err(Fault::new(format!("'{name}' has no firewall: all its ports are open"))
+            .hint(format!("take `firewall = false` out of {}", definition_path(&name).display())));
+    }
+    let before = machine.open.clone();
+    change(&mut machine.open, &ports, way, &name)?;
+    if machine.open == before {
+        session.say(format!("{} is open on {name} already", list(&ports)));
+        return Ok(0);
+    }
+    let path = definition_path(&name);
+    let text = edit::set_open(session.observed.file(&path).unwrap_or_default(), &machine.open)?;
+    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Machine(name.clone()));
+    wanted.inputs.insert(path, Some(text));
+    session.carry_out(&wanted).await?;
+    let verb = if way == Way::Open { "open" } else { "closed" };
+    session.say(format!("{} is {verb} on {name}", list(&ports)));
+    Ok(0)
+}
+
+fn ports(args: &Port) -> Result<Vec<OpenPort>, Fault> {
+    let from = args.from.as_ref().map(|word| format!(" from {word}")).unwrap_or_default();
+    Ok(args.ports.iter().map(|word| format!("{word}{from}").parse()).collect::<Result<_, _>>()?)
+}
+
+fn change(open: &mut Vec<OpenPort>, ports: &[OpenPort], way: Way, name: &MachineName) -> Result<(), Fault> {
+    for port in ports {
+        match (way, open.contains(port)) {
+            (Way::Open, false) => open.push(*port),
+            (Way::Open, true) => {}
+            (Way::Close, true) => open.retain(|other| other != port),
+            (Way::Close, false) => {
+                return Err(Fault::new(format!("{port} is not open on '{name}'")).hint(
+                    match open.as_slice() {
+                        [] => "nothing is".to_owned(),
+                        open => format!("open are: {}; name one as it stands here", list(open)),
+                    },
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ports in a row.
+pub fn list(ports: &[OpenPort]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The ports that `create --open` names.
+pub fn parse(words: &[String]) -> Result<Vec<OpenPort>, Fault> {
+    Ok(words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,152 @@
+//! The firewall of routed machines: one nftables table, loaded whole in one
+//! transaction (nft(8)), and the unit that loads it before a machine starts.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use super::ini::Ini;
+use crate::name::{MachineName, kernel_name};
+use crate::spec::OpenPort;
+
+/// The table as a whole; it includes what each machine has open.
+pub const FIREWALL_FILE: &str = "/var/lib/nsctl/firewall.nft";
+/// A file a machine.
+pub const FIREWALL_DIR: &str = "/var/lib/nsctl/firewall";
+/// Loads the table at boot, and again when others flush all rules.
+pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
+
+/// It is never deleted to be made anew: between the two, packets slip through.
+/// Its chains and sets are emptied and filled again in one transaction, and each
+/// packet meets either the old or the new of each.
+///
+/// - `fib saddr . iif` asks whether answers to the sender would go back the way
+///   it came (RFC 3704 2.2): a machine's own /64, and its IPv4 address, pass.
+/// - Errors of ICMPv6 pass even where connection tracking does not know what
+///   they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
+/// - To the host go neighbour discovery, DHCP, DNS and ping; no router
+///   advertisements or redirects, which would change the host's own routes.
+const TABLE: &str = "\
+table inet nsctl {
+	# The hosts' ends of the machines' veths.
+	set machines {
+		type ifname
+	}
+
+	# Which chain judges what is sent to a machine.
+	map inbound {
+		type ifname : verdict
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+	}
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+	}
+}
+
+flush table inet nsctl
+flush set inet nsctl machines
+flush map inet nsctl inbound
+
+table inet nsctl {
+	chain own-address {
+		fib saddr . iif oif missing counter drop
+	}
+
+	chain always {
+		ct state established,related accept
+		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept
+	}
+
+	chain to-host {
+		icmpv6 type { nd-router-advert, nd-redirect } counter drop
+		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
+		icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept
+		udp dport 67 accept
+		jump own-address
+		jump always
+		udp dport { 53, 547 } accept
+		tcp dport 53 accept
+		counter drop
+	}
+
+	chain forward {
+		iifname @machines jump own-address
+		oifname vmap @inbound
+	}
+
+	chain input {
+		iifname @machines jump to-host
+	}
+}
+
+include \"/var/lib/nsctl/firewall/*.nft\"
+";
+
+/// The files that all machines share.
+pub fn shared() -> Vec<(PathBuf, String)> {
+    vec![(FIREWALL_FILE.into(), TABLE.to_owned()), (unit_file(), unit())]
+}
+
+pub fn unit_file() -> PathBuf {
+    PathBuf::from(format!("{}/{FIREWALL_UNIT}", super::DROPIN_DIR))
+}
+
+/// Debian's nftables.service flushes all rules, ours too, when it is reloaded or
+/// restarted: then ours are loaded again.
+fn unit() -> String {
+    Ini::new()
+        .section("Unit")
+        .set("Description", "Firewall of nsctl's machines")
+        .set("After", "nftables.service")
+        .set("PartOf", "nftables.service")
+        .set("ReloadPropagatedFrom", "nftables.service")
+        .set("Before", "machines.target")
+        .section("Service")
+        .set("Type", "oneshot")
+        .set("RemainAfterExit", "yes")
+        .set("ExecStart", format_args!("nft -f {FIREWALL_FILE}"))
+        .set("ExecReload", format_args!("nft -f {FIREWALL_FILE}"))
+        .render()
+}
+
+/// The name of the chain that judges what is sent to a machine.
+fn chain(name: &MachineName) -> String {
+    format!("to-{name}")
+}
+
+/// What must hold before a machine starts: its part of the table is loaded.
+pub fn guard(name: &MachineName) -> String {
+    format!("/bin/sh -c 'exec nft list chain inet nsctl {} > /dev/null'", chain(name))
+}
+
+/// Where a machine's part of the table is.
+pub fn machine_file(name: &MachineName) -> PathBuf {
+    PathBuf::from(format!("{FIREWALL_DIR}/{name}.nft"))
+}
+
+/// What comes in to one machine.
+pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
+    let (chain, link) = (chain(name), kernel_name(&name.routed_link()));
+    let mut text = format!("table inet nsctl {{\n\tchain {chain} {{\n\t\tjump always\n");
+    let mut open = open.to_vec();
+    open.sort();
+    open.dedup();
+    for port in &open {
+        let _ = writeln!(text, "\t\t{}", rule(port));
+    }
+    let _ = write!(text, "\t\tcounter drop\n\t}}\n}}\n\nadd element inet nsctl machines {{ \"{link}\" }}\n");
+    let _ = writeln!(text, "add element inet nsctl inbound {{ \"{link}\" : goto {chain} }}");
+    text
+}
+
+fn rule(port: &OpenPort) -> String {
+    let OpenPort { protocol, first, last, from } = port;
+    let from = from.map_or(String::new(), |from| {
+        format!("{} saddr {from} ", if from.addr().is_ipv6() { "ip6" } else { "ip" })
+    });
+    let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+    format!("{from}{} dport {range} accept", protocol.word())
+}
