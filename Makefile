@@ -14,7 +14,8 @@ faults:
 	$(CARGO) build --profile faults --features faults
 
 # What the laboratory needs besides a Rust toolchain.
-PACKAGES = mmdebstrap btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static
+PACKAGES = mmdebstrap btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
+    kea-dhcp6-server kea-dhcp4-server radvd
 tools:
 	@missing=$$(for p in $(PACKAGES); do \
 	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \

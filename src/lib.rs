@@ -4,6 +4,7 @@
 //! The rooms, from the ground up:
 //!
 //! - [`name`]: names of machines and interfaces, parsed once, valid ever after
+//! - [`identity`]: what a LAN's DHCP server knows a machine by
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
@@ -20,6 +21,7 @@
 pub mod apply;
 pub mod cli;
 pub mod emit;
+pub mod identity;
 pub mod name;
 pub mod observe;
 pub mod observed;

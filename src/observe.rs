@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 
+use crate::emit::names::HOSTS_FILE;
 use crate::emit::{PLACES, Place};
 use crate::name::MachineName;
 use crate::observed::{
@@ -72,16 +73,23 @@ pub async fn machines(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, Observ
     let mut observed = Observed { files: files(disk)?, enabled: enabled(disk)?, ..Observed::default() };
     let Some(bus) = bus else { return Ok(observed) };
     let net = Net::host()?;
-    let (machines, units, links) = tokio::join!(bus.machines(), bus.nspawn_units(), net.links());
-    (observed.machines, observed.units, observed.links) = (machines?, units?, links?);
+    let (machines, units, net) = tokio::join!(bus.machines(), bus.nspawn_units(), own(&net));
+    (observed.machines, observed.units) = (machines?, units?);
+    (observed.links, observed.addresses) = net?;
+    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.live = true;
     Ok(observed)
+}
+
+/// The host's links and addresses; a netlink socket takes one dump at a time.
+async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
+    Ok((net.links().await?, net.addresses().await?))
 }
 
 /// The user's files, the state, and every file that is ours or may be.
 fn files(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
     let mut files = disk.folder(Path::new(MACHINES_DIR), |name| name.ends_with(".toml"))?;
-    for single in [HOST_FILE, STATE_FILE] {
+    for single in [HOST_FILE, STATE_FILE, HOSTS_FILE] {
         if let Some(text) = disk.read(Path::new(single))? {
             files.insert(single.into(), text);
         }

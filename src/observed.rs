@@ -23,7 +23,11 @@ pub struct Observed {
     pub units: BTreeMap<MachineName, String>,
     /// Machines whose unit starts with the host.
     pub enabled: BTreeSet<MachineName>,
+    /// The host's machine-id, on which its machines' MAC addresses hang.
+    pub machine_id: Option<String>,
     pub links: Vec<Link>,
+    /// The host's own addresses.
+    pub addresses: Vec<Address>,
     /// Interfaces with an IPv6 or IPv4 default route.
     pub default_routes: BTreeSet<u32>,
     /// What nftables has; none where there is no nft(8).
@@ -98,6 +102,8 @@ pub struct Address {
     pub address: IpAddr,
     /// Being checked for duplicates (RFC 4862 5.4), so not in use yet.
     pub tentative: bool,
+    /// Still valid, but not for new connections (RFC 4862 5.5.4).
+    pub deprecated: bool,
     /// Valid beyond its link.
     pub global: bool,
 }

@@ -79,6 +79,30 @@ impl Pool {
         self.0
     }
 
+    /// The subnets of a prefix that an ISP delegates, and may change: numbers in
+    /// `::/LENGTH`, which are put behind the prefix of the day.
+    ///
+    /// # Errors
+    /// When there is no /64 for a machine in a prefix of that length.
+    pub fn delegated(length: u8) -> Result<Pool, PoolError> {
+        let net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, length.min(128));
+        match length {
+            64.. => Err(PoolError::TooLong(net)),
+            ..32 => Err(PoolError::TooShort(net)),
+            _ => Ok(Pool(net)),
+        }
+    }
+
+    /// Whether it only numbers the subnets of a prefix that changes.
+    pub fn is_delegated(self) -> bool {
+        self.0.network().is_unspecified()
+    }
+
+    /// The number of a subnet in it.
+    pub fn number(self, subnet: Subnet) -> u64 {
+        subnet.0 & (self.size() - 1)
+    }
+
     /// How many /64 there are, subnet 0 included.
     pub fn size(self) -> u64 {
         1 << (64 - self.0.prefix_len())
@@ -140,6 +164,21 @@ impl Subnet {
 
     pub fn net(self) -> Ipv6Net {
         Ipv6Net::new_assert(self.address(0), 64)
+    }
+
+    /// The /64 that an address is in.
+    pub fn of(address: Ipv6Addr) -> Subnet {
+        Subnet((u128::from(address) >> 64) as u64)
+    }
+
+    /// Whether it is only a number, which a delegated prefix will stand before.
+    pub fn is_delegated(self) -> bool {
+        self.0 >> 32 == 0
+    }
+
+    /// Its number, if it is only that.
+    pub fn id(self) -> Option<u64> {
+        self.is_delegated().then_some(self.0)
     }
 
     pub fn contains(self, address: Ipv6Addr) -> bool {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::emit::ini::Ini;
 use crate::emit::{self, Origin, Owner};
 use crate::name::MachineName;
-use crate::pool::{Leases, Subnet};
+use crate::pool::{Leases, Pool, Subnet};
 
 /// What nsctl keeps for itself.
 pub const STATE_DIR: &str = "/var/lib/nsctl";
@@ -87,13 +87,22 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
 pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     let held = files.iter().filter_map(|(path, text)| {
         let Owner::Machine(name) = emit::owner_of(path) else { return None };
-        let prefix = Ini::parse(text).get("IPv6Prefix", "Prefix")?.parse().ok()?;
+        let prefix = subnet_of(&Ini::parse(text))?;
         let ours = Origin::of(text) != Origin::Foreign;
         ours.then_some((name, prefix))
     });
     let leases = Leases::new(held.collect(), Vec::new())
         .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))?;
     Ok(State { leases, trees: BTreeSet::new() })
+}
+
+/// The subnet that a rendered file is about, or its number in a delegated prefix.
+fn subnet_of(ini: &Ini) -> Option<Subnet> {
+    if let Some(prefix) = ini.get("IPv6Prefix", "Prefix") {
+        return prefix.parse().ok();
+    }
+    let number = ini.get("DHCPPrefixDelegation", "SubnetId")?.strip_prefix("0x")?;
+    Pool::delegated(32).ok()?.subnet(u64::from_str_radix(number, 16).ok()?)
 }
 
 /// The text of the state file.

@@ -12,8 +12,7 @@ use nsctl::spec::{Spec, definition_path};
 use nsctl::state::State;
 use proptest::prelude::*;
 
-const HOST: &str =
-    "pool = \"2001:db8:a::/48\"\n[bridge.vbr0]\nuplink = \"enp6s0\"\n[bridge.vbr1]\nuplink = \"enp7s0\"\n";
+const HOST: &str = "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n[bridge.vbr0]\nuplink = \"enp6s0\"\n[bridge.vbr1]\nuplink = \"enp7s0\"\n";
 
 /// One machine of a random host: its network, whether it starts with the host,
 /// and a setting that only a restart brings in.

@@ -9,7 +9,7 @@ use crate::emit::{FIREWALL_FILE, nspawn_file};
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
 use crate::plan::Step;
-use crate::pool::Pool;
+use crate::pool::{Pool, Subnet};
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft, now, ping};
@@ -44,6 +44,8 @@ pub enum DeedError {
     NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
     #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
+    #[error("no prefix was delegated within {} s", LAN_TIME.as_secs())]
+    NotDelegated,
     #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
     Touched(PathBuf),
     #[error(transparent)]
@@ -65,6 +67,9 @@ impl DeedError {
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
                  without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
             )),
+            DeedError::NotDelegated => Some(
+                "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),
+            ),
             DeedError::Networkd { look_at } => Some(format!(
                 "`networkctl status {look_at}` and `journalctl -u systemd-networkd -n 50` say why"
             )),
@@ -121,9 +126,11 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
+        Step::RestartResolved => bus.restart_resolved().await?,
         Step::ReloadFirewall => reload_firewall()?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => pool_route(*pool).await?,
+        Step::Delegation => delegation().await?,
         Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
@@ -253,6 +260,13 @@ async fn pool_route(pool: Pool) -> Result<(), DeedError> {
     found.ok_or_else(|| DeedError::Networkd { look_at: "lo".into() })
 }
 
+/// networkd puts an unreachable route for what is delegated in place.
+async fn delegation() -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
+    net.wait(LAN_TIME, seen).await?.ok_or(DeedError::NotDelegated)
+}
+
 async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {
     let mut net = Net::watch_host()?;
     let joined = joined(&mut net, port.as_str(), bridge.as_str(), NETWORKD_TIME).await?;
@@ -310,15 +324,22 @@ async fn answer(
     Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
 }
 
+/// The machine's address in its /64: the planned one, or else the first. Of a
+/// delegated prefix just the host part is planned.
 async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, NetError> {
-    let subnet = u128::from(planned) >> 64;
+    let subnet = Subnet::of(planned);
+    let fits = |address: Ipv6Addr| match subnet.is_delegated() {
+        true => !address.is_unique_local(),
+        false => subnet.contains(address),
+    };
+    let host_part = |address: Ipv6Addr| u128::from(address) as u64;
     let addresses = net.addresses().await?;
     let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
-        IpAddr::V6(address) if u128::from(address) >> 64 == subnet => Some(address),
+        IpAddr::V6(address) if fits(address) => Some(address),
         _ => None,
     });
     let first = own.clone().next();
-    Ok(own.find(|address| *address == planned).or(first))
+    Ok(own.find(|address| host_part(*address) == host_part(planned)).or(first))
 }
 
 /// A machine that moved has its old addresses for a moment: they do not count,

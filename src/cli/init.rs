@@ -1,5 +1,6 @@
 //! `nsctl init`: the pool, forwarding, the unreachable route.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use clap::Args;
@@ -11,22 +12,33 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::{Scope, Wanted};
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, HOST_FILE, Uplink, edit};
+use crate::spec::{AcceptRa, Dns, HOST_FILE, Uplink, edit};
+use crate::sys::Net;
 
 /// Tell which prefix is routed to this host
 #[derive(Debug, Args)]
 pub struct Init {
     /// The prefix that is routed to this host, a /63 at the longest
-    #[arg(long, value_name = "PREFIX")]
-    pool: String,
+    #[arg(long, value_name = "PREFIX", required_unless_present = "delegated")]
+    pool: Option<String>,
     /// The interface that the pool's packets come in on [default: the one with the default route]
     #[arg(long, value_name = "IFACE")]
     uplink: Option<String>,
+    /// Take what the ISP delegates on this interface by DHCPv6, and may change
+    #[arg(long, value_name = "IFACE", conflicts_with_all = ["pool", "uplink"])]
+    delegated: Option<String>,
+    /// The length of the prefix to ask the ISP for
+    #[arg(long, value_name = "BITS", default_value_t = 56, requires = "delegated")]
+    length: u8,
 }
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
-    let pool: Pool = args.pool.parse()?;
-    let uplink: Option<IfName> = args.uplink.map(|word| word.parse()).transpose()?;
+    let pool: Pool = match &args.pool {
+        Some(word) => word.parse()?,
+        None => Pool::delegated(args.length)?,
+    };
+    let uplink = args.uplink.or(args.delegated).map(|word| word.parse()).transpose()?;
+    let uplink: Option<IfName> = uplink;
     let session = Session::begin(global).await?;
     if let Some((name, subnet)) =
         session.state.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet))
@@ -45,17 +57,40 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             mtu: None,
             accept_ra: AcceptRa::Unchanged,
             network_file: None,
+            delegated: None,
+            dhcp4: false,
         }),
     };
+    let uplink =
+        if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
     let path = Path::new(HOST_FILE);
-    let text = edit::set_pool(session.observed.file(path).unwrap_or_default(), pool, uplink.as_ref())?;
+    let mut text = edit::set_pool(session.observed.file(path).unwrap_or_default(), pool, uplink.as_ref())?;
     let mut spec = session.spec.clone();
+    if spec.host.pool.is_none() && spec.host.dns.is_none() {
+        spec.host.dns = dns(&session, pool).await?;
+        text = spec.host.dns.as_ref().map_or(Ok(text.clone()), |dns| edit::set_dns(&text, dns))?;
+    }
     (spec.host.pool, spec.host.uplink) = (Some(pool), uplink);
     let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Host);
     wanted.inputs.insert(path.into(), Some(text));
     session.carry_out(&wanted).await?;
-    session.say(format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()));
+    session.say(match pool.is_delegated() {
+        true => format!("machines get a /64 each of what is delegated; today that is {}", today().await?),
+        false => format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()),
+    });
     Ok(0)
+}
+
+/// Machines ask this host's systemd-resolved, which knows them by name; where it
+/// does not run, the servers that this host asks.
+async fn dns(session: &Session, pool: Pool) -> Result<Option<Dns>, Fault> {
+    let Some(bus) = &session.bus else { return Ok(None) };
+    let listen = !pool.is_delegated() && bus.resolved_runs().await?;
+    let text = session.disk.read(Path::new("/etc/resolv.conf"))?.unwrap_or_default();
+    let words =
+        text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    let servers = words.filter(|server| !server.is_loopback() && !listen).collect();
+    Ok(Some(Dns { zone: Dns::ZONE.to_owned(), listen, servers }))
 }
 
 /// The interface with the default route, if there is just one.
@@ -89,10 +124,48 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
     };
     let was = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
     if let Some(was) = was.filter(|uplink| uplink.accept_ra != AcceptRa::Unchanged) {
-        return Ok(Uplink { mtu, ..was.clone() });
+        return Ok(Uplink { mtu, delegated: None, ..was.clone() });
     }
     let (accept_ra, network_file) = keeper(session, &interface, file.as_deref())?;
-    Ok(Uplink { interface, mtu, accept_ra, network_file })
+    Ok(Uplink { interface, mtu, accept_ra, network_file, delegated: None, dhcp4: false })
+}
+
+/// networkd asks for the prefix, so it must run the uplink.
+async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Result<Uplink, Fault> {
+    let (Some(bus), Some(uplink)) = (&session.bus, uplink) else {
+        return Err(Fault::new("a delegated prefix is asked for on a running host, not below --root"));
+    };
+    let link = session.observed.link(uplink.interface.as_str());
+    let file = match link {
+        Some(link) => bus.network_file(link.index).await?,
+        None => None,
+    };
+    let Some(file) = file else {
+        return Err(Fault::new(format!(
+            "systemd-networkd does not run {}, so it cannot ask for a prefix",
+            uplink.interface
+        ))
+        .hint(format!(
+            "give it a file /etc/systemd/network/20-{0}.network: [Match] Name={0} [Network] DHCP=yes",
+            uplink.interface
+        )));
+    };
+    let path = Path::new(&file);
+    let text = session.disk.read(path)?.unwrap_or_default();
+    let dhcp = Ini::parse(&text).get("Network", "DHCP").unwrap_or_default().to_ascii_lowercase();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Uplink {
+        delegated: Some(length),
+        dhcp4: ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str()),
+        network_file: Some(name),
+        ..uplink
+    })
+}
+
+/// What is delegated now, for people.
+async fn today() -> Result<String, Fault> {
+    let nets = Net::host()?.delegated().await?;
+    Ok(nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Who must be told to go on taking router advertisements when the host

@@ -5,22 +5,31 @@ use clap::Args;
 use std::collections::BTreeMap;
 
 use super::session::{bus, spec, state, tell_of_journal};
+use super::show::unknown;
 use super::view::{self, Row};
 use super::{Fault, Global, text};
+use crate::identity;
+use crate::name::MachineName;
 use crate::observe;
 use crate::spec::Spec;
-use crate::sys::{Disk, is_root};
+use crate::sys::{Disk, is_root, tree};
 
 /// Show all machines, those of others too
 #[derive(Debug, Args)]
 pub struct List {
+    /// Just these machines [default: all]
+    names: Vec<String>,
     /// For scripts
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
-    let rows = look(global).await?;
+    let mut rows = look(global).await?;
+    if let Some(nobody) = args.names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
+        return Err(unknown(nobody, rows.iter().map(|row| row.name.as_str())));
+    }
+    rows.retain(|row| args.names.is_empty() || args.names.contains(&row.name));
     if args.json {
         text::json(&rows)?;
         return Ok(0);
@@ -56,18 +65,33 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
         err!("note: addresses are read from the machines' own networks, which takes root");
     }
     let addresses = if root { observe::addresses(&observed.machines).await } else { BTreeMap::new() };
-    Ok(view::rows(&observed, &spec, &leases, &addresses))
+    let mut rows = view::rows(&observed, &spec, &leases, &addresses);
+    for row in rows.iter_mut().filter(|row| observed.live && row.network.mode == "bridge") {
+        row.duid = row.name.parse().ok().and_then(|name| duid(&name));
+    }
+    Ok(rows)
+}
+
+/// The DUID of a guest that has been started once.
+fn duid(name: &MachineName) -> Option<String> {
+    Some(identity::duid(tree::read(name, "etc/machine-id")?.parse().ok()?).to_string())
 }
 
 fn cells(row: &Row) -> Vec<String> {
     let network = match (&row.network.prefix, &row.network.bridge) {
         (Some(prefix), _) => prefix.to_string(),
         (None, Some(bridge)) => format!("bridge {bridge}"),
+        (None, None) if row.network.number.is_some() => "delegated".to_owned(),
         (None, None) => row.network.mode.to_owned(),
     };
     // One address a line: the table stays narrow, and each can be copied.
-    let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();
     let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join("\n") };
     let interface = row.host_interface.clone().unwrap_or_else(|| "-".into());
     vec![row.name.clone(), row.state.clone(), network, addresses, interface]
+}
+
+/// An address, and whether its prefix is of yesterday.
+pub fn told_apart(row: &Row, address: &std::net::IpAddr) -> String {
+    if row.old_addresses.contains(address) { format!("{address} (old)") } else { address.to_string() }
 }

@@ -4,6 +4,7 @@ mod adopt;
 mod attach;
 mod bridge;
 mod create;
+mod dns;
 mod fault;
 mod handmade;
 mod init;
@@ -13,6 +14,7 @@ mod pool;
 mod progress;
 mod reconcile;
 mod remove;
+mod reservation;
 mod run;
 mod session;
 mod show;
@@ -84,6 +86,10 @@ enum Verb {
     Apply(reconcile::Apply),
     /// Show the prefix: what is leased, resting and free
     Pool(pool::PoolArgs),
+    /// Print the names and planned addresses of routed machines
+    Dns(dns::Dns),
+    /// Print what gives a bridged machine a fixed address from the LAN's DHCP server
+    Reservation(reservation::Reservation),
     /// The state file
     #[command(subcommand)]
     State(state::State),
@@ -118,6 +124,8 @@ impl Cli {
             Verb::Plan(args) => reconcile::plan(&global, args).await,
             Verb::Apply(args) => reconcile::apply(&global, args).await,
             Verb::Pool(args) => pool::run(&global, args).await,
+            Verb::Dns(args) => dns::run(&global, args).await,
+            Verb::Reservation(args) => reservation::run(&global, args).await,
             Verb::State(args) => state::run(&global, args).await,
             Verb::Completions { shell } => {
                 let mut command = <Cli as clap::CommandFactory>::command();

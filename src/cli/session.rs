@@ -12,6 +12,7 @@ use crate::apply::{self, Journal, Listener, Sighting, World};
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Wanted, plan};
+use crate::pool::Subnet;
 use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
@@ -146,6 +147,9 @@ pub fn tell(sighting: &Sighting) -> String {
     match sighting {
         Sighting::Answers { machine, address, planned, after } if address == planned => {
             format!("{machine} answers at {address} ({:.2} s after its start)", after.as_secs_f64())
+        }
+        Sighting::Answers { machine, address, planned, after } if Subnet::of(*planned).is_delegated() => {
+            format!("{machine} answers at {address} today ({:.2} s after its start)", after.as_secs_f64())
         }
         Sighting::Answers { machine, address, planned, .. } => format!(
             "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"

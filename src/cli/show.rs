@@ -5,7 +5,7 @@ use std::path::Path;
 use super::text::out;
 use clap::Args;
 
-use super::list::look;
+use super::list::{look, told_apart};
 use super::open::list;
 use super::view::Row;
 use super::{Fault, Global, text};
@@ -50,9 +50,10 @@ fn sheet(global: &Global, row: &Row) -> String {
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
     add("network", Some(row.network.mode.to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
+    add("number", row.network.number.map(|number| format!("{number:#x} of the delegated prefix")));
     add("planned", row.network.address.map(|address| address.to_string()));
     add("bridge", row.network.bridge.clone());
-    let mut has: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
+    let mut has: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();
     if has.is_empty() && row.state == "running" {
         has.push("no global address".into());
     }
@@ -62,6 +63,9 @@ fn sheet(global: &Global, row: &Row) -> String {
     let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { list(ports) };
     add("open", row.open.as_deref().map(open));
     add("interface", row.host_interface.clone());
+    let on_lan = row.network.mode == "bridge";
+    add("MAC", row.mac.clone().filter(|_| on_lan));
+    add("DUID", row.duid.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {
         add("drift", Some(line.clone()));

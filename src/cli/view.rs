@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::emit::{self, Origin, Owner, Rendered};
+use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::pool::{Leases, Subnet};
@@ -20,10 +21,15 @@ pub struct Row {
     pub network: NetworkView,
     /// What it really has, global ones first.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that are of a delegated prefix of yesterday.
+    pub old_addresses: Vec<IpAddr>,
     pub host_interface: Option<String>,
     /// What the firewall lets in; none where nsctl does not filter.
     pub open: Option<Vec<OpenPort>>,
     pub uid_shift: Option<u32>,
+    /// What the LAN's DHCP server knows it by.
+    pub mac: Option<String>,
+    pub duid: Option<String>,
     /// Where planned, configured and live are apart, in sentences.
     pub drift: Vec<String>,
 }
@@ -33,6 +39,8 @@ pub struct NetworkView {
     pub mode: &'static str,
     /// What was planned.
     pub prefix: Option<Subnet>,
+    /// The stable number of the subnet, where its prefix is delegated and may change.
+    pub number: Option<u64>,
     pub address: Option<Ipv6Addr>,
     pub bridge: Option<String>,
 }
@@ -56,6 +64,7 @@ pub fn rows(
     let mut rows: Vec<Row> =
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
     for row in &mut rows {
+        row.old_addresses = old_addresses(row);
         row.drift = drift(row, observed, &files, addresses.contains_key(&row.name));
     }
     rows
@@ -108,14 +117,26 @@ fn row(
     let seen = addresses.get(&name).into_iter().flatten();
     Row {
         state: state(observed, machine.as_ref(), running.is_some()).to_owned(),
-        network: network(definition, lease),
+        old_addresses: Vec::new(),
+        network: network(
+            definition,
+            lease.and_then(|lease| of_the_day(observed, machine.as_ref()?, lease)),
+            lease,
+        ),
         addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
         host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
         open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
         uid_shift: running.and_then(|running| running.uid_shift),
+        mac: mac(observed, machine.as_ref()),
+        duid: None,
         drift: Vec::new(),
         name,
     }
+}
+
+fn mac(observed: &Observed, machine: Option<&MachineName>) -> Option<String> {
+    let host = observed.machine_id.as_deref()?.parse().ok()?;
+    Some(identity::mac(host, machine?).to_string())
 }
 
 fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: bool) -> &'a str {
@@ -129,14 +150,40 @@ fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: boo
     }
 }
 
-fn network(definition: Option<&MachineSpec>, lease: Option<Subnet>) -> NetworkView {
-    let nothing = NetworkView { mode: "unmanaged", prefix: None, address: None, bridge: None };
+/// A machine's subnet as it is now: that of the lease, or what networkd cut out
+/// of the delegated prefix for the host's end.
+fn of_the_day(observed: &Observed, machine: &MachineName, lease: Subnet) -> Option<Subnet> {
+    if !lease.is_delegated() {
+        return Some(lease);
+    }
+    let link = observed.host_end(machine)?;
+    let mine = observed.addresses.iter().filter(|a| a.interface == link.index && a.global && !a.deprecated);
+    let global = mine.filter_map(|a| match a.address {
+        IpAddr::V6(address) if !address.is_unique_local() => Some(Subnet::of(address)),
+        _ => None,
+    });
+    global.last()
+}
+
+/// What a machine still has of a prefix that is delegated no more.
+fn old_addresses(row: &Row) -> Vec<IpAddr> {
+    let (Some(today), Some(_)) = (row.network.prefix, row.network.number) else { return Vec::new() };
+    let old = row.addresses.iter().filter(|address| match address {
+        IpAddr::V6(address) => !today.contains(*address) && !address.is_unique_local(),
+        IpAddr::V4(_) => false,
+    });
+    old.copied().collect()
+}
+
+fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Subnet>) -> NetworkView {
+    let nothing = NetworkView { mode: "unmanaged", prefix: None, number: None, address: None, bridge: None };
     match definition.map(|machine| &machine.network) {
         None => nothing,
         Some(Network::Routed(routed)) => NetworkView {
             mode: "routed",
-            prefix: lease,
-            address: lease.map(|subnet| routed.address(subnet)),
+            prefix,
+            number: lease.and_then(Subnet::id),
+            address: prefix.map(|subnet| routed.address(subnet)),
             ..nothing
         },
         Some(Network::Bridge(bridge)) => {

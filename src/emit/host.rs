@@ -14,10 +14,14 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
         return Vec::new();
     }
     let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
-    files.extend(host.pool.map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
-    if let Some(Uplink { accept_ra: AcceptRa::Networkd, network_file: Some(file), .. }) = &host.uplink {
+    let fixed = host.pool.filter(|pool| !pool.is_delegated());
+    files.extend(fixed.map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
+    if let Some(uplink) = &host.uplink
+        && let Some(file) = &uplink.network_file
+        && (uplink.accept_ra == AcceptRa::Networkd || uplink.delegated.is_some())
+    {
         let path = format!("{NETWORK_DIR}/{file}.d/05-nsctl.conf");
-        files.push((PathBuf::from(path), uplink_drop_in()));
+        files.push((PathBuf::from(path), uplink_drop_in(uplink)));
     }
     files
 }
@@ -62,7 +66,14 @@ fn pool_network(pool: Pool) -> String {
         .render()
 }
 
-/// networkd takes RAs where the host does not forward, unless told (systemd.network(5)).
-fn uplink_drop_in() -> String {
-    Ini::new().section("Network").set("IPv6AcceptRA", "yes").render()
+/// networkd takes RAs where the host does not forward, unless told
+/// (systemd.network(5)). It asks for a prefix without waiting for an RA that says so.
+fn uplink_drop_in(uplink: &Uplink) -> String {
+    let ini = Ini::new().section("Network").set("IPv6AcceptRA", "yes");
+    let Some(length) = uplink.delegated else { return ini.render() };
+    ini.set("DHCP", if uplink.dhcp4 { "yes" } else { "ipv6" })
+        .section("DHCPv6")
+        .set("PrefixDelegationHint", format_args!("::/{length}"))
+        .set("WithoutRA", "solicit")
+        .render()
 }

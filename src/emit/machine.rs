@@ -1,6 +1,7 @@
 //! One machine: its .nspawn, the host's end of its veth, the file bound into
 //! it, and its unit's drop-in.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use super::firewall;
@@ -78,6 +79,19 @@ impl<'a> MachineFiles<'a> {
     /// The bytes that a packet on the veth may have, where that is not the usual.
     fn mtu(&self) -> Option<u32> {
         self.host.uplink.as_ref()?.mtu
+    }
+
+    /// The servers that the machine asks, in a row; none where nobody said.
+    fn dns_servers(&self, takes: impl Fn(&IpAddr) -> bool) -> Option<String> {
+        let servers = self.host.dns_servers();
+        let words: Vec<String> =
+            servers.iter().filter(|server| takes(server)).map(ToString::to_string).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    /// The domain in which machines have their names.
+    fn zone(&self) -> Option<&str> {
+        self.host.dns.as_ref().map(|dns| dns.zone.as_str())
     }
 
     /// Whether the machine has a private IPv4 address.
@@ -159,8 +173,12 @@ impl<'a> MachineFiles<'a> {
     /// RA is for guests that do not read the file bound into them. Never
     /// `IPMasquerade=both`, which the stock file has: it translates IPv6, too.
     fn routed_end(&self, link: &str, subnet: Subnet) -> Ini {
-        let ini = Ini::new().section("Match").set("Name", link);
-        ini.section("Link")
+        let mut ini = Ini::new().section("Match").set("Name", link);
+        if let Some(servers) = self.dns_servers(IpAddr::is_ipv6) {
+            ini = ini.section("IPv6SendRA").set("DNS", servers).set_some("Domains", self.zone());
+        }
+        let ini = ini
+            .section("Link")
             .set("RequiredForOnline", "no")
             .set_some("MTUBytes", self.mtu())
             .section("Network")
@@ -171,15 +189,22 @@ impl<'a> MachineFiles<'a> {
             // networkd chooses a range that the host does not use (systemd.network(5)).
             .set_some("Address", self.nat().then_some("0.0.0.0/28"))
             .set_some("DHCPServer", self.nat().then_some("yes"))
-            .set_some("IPMasquerade", self.nat().then_some("ipv4"))
-            .section("Address")
-            .set("Address", format_args!("{GATEWAY}/64"))
-            .set("DuplicateAddressDetection", "none")
-            .section("Address")
-            .set("Address", format_args!("{}/64", subnet.host_end()))
-            .set("DuplicateAddressDetection", "none")
-            .section("IPv6Prefix")
-            .set("Prefix", subnet)
+            .set_some("IPMasquerade", self.nat().then_some("ipv4"));
+        match subnet.id() {
+            Some(number) => self.delegated_prefix(ini, number),
+            None => fixed_prefix(ini, subnet),
+        }
+    }
+
+    /// networkd cuts the /64 of this number out of what the ISP delegates.
+    fn delegated_prefix(&self, ini: Ini, number: u64) -> Ini {
+        let uplink = self.host.uplink.as_ref().map(|uplink| &uplink.interface);
+        own_gateway(ini.set("DHCPPrefixDelegation", "yes"))
+            .section("DHCPPrefixDelegation")
+            .set_some("UplinkInterface", uplink)
+            .set("SubnetId", format_args!("0x{number:x}"))
+            .set("Announce", "yes")
+            .set("Token", "static:::1")
     }
 
     fn bridged_end(&self, links: &str, bridge: &IfName) -> Ini {
@@ -195,6 +220,25 @@ impl<'a> MachineFiles<'a> {
         ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no")
     }
 
+    /// The prefix changes, the host part stays; the gateway does not go when
+    /// networkd on the host restarts.
+    fn delegated_guest_end(&self, ini: Ini, routed: &Routed) -> Ini {
+        let token = routed.token.unwrap_or(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 2));
+        ini.section("Network")
+            .set("LinkLocalAddressing", "ipv6")
+            .set("IPv6AcceptRA", "yes")
+            .set("IPv6DuplicateAddressDetection", 0)
+            .set_some("DHCP", self.nat().then_some("ipv4"))
+            .set_some("DNS", self.dns_servers(|_| true))
+            .set_some("Domains", self.zone())
+            .section("IPv6AcceptRA")
+            .set("Token", format_args!("static:{token}"))
+            .set("UseGateway", "no")
+            .set("DHCPv6Client", "no")
+            .section("Route")
+            .set("Gateway", GATEWAY)
+    }
+
     /// No RA: the address and the route are known, and a router lifetime of 0,
     /// which networkd sends when it restarts, must not take the route away.
     fn guest_end(&self, routed: &Routed, subnet: Subnet) -> String {
@@ -202,10 +246,15 @@ impl<'a> MachineFiles<'a> {
         if let Some(mtu) = self.mtu() {
             ini = ini.section("Link").set("MTUBytes", mtu);
         }
+        if subnet.is_delegated() {
+            return self.delegated_guest_end(ini, routed).render();
+        }
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "no")
             .set_some("DHCP", self.nat().then_some("ipv4"))
+            .set_some("DNS", self.dns_servers(|_| true))
+            .set_some("Domains", self.zone())
             .section("Address")
             .set("Address", format_args!("{}/64", routed.address(subnet)))
             .set("DuplicateAddressDetection", "none")
@@ -237,6 +286,21 @@ impl<'a> MachineFiles<'a> {
         }
         (ini != Ini::new()).then(|| ini.render())
     }
+}
+
+fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
+    own_gateway(ini)
+        .section("Address")
+        .set("Address", format_args!("{}/64", subnet.host_end()))
+        .set("DuplicateAddressDetection", "none")
+        .section("IPv6Prefix")
+        .set("Prefix", subnet)
+}
+
+fn own_gateway(ini: Ini) -> Ini {
+    ini.section("Address")
+        .set("Address", format_args!("{GATEWAY}/64"))
+        .set("DuplicateAddressDetection", "none")
 }
 
 /// A variable in quotes of the kind that does not stand in it: nspawn knows no

@@ -5,6 +5,7 @@ mod firewall;
 mod host;
 pub mod ini;
 mod machine;
+pub mod names;
 mod origin;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub enum Owner {
     Host,
     /// What all routed machines share: their firewall.
     Firewall,
+    /// The names of machines.
+    Names,
     Bridge(IfName),
     Machine(MachineName),
 }
@@ -54,6 +57,9 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     }
     for (path, text) in spec.host.pool.map(|_| firewall::shared()).unwrap_or_default() {
         put(&Owner::Firewall, path, text);
+    }
+    for (path, text) in names::files(&spec.host) {
+        put(&Owner::Names, path, text);
     }
     for (name, bridge) in &spec.host.bridges {
         for (path, text) in bridge::files(name, bridge) {
@@ -95,6 +101,9 @@ pub fn owner_of(path: &Path) -> Owner {
     if path == Path::new(FIREWALL_FILE) || path == firewall::unit_file() {
         return Owner::Firewall;
     }
+    if path.starts_with(names::RESOLVED_DIR) || path == Path::new(names::HOSTS_FILE) {
+        return Owner::Names;
+    }
     match machine.and_then(|name| name.parse().ok()) {
         Some(machine) => Owner::Machine(machine),
         None => bridge().and_then(|name| name.parse().ok()).map_or(Owner::Host, Owner::Bridge),
@@ -117,12 +126,13 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 9] = [
+pub const PLACES: [Place; 10] = [
     Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
     Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
     Place { dir: "/etc/sysctl.d", mark: "-nsctl.conf", nested: None },
     Place { dir: "/var/lib/nsctl", mark: "firewall.nft", nested: None },
+    Place { dir: names::RESOLVED_DIR, mark: "-nsctl.conf", nested: None },
     Place { dir: FIREWALL_DIR, mark: ".nft", nested: None },
     Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
     Place { dir: GUEST_DIR, mark: ".network", nested: None },
@@ -157,6 +167,9 @@ interface = "wan0"
 mtu = 1480
 accept-ra = "networkd"
 network-file = "20-wan0.network"
+[dns]
+zone = "machines.internal"
+listen = true
 [bridge.vbr0]
 uplink = "enp6s0"
 [bridge.vbr1]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Refusal, Step, Wanted, state_file};
-use crate::emit::{self, Origin, Owner, Rendered};
+use crate::emit::{self, Origin, Owner, Rendered, names};
 use crate::observed::Observed;
 
 /// One file that will not be as it is.
@@ -47,7 +47,25 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<
         let new = new.map(|file| file.text.clone()).or_else(|| handwritten(&path, observed));
         changes.push(Change { owner, path, old: old.map(str::to_owned), new });
     }
+    changes.extend(hosts(wanted, observed));
     if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
+}
+
+/// The block of machines in /etc/hosts, where nsctl keeps one.
+fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
+    let path = Path::new(names::HOSTS_FILE);
+    let old = observed.file(path);
+    let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
+    let entries = zone.map(|_| names::entries(&wanted.spec, &wanted.leases)).unwrap_or_default();
+    let new = names::merge(old.unwrap_or_default(), &entries, zone.unwrap_or_default());
+    let same = new == old.unwrap_or_default();
+    let change = Change {
+        owner: Owner::Names,
+        path: path.to_owned(),
+        old: old.map(str::to_owned),
+        new: Some(new).filter(|text| !text.is_empty()),
+    };
+    (!same && wanted.scope.holds(&Owner::Names)).then_some(change)
 }
 
 /// Where the file that stood in the place of one of ours is kept.

@@ -77,7 +77,7 @@ impl Scope {
         match (self, owner) {
             (Scope::All, _)
             | (Scope::Host | Scope::Bridge(_), Owner::Host)
-            | (Scope::Host | Scope::Machine(_), Owner::Firewall) => true,
+            | (Scope::Host | Scope::Machine(_), Owner::Firewall | Owner::Names) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
             _ => false,
@@ -219,7 +219,14 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
         let changed = changes.iter().any(|change| change.owner == Owner::Host);
-        steps.extend(wanted.spec.host.pool.filter(|_| changed).map(|pool| Step::PoolRoute { pool }));
+        steps.extend(
+            wanted
+                .spec
+                .host
+                .pool
+                .filter(|_| changed)
+                .map(|pool| if pool.is_delegated() { Step::Delegation } else { Step::PoolRoute { pool } }),
+        );
     }
     steps
 }

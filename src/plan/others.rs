@@ -15,7 +15,7 @@ pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
     let (routed, bridges) = in_scope(wanted);
     for chain in &nftables.dropping {
         let v6 = chain.family != "ip";
-        if let Some(pool) = wanted.spec.host.pool.filter(|_| routed && v6) {
+        if let Some(pool) = wanted.spec.host.pool.filter(|pool| routed && v6 && !pool.is_delegated()) {
             notes.push(format!(
                 "{} drops what goes to and from machines; let it through: {}",
                 who(chain),

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::emit::names::RESOLVED_DIR;
 use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
 use crate::name::{IfName, MachineName};
-use crate::pool::Pool;
+use crate::pool::{Pool, Subnet};
 
 /// A change of the host, small enough to be undone by one other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub enum Step {
     ReloadNetworkd,
     /// Loads the firewall's table anew, or drops it where its file is gone.
     ReloadFirewall,
+    /// Makes systemd-resolved read its files again; it listens on other addresses only then.
+    RestartResolved,
     /// Sets a switch of the kernel.
     Switch {
         key: String,
@@ -61,6 +64,8 @@ pub enum Step {
     PoolRoute {
         pool: Pool,
     },
+    /// Waits until a prefix is delegated.
+    Delegation,
     /// Waits until networkd has made the bridge and joined the port to it.
     BridgeUp {
         bridge: IfName,
@@ -150,13 +155,18 @@ impl Step {
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
             Step::ReloadSystemd => "reload systemd".into(),
             Step::ReloadNetworkd => "reload networkd".into(),
+            Step::RestartResolved => "restart systemd-resolved".into(),
             Step::ReloadFirewall => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
+            Step::Delegation => "wait for the delegated prefix".into(),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
             Step::DeleteLink { name } => format!("delete the interface {name}"),
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
+            Step::Answer { machine, address } if Subnet::of(*address).is_delegated() => {
+                format!("wait until '{machine}' answers")
+            }
             Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
             Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),
         }
@@ -195,6 +205,7 @@ pub struct Stale {
     systemd: bool,
     networkd: bool,
     firewall: bool,
+    resolved: bool,
 }
 
 impl Stale {
@@ -204,6 +215,7 @@ impl Stale {
             Step::Write { path, .. } => {
                 self.systemd |= path.starts_with("/etc/systemd/system");
                 self.networkd |= path.starts_with("/etc/systemd/network");
+                self.resolved |= path.starts_with(RESOLVED_DIR);
                 self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
             }
             Step::Enable { .. } | Step::Disable { .. } => self.systemd = true,
@@ -219,11 +231,12 @@ impl Stale {
 
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
-        let Stale { systemd, networkd, firewall } = std::mem::take(self);
+        let Stale { systemd, networkd, firewall, resolved } = std::mem::take(self);
         let due = [
             (systemd, Step::ReloadSystemd),
             (networkd, Step::ReloadNetworkd),
             (firewall, Step::ReloadFirewall),
+            (resolved, Step::RestartResolved),
         ];
         due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()
     }

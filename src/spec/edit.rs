@@ -5,7 +5,7 @@ use std::str::FromStr;
 use toml_edit::{Array, DocumentMut, Item, Table, TomlError, value};
 
 use super::{
-    BridgeSpec, Ipv4, MachineSpec, Network, NetworkdTable, NspawnTable, OpenPort, ROUTED_ONLY, Sections,
+    BridgeSpec, Dns, Ipv4, MachineSpec, Network, NetworkdTable, NspawnTable, OpenPort, ROUTED_ONLY, Sections,
     Uplink, Values,
 };
 use crate::name::IfName;
@@ -184,19 +184,33 @@ fn section_table(keys: &std::collections::BTreeMap<String, Values>) -> Table {
     table
 }
 
-/// nsctl.toml with this pool and uplink.
+/// nsctl.toml with this pool and uplink; a delegated pool is the uplink's.
 ///
 /// # Errors
 /// When the text is no TOML.
 pub fn set_pool(text: &str, pool: Pool, uplink: Option<&Uplink>) -> Result<String, TomlError> {
     let mut document = DocumentMut::from_str(text)?;
-    document["pool"] = value(pool.to_string());
+    if pool.is_delegated() {
+        document.remove("pool");
+    } else {
+        document["pool"] = value(pool.to_string());
+    }
     match uplink {
         None => {
             document.remove("uplink");
         }
         Some(uplink) => document["uplink"] = table_of(uplink)?,
     }
+    Ok(document.to_string())
+}
+
+/// nsctl.toml with these names and servers.
+///
+/// # Errors
+/// When the text is no TOML.
+pub fn set_dns(text: &str, dns: &Dns) -> Result<String, TomlError> {
+    let mut document = DocumentMut::from_str(text)?;
+    document["dns"] = table_of(dns)?;
     Ok(document.to_string())
 }
 

@@ -1,6 +1,7 @@
 //! nsctl.toml: the host's pool, its uplink, its bridges and the defaults.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -21,6 +22,9 @@ pub struct HostSpec {
     pub uplink: Option<Uplink>,
     #[serde(skip_serializing_if = "Defaults::is_empty")]
     pub defaults: Defaults,
+    /// How machines resolve names, and are resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
     /// The bridges that nsctl makes.
     #[serde(rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
     pub bridges: BTreeMap<IfName, BridgeSpec>,
@@ -37,6 +41,12 @@ pub struct Uplink {
     /// How the host keeps its own default route once it forwards.
     #[serde(default)]
     pub accept_ra: AcceptRa,
+    /// The length of the prefix that the ISP is asked to delegate (RFC 8415 6.3); the pool is that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delegated: Option<u8>,
+    /// Whether networkd asks for an IPv4 address on the uplink, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dhcp4: bool,
     /// The name of the .network file that networkd uses for the uplink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_file: Option<String>,
@@ -73,6 +83,42 @@ impl Defaults {
     }
 }
 
+/// Names of machines, and the servers that they ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// The domain of machines' names, which they search.
+    pub zone: String,
+    /// Whether machines ask this host's systemd-resolved, on the host's address of the pool.
+    #[serde(default)]
+    pub listen: bool,
+    /// The servers that machines ask otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<IpAddr>,
+}
+
+impl Dns {
+    /// The domain that is free for private use (ICANN resolution 2024.07.29.06).
+    pub const ZONE: &str = "machines.internal";
+
+    fn fault(&self) -> Option<String> {
+        let wrong = zone_fault(&self.zone)?;
+        Some(format!("dns.zone: '{}' {wrong}", self.zone.escape_debug()))
+    }
+}
+
+/// Why a word is no domain (RFC 1035 2.3.1).
+pub fn zone_fault(zone: &str) -> Option<&'static str> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let fits = zone.len() <= 180 && zone.split('.').all(label);
+    (!fits).then_some("is not a domain such as example.org")
+}
+
 /// One bridge of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,26 +130,50 @@ pub struct BridgeSpec {
     pub address: Vec<IpNet>,
     /// The default routers that go with static addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gateway: Vec<std::net::IpAddr>,
+    pub gateway: Vec<IpAddr>,
 }
 
 impl HostSpec {
+    /// The servers that machines ask.
+    pub fn dns_servers(&self) -> Vec<IpAddr> {
+        match (&self.dns, self.pool) {
+            (Some(Dns { listen: true, .. }), Some(pool)) if !pool.is_delegated() => {
+                vec![pool.host_address().into()]
+            }
+            (Some(dns), _) => dns.servers.clone(),
+            (None, _) => Vec::new(),
+        }
+    }
+
     /// Parses nsctl.toml.
     ///
     /// # Errors
     /// All that is wrong in it.
     pub fn parse(path: &Path, text: &str) -> Result<HostSpec, Vec<Problem>> {
-        let host: HostSpec = toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
+        let mut host: HostSpec =
+            toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
         let problems: Vec<Problem> =
             host.faults().into_iter().map(|message| Problem::whole(path, message)).collect();
+        if let Some(length) = host.delegated() {
+            host.pool = Pool::delegated(length).ok();
+        }
         if problems.is_empty() { Ok(host) } else { Err(problems) }
+    }
+
+    /// The length of the prefix that is asked for, where the ISP delegates one.
+    pub fn delegated(&self) -> Option<u8> {
+        self.uplink.as_ref()?.delegated
     }
 
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if let Some(uplink) = &self.uplink {
             faults.extend(uplink.fault());
+            if uplink.delegated.is_some() && self.pool.is_some() {
+                faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
+            }
         }
+        faults.extend(self.dns.as_ref().and_then(Dns::fault));
         let mut ports = BTreeMap::new();
         for (name, bridge) in &self.bridges {
             if let Some(other) = ports.insert(&bridge.uplink, name) {
@@ -123,6 +193,12 @@ impl Uplink {
             return Some(
                 "uplink.mtu: IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".into(),
             );
+        }
+        if let Some(fault) = self.delegated.and_then(|length| Pool::delegated(length).err()) {
+            return Some(format!("uplink.delegated: {fault}"));
+        }
+        if self.delegated.is_some() && self.network_file.is_none() {
+            return Some("uplink.delegated needs uplink.network-file: networkd asks for the prefix".into());
         }
         match (self.accept_ra, &self.network_file) {
             (AcceptRa::Networkd, None) => {

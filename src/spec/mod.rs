@@ -11,7 +11,7 @@ mod problem;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use host::{AcceptRa, BridgeSpec, Defaults, HostSpec, Uplink};
+pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Uplink, zone_fault};
 pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
     decided_by_network,

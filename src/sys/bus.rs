@@ -75,10 +75,8 @@ fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Er
             "TimedOut",
         ];
         let short = name.as_str();
-        // Activation of a masked or absent unit is answered by systemd itself.
-        let no_unit =
-            short.ends_with("NoSuchUnit") && text.as_deref().is_some_and(|t| t.contains("dbus-org."));
-        let dead = short.ends_with("UnitMasked") || no_unit;
+        // A service that is masked, absent or broken cannot be activated: systemd itself answers for its unit.
+        let dead = short.ends_with("UnitMasked") || text.as_deref().is_some_and(|t| t.contains("dbus-org."));
         if dead || missing.iter().any(|word| short.contains(word)) {
             return BusError::NoService { service, source };
         }
@@ -94,6 +92,7 @@ fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Er
 pub enum Verb {
     Start,
     Stop,
+    TryRestart,
 }
 
 impl Verb {
@@ -101,6 +100,7 @@ impl Verb {
         match self {
             Verb::Start => "start",
             Verb::Stop => "stop",
+            Verb::TryRestart => "restart",
         }
     }
 }
@@ -175,6 +175,24 @@ impl Bus {
         self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))
     }
 
+    /// Restarts systemd-resolved if it runs.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_resolved(&self) -> Result<(), BusError> {
+        self.run(Verb::TryRestart, &["systemd-resolved.service".to_owned()]).await
+    }
+
+    /// Whether systemd-resolved runs.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn resolved_runs(&self) -> Result<bool, BusError> {
+        let pattern = vec!["systemd-resolved.service".to_owned()];
+        let units = self.systemd.list_units_by_patterns(vec!["active".into()], pattern).await;
+        Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
+    }
+
     /// Makes machines start with the host, and the target that pulls them in.
     ///
     /// # Errors
@@ -201,7 +219,7 @@ impl Bus {
     /// # Errors
     /// The first unit whose job did not end well, after all have ended.
     pub async fn run(&self, verb: Verb, units: &[String]) -> Result<(), BusError> {
-        let doing = || sort(SYSTEMD, format!("systemd does not {} a machine", verb.word()));
+        let doing = || sort(SYSTEMD, format!("systemd does not {} a unit", verb.word()));
         // Once a connection: a second time is refused, and does not matter.
         let _ = self.systemd.subscribe().await;
         let mut ended = self.systemd.receive_job_removed().await.map_err(doing())?;
@@ -209,6 +227,7 @@ impl Bus {
             let job = match verb {
                 Verb::Start => self.systemd.start_unit(unit.clone(), "replace".into()).await,
                 Verb::Stop => self.systemd.stop_unit(unit.clone(), "replace".into()).await,
+                Verb::TryRestart => self.systemd.try_restart_unit(unit.clone(), "replace".into()).await,
             };
             job.map_err(doing())
         });
@@ -218,7 +237,7 @@ impl Bus {
             match queued {
                 Ok(job) => _ = jobs.insert(job),
                 // To stop what was never loaded is done already.
-                Err(fault) if verb == Verb::Stop && fault.is_missing() => {}
+                Err(fault) if verb != Verb::Start && fault.is_missing() => {}
                 Err(fault) => faults.push(fault),
             }
         }

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod net;
 pub mod nft;
 pub mod ping;
+pub mod tree;
 
 pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};

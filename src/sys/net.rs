@@ -9,7 +9,7 @@ use ipnet::Ipv6Net;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
@@ -145,6 +145,21 @@ impl Net {
                 && route.header.destination_prefix_length == net.prefix_len()
                 && destination(route) == Some(net.network())
         }))
+    }
+
+    /// The prefixes that DHCP servers delegate: networkd makes an unreachable
+    /// route of each.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn delegated(&self) -> Result<Vec<Ipv6Net>, NetError> {
+        let routes = self.routes(true).await?;
+        let unreachable = routes
+            .iter()
+            .filter(|r| r.header.kind == RouteType::Unreachable && r.header.protocol == RouteProtocol::Dhcp);
+        let nets = unreachable
+            .filter_map(|r| Ipv6Net::new(destination(r)?, r.header.destination_prefix_length).ok());
+        Ok(nets.filter(|net| net.prefix_len() <= 64).collect())
     }
 
     /// Waits until `seen` says so, looking again at each change of the
@@ -309,6 +324,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
         interface: message.header.index,
         address: found?,
         tentative: flags.contains(AddressFlags::Tentative),
+        deprecated: flags.contains(AddressFlags::Deprecated),
         global: message.header.scope == AddressScope::Universe,
     })
 }

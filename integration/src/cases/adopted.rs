@@ -9,7 +9,7 @@ use super::refused;
 use crate::lab::{Lab, until};
 use crate::must;
 
-const NSPAWN: &str = "[Exec]\nPrivateUsers=pick\nParameters=systemd.firstboot=no\nEnvironment=A=1\nHostname=hand\n\n[Files]\nBind=/srv\n\n[Network]\nVirtualEthernet=yes\n";
+const NSPAWN: &str = "[Exec]\nBoot=yes\nPrivateUsers=pick\nParameters=systemd.firstboot=no\nEnvironment=A=1\nHostname=hand\n\n[Files]\nBind=/srv\n\n[Network]\nVirtualEthernet=yes\n";
 const ROUTED: &str = "# by hand\n[Match]\nName=ve-hand\n\n[Network]\nIPv6SendRA=yes\nLLDP=yes\nAddress=2001:db8:a:42::1/64\nAddress=fd00:42::1/64\n\n[IPv6Prefix]\nPrefix=2001:db8:a:42::/64\n\n[Route]\nDestination=2001:db8:f1::/64\nGateway=2001:db8:a:42::9\n\n[Route]\nDestination=2001:db8:f2::/64\nGateway=2001:db8:a:42::9\n";
 
 pub fn run(lab: &mut Lab) -> Result<()> {

@@ -50,6 +50,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     super::refused(lab, "apply --yes", 1, "names no image")?;
     lab.sh("rm /etc/nsctl/machines.d/bare.toml")?;
 
+    // A bridge that nobody makes is shown where it is named.
+    lab.sh("printf '[network]\\nmode = \"bridge\"\\nbridge = \"nope\"\\n' > /etc/nsctl/machines.d/lost.toml; machinectl clone debian-13 lost")?;
+    super::refused(lab, "apply --yes", 1, "lost.toml:3:10")?;
+    lab.sh("rm /etc/nsctl/machines.d/lost.toml; machinectl remove lost")?;
+
     // A tree that was there before stays when its machine is removed.
     lab.nsctl_ok("remove bot")?;
     must!(lab.sh("ls /var/lib/machines")?.contains("bot"), "a tree that nsctl did not make is gone");

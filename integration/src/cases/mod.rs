@@ -32,6 +32,9 @@ cases! {
     long_name,
     firewall,
     ipv4,
+    names,
+    reserved,
+    delegated,
     path_mtu,
     replaced,
     busy_services,
@@ -77,7 +80,7 @@ pub fn refused(lab: &Lab, line: &str, status: i32, says: &str) -> Result<()> {
 
 /// Everything that nsctl could have changed: files, trees, units, links.
 pub fn fingerprint(lab: &Lab) -> Result<String> {
-    lab.sh("cd /etc && find nsctl systemd sysctl.d /var/lib/nsctl -type f ! -name lock -exec sha256sum {} + 2>/dev/null | sort -k2 || true
+    lab.sh("cd /etc && find nsctl systemd sysctl.d hosts /var/lib/nsctl -type f ! -name lock -exec sha256sum {} + 2>/dev/null | sort -k2 || true
             find systemd -type l -printf '%p %l\\n' | sort
             ls /var/lib/machines
             ip -br link | awk '{print $1}' | sort

@@ -21,6 +21,15 @@ const BOOT_TIME: Duration = Duration::from_secs(60);
 /// Longest time that one command inside a host may take, in seconds.
 const COMMAND_TIME: &str = "120";
 
+/// What the LAN's server serves.
+pub const LAN: [&str; 5] = [
+    "--interface=lan0",
+    "--ra-param=lan0,10,1800",
+    "--dhcp-range=192.168.5.100,192.168.5.200,255.255.255.0,1h",
+    "--dhcp-range=2001:db8:5::1000,2001:db8:5::1fff,slaac,64,1h",
+    "--dhcp-authoritative",
+];
+
 /// A booted host, `wan0` towards [`Lab::router`] and `enp6s0` in [`Lab::lan`].
 #[derive(Debug)]
 pub struct Lab {
@@ -97,16 +106,7 @@ impl Lab {
             true,
             &["--dhcp-range=2001:db8:ffff::,ra-only,64", "--ra-param=up0,10,1800", "--interface=up0"],
         )?;
-        self.serve(
-            false,
-            &[
-                "--interface=lan0",
-                "--ra-param=lan0,10,1800",
-                "--dhcp-range=192.168.5.100,192.168.5.200,255.255.255.0,1h",
-                "--dhcp-range=2001:db8:5::1000,2001:db8:5::1fff,slaac,64,1h",
-                "--dhcp-authoritative",
-            ],
-        )
+        self.serve(false, &LAN)
     }
 
     fn serve(&mut self, router: bool, options: &[&str]) -> Result<()> {
@@ -137,6 +137,12 @@ impl Lab {
         command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.into_parts().0);
         self.servers.push(Daemon::spawn(&mut command)?);
         Ok(())
+    }
+
+    /// Another server for the LAN, with these options of dnsmasq; none: no server at all.
+    pub fn lan_serves(&mut self, options: &[&str]) -> Result<()> {
+        self.servers.truncate(1);
+        if options.is_empty() { Ok(()) } else { self.serve(false, options) }
     }
 
     /// Boots the host, again after [`Lab::power_off`]; its disk persists.
@@ -194,6 +200,11 @@ impl Lab {
     pub fn console(&self) -> String {
         fs::read(self.dir.join("console"))
             .map_or_else(|e| e.to_string(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A folder for what a case needs outside the host; it goes with it.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// The host's /var/lib/machines, seen from outside.

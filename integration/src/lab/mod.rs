@@ -4,11 +4,13 @@
 mod cgroup;
 mod guest;
 mod host;
+mod kea;
 mod net;
 pub mod run;
 mod trees;
 
 pub use guest::tiny_guest;
-pub use host::{Lab, until};
+pub use host::{LAN, Lab, until};
+pub use kea::kea;
 pub use net::Daemon;
 pub use trees::{Suite, Trees};

@@ -1,0 +1,94 @@
+//! `nsctl dns`: the names of machines, for a name server.
+
+use std::net::Ipv6Addr;
+
+use clap::{Args, ValueEnum};
+
+use super::session::{spec, state, tell_of_journal};
+use super::text::out;
+use super::{Fault, Global};
+use crate::emit::names::{Entry, entries, lines};
+use crate::observe;
+use crate::pool::Pool;
+use crate::spec::{Dns as DnsSpec, zone_fault};
+use crate::sys::Disk;
+
+/// Print the names and planned addresses of routed machines
+#[derive(Debug, Args)]
+pub struct Dns {
+    /// The domain of the names [default: that of nsctl.toml, else machines.internal]
+    #[arg(long, value_name = "DOMAIN")]
+    zone: Option<String>,
+    /// Lines of /etc/hosts, AAAA records, or PTR records below ip6.arpa
+    #[arg(long, value_enum, default_value_t = Format::Zone)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Hosts,
+    Zone,
+    Reverse,
+}
+
+pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
+    let disk = Disk::new(&global.root);
+    tell_of_journal(&disk);
+    let observed = observe::host(&disk, None).await?;
+    let spec = spec(&observed)?;
+    let Some(pool) = spec.host.pool else {
+        return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
+    };
+    let configured = spec.host.dns.as_ref().map(|dns| dns.zone.clone());
+    let zone = args.zone.or(configured).unwrap_or_else(|| DnsSpec::ZONE.to_owned());
+    let zone = zone.trim_end_matches('.').to_owned();
+    if let Some(wrong) = zone_fault(&zone) {
+        return Err(
+            Fault::new(format!("--zone: '{}' {wrong}", zone.escape_debug())).hint("--zone example.org")
+        );
+    }
+    let entries = entries(&spec, &state(&observed)?.leases);
+    let text = match args.format {
+        Format::Hosts => lines(&entries, &zone, &|name| name == "localhost"),
+        Format::Zone => forward(&entries, &zone),
+        Format::Reverse => reverse(&entries, &zone, pool),
+    };
+    out!("{}", text.trim_end());
+    Ok(0)
+}
+
+/// AAAA records (RFC 3596 2.2), for a zone file (RFC 1035 5).
+fn forward(entries: &[Entry], zone: &str) -> String {
+    let records = entries.iter().map(|Entry { address, name }| format!("{name} IN AAAA {address}\n"));
+    std::iter::once(format!("$ORIGIN {zone}.\n")).chain(records).collect()
+}
+
+/// PTR records below ip6.arpa (RFC 3596 2.5), relative to the pool's own zone.
+fn reverse(entries: &[Entry], zone: &str, pool: Pool) -> String {
+    // Zones are cut at nibbles: the longest that holds the whole pool.
+    let cut = usize::from(pool.net().prefix_len() / 4);
+    let nibbles = |address: Ipv6Addr| -> Vec<String> {
+        (0..32).map(|k| format!("{:x}", u128::from(address) >> (124 - 4 * k) & 15)).collect()
+    };
+    let name = |nibbles: &[String]| nibbles.iter().rev().cloned().collect::<Vec<_>>().join(".");
+    let origin = format!("$ORIGIN {}.ip6.arpa.\n", name(&nibbles(pool.net().network())[..cut]));
+    let records = entries.iter().map(|Entry { address, name: machine }| {
+        format!("{} IN PTR {machine}.{zone}.\n", name(&nibbles(*address)[cut..]))
+    });
+    std::iter::once(origin).chain(records).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records() {
+        let entries = [Entry { address: "2001:db8:a:1::2".parse().unwrap(), name: "web".into() }];
+        assert_eq!(forward(&entries, "example.org"), "$ORIGIN example.org.\nweb IN AAAA 2001:db8:a:1::2\n");
+        assert_eq!(
+            reverse(&entries, "example.org", "2001:db8:a::/48".parse().unwrap()),
+            "$ORIGIN a.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.\n2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0 IN PTR web.example.org.\n"
+        );
+    }
+}

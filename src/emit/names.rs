@@ -1,0 +1,120 @@
+//! Names of routed machines: a block in the host's /etc/hosts (hosts(5)), and
+//! the listener through which its machines ask systemd-resolved.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use super::ini::Ini;
+use crate::pool::Leases;
+use crate::spec::{HostSpec, Network, Spec};
+
+/// The host's own names, to which ours are added.
+pub const HOSTS_FILE: &str = "/etc/hosts";
+/// What makes systemd-resolved answer machines.
+pub const RESOLVED_DIR: &str = "/etc/systemd/resolved.conf.d";
+
+const BEGIN: &str = "# Machines of nsctl, which rewrites these lines";
+const END: &str = "# End of the machines of nsctl";
+
+/// A machine's planned address and its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub address: Ipv6Addr,
+    pub name: String,
+}
+
+/// Every routed machine with a lease, by address; none where the prefix changes.
+pub fn entries(spec: &Spec, leases: &Leases) -> Vec<Entry> {
+    let routed = spec.machines.iter().filter_map(|(name, machine)| match &machine.network {
+        Network::Routed(routed) => {
+            let subnet = leases.get(name).filter(|subnet| !subnet.is_delegated())?;
+            Some(Entry { address: routed.address(subnet), name: name.to_string() })
+        }
+        Network::Bridge(_) => None,
+    });
+    let mut entries: Vec<Entry> = routed.collect();
+    entries.sort();
+    entries
+}
+
+/// The lines of hosts(5). A name that the host knows already is given only with its zone.
+pub fn lines(entries: &[Entry], zone: &str, known: &dyn Fn(&str) -> bool) -> String {
+    let line = |Entry { address, name }: &Entry| {
+        let alias = if known(name) { String::new() } else { format!(" {name}") };
+        format!("{address} {name}.{zone}{alias}\n")
+    };
+    entries.iter().map(line).collect()
+}
+
+/// /etc/hosts with our block as it should be; the rest is left as it is.
+pub fn merge(old: &str, entries: &[Entry], zone: &str) -> String {
+    let (before, after) = without_block(old);
+    let words = format!("{before}{after}");
+    let known = |name: &str| {
+        name == "localhost"
+            || words
+                .lines()
+                .map(|line| line.split('#').next().unwrap_or_default())
+                .any(|line| line.split_whitespace().skip(1).any(|word| word == name))
+    };
+    if entries.is_empty() {
+        return words;
+    }
+    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    format!("{before}{gap}{BEGIN}\n{}{END}\n{after}", lines(entries, zone, &known))
+}
+
+fn without_block(text: &str) -> (&str, &str) {
+    let found = text.split_once(&format!("{BEGIN}\n"));
+    match found.and_then(|(before, rest)| Some((before, rest.split_once(&format!("{END}\n"))?.1))) {
+        Some(parts) => parts,
+        None => (text, ""),
+    }
+}
+
+/// systemd-resolved listens on the host's address of the pool, too (resolved.conf(5)).
+pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
+    let fixed = host.pool.filter(|pool| !pool.is_delegated());
+    let Some(pool) = fixed.filter(|_| host.dns.as_ref().is_some_and(|dns| dns.listen)) else {
+        return Vec::new();
+    };
+    let text = Ini::new().section("Resolve").set("DNSStubListenerExtra", pool.host_address()).render();
+    vec![(PathBuf::from(format!("{RESOLVED_DIR}/05-nsctl.conf")), text)]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(address: &str, name: &str) -> Entry {
+        Entry { address: address.parse().unwrap(), name: name.into() }
+    }
+
+    #[test]
+    fn the_block_is_rewritten_and_the_rest_stays() {
+        let old = "127.0.0.1 localhost\n192.0.2.7 db # mine";
+        let two = [entry("2001:db8::2", "web"), entry("2001:db8:0:1::2", "db")];
+        let merged = merge(old, &two, "internal");
+        assert_eq!(
+            merged,
+            format!("{old}\n{BEGIN}\n2001:db8::2 web.internal web\n2001:db8:0:1::2 db.internal\n{END}\n")
+        );
+        let after = format!("{merged}::1 more\n");
+        let one = merge(&after, &two[..1], "internal");
+        assert_eq!(one, format!("{old}\n{BEGIN}\n2001:db8::2 web.internal web\n{END}\n::1 more\n"));
+        assert_eq!(merge(&one, &[], "internal"), format!("{old}\n::1 more\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn merging_twice_is_merging_once(old in "[a-z0-9:. #\n]{0,120}", count in 0..4u8) {
+            let entries: Vec<Entry> = (0..count).map(|k| entry(&format!("2001:db8::{k}"), &format!("m{k}"))).collect();
+            let once = merge(&old, &entries, "internal");
+            prop_assert_eq!(merge(&once, &entries, "internal"), once.clone());
+            let gone = merge(&once, &[], "internal");
+            prop_assert_eq!(gone.trim_end(), old.trim_end());
+        }
+    }
+}

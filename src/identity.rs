@@ -1,0 +1,83 @@
+//! What a LAN's DHCP server knows a machine by: its MAC address, which nspawn
+//! makes from the host's machine-id and the machine's name, and the DUID that
+//! networkd in the guest makes from the guest's own machine-id. Both stay.
+
+use std::fmt;
+use std::str::FromStr;
+
+use siphasher::sip::SipHasher24;
+
+use crate::name::MachineName;
+
+/// machine-id(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineId(u128);
+
+impl FromStr for MachineId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<MachineId, ()> {
+        let digits = text.trim_end_matches('\n');
+        let plain = digits.len() == 32 && digits.chars().all(|c| c.is_ascii_hexdigit());
+        let id = u128::from_str_radix(digits, 16).ok().filter(|id| plain && *id != 0);
+        id.map(MachineId).ok_or(())
+    }
+}
+
+/// Bytes in hexadecimal, with colons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bytes(Vec<u8>);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&words.join(":"))
+    }
+}
+
+/// The MAC address of a machine's host0 (systemd's `net_generate_mac()`, with
+/// nspawn's key for the container's end): locally administered, unicast.
+pub fn mac(host: MachineId, name: &MachineName) -> Bytes {
+    const KEY: u128 = 0xc3c4_f919_b557_b21c_e6cf_1427_039c_eea2;
+    let mut input = host.0.to_be_bytes().to_vec();
+    input.extend(name.as_str().as_bytes());
+    let mut octets = hash(KEY, &input).to_le_bytes()[..6].to_vec();
+    octets[0] = octets[0] & 0xfe | 0x02;
+    Bytes(octets)
+}
+
+/// The DUID of a guest that runs networkd (RFC 8415 11.3, with systemd's
+/// enterprise number 43793; networkd.conf(5), `DUIDType=vendor`).
+pub fn duid(guest: MachineId) -> Bytes {
+    const KEY: u128 = 0x8011_8cc2_fe4a_03ee_3ed6_0c6f_3639_1409;
+    let mut octets = vec![0x00, 0x02, 0x00, 0x00, 0xab, 0x11];
+    octets.extend(hash(KEY, &guest.0.to_be_bytes()).to_le_bytes());
+    Bytes(octets)
+}
+
+fn hash(key: u128, input: &[u8]) -> u64 {
+    SipHasher24::new_with_key(&key.to_be_bytes()).hash(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_ids_are_read_strictly() {
+        assert!("0123456789abcdef0123456789abcdef\n".parse::<MachineId>().is_ok());
+        for bad in
+            ["", "uninitialized\n", "+123456789abcdef0123456789abcdef", "00000000000000000000000000000000"]
+        {
+            assert!(bad.parse::<MachineId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_local_and_unicast() {
+        let id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let mac = mac(id, &"web".parse().unwrap());
+        assert_eq!(mac.0[0] & 3, 2, "{mac}");
+        assert!(duid(id).to_string().starts_with("00:02:00:00:ab:11:"));
+    }
+}
