@@ -124,6 +124,8 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
             stop(bus, machines).await?;
         }
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
+        Step::Listen { units } => bus.run(Verb::Start, units).await?,
+        Step::Deafen { units } => bus.run(Verb::Stop, units).await?,
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,

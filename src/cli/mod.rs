@@ -5,6 +5,7 @@ mod attach;
 mod bridge;
 mod create;
 mod dns;
+mod expose;
 mod fault;
 mod handmade;
 mod init;
@@ -65,6 +66,10 @@ enum Verb {
     Open(open::Port),
     /// Close ports again
     Close(open::Port),
+    /// Listen for a service that speaks IPv4 alone: inside the machine, or on the host
+    Expose(expose::Expose),
+    /// Take such listeners away
+    Unexpose(expose::Unexpose),
     /// Bridges that put machines on the LAN
     #[command(subcommand)]
     Bridge(bridge::Bridge),
@@ -114,6 +119,8 @@ impl Cli {
             Verb::Adopt(args) => adopt::run(&global, args).await,
             Verb::Open(args) => open::run(&global, args, open::Way::Open).await,
             Verb::Close(args) => open::run(&global, args, open::Way::Close).await,
+            Verb::Expose(args) => expose::expose(&global, args).await,
+            Verb::Unexpose(args) => expose::unexpose(&global, args).await,
             Verb::Bridge(args) => bridge::run(&global, args).await,
             Verb::List(args) => list::run(&global, args).await,
             Verb::Show(args) => show::run(&global, args).await,

@@ -158,11 +158,11 @@ fn of_the_day(observed: &Observed, machine: &MachineName, lease: Subnet) -> Opti
     }
     let link = observed.host_end(machine)?;
     let mine = observed.addresses.iter().filter(|a| a.interface == link.index && a.global && !a.deprecated);
-    let global = mine.filter_map(|a| match a.address {
+    let mut global = mine.filter_map(|a| match a.address {
         IpAddr::V6(address) if !address.is_unique_local() => Some(Subnet::of(address)),
         _ => None,
     });
-    global.last()
+    global.next_back()
 }
 
 /// What a machine still has of a prefix that is delegated no more.

@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
-use super::firewall;
 use super::ini::Ini;
 use super::{DROPIN_DIR, GUEST_DIR, network_path};
+use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
 use crate::spec::{HostSpec, Ipv4, Limits, MachineSpec, Network, Routed, Values};
@@ -70,6 +70,12 @@ impl<'a> MachineFiles<'a> {
                 files.push((firewall::machine_file(self.name), text));
             }
         }
+        for expose in &self.machine.expose {
+            files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.path, bound.text)));
+            if let Place::Routed { routed, subnet } = place {
+                files.extend(expose::on_host(self.name, expose, routed.address(*subnet)));
+            }
+        }
         if let Some(text) = self.drop_in(place) {
             files.push((PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit())), text));
         }
@@ -117,6 +123,8 @@ impl<'a> MachineFiles<'a> {
             }
             Place::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
         }
+        let bound = self.machine.expose.iter().flat_map(|expose| expose::inside(self.name, expose));
+        sections[1].1.extend(bound.map(|b| ("BindReadOnly", format!("{}:{}", b.path.display(), b.target))));
         let [exec, files, _] = &mut sections[..] else { return String::new() };
         exec.1
             .extend(self.machine.environment.iter().map(|(key, value)| ("Environment", quoted(key, value))));
@@ -272,10 +280,18 @@ impl<'a> MachineFiles<'a> {
             Place::Bridge(bridge) => Some(device_unit(bridge)),
             Place::Routed { .. } => guarded.then(|| firewall::FIREWALL_UNIT.to_owned()),
         };
+        let sockets: Vec<String> = self
+            .machine
+            .expose
+            .iter()
+            .filter_map(|expose| Some(expose::host_socket(self.name, expose.host?)))
+            .collect();
+        let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
         let mut ini = Ini::new();
-        if description.is_some() || before.is_some() {
+        if description.is_some() || before.is_some() || sockets.is_some() {
             ini = ini.section("Unit").set_some("Description", description);
             ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
+            ini = ini.set_some("Wants", sockets);
         }
         let limits = &self.machine.limits;
         if *limits != Limits::default() || guarded {

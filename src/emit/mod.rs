@@ -1,6 +1,7 @@
 //! Spec + lease -> the text of systemd's files. Pure.
 
 mod bridge;
+pub mod expose;
 mod firewall;
 mod host;
 pub mod ini;
@@ -93,6 +94,8 @@ pub fn owner_of(path: &Path) -> Owner {
     };
     let machine = between(&file, "05-nsctl-ve-", ".network")
         .or_else(|| between(&folder, "systemd-nspawn@", ".service.d"))
+        .or_else(|| between(&folder, "", ".d").filter(|_| path.starts_with(expose::EXPOSE_DIR)))
+        .or_else(|| expose::machine_of(&file).map(String::from).filter(|_| path.starts_with(DROPIN_DIR)))
         .or_else(|| between(&file, "", ".nspawn"))
         .or_else(|| between(&file, "", ".nft").filter(|_| path.starts_with(FIREWALL_DIR)))
         .or_else(|| between(&file, "", ".network").filter(|_| path.starts_with(GUEST_DIR)));
@@ -126,13 +129,15 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 10] = [
+pub const PLACES: [Place; 12] = [
     Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
     Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
     Place { dir: "/etc/sysctl.d", mark: "-nsctl.conf", nested: None },
     Place { dir: "/var/lib/nsctl", mark: "firewall.nft", nested: None },
     Place { dir: names::RESOLVED_DIR, mark: "-nsctl.conf", nested: None },
+    Place { dir: expose::EXPOSE_DIR, mark: expose::MARK, nested: Some(("", ".d")) },
+    Place { dir: DROPIN_DIR, mark: expose::MARK, nested: None },
     Place { dir: FIREWALL_DIR, mark: ".nft", nested: None },
     Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
     Place { dir: GUEST_DIR, mark: ".network", nested: None },

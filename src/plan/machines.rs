@@ -143,7 +143,9 @@ pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step
 
 /// Whether nspawn or the guest reads this file only when the machine starts.
 fn read_at_start(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "nspawn") || path.starts_with("/var/lib/nsctl/guest")
+    path.extension().is_some_and(|end| end == "nspawn")
+        || path.starts_with("/var/lib/nsctl/guest")
+        || path.starts_with(emit::expose::EXPOSE_DIR)
 }
 
 /// A running machine goes to a bridge without a restart if it has a veth, and

@@ -139,6 +139,8 @@ fn steps(
 ) -> Vec<Step> {
     let mut steps = files::records(wanted, observed);
     steps.extend(fates.stop());
+    let (listen, deafen) = sockets(observed, changes);
+    steps.extend(deafen.filter(|_| observed.live));
     let read: Vec<Step> = changes.iter().map(files::Change::step).chain(fates.with_host()).collect();
     let mut stale = Stale::default();
     for step in &read {
@@ -156,6 +158,7 @@ fn steps(
         steps.append(&mut bridge_steps(wanted, observed, changes));
         steps.append(&mut host_steps(wanted, observed, changes));
     }
+    steps.extend(listen.filter(|_| observed.live));
     steps.append(&mut fates.after_files());
     if observed.live {
         steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
@@ -168,6 +171,23 @@ pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
     let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
     let loaded = observed.nftables.as_ref().is_none_or(|nftables| nftables.ours);
     there && !loaded && wanted.scope.holds(&Owner::Firewall)
+}
+
+/// The host's sockets for machines that run: those whose files are new or changed
+/// listen, those whose files change or go did.
+fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Option<Step>) {
+    let unit = |change: &files::Change| {
+        let file = change.path.file_name()?.to_str()?.to_owned();
+        let machine = emit::expose::machine_of(&file)?;
+        let ours = change.path.starts_with("/etc/systemd/system") && file.ends_with(".socket");
+        (ours && observed.is_running(&machine)).then_some(file)
+    };
+    let units = |takes: fn(&files::Change) -> bool| -> Vec<String> {
+        changes.iter().filter(|change| takes(change)).filter_map(unit).collect()
+    };
+    let (new, old) = (units(|change| change.new.is_some()), units(|change| change.old.is_some()));
+    let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
+    (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
 }
 
 /// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.

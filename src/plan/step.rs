@@ -42,6 +42,14 @@ pub enum Step {
     Kill {
         machines: Vec<MachineName>,
     },
+    /// Makes socket units listen.
+    Listen {
+        units: Vec<String>,
+    },
+    /// Makes them listen no longer.
+    Deafen {
+        units: Vec<String>,
+    },
     Enable {
         machines: Vec<MachineName>,
     },
@@ -105,6 +113,8 @@ impl Step {
             Step::CloneImage { to, .. } | Step::ImportTar { to, .. } => Step::RemoveImage { name: to },
             Step::Stop { machines } => Step::Start { machines },
             Step::Start { machines } => Step::Kill { machines },
+            Step::Listen { units } => Step::Deafen { units },
+            Step::Deafen { units } => Step::Listen { units },
             Step::Enable { machines } => Step::Disable { machines },
             Step::Disable { machines } => Step::Enable { machines },
             Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
@@ -116,7 +126,10 @@ impl Step {
     /// It makes or starts something: undone when it was not begun, it would
     /// destroy what somebody else made.
     pub fn is_milestone(&self) -> bool {
-        matches!(self, Step::CloneImage { .. } | Step::ImportTar { .. } | Step::Start { .. })
+        matches!(
+            self,
+            Step::CloneImage { .. } | Step::ImportTar { .. } | Step::Start { .. } | Step::Listen { .. }
+        )
     }
 
     /// It changes nothing, and only sees whether all is well.
@@ -150,6 +163,8 @@ impl Step {
             Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
             Step::Start { machines } => format!("start {}", list(machines)),
+            Step::Listen { units } => format!("listen with {}", units.join(", ")),
+            Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
             Step::Kill { machines } => format!("end {}", list(machines)),
             Step::Enable { machines } => format!("start {} with the host", list(machines)),
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use toml_edit::{Array, DocumentMut, Item, Table, TomlError, value};
 
 use super::{
-    BridgeSpec, Dns, Ipv4, MachineSpec, Network, NetworkdTable, NspawnTable, OpenPort, ROUTED_ONLY, Sections,
-    Uplink, Values,
+    BridgeSpec, Dns, Expose, Ipv4, MachineSpec, Network, NetworkdTable, NspawnTable, OpenPort, ROUTED_ONLY,
+    Sections, Uplink, Values,
 };
 use crate::name::IfName;
 use crate::pool::Pool;
@@ -40,6 +40,39 @@ pub fn new_definition(machine: &MachineSpec) -> String {
 pub fn set_open(text: &str, open: &[OpenPort]) -> Result<String, TomlError> {
     let mut document = DocumentMut::from_str(text)?;
     put_open(&mut document, open);
+    Ok(document.to_string())
+}
+
+/// The same definition with these ports exposed; entries that stay keep their comments.
+///
+/// # Errors
+/// When the text is no TOML.
+pub fn set_expose(text: &str, expose: &[Expose]) -> Result<String, TomlError> {
+    let mut document = DocumentMut::from_str(text)?;
+    let mut tables = match document.remove("expose").map(Item::into_array_of_tables) {
+        Some(Ok(tables)) => tables,
+        _ => toml_edit::ArrayOfTables::new(),
+    };
+    let port_of = |table: &Table| table.get("port")?.as_str()?.parse::<OpenPort>().ok();
+    tables.retain(|table| expose.iter().any(|entry| port_of(table) == Some(entry.port)));
+    for entry in expose {
+        let fresh = table_of(entry)?;
+        let place = tables.iter().position(|table| port_of(table) == Some(entry.port));
+        match place.and_then(|place| tables.get_mut(place)) {
+            Some(table) => {
+                for key in ["to", "host"] {
+                    match fresh.get(key) {
+                        Some(item) => table[key] = item.clone(),
+                        None => _ = table.remove(key),
+                    }
+                }
+            }
+            None => tables.extend(fresh.into_table()),
+        }
+    }
+    if !tables.is_empty() {
+        document["expose"] = Item::ArrayOfTables(tables);
+    }
     Ok(document.to_string())
 }
 
@@ -260,6 +293,20 @@ mod tests {
         let fresh = set_open("[network]\nmode = \"routed\"\n", &["tcp/22".parse().unwrap()]).unwrap();
         assert_eq!(fresh, "open = [\"tcp/22\"]\n[network]\nmode = \"routed\"\n");
         assert_eq!(set_open(&fresh, &[]).unwrap(), "[network]\nmode = \"routed\"\n");
+    }
+
+    #[test]
+    fn exposed_ports_come_and_go() {
+        let text = "[network]\nmode = \"routed\"\n";
+        let mut entry =
+            Expose { port: "tcp/80".parse().unwrap(), to: "127.0.0.1:80".parse().ok(), host: Some(8080) };
+        let both = set_expose(text, std::slice::from_ref(&entry)).unwrap();
+        let parsed = MachineSpec::parse(Path::new("x.toml"), &both).unwrap();
+        assert_eq!(parsed.expose, [entry.clone()], "{both}");
+        entry.host = None;
+        let one = set_expose(&both, std::slice::from_ref(&entry)).unwrap();
+        assert!(!one.contains("host") && one.contains("127.0.0.1:80"), "{one}");
+        assert_eq!(set_expose(&one, &[]).unwrap(), text);
     }
 
     #[test]

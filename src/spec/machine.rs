@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use super::expose::Expose;
 use super::port::OpenPort;
 use crate::name::IfName;
 use crate::pool::Subnet;
@@ -22,6 +23,8 @@ pub struct MachineSpec {
     pub network: Network,
     /// Ports that a routed machine's firewall lets in.
     pub open: Vec<OpenPort>,
+    /// Ways in to services that speak IPv4 alone.
+    pub expose: Vec<Expose>,
     /// Whether a routed machine gets a private IPv4 address; none: as the defaults say.
     pub ipv4: Option<Ipv4>,
     /// Whether a routed machine is behind nsctl's firewall.
@@ -160,6 +163,8 @@ struct File {
     network: NetworkTable,
     #[serde(default)]
     open: Vec<OpenPort>,
+    #[serde(default)]
+    expose: Vec<Expose>,
     ipv4: Option<Ipv4>,
     firewall: Option<bool>,
     #[serde(default)]
@@ -201,6 +206,7 @@ impl MachineSpec {
             autostart: true,
             network,
             open: Vec::new(),
+            expose: Vec::new(),
             ipv4: None,
             firewall: true,
             bind: Vec::new(),
@@ -232,6 +238,7 @@ impl MachineSpec {
                 autostart: file.autostart.unwrap_or(true),
                 network,
                 open: file.open,
+                expose: file.expose,
                 ipv4: file.ipv4,
                 firewall: file.firewall.unwrap_or(true),
                 bind: file.bind,
@@ -264,11 +271,26 @@ impl File {
         ))
     }
 
+    fn expose_faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> = self.expose.iter().filter_map(Expose::fault).collect();
+        let bridged = matches!(self.network.mode, Mode::Bridge);
+        if bridged && self.expose.iter().any(|expose| expose.host.is_some()) {
+            faults.push("expose: `host` leads to a fixed address, which a bridged machine has not".into());
+        }
+        let ports: std::collections::BTreeSet<OpenPort> =
+            self.expose.iter().map(|expose| expose.port).collect();
+        if ports.len() < self.expose.len() {
+            faults.push("expose: a port stands in it twice".into());
+        }
+        faults
+    }
+
     /// What is wrong beside the network.
     fn faults(&self) -> Vec<String> {
         let mut faults = table_faults(&self.nspawn);
         faults.extend(networkd_faults(&self.networkd));
         faults.extend(self.routed_only());
+        faults.extend(self.expose_faults());
         faults.extend(self.limits.faults());
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
             faults.push(format!("the description {text:?} is not one plain line"));

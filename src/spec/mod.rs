@@ -2,6 +2,7 @@
 //! checked across machines.
 
 pub mod edit;
+mod expose;
 mod host;
 mod interfaces;
 mod machine;
@@ -11,6 +12,7 @@ mod problem;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use expose::Expose;
 pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Uplink, zone_fault};
 pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
@@ -86,6 +88,9 @@ impl Spec {
             }
             pins.insert(*pin, name);
         }
+        if let Err(message) = self.ports_of_the_host() {
+            problems.push(Problem::whole(Path::new(MACHINES_DIR), message));
+        }
         problems
     }
 
@@ -99,6 +104,22 @@ impl Spec {
         }
         (pool.subnet(0) == Some(pin))
             .then(|| format!("{pin} is subnet 0 of the pool, which is the host's own"))
+    }
+
+    /// Which machine has which port of the host.
+    ///
+    /// # Errors
+    /// When two machines want one port.
+    pub fn ports_of_the_host(&self) -> Result<BTreeMap<u16, &MachineName>, String> {
+        let mut ports = BTreeMap::new();
+        for (name, machine) in &self.machines {
+            for port in machine.expose.iter().filter_map(|expose| expose.host) {
+                if let Some(other) = ports.insert(port, name) {
+                    return Err(format!("port {port} of the host is to lead to both '{other}' and '{name}'"));
+                }
+            }
+        }
+        Ok(ports)
     }
 
     /// The bridges that machines are on.

@@ -34,6 +34,16 @@ impl Protocol {
     }
 }
 
+impl OpenPort {
+    /// Whether all of another port is in this one, for everybody.
+    pub fn lets_in(&self, other: OpenPort) -> bool {
+        self.protocol == other.protocol
+            && self.first <= other.first
+            && other.last <= self.last
+            && self.from.is_none()
+    }
+}
+
 /// Why a word names no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no port: it is written tcp/8080, udp/5000-5010, or tcp/22 from 2001:db8::/32")]

@@ -256,10 +256,10 @@ impl Disk {
     }
 }
 
-/// A folder of drop-ins, which is nothing without a file in it.
+/// A folder of drop-ins or bound units, which is nothing without a file in it.
 fn is_drop_in(folder: &Path) -> bool {
     let name = folder.to_string_lossy();
-    name.ends_with(".service.d") || name.ends_with(".network.d")
+    [".service.d", ".network.d"].iter().any(|end| name.ends_with(end)) || name.contains("/nsctl/expose/")
 }
 
 fn sync_folder(folder: &Path) -> Result<(), DiskError> {

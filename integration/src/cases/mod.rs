@@ -33,6 +33,7 @@ cases! {
     firewall,
     ipv4,
     names,
+    exposed,
     reserved,
     delegated,
     path_mtu,

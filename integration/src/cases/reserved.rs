@@ -16,7 +16,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
     lab.nsctl_ok("create bot --bridge vbr0 --image debian-13")?;
     let shown = lab.nsctl_ok("show bot")?;
-    let mac = lab.inside("bot", "cat /sys/class/net/host0/address; ip -br link show dev host0")?.stdout;
+    let mac = lab.inside("bot", "ip -br link show dev host0")?.stdout;
     let own = mac.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).context("no MAC")?.to_owned();
     must!(shown.contains(&format!("MAC  {own}")), "not the MAC that it has, {own}:\n{shown}");
     let leases = fs::read_to_string(lab.scratch("lan.leases"))?;
@@ -85,6 +85,7 @@ fn server(lab: &Lab, family: u8, reservation: Value) -> Result<Daemon> {
     });
     if family == 6 {
         subnet["interface"] = "lan0".into();
+        config["preferred-lifetime"] = 300.into();
         config["data-directory"] = dir.to_string_lossy().into_owned().into();
     }
     config[format!("subnet{family}")] = json!([subnet]);

@@ -1,0 +1,113 @@
+//! `nsctl expose|unexpose`: ways in to a service that speaks IPv4 alone.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::session::Session;
+use super::show::unknown;
+use super::{Fault, Global};
+use crate::name::MachineName;
+use crate::plan::{Scope, Wanted};
+use crate::spec::{Expose as Spec, MachineSpec, OpenPort, Problems, definition_path, edit};
+
+/// Listen for a service that speaks IPv4 alone
+#[derive(Debug, Args)]
+pub struct Expose {
+    /// The machine's name
+    name: String,
+    /// The port on the machine's IPv6 address: tcp/8080
+    #[arg(value_name = "PROTO/PORT")]
+    port: String,
+    /// Listen inside the machine, on IPv6, for a service that listens here
+    /// [default: 127.0.0.1 and the same port, unless --host stands alone]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    to: Option<SocketAddr>,
+    /// Listen on this port of the host, on IPv4, and lead to the machine's IPv6 address
+    #[arg(long, value_name = "PORT")]
+    host: Option<u16>,
+}
+
+/// Take such listeners away
+#[derive(Debug, Args)]
+pub struct Unexpose {
+    /// The machine's name
+    name: String,
+    /// The port on the machine's IPv6 address: tcp/8080
+    #[arg(value_name = "PROTO/PORT")]
+    port: String,
+    /// Just the listener inside the machine
+    #[arg(long, conflicts_with = "host")]
+    inside: bool,
+    /// Just the listener on the host
+    #[arg(long)]
+    host: bool,
+}
+
+pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
+    let port: OpenPort = args.port.parse()?;
+    let inside = args.to.is_some() || args.host.is_none();
+    let to = inside.then(|| args.to.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port.first))));
+    let asked = Spec { port, to, host: args.host };
+    if let Some(fault) = asked.fault() {
+        return Err(Fault::new(fault).hint("for example `nsctl expose web tcp/8080 --to 127.0.0.1:8080`"));
+    }
+    change(global, &args.name, |machine, _| {
+        match machine.expose.iter_mut().find(|there| there.port == port) {
+            None => machine.expose.push(asked.clone()),
+            Some(there) => {
+                there.to = asked.to.or(there.to);
+                there.host = asked.host.or(there.host);
+            }
+        }
+        let closed = machine.is_filtered() && inside && !machine.open.iter().any(|open| open.lets_in(port));
+        let hint = format!("; the firewall lets nobody in yet: `nsctl open {} {port}`", args.name);
+        Ok(format!("{port} is exposed on {}{}", args.name, if closed { &hint } else { "" }))
+    })
+    .await
+}
+
+pub async fn unexpose(global: &Global, args: Unexpose) -> Result<u8, Fault> {
+    let port: OpenPort = args.port.parse()?;
+    change(global, &args.name, |machine, name| {
+        let Some(there) = machine.expose.iter_mut().find(|there| there.port == port) else {
+            return Err(Fault::new(format!("{port} is not exposed on '{name}'"))
+                .hint(format!("`nsctl show {name}` shows what is")));
+        };
+        if !args.host {
+            there.to = None;
+        }
+        if !args.inside {
+            there.host = None;
+        }
+        machine.expose.retain(|there| there.to.is_some() || there.host.is_some());
+        Ok(format!("{port} is exposed on {name} no longer"))
+    })
+    .await
+}
+
+/// Changes what a definition exposes, and carries it out.
+async fn change(
+    global: &Global,
+    word: &str,
+    edit: impl FnOnce(&mut MachineSpec, &MachineName) -> Result<String, Fault>,
+) -> Result<u8, Fault> {
+    let name: MachineName = word.parse()?;
+    let session = Session::begin(global).await?;
+    let mut spec = session.spec.clone();
+    let Some(machine) = spec.machines.get_mut(&name) else {
+        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
+    };
+    let said = edit(machine, &name)?;
+    let path = definition_path(&name);
+    let text = edit::set_expose(session.observed.file(&path).unwrap_or_default(), &machine.expose)?;
+    // What the file would be refused for is refused now.
+    MachineSpec::parse(&path, &text).map_err(Problems)?;
+    let one_port = spec.ports_of_the_host();
+    one_port.map_err(|clash| Fault::new(clash).hint("choose another with --host PORT"))?;
+    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Machine(name));
+    wanted.inputs.insert(path, Some(text));
+    session.carry_out(&wanted).await?;
+    session.say(said);
+    Ok(0)
+}
