@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab demo bench lint
+.PHONY: build faults tools test unit lab tunnel demo bench lint
 
 build:
 	$(CARGO) build --release --workspace
@@ -29,7 +29,13 @@ unit:
 lab: build faults tools
 	$(LAB) test $(FILTER)
 
-test: unit lab
+# The tunnel of `init --tunnel he`, both ends, in an emulated machine.
+tunnel: build tools
+	@command -v qemu-system-x86_64 cpio > /dev/null || { apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 cpio; }
+	$(LAB) tunnel
+
+test: unit lab tunnel
 
 # The session of the README on a throwaway host, for real.
 demo: build tools

@@ -5,6 +5,7 @@ mod cases;
 mod demo;
 mod lab;
 mod shell;
+mod tunnel;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
        lab demo
        lab bench [SUITE]
+       lab tunnel
        lab trees";
 
 fn main() -> Result<()> {
@@ -26,6 +28,7 @@ fn main() -> Result<()> {
         Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
         Some("demo") => demo::run(),
         Some("bench") => bench::run(arguments.next().as_deref()),
+        Some("tunnel") => tunnel::run(),
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),
     }

@@ -125,13 +125,18 @@ async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sightin
         }
         Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
         Step::Listen { units } => bus.run(Verb::Start, units).await?,
-        Step::Deafen { units } => bus.run(Verb::Stop, units).await?,
+        Step::Deafen { units } => {
+            // What a socket has started holds it open.
+            let services = units.iter().map(|unit| unit.replace(".socket", ".service"));
+            bus.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
+        }
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,
         Step::ReloadFirewall => reload_firewall()?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => pool_route(*pool).await?,
+        Step::TunnelUp { link, .. } => tunnel_up(link).await?,
         Step::Delegation => delegation().await?,
         Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
@@ -267,6 +272,19 @@ async fn delegation() -> Result<(), DeedError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
     net.wait(LAN_TIME, seen).await?.ok_or(DeedError::NotDelegated)
+}
+
+/// A tunnel has its address as soon as it is there.
+async fn tunnel_up(link: &IfName) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| {
+        let index =
+            net.links().await?.into_iter().find(|other| other.is_called(link.as_str())).map(|l| l.index);
+        let addresses = net.addresses().await?;
+        Ok(addresses.iter().any(|a| Some(a.interface) == index && a.global && !a.tentative).then_some(()))
+    };
+    let found = net.wait(NETWORKD_TIME, seen).await?;
+    found.ok_or_else(|| DeedError::Networkd { look_at: link.to_string() })
 }
 
 async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {

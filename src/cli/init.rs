@@ -1,9 +1,10 @@
 //! `nsctl init`: the pool, forwarding, the unreachable route.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use clap::Args;
+use ipnet::Ipv6Net;
 
 use super::session::Session;
 use super::{Fault, Global};
@@ -12,7 +13,7 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::{Scope, Wanted};
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, Dns, HOST_FILE, Uplink, edit};
+use crate::spec::{AcceptRa, Dns, HOST_FILE, Tunnel, Uplink, edit};
 use crate::sys::Net;
 
 /// Tell which prefix is routed to this host
@@ -24,12 +25,67 @@ pub struct Init {
     /// The interface that the pool's packets come in on [default: the one with the default route]
     #[arg(long, value_name = "IFACE")]
     uplink: Option<String>,
+    /// Make a tunnel to a broker, which routes the pool through it: he (Hurricane Electric)
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "BROKER",
+        requires_all = ["server", "client_address", "pool"],
+        conflicts_with = "uplink"
+    )]
+    tunnel: Option<Broker>,
+    /// The broker's IPv4 address
+    #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
+    server: Option<Ipv4Addr>,
+    /// This host's address in the tunnel, such as 2001:db8:1f0a:c::2/64
+    #[arg(long, value_name = "ADDRESS/LENGTH", requires = "tunnel")]
+    client_address: Option<Ipv6Net>,
+    /// This host's IPv4 address [default: whichever it has, behind NAT too]
+    #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
+    local: Option<Ipv4Addr>,
+    /// Bytes that a packet in the tunnel may have
+    #[arg(long, value_name = "BYTES", default_value_t = 1480, requires = "tunnel",
+          value_parser = clap::value_parser!(u32).range(1280..=1480))]
+    mtu: u32,
     /// Take what the ISP delegates on this interface by DHCPv6, and may change
-    #[arg(long, value_name = "IFACE", conflicts_with_all = ["pool", "uplink"])]
+    #[arg(long, value_name = "IFACE", conflicts_with_all = ["pool", "uplink", "tunnel"])]
     delegated: Option<String>,
     /// The length of the prefix to ask the ISP for
     #[arg(long, value_name = "BITS", default_value_t = 56, requires = "delegated")]
     length: u8,
+}
+
+/// Who ends the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Broker {
+    He,
+}
+
+impl Init {
+    /// The tunnel that was asked for.
+    fn tunnel(&self) -> Result<Option<Uplink>, Fault> {
+        let (Some(Broker::He), Some(server), Some(client_address)) =
+            (self.tunnel, self.server, self.client_address)
+        else {
+            return Ok(None);
+        };
+        let tunnel = Tunnel { server, client_address, local: self.local };
+        Ok(Some(Uplink { mtu: Some(self.mtu), tunnel: Some(tunnel), ..plain("he0".parse()?) }))
+    }
+}
+
+/// An uplink of which only its name is known.
+fn plain(interface: IfName) -> Uplink {
+    Uplink {
+        interface,
+        mtu: None,
+        accept_ra: AcceptRa::Unchanged,
+        delegated: None,
+        tunnel: None,
+        dhcp4: false,
+        network_file: None,
+    }
 }
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
@@ -37,6 +93,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         Some(word) => word.parse()?,
         None => Pool::delegated(args.length)?,
     };
+    let tunnel = args.tunnel()?;
     let uplink = args.uplink.or(args.delegated).map(|word| word.parse()).transpose()?;
     let uplink: Option<IfName> = uplink;
     let session = Session::begin(global).await?;
@@ -48,19 +105,14 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     }
     let uplink = match uplink {
         Some(name) => Some(name),
+        None if tunnel.is_some() => None,
         None => default_uplink(&session)?,
     };
     let uplink = match uplink {
         Some(name) if session.observed.live => Some(look(&session, name).await?),
-        name => name.map(|interface| Uplink {
-            interface,
-            mtu: None,
-            accept_ra: AcceptRa::Unchanged,
-            network_file: None,
-            delegated: None,
-            dhcp4: false,
-        }),
+        name => name.map(plain),
     };
+    let uplink = tunnel.or(uplink);
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
     let path = Path::new(HOST_FILE);
@@ -124,10 +176,10 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
     };
     let was = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
     if let Some(was) = was.filter(|uplink| uplink.accept_ra != AcceptRa::Unchanged) {
-        return Ok(Uplink { mtu, delegated: None, ..was.clone() });
+        return Ok(Uplink { mtu, delegated: None, tunnel: None, ..was.clone() });
     }
     let (accept_ra, network_file) = keeper(session, &interface, file.as_deref())?;
-    Ok(Uplink { interface, mtu, accept_ra, network_file, delegated: None, dhcp4: false })
+    Ok(Uplink { mtu, accept_ra, network_file, ..plain(interface) })
 }
 
 /// networkd asks for the prefix, so it must run the uplink.

@@ -76,7 +76,10 @@ pub fn on_host(name: &MachineName, expose: &Expose, address: Ipv6Addr) -> Vec<(P
     let service = unit.replace(".socket", ".service");
     vec![
         (PathBuf::from(format!("{DROPIN_DIR}/{unit}")), socket.render()),
-        (PathBuf::from(format!("{DROPIN_DIR}/{service}")), proxy(address.into(), expose.port.first).render()),
+        (
+            PathBuf::from(format!("{DROPIN_DIR}/{service}")),
+            proxy(address.into(), expose.port.first).section("Unit").set("PartOf", name.unit()).render(),
+        ),
     ]
 }
 

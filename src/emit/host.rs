@@ -1,13 +1,14 @@
 //! The host's own files: the kernel's switches, the pool's unreachable route,
 //! the uplink's router advertisements.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ini::Ini;
 use super::{NETWORK_DIR, network_path};
+use crate::name::IfName;
 use crate::observed::{FORWARDING, INOTIFY_INSTANCES, accept_ra};
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, HostSpec, Uplink};
+use crate::spec::{AcceptRa, HostSpec, Tunnel, Uplink};
 
 pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
     if *host == HostSpec::default() {
@@ -16,6 +17,11 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
     let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
     let fixed = host.pool.filter(|pool| !pool.is_delegated());
     files.extend(fixed.map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
+    if let Some(Uplink { interface, tunnel: Some(tunnel), mtu, .. }) = &host.uplink {
+        files.push((tunnel_netdev(interface), tunnel_device(interface, tunnel, *mtu)));
+        files
+            .push((network_path("tunnel", interface.as_str(), "network"), tunnel_network(interface, tunnel)));
+    }
     if let Some(uplink) = &host.uplink
         && let Some(file) = &uplink.network_file
         && (uplink.accept_ra == AcceptRa::Networkd || uplink.delegated.is_some())
@@ -63,6 +69,44 @@ fn pool_network(pool: Pool) -> String {
         .section("Route")
         .set("Destination", pool)
         .set("Type", "unreachable")
+        .render()
+}
+
+fn tunnel_netdev(interface: &IfName) -> PathBuf {
+    network_path("tunnel", interface.as_str(), "netdev")
+}
+
+/// The name of the tunnel that a file makes.
+pub fn tunnel_of(path: &Path) -> Option<IfName> {
+    let file = path.file_name()?.to_str()?;
+    file.strip_prefix("05-nsctl-tunnel-")?.strip_suffix(".netdev")?.parse().ok()
+}
+
+/// The kind `sit` is 6in4 (systemd.netdev(5)). It stands by itself: no .network
+/// file of an interface below it has to name it.
+fn tunnel_device(interface: &IfName, tunnel: &Tunnel, mtu: Option<u32>) -> String {
+    Ini::new()
+        .section("NetDev")
+        .set("Name", interface)
+        .set("Kind", "sit")
+        .set_some("MTUBytes", mtu)
+        .section("Tunnel")
+        .set("Independent", "yes")
+        .set("Local", tunnel.local.map_or("any".to_owned(), |local| local.to_string()))
+        .set("Remote", tunnel.server)
+        .set("TTL", 255)
+        .render()
+}
+
+fn tunnel_network(interface: &IfName, tunnel: &Tunnel) -> String {
+    Ini::new()
+        .section("Match")
+        .set("Name", interface)
+        .section("Network")
+        .set("Address", tunnel.client_address)
+        .set("IPv6AcceptRA", "no")
+        .section("Route")
+        .set("Destination", "::/0")
         .render()
 }
 

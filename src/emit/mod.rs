@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
-pub use host::switches;
+pub use host::{switches, tunnel_of};
 use machine::MachineFiles;
 pub use machine::{guest_file, nspawn_file};
 pub use origin::Origin;

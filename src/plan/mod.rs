@@ -219,6 +219,8 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
         }
     }
     let gone = changes.iter().filter(|change| change.new.is_none());
+    let tunnels = gone.clone().filter_map(|change| emit::tunnel_of(&change.path));
+    steps.extend(tunnels.map(|name| Step::DeleteLink { name }));
     steps.extend(gone.filter_map(|change| match &change.owner {
         Owner::Bridge(name) if is_netdev(&change.path) && observed.is_bridge(name) => {
             Some(Step::DeleteLink { name: name.clone() })
@@ -239,6 +241,9 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
         let changed = changes.iter().any(|change| change.owner == Owner::Host);
+        let made = changes.iter().filter(|change| change.new.is_some());
+        let tunnels = made.filter_map(|change| Some((emit::tunnel_of(&change.path)?, change.old.is_none())));
+        steps.extend(tunnels.map(|(link, is_new)| Step::TunnelUp { link, is_new }));
         steps.extend(
             wanted
                 .spec

@@ -72,6 +72,11 @@ pub enum Step {
     PoolRoute {
         pool: Pool,
     },
+    /// Waits until networkd has made the tunnel.
+    TunnelUp {
+        link: IfName,
+        is_new: bool,
+    },
     /// Waits until a prefix is delegated.
     Delegation,
     /// Waits until networkd has made the bridge and joined the port to it.
@@ -118,7 +123,8 @@ impl Step {
             Step::Enable { machines } => Step::Disable { machines },
             Step::Disable { machines } => Step::Enable { machines },
             Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
-            Step::BridgeUp { bridge, is_new: true, .. } => Step::DeleteLink { name: bridge },
+            Step::BridgeUp { bridge: name, is_new: true, .. }
+            | Step::TunnelUp { link: name, is_new: true } => Step::DeleteLink { name },
             _ => return None,
         })
     }
@@ -174,6 +180,7 @@ impl Step {
             Step::ReloadFirewall => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
+            Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
             Step::Delegation => "wait for the delegated prefix".into(),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
             Step::DeleteLink { name } => format!("delete the interface {name}"),

@@ -1,10 +1,10 @@
 //! nsctl.toml: the host's pool, its uplink, its bridges and the defaults.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Ipv4, Problem};
@@ -44,12 +44,28 @@ pub struct Uplink {
     /// The length of the prefix that the ISP is asked to delegate (RFC 8415 6.3); the pool is that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delegated: Option<u8>,
+    /// The tunnel that the interface is, where nsctl makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     /// Whether networkd asks for an IPv4 address on the uplink, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dhcp4: bool,
     /// The name of the .network file that networkd uses for the uplink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_file: Option<String>,
+}
+
+/// IPv6 in IPv4 (RFC 4213 3), to a tunnel broker such as Hurricane Electric.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tunnel {
+    /// The broker's end.
+    pub server: Ipv4Addr,
+    /// This host's address in the tunnel, with its length.
+    pub client_address: Ipv6Net,
+    /// This host's IPv4 address; none: whichever it has, behind NAT too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Ipv4Addr>,
 }
 
 /// Forwarding makes a host ignore router advertisements, unless it is told otherwise.
@@ -196,6 +212,9 @@ impl Uplink {
         }
         if let Some(fault) = self.delegated.and_then(|length| Pool::delegated(length).err()) {
             return Some(format!("uplink.delegated: {fault}"));
+        }
+        if self.tunnel.is_some() && (self.delegated.is_some() || self.accept_ra != AcceptRa::Unchanged) {
+            return Some("uplink.tunnel: a tunnel's addresses are fixed; no delegation, no accept-ra".into());
         }
         if self.delegated.is_some() && self.network_file.is_none() {
             return Some("uplink.delegated needs uplink.network-file: networkd asks for the prefix".into());

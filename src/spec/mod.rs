@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use expose::Expose;
-pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Uplink, zone_fault};
+pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Tunnel, Uplink, zone_fault};
 pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
     decided_by_network,

@@ -1,5 +1,5 @@
-//! Forwarding costs the host its own default route neither with an uplink run
-//! by networkd nor with one run by the kernel.
+//! Forwarding costs the host its own default route with no uplink: run by
+//! networkd, by the kernel, or by NetworkManager.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     by_networkd(lab)?;
-    by_kernel(lab)
+    by_kernel(lab)?;
+    by_network_manager(lab)
 }
 
 fn has_default(lab: &Lab) -> Result<bool> {
@@ -32,13 +33,39 @@ fn by_networkd(lab: &Lab) -> Result<()> {
     until(Duration::from_secs(20), "networkd takes RAs of a host that forwards", || has_default(lab))
 }
 
-fn by_kernel(lab: &mut Lab) -> Result<()> {
+/// A host without nsctl and without a file for its uplink, booted anew.
+fn blank(lab: &mut Lab) -> Result<()> {
     lab.sh(
-        "rm -r /etc/nsctl /var/lib/nsctl /etc/systemd/network/* /etc/sysctl.d/60-nsctl.conf /etc/systemd/system/machines.target.wants
+        "rm -rf /etc/nsctl /var/lib/nsctl /etc/systemd/network/* /etc/sysctl.d/60-nsctl.conf /etc/systemd/system/machines.target.wants
          sync",
     )?;
     lab.power_off()?;
-    lab.power_on()?;
+    lab.power_on()
+}
+
+/// It takes router advertisements by itself, in user space: forwarding is nothing to it.
+fn by_network_manager(lab: &mut Lab) -> Result<()> {
+    blank(lab)?;
+    lab.sh(
+        "printf '[main]\\nplugins=keyfile\\n[keyfile]\\nunmanaged-devices=except:interface-name:wan0\\n' > /etc/NetworkManager/conf.d/lab.conf
+         printf '[connection]\\nid=wan0\\ntype=ethernet\\ninterface-name=wan0\\n[ipv4]\\nmethod=disabled\\n[ipv6]\\nmethod=auto\\naddress1=2001:db8:ffff::2/64\\n' > /etc/NetworkManager/system-connections/wan0.nmconnection
+         chmod 600 /etc/NetworkManager/system-connections/*
+         systemctl unmask NetworkManager NetworkManager-dispatcher 2>/dev/null; systemctl start NetworkManager
+         nmcli device set wan0 managed yes; nmcli connection up wan0",
+    )?;
+    until(Duration::from_secs(20), "NetworkManager has a default route by RA", || has_default(lab))?;
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.nsctl_ok("create two --routed --image debian-13")?;
+    must!(lab.sh("sysctl -n net.ipv6.conf.all.forwarding")? == "1\n", "it does not forward");
+    must!(has_default(lab)?, "the default route is gone");
+    lab.sh("while ip -6 route del default 2>/dev/null; do :; done; nmcli connection up wan0")?;
+    until(Duration::from_secs(20), "NetworkManager takes RAs of a host that forwards", || has_default(lab))?;
+    let out = || Ok(lab.router.run(&["ping", "-6", "-c1", "-W1", "2001:db8:a:1::2"])?.ok());
+    until(Duration::from_secs(10), "the machine is reached", out)
+}
+
+fn by_kernel(lab: &mut Lab) -> Result<()> {
+    blank(lab)?;
     lab.sh(
         "sysctl -qw net.ipv6.conf.wan0.accept_ra=1 && ip link set wan0 up
          ip addr add 2001:db8:ffff::2/64 dev wan0 nodad",

@@ -23,7 +23,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     open_and_closed(lab)?;
     opened_and_closed_again(lab)?;
     false_senders(lab)?;
+    false_senders_to_ports(lab)?;
     to_the_host(lab)?;
+    after_a_boot(lab)?;
     flushed(lab)
 }
 
@@ -91,6 +93,40 @@ fn false_senders(lab: &Lab) -> Result<()> {
         let seen = lab.router.watched("ip6")?;
         must!((seen > 0) == passes, "{seen} packets from {sender} came out");
     }
+    Ok(())
+}
+
+/// A false sender reaches neither an open nor a closed port of another machine.
+fn false_senders_to_ports(lab: &Lab) -> Result<()> {
+    lab.inside("web", "nft 'table ip6 watch {
+        chain c {
+            type filter hook prerouting priority -300
+            ip6 saddr 2001:db8:bad::1 counter
+        }
+    }'")?;
+    for port in [7777, 7778] {
+        lab.inside(
+            "db",
+            &format!(
+                "ip addr add 2001:db8:bad::1/128 dev host0 nodad; ip -6 route add {WEB}/128 via fe80::1 dev host0 src 2001:db8:bad::1
+                 timeout 1 bash -c 'exec 3<>/dev/tcp/{WEB}/{port}' || true; echo x > /dev/udp/{WEB}/{port}
+                 ip -6 route del {WEB}/128; ip addr del 2001:db8:bad::1/128 dev host0"
+            ),
+        )?;
+    }
+    let seen = lab.inside("web", "nft list table ip6 watch")?.stdout;
+    must!(seen.contains("packets 0 "), "a false sender reaches another machine:\n{seen}");
+    Ok(())
+}
+
+/// After a power cut the firewall is there before its machines are.
+fn after_a_boot(lab: &mut Lab) -> Result<()> {
+    lab.sh("sync")?;
+    lab.power_off()?;
+    lab.power_on()?;
+    until(Duration::from_secs(30), "the open port answers", || hello(lab, "router", WEB))?;
+    until(Duration::from_secs(30), "the host reaches the other machine", || hello(lab, "host", DB))?;
+    must!(!hello(lab, "router", DB)?, "a closed port is open after a boot");
     Ok(())
 }
 

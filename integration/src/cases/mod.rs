@@ -33,6 +33,8 @@ cases! {
     firewall,
     ipv4,
     names,
+    others,
+    tunnel_files,
     exposed,
     reserved,
     delegated,

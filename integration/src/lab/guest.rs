@@ -1,5 +1,7 @@
 //! A guest of 2 MB without systemd: busybox and a script.
 
+use std::path::Path;
+
 use anyhow::Result;
 use fs_err as fs;
 
@@ -19,6 +21,11 @@ while :; do /bin/busybox sleep 3600 & wait $!; done
 pub fn tiny_guest(lab: &Lab, name: &str) -> Result<()> {
     let tree = lab.machines().join(name);
     subvolume(&tree)?;
+    install_tiny_guest(&tree)
+}
+
+/// Makes such a tree in a folder, which may be there.
+pub fn install_tiny_guest(tree: &Path) -> Result<()> {
     for folder in ["bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "usr", "var", "root"] {
         fs::create_dir_all(tree.join(folder))?;
     }

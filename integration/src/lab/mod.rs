@@ -9,8 +9,8 @@ mod net;
 pub mod run;
 mod trees;
 
-pub use guest::tiny_guest;
+pub use guest::{install_tiny_guest, tiny_guest};
 pub use host::{LAN, Lab, until};
 pub use kea::kea;
 pub use net::Daemon;
-pub use trees::{Suite, Trees};
+pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};

@@ -44,10 +44,10 @@ impl Suite {
 }
 
 const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-resolved,dbus,iproute2,\
-     nftables,iputils-ping,procps,kmod,udev,ca-certificates";
+     nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 5;
+const GENERATION: u32 = 6;
 
 const TOOLS: [&str; 9] =
     ["mmdebstrap", "mkfs.btrfs", "btrfs", "unshare", "nsenter", "ip", "ping", "dnsmasq", "losetup"];
@@ -219,6 +219,15 @@ fn prepare_common(root: &Path) -> Result<()> {
     fs::write(root.join("etc/fstab"), "")?;
     for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"] {
         mask(root, timer)?;
+    }
+    // There for the host whose uplink it runs; nobody else wants it.
+    for unit in [
+        "NetworkManager.service",
+        "NetworkManager-dispatcher.service",
+        "NetworkManager-wait-online.service",
+        "wpa_supplicant.service",
+    ] {
+        mask(root, unit)?;
     }
     enable(root, "multi-user.target.wants", "systemd-networkd.service")?;
     Ok(())

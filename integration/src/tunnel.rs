@@ -1,0 +1,86 @@
+//! The tunnel to a broker, both ends, in a Debian kernel under qemu's software
+//! emulation: the kernel that we run on may have no 6in4.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use fs_err as fs;
+
+use crate::lab::run::{capture, check, words};
+use crate::lab::{Suite, Trees, install_tiny_guest};
+
+const SCRIPT: &str = include_str!("tunnel.sh");
+const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/tunnel.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
+/// Longest time that the whole of it may take.
+const LIMIT: &str = "600";
+
+/// Boots the machine, and fails unless its script says that all is well.
+pub fn run() -> Result<()> {
+    let start = Instant::now();
+    let trees = Trees::open(&[Suite::Trixie])?;
+    let dir = trees.runs().join(format!("{}-tunnel", std::process::id()));
+    let done = boot(&trees, &dir);
+    crate::lab::remove_tree(&dir)?;
+    let console = done?;
+    let said: Vec<&str> =
+        console.lines().filter_map(|line| line.split_once("TUNNEL: ").map(|(_, text)| text)).collect();
+    println!("{}", said.join("\n"));
+    if !said.iter().any(|line| line.starts_with("all is well")) {
+        bail!("the tunnel does not work:\n{console}");
+    }
+    println!("({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn boot(trees: &Trees, dir: &Path) -> Result<String> {
+    crate::lab::subvolume(dir)?;
+    let root = dir.join("root");
+    crate::lab::snapshot(&trees.host(Suite::Trixie), &root)?;
+    let kernel = kernel(&dir.join("kernel"), &root)?;
+    prepare(&root)?;
+    let initrd = dir.join("initrd.gz");
+    let pack = "cd \"$1\" && find . -xdev | cpio --quiet -o -H newc | gzip -1 > \"$2\"";
+    check(&mut words(&["sh", "-euc", pack, "sh", &root.to_string_lossy(), &initrd.to_string_lossy()]))?;
+    let mut qemu = Command::new("timeout");
+    qemu.args([LIMIT, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072"]);
+    qemu.args(["-kernel", &kernel, "-initrd", &initrd.to_string_lossy()]);
+    qemu.args(["-append", "console=ttyS0 rdinit=/lib/systemd/systemd quiet systemd.show_status=no"]);
+    qemu.args(["-nographic", "-no-reboot", "-nic", "none"]).stdin(Stdio::null());
+    Ok(capture(&mut qemu)?.all())
+}
+
+/// Debian's kernel for virtual machines, and its modules put into the tree.
+fn kernel(dir: &Path, root: &Path) -> Result<String> {
+    fs::create_dir_all(dir)?;
+    let script = "cd \"$1\"
+        name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \\(linux-image-[^ ]*\\).*/\\1/p' | head -n1)
+        test -n \"$name\"; apt-get -qq download \"$name\"; dpkg -x ./*.deb .
+        mkdir -p \"$2/usr/lib/modules\"; modules=lib/modules; test -d $modules || modules=usr/lib/modules
+        cp -a $modules/* \"$2/usr/lib/modules/\"; chroot \"$2\" depmod \"$(ls $modules)\"
+        ls boot/vmlinuz-*";
+    let found =
+        check(&mut words(&["sh", "-euc", script, "sh", &dir.to_string_lossy(), &root.to_string_lossy()]))?;
+    let image = found.lines().last().context("no kernel")?;
+    ensure!(image.contains("vmlinuz"), "no kernel: {found}");
+    Ok(dir.join(image).to_string_lossy().into_owned())
+}
+
+fn prepare(root: &Path) -> Result<()> {
+    let nsctl = std::env::current_exe()?.with_file_name("nsctl");
+    fs::copy(nsctl, root.join("usr/local/bin/nsctl"))?;
+    fs::write(root.join("root/tunnel.sh"), SCRIPT)?;
+    fs::write(root.join("etc/systemd/system/tunnel.service"), UNIT)?;
+    fs::write(
+        root.join("etc/systemd/network/20-wan0.network"),
+        "[Match]\nName=wan0\n[Network]\nAddress=192.0.2.2/24\nLinkLocalAddressing=no\n",
+    )?;
+    fs::os::unix::fs::symlink(
+        "../tunnel.service",
+        root.join("etc/systemd/system/multi-user.target.wants/tunnel.service"),
+    )?;
+    // A subvolume within a snapshot is an empty folder that nothing can be put into.
+    fs::remove_dir(root.join("var/lib/machines"))?;
+    install_tiny_guest(&root.join("var/lib/machines/tiny"))
+}
