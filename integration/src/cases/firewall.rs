@@ -132,15 +132,17 @@ fn after_a_boot(lab: &mut Lab) -> Result<()> {
 
 /// The host hears DNS, DHCP and ICMPv6 of its machines, and no router advertisement.
 fn to_the_host(lab: &Lab) -> Result<()> {
+    // systemd-resolved listens on port 53 there.
     lab.sh(
-        "for port in 11 53; do systemd-run -q systemd-socket-activate -l [2001:db8:a::1]:$port --inetd -a echo hi; done
+        "systemd-run -q systemd-socket-activate -l [2001:db8:a::1]:11 --inetd -a echo hi
          until test $(ss -ltn | grep -c '2001:db8:a::1.*:\\(11\\|53\\) ') = 2; do :; done",
     )?;
-    let ask = |port: u16| {
-        lab.inside("web", &format!("timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a::1/{port} && head -c2 <&3' || true"))
+    let connects = |port: u16| {
+        let connect = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a::1/{port}'");
+        Ok::<bool, anyhow::Error>(lab.inside("web", &connect)?.ok())
     };
-    must!(ask(11)?.stdout.is_empty(), "a machine reaches port 11 of the host");
-    must!(ask(53)?.stdout == "hi", "a machine does not reach the host's DNS: {}", ask(53)?.all());
+    must!(!connects(11)?, "a machine reaches port 11 of the host");
+    must!(connects(53)?, "a machine does not reach the host's DNS");
     must!(lab.inside("web", "ping -6 -c1 -W5 2001:db8:a::1")?.ok(), "no ping to the host");
     // The kernel of a careless host would take this for its default route.
     lab.sh("sysctl -qw net.ipv6.conf.ve-web.accept_ra=2 net.ipv6.conf.ve-web.accept_ra_defrtr=1")?;
