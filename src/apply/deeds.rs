@@ -96,8 +96,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Does a step; `started` is when the machines were last asked to start.
-pub async fn perform(world: World<'_>, step: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
+/// Does a step; `started` is when the machines were asked to start, if they were.
+pub async fn perform(
+    world: World<'_>,
+    step: &Step,
+    started: Option<Instant>,
+) -> Result<Option<Sighting>, DeedError> {
     match step {
         Step::Write { path, new, .. } => write(world, path, new.as_deref())?,
         Step::Enable { machines } => enable(world, machines, true).await?,
@@ -110,7 +114,7 @@ pub async fn perform(world: World<'_>, step: &Step, started: Instant) -> Result<
     Ok(None)
 }
 
-async fn live(bus: &Bus, step: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
+async fn live(bus: &Bus, step: &Step, started: Option<Instant>) -> Result<Option<Sighting>, DeedError> {
     match step {
         Step::CloneImage { from, to } => new_image(bus, to, bus.clone_image(from, to)).await?,
         Step::ImportTar { file, to } => {
@@ -167,7 +171,7 @@ pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
     }
     if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
     {
-        perform(world, step, now()).await?;
+        perform(world, step, None).await?;
     }
     Ok(())
 }
@@ -322,7 +326,7 @@ async fn answer(
     bus: &Bus,
     machine: &MachineName,
     planned: Ipv6Addr,
-    started: Instant,
+    started: Option<Instant>,
 ) -> Result<Sighting, DeedError> {
     let begin = now();
     let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
@@ -332,7 +336,7 @@ async fn answer(
         if let Some(address) = found
             && ping::answers(address, Duration::from_secs(2)).await?
         {
-            let after = started.elapsed();
+            let after = started.map(|started| started.elapsed());
             return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
         }
         if bus.leader(machine).await? != Some(leader) {

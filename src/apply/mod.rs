@@ -36,8 +36,8 @@ pub trait Listener {
 /// What was seen while the plan was carried out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sighting {
-    /// The machine answers at this address, so long after its start was asked for.
-    Answers { machine: MachineName, address: Ipv6Addr, planned: Ipv6Addr, after: Duration },
+    /// The machine answers at this address; `after` its start was asked for, if it was.
+    Answers { machine: MachineName, address: Ipv6Addr, planned: Ipv6Addr, after: Option<Duration> },
     /// The machine has these addresses of the LAN; none: it has none yet.
     OnLan { machine: MachineName, addresses: Vec<IpAddr> },
 }
@@ -93,7 +93,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     let mut journal = Journal::begin(world.disk, command, &plan.steps)?;
     let mut sightings = Vec::new();
     let mut interrupt = Interrupt::new();
-    let mut started = now();
+    let mut started = None;
     for (index, step) in plan.steps.iter().enumerate() {
         if let Err(error) = journal.reach(world.disk, index) {
             return Err(fall_back(world, &mut journal, index, Some(error.into())).await);
@@ -101,7 +101,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
         fault::point();
         world.listener.begins(step);
         if matches!(step, Step::Start { .. }) {
-            started = now();
+            started = Some(now());
         }
         let is_final = journal.fate == Fate::Finish;
         let mut doing = std::pin::pin!(deeds::perform(world, step, started));
@@ -135,7 +135,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
 pub async fn verify(world: World<'_>, check: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
     let mut interrupt = Interrupt::new();
     tokio::select! {
-        done = deeds::perform(world, check, started) => done,
+        done = deeds::perform(world, check, Some(started)) => done,
         () = interrupt.came() => Err(DeedError::Interrupted),
     }
 }
@@ -217,7 +217,7 @@ pub async fn recover(world: World<'_>) -> Result<(), Failure> {
 async fn finish(world: World<'_>, steps: &[Step]) -> Result<(), Failure> {
     for step in steps.iter().skip_while(|step| !step.is_final()) {
         world.listener.begins(step);
-        deeds::perform(world, step, now())
+        deeds::perform(world, step, None)
             .await
             .map_err(|source| Failure::Unfinished { doing: step.describe(), source: Box::new(source) })?;
     }

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::attach::must_be_there;
-use super::handmade::{Handwritten, absorb, push};
+use super::handmade::{Handwritten, absorb, checked, push};
 use super::session::Session;
 use super::{Fault, Global, text};
 use crate::emit::ini::Ini;
 use crate::emit::{self, Origin};
 use crate::name::MachineName;
 use crate::observe;
-use crate::plan::{Plan, Scope, Step, Wanted, diff, plan, settle};
+use crate::plan::{Plan, Scope, Step, Wanted, diff, settle};
 use crate::pool::{Pool, Subnet};
 use crate::spec::{
     Ipv4, MachineSpec, Network, NetworkdTable, Routed, Sections, Values, definition_path, edit,
@@ -42,11 +42,12 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     must_be_there(&session, &name)?;
     let handwritten = Handwritten::find(&session, name.as_str())?;
     let host_end = HostEnd::find(&session, &name)?;
+    refuse_first(host_end.as_ref(), &name)?;
     let machine = definition(&session, &name, handwritten.as_ref(), host_end.as_ref()).await?;
 
     let mut spec = session.spec.clone();
     let path = definition_path(&name);
-    let text = edit::new_definition(&machine);
+    let text = checked(&path, edit::new_definition(&machine))?;
     spec.machines.insert(name.clone(), machine);
     let scope = Scope::Machine(name.clone());
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
@@ -56,7 +57,7 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     if let Some(file) = handwritten {
         file.take_over(&mut wanted);
     }
-    let plan = plan(&wanted, &session.observed)?;
+    let plan = session.plan(&wanted)?;
     session.progress.end();
     text::err!("{}", sheet(&name, &plan, settings.as_deref(), host_end.as_ref()));
     if !args.yes && !text::agree("Do that?")? {
@@ -92,6 +93,17 @@ impl HostEnd {
         }
         Ok(None)
     }
+}
+
+/// networkd takes the first file by name: it must be nsctl's.
+fn refuse_first(host_end: Option<&HostEnd>, name: &MachineName) -> Result<(), Fault> {
+    let ours = format!("05-nsctl-ve-{name}.network");
+    let Some(file) = host_end.and_then(|end| end.path.file_name()).filter(|file| **file < *ours) else {
+        return Ok(());
+    };
+    let file = file.to_string_lossy();
+    Err(Fault::new(format!("{file} would still come before nsctl's own {ours}, and win"))
+        .hint(format!("rename it, such as to 20-{name}.network, run `networkctl reload`, and try again")))
 }
 
 /// Whether a .network file is for the machine's veth; a pattern may be a shell's (glob(7)).
@@ -170,18 +182,18 @@ async fn own_address(session: &Session, name: &MachineName, subnet: Subnet) -> O
     own.next()
 }
 
+/// A host's end that serves DHCP gives its guest IPv4, which the guest must go on asking for.
 fn ipv4(settings: &Ini) -> Option<Ipv4> {
-    let on = |key: &str| settings.get("Network", key).map(str::to_ascii_lowercase);
-    let serves = on("DHCPServer").is_some_and(|word| ["yes", "true", "1", "on"].contains(&word.as_str()));
-    let masks = on("IPMasquerade").is_some_and(|word| word != "no");
-    (serves && masks).then_some(Ipv4::Nat)
+    let serves = settings.get("Network", "DHCPServer").map(str::to_ascii_lowercase);
+    serves.is_some_and(|word| ["yes", "true", "1", "on"].contains(&word.as_str())).then_some(Ipv4::Nat)
 }
 
 /// What nsctl renders by itself, or decides.
 fn is_ours(section: &str, key: &str, value: &str, subnet: Option<Subnet>) -> bool {
     let same = |net: Option<Subnet>| net.is_some_and(|subnet| value == format!("{}/64", subnet.host_end()));
     match (section, key) {
-        ("Match", _) | ("Network", "Bridge" | "KeepMaster" | "IPMasquerade" | "DHCPServer") => true,
+        ("Match", _) | ("Network", "Bridge" | "KeepMaster" | "DHCPServer") => true,
+        ("Network", "IPMasquerade") => value == "ipv4",
         ("Network" | "Address", "Address") => same(subnet) || value == "0.0.0.0/28",
         ("IPv6Prefix", "Prefix") => subnet.is_some_and(|subnet| value == subnet.to_string()),
         _ => false,
@@ -198,6 +210,11 @@ fn rest(settings: &Ini, subnet: Option<Subnet>) -> NetworkdTable {
         if !keys.is_empty() {
             sections.entry(section.to_owned()).or_default().push(keys);
         }
+    }
+    if ipv4(settings).is_some() && settings.get("Network", "IPMasquerade").is_none() {
+        // It serves addresses that are not translated.
+        let network = sections.entry("Network".to_owned()).or_default();
+        network.push(BTreeMap::from([("IPMasquerade".to_owned(), Values::Flag(false))]));
     }
     let one_or_many = |mut all: Vec<BTreeMap<String, Values>>| match all.len() {
         1 => Sections::One(all.remove(0)),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::create::Place;
-use super::handmade::{Handwritten, absorb};
+use super::handmade::{Handwritten, absorb, checked};
 use super::session::Session;
 use super::{Fault, Global};
 use crate::apply::Listener;
@@ -41,14 +41,23 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
                         .says(&format!("note: on a bridge nsctl filters nothing; '{open}' is forgotten"));
                 }
                 (machine.open, machine.ipv4, machine.firewall) = (Vec::new(), None, true);
+                for expose in &mut machine.expose {
+                    if let Some(port) = expose.host.take() {
+                        let name = &name;
+                        session
+                            .progress
+                            .says(&format!("note: port {port} of this host no longer leads to '{name}'"));
+                    }
+                }
+                machine.expose.retain(|expose| expose.to.is_some());
             }
             machine.network = network.clone();
             let text = session.observed.file(&path).unwrap_or_default();
-            (edit::set_network(text, &network)?, None)
+            (edit::set_expose(&edit::set_network(text, &network)?, &machine.expose)?, None)
         }
         None => {
             let (machine, handwritten) = adopt(&session, &name, network.clone())?;
-            let text = edit::new_definition(&machine);
+            let text = checked(&path, edit::new_definition(&machine))?;
             spec.machines.insert(name.clone(), machine);
             (text, handwritten)
         }

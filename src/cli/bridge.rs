@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::session::Session;
 use super::{Fault, Global};
 use crate::name::IfName;
-use crate::plan::{Scope, Wanted, plan};
+use crate::plan::{Scope, Wanted};
 use crate::spec::{BridgeSpec, HOST_FILE, edit};
 
 /// Bridges that put machines on the LAN
@@ -63,7 +63,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     spec.host.bridges.insert(name.clone(), bridge);
     let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Bridge(name.clone()));
     wanted.inputs.insert(path.into(), Some(text));
-    let plan = plan(&wanted, &session.observed)?;
+    let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();
         super::text::err!("note: {}", super::text::tame(note));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::handmade::{Handwritten, absorb};
+use super::handmade::{Handwritten, absorb, checked};
 use super::session::Session;
 use super::{Fault, Global};
 use crate::name::MachineName;
@@ -79,7 +79,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
 
     let mut spec = session.spec.clone();
-    let definition = edit::new_definition(&machine);
+    let definition = checked(&definition_path(&name), edit::new_definition(&machine))?;
     spec.machines.insert(name.clone(), machine);
     let scope = Scope::Machine(name.clone());
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;

@@ -8,8 +8,9 @@ use super::session::Session;
 use super::show::unknown;
 use super::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted};
-use crate::spec::{Expose as Spec, MachineSpec, OpenPort, Problems, definition_path, edit};
+use crate::plan::{Scope, Wanted, settle};
+use crate::spec::{Expose as Spec, MachineSpec, OpenPort, definition_path, edit};
+use crate::state::State;
 
 /// Listen for a service that speaks IPv4 alone
 #[derive(Debug, Args)]
@@ -60,9 +61,22 @@ pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
                 there.host = asked.host.or(there.host);
             }
         }
-        let closed = machine.is_filtered() && inside && !machine.open.iter().any(|open| open.lets_in(port));
-        let hint = format!("; the firewall lets nobody in yet: `nsctl open {} {port}`", args.name);
-        Ok(format!("{port} is exposed on {}{}", args.name, if closed { &hint } else { "" }))
+        let mut said = Vec::new();
+        if let Some(to) = asked.to {
+            let closed = machine.is_filtered() && !machine.open.iter().any(|open| open.lets_in(port));
+            let hint = format!("; the firewall lets nobody in yet: `nsctl open {} {port}`", args.name);
+            said.push(format!(
+                "{port} of {} leads to {to} inside{}",
+                args.name,
+                if closed { &hint } else { "" }
+            ));
+        }
+        said.extend(
+            asked
+                .host
+                .map(|host| format!("port {host} of this host's IPv4 leads to {port} of {}", args.name)),
+        );
+        Ok(said.join("\n"))
     })
     .await
 }
@@ -101,11 +115,11 @@ async fn change(
     let said = edit(machine, &name)?;
     let path = definition_path(&name);
     let text = edit::set_expose(session.observed.file(&path).unwrap_or_default(), &machine.expose)?;
-    // What the file would be refused for is refused now.
-    MachineSpec::parse(&path, &text).map_err(Problems)?;
     let one_port = spec.ports_of_the_host();
     one_port.map_err(|clash| Fault::new(clash).hint("choose another with --host PORT"))?;
-    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Machine(name));
+    let scope = Scope::Machine(name);
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(path, Some(text));
     session.carry_out(&wanted).await?;
     session.say(said);

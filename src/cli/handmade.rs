@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::Fault;
 use super::session::Session;
+use crate::apply::Listener;
 use crate::emit::Origin;
 use crate::emit::ini::Ini;
 use crate::plan::{Wanted, kept_beside};
-use crate::spec::{MachineSpec, NspawnTable, Values, decided_by_network};
+use crate::spec::{MachineSpec, NspawnTable, Problems, Values, decided_by_network};
 
 /// Where nspawn looks for a machine's settings; the first file counts
 /// (systemd-nspawn(1), `--settings=`).
@@ -33,6 +34,8 @@ impl Handwritten {
                 return Err(Fault::new(format!("{} is not UTF-8 text", path.display()))
                     .hint("its settings are to go into a definition, which is: convert it with iconv"));
             }
+            let trusted = folder != FOLDERS[2];
+            let text = if trusted { text } else { without_privileges(session, &path, &text) };
             return Ok(Some(Handwritten { path, text }));
         }
         Ok(None)
@@ -59,6 +62,60 @@ impl Handwritten {
             wanted.inputs.insert(kept_beside(&self.path), Some(self.text));
             wanted.take_over.insert(self.path);
         }
+    }
+}
+
+/// What nspawn takes from a file that came with an image (systemd.nspawn(5)): it
+/// grants nothing. The rest is told, and left out.
+const HARMLESS: [(&str, &[&str]); 2] = [
+    (
+        "Exec",
+        &[
+            "Boot",
+            "ProcessTwo",
+            "Parameters",
+            "Environment",
+            "User",
+            "WorkingDirectory",
+            "KillSignal",
+            "NotifyReady",
+            "Hostname",
+            "Timezone",
+        ],
+    ),
+    ("Files", &["ReadOnly", "Volatile"]),
+];
+
+fn without_privileges(session: &Session, path: &Path, text: &str) -> String {
+    let mut kept = Ini::new();
+    let mut left_out = Vec::new();
+    for (section, settings) in Ini::parse(text).sections() {
+        kept = kept.section(section);
+        for (key, value) in settings {
+            if HARMLESS.iter().any(|(name, keys)| *name == section && keys.contains(&key.as_str())) {
+                kept = kept.set(key, value);
+            } else if !decided_by_network(section, key) {
+                left_out.push(format!("{key}={value}"));
+            }
+        }
+    }
+    if !left_out.is_empty() {
+        session.progress.says(&format!(
+            "note: {} came with the image; left out is what it may not grant itself: {}",
+            path.display(),
+            left_out.join(", ")
+        ));
+    }
+    kept.render()
+}
+
+/// A definition made of what somebody wrote by hand, if it can be one: systemd
+/// takes more than a definition does.
+pub fn checked(path: &Path, text: String) -> Result<String, Fault> {
+    match MachineSpec::parse(path, &text) {
+        Ok(_) => Ok(text),
+        Err(problems) => Err(Fault::from(Problems(problems))
+            .hint("that comes from the machine's hand-written files: mend it there, then try again")),
     }
 }
 

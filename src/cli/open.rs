@@ -6,8 +6,9 @@ use super::session::Session;
 use super::show::unknown;
 use super::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted};
+use crate::plan::{Scope, Wanted, settle};
 use crate::spec::{Network, OpenPort, definition_path, edit};
+use crate::state::State;
 
 /// A port of a machine
 #[derive(Debug, Args)]
@@ -55,7 +56,9 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     }
     let path = definition_path(&name);
     let text = edit::set_open(session.observed.file(&path).unwrap_or_default(), &machine.open)?;
-    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Machine(name.clone()));
+    let scope = Scope::Machine(name.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(path, Some(text));
     session.carry_out(&wanted).await?;
     let verb = if way == Way::Open { "open" } else { "closed" };

@@ -91,9 +91,22 @@ impl Session {
         World { disk: &self.disk, bus: self.bus.as_ref(), listener: &self.progress }
     }
 
+    /// Plans, once it is sure that what will be written can be read again.
+    pub fn plan(&self, wanted: &Wanted) -> Result<Plan, Fault> {
+        let mut after = Observed { files: self.observed.files.clone(), ..Observed::default() };
+        for (path, text) in &wanted.inputs {
+            match text {
+                Some(text) => _ = after.files.insert(path.clone(), text.clone()),
+                None => _ = after.files.remove(path),
+            }
+        }
+        spec(&after)?;
+        Ok(plan(wanted, &self.observed)?)
+    }
+
     /// Plans, tells, does, and prints what was seen.
     pub async fn carry_out(&self, wanted: &Wanted) -> Result<Vec<Sighting>, Fault> {
-        let plan = plan(wanted, &self.observed)?;
+        let plan = self.plan(wanted)?;
         for note in &plan.notes {
             self.progress.says(&format!("note: {note}"));
         }
@@ -145,15 +158,19 @@ pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
 /// A sighting as a sentence.
 pub fn tell(sighting: &Sighting) -> String {
     match sighting {
-        Sighting::Answers { machine, address, planned, after } if address == planned => {
-            format!("{machine} answers at {address} ({:.2} s after its start)", after.as_secs_f64())
+        Sighting::Answers { machine, address, planned, after } => {
+            let after = after.map(|after| format!(" ({:.2} s after its start)", after.as_secs_f64()));
+            let after = after.unwrap_or_default();
+            if Subnet::of(*planned).is_delegated() {
+                format!("{machine} answers at {address} today{after}")
+            } else if address == planned {
+                format!("{machine} answers at {address}{after}")
+            } else {
+                format!(
+                    "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"
+                )
+            }
         }
-        Sighting::Answers { machine, address, planned, after } if Subnet::of(*planned).is_delegated() => {
-            format!("{machine} answers at {address} today ({:.2} s after its start)", after.as_secs_f64())
-        }
-        Sighting::Answers { machine, address, planned, .. } => format!(
-            "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"
-        ),
         Sighting::OnLan { machine, addresses } if addresses.is_empty() => {
             format!("{machine} has no address from the LAN yet; `nsctl show {machine}` tells")
         }

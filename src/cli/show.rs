@@ -10,7 +10,7 @@ use super::open::list;
 use super::view::Row;
 use super::{Fault, Global, text};
 use crate::name::MachineName;
-use crate::spec::{OpenPort, definition_path};
+use crate::spec::{Expose, OpenPort, definition_path};
 
 /// Show one machine: what was planned, and what is there
 #[derive(Debug, Args)]
@@ -62,6 +62,9 @@ fn sheet(global: &Global, row: &Row) -> String {
     }
     let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { list(ports) };
     add("open", row.open.as_deref().map(open));
+    for expose in &row.exposed {
+        add("exposed", Some(exposed(expose)));
+    }
     add("interface", row.host_interface.clone());
     let on_lan = row.network.mode == "bridge";
     add("MAC", row.mac.clone().filter(|_| on_lan));
@@ -75,6 +78,13 @@ fn sheet(global: &Global, row: &Row) -> String {
     add("definition", definition.map(|path| path.display().to_string()));
     let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::tame(&value)));
     rows.collect::<Vec<_>>().join("\n")
+}
+
+/// Where connections to a port go, in words.
+fn exposed(expose: &Expose) -> String {
+    let inside = expose.to.map(|to| format!(", handed on to {to} inside"));
+    let host = expose.host.map(|port| format!(", also at port {port} of this host's IPv4"));
+    format!("{}{}{}", expose.port, inside.unwrap_or_default(), host.unwrap_or_default())
 }
 
 fn below(root: &Path, path: &Path) -> std::path::PathBuf {

@@ -21,10 +21,10 @@ macro_rules! err {
 
 pub(super) use {err, out};
 
-/// A text without control characters but line ends: escape sequences of a
+/// A text without control characters but line ends and tabs: escape sequences of a
 /// guest must not reach the terminal.
 pub fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }
 
 /// A table without lines, as wide as it must be.

@@ -11,7 +11,7 @@ use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::pool::{Leases, Subnet};
-use crate::spec::{MachineSpec, Network, OpenPort, Spec};
+use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +26,8 @@ pub struct Row {
     pub host_interface: Option<String>,
     /// What the firewall lets in; none where nsctl does not filter.
     pub open: Option<Vec<OpenPort>>,
+    /// Listeners for services that speak IPv4 alone.
+    pub exposed: Vec<Expose>,
     pub uid_shift: Option<u32>,
     /// What the LAN's DHCP server knows it by.
     pub mac: Option<String>,
@@ -126,6 +128,7 @@ fn row(
         addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
         host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
         open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
+        exposed: definition.map(|m| m.expose.clone()).unwrap_or_default(),
         uid_shift: running.and_then(|running| running.uid_shift),
         mac: mac(observed, machine.as_ref()),
         duid: None,

@@ -70,6 +70,8 @@ pub fn on_host(name: &MachineName, expose: &Expose, address: Ipv6Addr) -> Vec<(P
         .section("Unit")
         .set("Description", format_args!("IPv4 for {} of the machine {name}", expose.port))
         .set("PartOf", name.unit())
+        // A machine that powers itself off is not stopped by a job, which PartOf= would hear of.
+        .set("StopWhenUnneeded", "yes")
         .section("Socket")
         .set("ListenStream", format_args!("0.0.0.0:{port}"));
     let unit = host_socket(name, port);

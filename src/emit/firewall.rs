@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::ini::Ini;
 use crate::name::{MachineName, kernel_name};
-use crate::spec::OpenPort;
+use crate::pool::Pool;
+use crate::spec::{HostSpec, OpenPort};
 
 /// The table as a whole; it includes what each machine has open.
 pub const FIREWALL_FILE: &str = "/var/lib/nsctl/firewall.nft";
@@ -60,7 +61,7 @@ table inet nsctl {
 		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept
 	}
 
-	chain to-host {
+	chain host-input {
 		icmpv6 type { nd-router-advert, nd-redirect } counter drop
 		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
 		icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept
@@ -74,20 +75,45 @@ table inet nsctl {
 
 	chain forward {
 		iifname @machines jump own-address
-		oifname vmap @inbound
 	}
 
 	chain input {
-		iifname @machines jump to-host
+		iifname @machines jump host-input
 	}
 }
-
-include \"/var/lib/nsctl/firewall/*.nft\"
 ";
+const INCLUDE: &str = "\ninclude \"/var/lib/nsctl/firewall/*.nft\"\n";
 
 /// The files that all machines share.
-pub fn shared() -> Vec<(PathBuf, String)> {
-    vec![(FIREWALL_FILE.into(), TABLE.to_owned()), (unit_file(), unit())]
+pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
+    let fixed = host.pool.filter(|pool| !pool.is_delegated());
+    let pool = rules_of_pool(fixed);
+    let dns = fixed.filter(|_| host.dns.as_ref().is_some_and(|dns| dns.listen)).map(rules_of_dns);
+    vec![
+        (FIREWALL_FILE.into(), format!("{TABLE}{pool}{}{INCLUDE}", dns.unwrap_or_default())),
+        (unit_file(), unit()),
+    ]
+}
+
+/// All of a pool is routed by this host: who sends from an address of it and
+/// comes in where no route leads back is not who he says, and `open … from` of
+/// a machine must not let him in.
+fn rules_of_pool(pool: Option<Pool>) -> String {
+    let spoofed = pool.map(|pool| format!("\t\tip6 saddr {pool} oifname @machines jump own-address\n"));
+    let spoofed = spoofed.unwrap_or_default();
+    format!("\ntable inet nsctl {{\n\tchain forward {{\n{spoofed}\t\toifname vmap @inbound\n\t}}\n}}\n")
+}
+
+/// The name server that machines ask is theirs alone: it would answer, and
+/// amplify, for the whole world.
+fn rules_of_dns(pool: Pool) -> String {
+    let listener = format!(
+        "iifname != \"lo\" ip6 daddr {} meta l4proto {{ tcp, udp }} th dport 53",
+        pool.host_address()
+    );
+    format!(
+        "\ntable inet nsctl {{\n\tchain dns-guests {{\n\t\tip6 saddr != {pool} counter drop\n\t\tjump own-address\n\t}}\n\n\tchain input {{\n\t\t{listener} jump dns-guests\n\t}}\n}}\n"
+    )
 }
 
 pub fn unit_file() -> PathBuf {
@@ -112,14 +138,19 @@ fn unit() -> String {
         .render()
 }
 
-/// The name of the chain that judges what is sent to a machine.
+/// The name of the chain that judges what is sent to a machine. No shared chain
+/// begins like it, whatever machines are called.
 fn chain(name: &MachineName) -> String {
     format!("to-{name}")
 }
 
-/// What must hold before a machine starts: its part of the table is loaded.
+/// What must hold before a machine starts: its part of the table is loaded. Where
+/// somebody flushed all rules it is loaded again.
 pub fn guard(name: &MachineName) -> String {
-    format!("/bin/sh -c 'exec nft list chain inet nsctl {} > /dev/null'", chain(name))
+    format!(
+        "/bin/sh -c 'nft list chain inet nsctl {} > /dev/null 2>&1 || exec nft -f {FIREWALL_FILE}'",
+        chain(name)
+    )
 }
 
 /// Where a machine's part of the table is.

@@ -9,7 +9,7 @@ use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
-use crate::spec::{HostSpec, Ipv4, Limits, MachineSpec, Network, Routed, Values};
+use crate::spec::{HostSpec, Ipv4, Limits, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 const GATEWAY: &str = "fe80::1";
@@ -85,6 +85,14 @@ impl<'a> MachineFiles<'a> {
     /// The bytes that a packet on the veth may have, where that is not the usual.
     fn mtu(&self) -> Option<u32> {
         self.host.uplink.as_ref()?.mtu
+    }
+
+    /// Whether the user's own settings give the host's end an IPv4 address.
+    fn has_own_ipv4(&self) -> bool {
+        let sections = ["Network", "Address"].into_iter().filter_map(|name| self.machine.networkd.get(name));
+        let addresses =
+            sections.flat_map(Sections::all).filter_map(|keys| keys.get("Address")).flat_map(Values::texts);
+        addresses.into_iter().any(|address| address.parse::<ipnet::Ipv4Net>().is_ok())
     }
 
     /// The servers that the machine asks, in a row; none where nobody said.
@@ -195,7 +203,7 @@ impl<'a> MachineFiles<'a> {
             .set("IPv6AcceptRA", "no")
             .set("IPv6SendRA", "yes")
             // networkd chooses a range that the host does not use (systemd.network(5)).
-            .set_some("Address", self.nat().then_some("0.0.0.0/28"))
+            .set_some("Address", (self.nat() && !self.has_own_ipv4()).then_some("0.0.0.0/28"))
             .set_some("DHCPServer", self.nat().then_some("yes"))
             .set_some("IPMasquerade", self.nat().then_some("ipv4"));
         match subnet.id() {

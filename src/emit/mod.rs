@@ -56,7 +56,7 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     for (path, text) in host::files(&spec.host) {
         put(&Owner::Host, path, text);
     }
-    for (path, text) in spec.host.pool.map(|_| firewall::shared()).unwrap_or_default() {
+    for (path, text) in spec.host.pool.map(|_| firewall::shared(&spec.host)).unwrap_or_default() {
         put(&Owner::Firewall, path, text);
     }
     for (path, text) in names::files(&spec.host) {

@@ -64,12 +64,31 @@ pub fn merge(old: &str, entries: &[Entry], zone: &str) -> String {
     format!("{before}{gap}{BEGIN}\n{}{END}\n{after}", lines(entries, zone, &known))
 }
 
+/// What stands before and after our block. Where its end is missing, it ends with
+/// the last line in a row that is of our form.
 fn without_block(text: &str) -> (&str, &str) {
-    let found = text.split_once(&format!("{BEGIN}\n"));
-    match found.and_then(|(before, rest)| Some((before, rest.split_once(&format!("{END}\n"))?.1))) {
-        Some(parts) => parts,
-        None => (text, ""),
+    let Some(start) = line_start(text, BEGIN) else { return (text, "") };
+    let (before, block) = text.split_at(start);
+    let body = block.split_once('\n').map_or("", |(_, body)| body);
+    if let Some(end) = line_start(body, END) {
+        return (before, body[end..].split_once('\n').map_or("", |(_, after)| after));
     }
+    let ours =
+        |line: &&str| line.split_whitespace().next().is_some_and(|word| word.parse::<Ipv6Addr>().is_ok());
+    let length: usize = body.split_inclusive('\n').take_while(ours).map(str::len).sum();
+    (before, &body[length..])
+}
+
+/// Where a line begins that is this.
+fn line_start(text: &str, line: &str) -> Option<usize> {
+    let mut at = 0;
+    for part in text.split_inclusive('\n') {
+        if part.trim_end() == line {
+            return Some(at);
+        }
+        at += part.len();
+    }
+    None
 }
 
 /// systemd-resolved listens on the host's address of the pool, too (resolved.conf(5)).
@@ -105,6 +124,14 @@ mod tests {
         let one = merge(&after, &two[..1], "internal");
         assert_eq!(one, format!("{old}\n{BEGIN}\n2001:db8::2 web.internal web\n{END}\n::1 more\n"));
         assert_eq!(merge(&one, &[], "internal"), format!("{old}\n::1 more\n"));
+    }
+
+    #[test]
+    fn without_its_end_the_block_takes_nothing_else() {
+        let old = format!("127.0.0.1 localhost\n{BEGIN}\n2001:db8::2 web.internal web\n192.0.2.7 mine\n");
+        let one = merge(&old, &[entry("2001:db8::3", "db")], "internal");
+        assert!(one.contains("192.0.2.7 mine") && !one.contains("2001:db8::2 "), "{one}");
+        assert_eq!(merge(&one, &[entry("2001:db8::3", "db")], "internal"), one);
     }
 
     proptest! {

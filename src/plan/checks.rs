@@ -80,7 +80,7 @@ impl Refusal {
             Refusal::TreeTaken(name) => {
                 Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
             }
-            Refusal::NoNft => Some("`apt install nftables`, or firewall = false in the definitions".into()),
+            Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),
             Refusal::NoImage { .. } => Some("--image takes one of these, or the path of a tar file".into()),
             Refusal::NoTree(name) => Some(format!(
                 "name one in {}: image = \"…\"; `machinectl list-images` lists them",
@@ -158,9 +158,7 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
 }
 
 fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let mine =
-        wanted.spec.machines.iter().filter(|(name, _)| wanted.scope.holds(&Owner::Machine((*name).clone())));
-    let needed = mine.filter(|(_, machine)| machine.is_filtered()).count() > 0;
+    let needed = wanted.spec.host.pool.is_some() && wanted.scope.holds(&Owner::Firewall);
     (needed && observed.nftables.is_none()).then_some(Refusal::NoNft)
 }
 

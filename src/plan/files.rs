@@ -65,6 +65,8 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
         old: old.map(str::to_owned),
         new: Some(new).filter(|text| !text.is_empty()),
     };
+    // What is no UTF-8 would not be written back as it is.
+    let same = same || old.is_some_and(|text| text.contains('\u{fffd}'));
     (!same && wanted.scope.holds(&Owner::Names)).then_some(change)
 }
 

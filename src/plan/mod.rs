@@ -154,6 +154,7 @@ fn steps(
     // and when a tree is deleted its .nspawn goes with it.
     steps.extend(wanted.images.iter().filter(|_| observed.live).map(image));
     if observed.live {
+        steps.extend(changed_tunnels(changes));
         steps.append(&mut stale.reloads());
         steps.append(&mut bridge_steps(wanted, observed, changes));
         steps.append(&mut host_steps(wanted, observed, changes));
@@ -180,12 +181,12 @@ fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Opt
         let file = change.path.file_name()?.to_str()?.to_owned();
         let machine = emit::expose::machine_of(&file)?;
         let ours = change.path.starts_with("/etc/systemd/system") && file.ends_with(".socket");
-        (ours && observed.is_running(&machine)).then_some(file)
+        ours.then_some((file, observed.is_running(&machine)))
     };
-    let units = |takes: fn(&files::Change) -> bool| -> Vec<String> {
-        changes.iter().filter(|change| takes(change)).filter_map(unit).collect()
-    };
-    let (new, old) = (units(|change| change.new.is_some()), units(|change| change.old.is_some()));
+    let named = |takes: fn(&files::Change) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
+    let new: Vec<String> =
+        named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
+    let old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
     let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
     (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
 }
@@ -228,6 +229,12 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
         _ => None,
     }));
     steps
+}
+
+/// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
+fn changed_tunnels(changes: &[files::Change]) -> impl Iterator<Item = Step> {
+    let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
+    changed.filter_map(|change| Some(Step::DeleteLink { name: emit::tunnel_of(&change.path)? }))
 }
 
 fn is_netdev(path: &Path) -> bool {

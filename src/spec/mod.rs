@@ -88,6 +88,14 @@ impl Spec {
             }
             pins.insert(*pin, name);
         }
+        let delegated = self.host.pool.is_some_and(crate::pool::Pool::is_delegated);
+        for (name, machine) in self.machines.iter().filter(|_| delegated) {
+            if machine.expose.iter().any(|expose| expose.host.is_some()) {
+                let message =
+                    "expose: `host` leads to a fixed address, and the prefix here is delegated and changes";
+                problems.push(Problem::whole(&definition_path(name), message));
+            }
+        }
         if let Err(message) = self.ports_of_the_host() {
             problems.push(Problem::whole(Path::new(MACHINES_DIR), message));
         }

@@ -10,7 +10,7 @@ use crate::lab::{Lab, until};
 use crate::must;
 
 const NSPAWN: &str = "[Exec]\nBoot=yes\nPrivateUsers=pick\nParameters=systemd.firstboot=no\nEnvironment=A=1\nHostname=hand\n\n[Files]\nBind=/srv\n\n[Network]\nVirtualEthernet=yes\n";
-const ROUTED: &str = "# by hand\n[Match]\nName=ve-hand\n\n[Network]\nIPv6SendRA=yes\nLLDP=yes\nAddress=2001:db8:a:42::1/64\nAddress=fd00:42::1/64\n\n[IPv6Prefix]\nPrefix=2001:db8:a:42::/64\n\n[Route]\nDestination=2001:db8:f1::/64\nGateway=2001:db8:a:42::9\n\n[Route]\nDestination=2001:db8:f2::/64\nGateway=2001:db8:a:42::9\n";
+const ROUTED: &str = "# by hand\n[Match]\nName=ve-hand\n\n[Network]\nIPv6SendRA=yes\nLLDP=yes\nAddress=2001:db8:a:42::1/64\nAddress=fd00:42::1/64\nAddress=10.42.0.1/28\nDHCPServer=yes\n\n[IPv6Prefix]\nPrefix=2001:db8:a:42::/64\n\n[Route]\nDestination=2001:db8:f1::/64\nGateway=2001:db8:a:42::9\n\n[Route]\nDestination=2001:db8:f2::/64\nGateway=2001:db8:a:42::9\n";
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh(&format!(
@@ -43,6 +43,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     }
     must!(network.matches("[Route]").count() == 2, "{network}");
     must!(lab.sh("ip -6 addr show dev ve-hand")?.contains("fd00:42::1"), "the host's end is not what it was");
+    let leased = || Ok(lab.machine("hand")?["addresses"].to_string().contains("10.42.0."));
+    until(Duration::from_secs(20), "its IPv4 address comes from the same server", leased)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     refused(lab, "adopt hand", 1, "already")?;
     refused(lab, "adopt nobody", 1, "there is no machine or tree")?;

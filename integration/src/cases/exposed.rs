@@ -32,6 +32,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("expose web tcp/8080 --host 9090")?;
     seen(lab, "192.0.2.2/9090", "over the host's IPv4")?;
     must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
+    let shown = lab.nsctl_ok("show web")?;
+    must!(shown.contains("tcp/8080, handed on to 127.0.0.1:8080 inside, also at port 9090"), "{shown}");
     lab.nsctl_ok("restart web")?;
     seen(lab, "192.0.2.2/9090", "over the host's IPv4 after a restart")?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);

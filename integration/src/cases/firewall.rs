@@ -104,6 +104,21 @@ fn false_senders_to_ports(lab: &Lab) -> Result<()> {
             ip6 saddr 2001:db8:bad::1 counter
         }
     }'")?;
+    // From outside, with an address of a machine that a port is open for.
+    lab.nsctl_ok("open web udp/9 --from 2001:db8:a:2::/64")?;
+    lab.inside("web", "nft 'table ip6 outside {
+        chain c {
+            type filter hook prerouting priority -300
+            ip6 saddr 2001:db8:a:2::9 counter
+        }
+    }'")?;
+    lab.router.script(&format!(
+        "ip addr add 2001:db8:a:2::9/128 dev lo nodad; ip -6 route replace {WEB}/128 via 2001:db8:ffff::2 dev up0 src 2001:db8:a:2::9
+         bash -c 'echo x > /dev/udp/{WEB}/9'
+         ip -6 route del {WEB}/128; ip addr del 2001:db8:a:2::9/128 dev lo"
+    ))?;
+    let seen = lab.inside("web", "nft list table ip6 outside")?.stdout;
+    must!(seen.contains("packets 0 "), "a false sender outside gets in:\n{seen}");
     for port in [7777, 7778] {
         lab.inside(
             "db",
@@ -143,6 +158,8 @@ fn to_the_host(lab: &Lab) -> Result<()> {
     };
     must!(!connects(11)?, "a machine reaches port 11 of the host");
     must!(connects(53)?, "a machine does not reach the host's DNS");
+    let world = "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a::1/53'";
+    must!(!lab.router.run(&["bash", "-c", world])?.ok(), "the host answers the DNS questions of the world");
     must!(lab.inside("web", "ping -6 -c1 -W5 2001:db8:a::1")?.ok(), "no ping to the host");
     // The kernel of a careless host would take this for its default route.
     lab.sh("sysctl -qw net.ipv6.conf.ve-web.accept_ra=2 net.ipv6.conf.ve-web.accept_ra_defrtr=1")?;
@@ -150,7 +167,7 @@ fn to_the_host(lab: &Lab) -> Result<()> {
     let before = routes()?;
     lab.inside("web", "ip addr add 2001:db8:bad::1/64 dev host0 nodad")?;
     let _server = Daemon::spawn(&mut lab.within("web", &RA_SERVER)?)?;
-    let came = || Ok(!lab.sh("nft list chain inet nsctl to-host | grep nd-router-advert")?.contains("packets 0"));
+    let came = || Ok(!lab.sh("nft list chain inet nsctl host-input | grep nd-router-advert")?.contains("packets 0"));
     until(Duration::from_secs(20), "the advertisement came", came)?;
     let after = routes()?;
     must!(after == before, "the host took a machine's advertisement:\n{before}\n---\n{after}");
@@ -173,6 +190,8 @@ fn flushed(lab: &Lab) -> Result<()> {
     lab.sh("nft flush ruleset")?;
     lab.nsctl_ok("restart db")?;
     must!(!hello(lab, "router", DB)?, "a machine is started without its firewall");
-    lab.sh("nft flush ruleset; systemctl stop systemd-nspawn@db; ! systemctl start systemd-nspawn@db")?;
+    lab.sh("nft flush ruleset; systemctl restart systemd-nspawn@db")?;
+    until(Duration::from_secs(30), "the host reaches the machine", || hello(lab, "host", DB))?;
+    must!(!hello(lab, "router", DB)?, "systemd starts a machine without its firewall");
     Ok(())
 }
