@@ -3,8 +3,10 @@
 //! networkd in the guest makes from the guest's own machine-id. Both stay.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use ipnet::Ipv6Net;
 use siphasher::sip::SipHasher24;
 
 use crate::name::MachineName;
@@ -53,6 +55,14 @@ pub fn duid(guest: MachineId) -> Bytes {
     let mut octets = vec![0x00, 0x02, 0x00, 0x00, 0xab, 0x11];
     octets.extend(hash(KEY, &guest.0.to_be_bytes()).to_le_bytes());
     Bytes(octets)
+}
+
+/// The prefix that a host and its machines have for themselves (RFC 4193 3.2): its
+/// 40 random bits come of the host's machine-id, so that it stays.
+pub fn local_prefix(host: MachineId) -> Ipv6Net {
+    const KEY: u128 = 0x6e73_6374_6c2d_6c6f_6361_6c2d_7072_6566;
+    let random = u128::from(hash(KEY, &host.0.to_be_bytes()) >> 24);
+    Ipv6Net::new_assert(Ipv6Addr::from(0xfd << 120 | random << 80), 48)
 }
 
 fn hash(key: u128, input: &[u8]) -> u64 {

@@ -98,11 +98,12 @@ pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
 
 /// The subnet that a rendered file is about, or its number in a delegated prefix.
 fn subnet_of(ini: &Ini) -> Option<Subnet> {
-    if let Some(prefix) = ini.get("IPv6Prefix", "Prefix") {
-        return prefix.parse().ok();
+    match ini.get("DHCPPrefixDelegation", "SubnetId") {
+        None => ini.get("IPv6Prefix", "Prefix")?.parse().ok(),
+        Some(number) => {
+            Pool::delegated(32).ok()?.subnet(u64::from_str_radix(number.strip_prefix("0x")?, 16).ok()?)
+        }
     }
-    let number = ini.get("DHCPPrefixDelegation", "SubnetId")?.strip_prefix("0x")?;
-    Pool::delegated(32).ok()?.subnet(u64::from_str_radix(number, 16).ok()?)
 }
 
 /// The text of the state file.

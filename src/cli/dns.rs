@@ -36,8 +36,9 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
     let spec = spec(&observed)?;
-    let Some(pool) = spec.host.pool else {
-        return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
+    let Some(pool) = spec.host.fixed_pool() else {
+        return Err(Fault::new("this host has no pool whose addresses stay")
+            .hint("`nsctl init --pool PREFIX --uplink INTERFACE`, or `nsctl init --delegated INTERFACE`"));
     };
     let configured = spec.host.dns.as_ref().map(|dns| dns.zone.clone());
     let zone = args.zone.or(configured).unwrap_or_else(|| DnsSpec::ZONE.to_owned());

@@ -9,6 +9,7 @@ use ipnet::Ipv6Net;
 use super::session::Session;
 use super::{Fault, Global};
 use crate::emit::ini::Ini;
+use crate::identity;
 use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::{Scope, Wanted};
@@ -116,10 +117,16 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
     let path = Path::new(HOST_FILE);
-    let mut text = edit::set_pool(session.observed.file(path).unwrap_or_default(), pool, uplink.as_ref())?;
     let mut spec = session.spec.clone();
+    spec.host.local = local(&session, pool)?;
+    let mut text = edit::set_pool(
+        session.observed.file(path).unwrap_or_default(),
+        pool,
+        spec.host.local,
+        uplink.as_ref(),
+    )?;
     if spec.host.pool.is_none() && spec.host.dns.is_none() {
-        spec.host.dns = dns(&session, pool).await?;
+        spec.host.dns = dns(&session).await?;
         text = spec.host.dns.as_ref().map_or(Ok(text.clone()), |dns| edit::set_dns(&text, dns))?;
     }
     (spec.host.pool, spec.host.uplink) = (Some(pool), uplink);
@@ -133,11 +140,23 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     Ok(0)
 }
 
+/// The prefix that stays beside a delegated one.
+fn local(session: &Session, pool: Pool) -> Result<Option<Pool>, Fault> {
+    if !pool.is_delegated() {
+        return Ok(None);
+    }
+    if let Some(local) = session.spec.host.local {
+        return Ok(Some(local));
+    }
+    let id = session.disk.read(Path::new("/etc/machine-id"))?.and_then(|text| text.parse().ok());
+    Ok(id.map(identity::local_prefix).map(|net| net.to_string().parse()).transpose()?)
+}
+
 /// Machines ask this host's systemd-resolved, which knows them by name; where it
 /// does not run, the servers that this host asks.
-async fn dns(session: &Session, pool: Pool) -> Result<Option<Dns>, Fault> {
+async fn dns(session: &Session) -> Result<Option<Dns>, Fault> {
     let Some(bus) = &session.bus else { return Ok(None) };
-    let listen = !pool.is_delegated() && bus.resolved_runs().await?;
+    let listen = bus.resolved_runs().await?;
     let text = session.disk.read(Path::new("/etc/resolv.conf"))?.unwrap_or_default();
     let words =
         text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());

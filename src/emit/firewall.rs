@@ -86,13 +86,19 @@ const INCLUDE: &str = "\ninclude \"/var/lib/nsctl/firewall/*.nft\"\n";
 
 /// The files that all machines share.
 pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let fixed = host.pool.filter(|pool| !pool.is_delegated());
+    let fixed = host.fixed_pool();
     let pool = rules_of_pool(fixed);
-    let dns = fixed.filter(|_| host.dns.as_ref().is_some_and(|dns| dns.listen)).map(rules_of_dns);
+    let dns = fixed.filter(|_| host.dns_listener().is_some()).map(rules_of_dns);
     vec![
         (FIREWALL_FILE.into(), format!("{TABLE}{pool}{}{INCLUDE}", dns.unwrap_or_default())),
         (unit_file(), unit()),
+        (companion_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
     ]
+}
+
+/// What makes nftables.service bring ours back when it is started after a stop.
+pub fn companion_file() -> PathBuf {
+    PathBuf::from(format!("{}/nftables.service.d/50-nsctl.conf", super::DROPIN_DIR))
 }
 
 /// All of a pool is routed by this host: who sends from an address of it and

@@ -15,8 +15,7 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
         return Vec::new();
     }
     let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
-    let fixed = host.pool.filter(|pool| !pool.is_delegated());
-    files.extend(fixed.map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
+    files.extend(host.fixed_pool().map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
     if let Some(Uplink { interface, tunnel: Some(tunnel), mtu, .. }) = &host.uplink {
         files.push((tunnel_netdev(interface), tunnel_device(interface, tunnel, *mtu)));
         files

@@ -9,7 +9,7 @@ use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
-use crate::spec::{HostSpec, Ipv4, Limits, MachineSpec, Network, Routed, Sections, Values};
+use crate::spec::{HostSpec, Limits, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 const GATEWAY: &str = "fe80::1";
@@ -72,8 +72,10 @@ impl<'a> MachineFiles<'a> {
         }
         for expose in &self.machine.expose {
             files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.path, bound.text)));
-            if let Place::Routed { routed, subnet } = place {
-                files.extend(expose::on_host(self.name, expose, routed.address(*subnet)));
+            if let Place::Routed { routed, subnet } = place
+                && let Some(fixed) = self.host.fixed_subnet(*subnet)
+            {
+                files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
             }
         }
         if let Some(text) = self.drop_in(place) {
@@ -110,7 +112,7 @@ impl<'a> MachineFiles<'a> {
 
     /// Whether the machine has a private IPv4 address.
     fn nat(&self) -> bool {
-        self.machine.ipv4.or(self.host.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
+        self.host.gives_ipv4(self.machine)
     }
 
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
@@ -212,11 +214,16 @@ impl<'a> MachineFiles<'a> {
         }
     }
 
-    /// networkd cuts the /64 of this number out of what the ISP delegates.
+    /// networkd cuts the /64 of this number out of what the ISP delegates; the same
+    /// number of the local prefix stays beside it.
     fn delegated_prefix(&self, ini: Ini, number: u64) -> Ini {
         let uplink = self.host.uplink.as_ref().map(|uplink| &uplink.interface);
-        own_gateway(ini.set("DHCPPrefixDelegation", "yes"))
-            .section("DHCPPrefixDelegation")
+        let ini = ini.set("DHCPPrefixDelegation", "yes");
+        let ini = match self.host.local.and_then(|local| local.subnet(number)) {
+            Some(local) => fixed_prefix(ini, local),
+            None => own_gateway(ini),
+        };
+        ini.section("DHCPPrefixDelegation")
             .set_some("UplinkInterface", uplink)
             .set("SubnetId", format_args!("0x{number:x}"))
             .set("Announce", "yes")
@@ -302,14 +309,23 @@ impl<'a> MachineFiles<'a> {
             ini = ini.set_some("Wants", sockets);
         }
         let limits = &self.machine.limits;
-        if *limits != Limits::default() || guarded {
+        let narrow = self.mtu().filter(|_| matches!(place, Place::Routed { .. }));
+        if *limits != Limits::default() || guarded || narrow.is_some() {
             ini = ini.section("Service").set_some("MemoryMax", limits.memory.as_ref());
             ini = ini.set_some("CPUQuota", limits.cpu.as_ref()).set_some("TasksMax", limits.tasks);
             // Rather not at all than without its firewall.
             ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
+            ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
         }
         (ini != Ini::new()).then(|| ini.render())
     }
+}
+
+/// A guest that does not read the file bound into it would send what the host's
+/// narrower end drops without a word: networkd's RA names no MTU.
+fn narrow_guest_end(name: &MachineName, mtu: u32) -> String {
+    let leader = format!("$$(machinectl show {name} -p Leader --value)");
+    format!("-/bin/sh -c 'exec nsenter --net=/proc/{leader}/ns/net ip link set host0 mtu {mtu}'")
 }
 
 fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {

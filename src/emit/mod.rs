@@ -101,7 +101,8 @@ pub fn owner_of(path: &Path) -> Owner {
         .or_else(|| between(&file, "", ".network").filter(|_| path.starts_with(GUEST_DIR)));
     let bridge =
         || between(&file, "05-nsctl-bridge-", ".netdev").or(between(&file, "05-nsctl-bridge-", ".network"));
-    if path == Path::new(FIREWALL_FILE) || path == firewall::unit_file() {
+    let firewall = [PathBuf::from(FIREWALL_FILE), firewall::unit_file(), firewall::companion_file()];
+    if firewall.iter().any(|file| file == path) {
         return Owner::Firewall;
     }
     if path.starts_with(names::RESOLVED_DIR) || path == Path::new(names::HOSTS_FILE) {
@@ -129,7 +130,7 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 12] = [
+pub const PLACES: [Place; 13] = [
     Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
     Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
@@ -140,6 +141,7 @@ pub const PLACES: [Place; 12] = [
     Place { dir: DROPIN_DIR, mark: expose::MARK, nested: None },
     Place { dir: FIREWALL_DIR, mark: ".nft", nested: None },
     Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
+    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("nftables.service", ".d")) },
     Place { dir: GUEST_DIR, mark: ".network", nested: None },
     Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-nspawn@", ".service.d")) },
 ];

@@ -23,11 +23,11 @@ pub struct Entry {
     pub name: String,
 }
 
-/// Every routed machine with a lease, by address; none where the prefix changes.
+/// Every routed machine with a lease, by its address that stays.
 pub fn entries(spec: &Spec, leases: &Leases) -> Vec<Entry> {
     let routed = spec.machines.iter().filter_map(|(name, machine)| match &machine.network {
         Network::Routed(routed) => {
-            let subnet = leases.get(name).filter(|subnet| !subnet.is_delegated())?;
+            let subnet = spec.host.fixed_subnet(leases.get(name)?)?;
             Some(Entry { address: routed.address(subnet), name: name.to_string() })
         }
         Network::Bridge(_) => None,
@@ -93,11 +93,8 @@ fn line_start(text: &str, line: &str) -> Option<usize> {
 
 /// systemd-resolved listens on the host's address of the pool, too (resolved.conf(5)).
 pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let fixed = host.pool.filter(|pool| !pool.is_delegated());
-    let Some(pool) = fixed.filter(|_| host.dns.as_ref().is_some_and(|dns| dns.listen)) else {
-        return Vec::new();
-    };
-    let text = Ini::new().section("Resolve").set("DNSStubListenerExtra", pool.host_address()).render();
+    let Some(listener) = host.dns_listener() else { return Vec::new() };
+    let text = Ini::new().section("Resolve").set("DNSStubListenerExtra", listener).render();
     vec![(PathBuf::from(format!("{RESOLVED_DIR}/05-nsctl.conf")), text)]
 }
 

@@ -251,14 +251,11 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -
         let made = changes.iter().filter(|change| change.new.is_some());
         let tunnels = made.filter_map(|change| Some((emit::tunnel_of(&change.path)?, change.old.is_none())));
         steps.extend(tunnels.map(|(link, is_new)| Step::TunnelUp { link, is_new }));
-        steps.extend(
-            wanted
-                .spec
-                .host
-                .pool
-                .filter(|_| changed)
-                .map(|pool| if pool.is_delegated() { Step::Delegation } else { Step::PoolRoute { pool } }),
-        );
+        if changed {
+            let host = &wanted.spec.host;
+            steps.extend(host.fixed_pool().map(|pool| Step::PoolRoute { pool }));
+            steps.extend(host.delegated().map(|_| Step::Delegation));
+        }
     }
     steps
 }

@@ -3,57 +3,74 @@
 
 use super::Wanted;
 use crate::emit::Owner;
-use crate::name::IfName;
+use crate::name::kernel_name;
 use crate::observed::{BRIDGE_NETFILTER, Chain, Observed, Tool};
-use crate::pool::Pool;
 use crate::spec::Network;
+
+/// What must get through a forward chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Traffic {
+    /// To and from an IPv6 prefix.
+    Prefix(String),
+    /// IPv4 in and out of an interface.
+    Link(String),
+    /// Between the ports of a bridge, both families.
+    Bridge(String),
+}
 
 /// What the user should know before machines are cut off.
 pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
     let Some(nftables) = &observed.nftables else { return Vec::new() };
-    let mut notes = Vec::new();
-    let (routed, bridges) = in_scope(wanted);
-    for chain in &nftables.dropping {
-        let v6 = chain.family != "ip";
-        if let Some(pool) = wanted.spec.host.pool.filter(|pool| routed && v6 && !pool.is_delegated()) {
-            notes.push(format!(
-                "{} drops what goes to and from machines; let it through: {}",
-                who(chain),
-                pass(chain, pool)
-            ));
-        }
-        for bridge in bridges.iter().filter(|_| filtered(observed, &chain.family)) {
-            notes.push(format!(
-                "{} drops what machines on {bridge} exchange with the LAN, as br_netfilter shows it to it; let it through: {}",
-                who(chain),
-                bridge_pass(chain, bridge)
-            ));
-        }
-    }
-    notes
+    let traffic = traffic(wanted);
+    let met = nftables.dropping.iter().flat_map(|chain| traffic.iter().map(move |traffic| (chain, traffic)));
+    met.filter(|(chain, traffic)| sees(observed, chain, traffic))
+        .map(|(chain, traffic)| {
+            let what = match traffic {
+                Traffic::Prefix(_) => "what goes to and from machines".to_owned(),
+                Traffic::Link(link) => format!("the IPv4 of the machine behind {link}"),
+                Traffic::Bridge(bridge) => {
+                    format!("what machines on {bridge} exchange with the LAN, as br_netfilter shows it to it")
+                }
+            };
+            format!("{} drops {what}; let it through: {}", who(chain), pass(chain, traffic))
+        })
+        .collect()
 }
 
-/// Whether routed machines are in the plan's scope, and which bridges have some that are.
-fn in_scope(wanted: &Wanted) -> (bool, Vec<IfName>) {
+/// What the machines of a plan's scope send and receive.
+fn traffic(wanted: &Wanted) -> Vec<Traffic> {
+    let host = &wanted.spec.host;
     let mine =
         wanted.spec.machines.iter().filter(|(name, _)| wanted.scope.holds(&Owner::Machine((*name).clone())));
-    let (mut routed, mut bridges) = (false, Vec::new());
-    for (_, machine) in mine {
+    let mut traffic = Vec::new();
+    for (name, machine) in mine {
         match &machine.network {
-            Network::Routed(_) => routed = true,
-            Network::Bridge(bridge) => bridges.push(bridge.clone()),
+            Network::Routed(_) => {
+                let pool = host.pool.filter(|pool| !pool.is_delegated());
+                traffic.extend(pool.map(|pool| Traffic::Prefix(pool.to_string())));
+                let link = || Traffic::Link(kernel_name(&name.routed_link()));
+                traffic.extend(host.gives_ipv4(machine).then(link));
+            }
+            Network::Bridge(bridge) => traffic.push(Traffic::Bridge(bridge.to_string())),
         }
     }
-    bridges.sort();
-    bridges.dedup();
-    (routed, bridges)
+    traffic.sort();
+    traffic.dedup();
+    traffic
 }
 
-/// Whether frames between ports of a bridge come through chains of this family.
-fn filtered(observed: &Observed, family: &str) -> bool {
-    BRIDGE_NETFILTER.iter().any(|(of, key)| {
-        (family == "inet" || family == *of) && observed.sysctls.get(*key).is_some_and(|value| value == "1")
-    })
+/// Whether a chain meets such packets. Frames between ports of a bridge come
+/// through chains of the IP families only with br_netfilter.
+fn sees(observed: &Observed, chain: &Chain, traffic: &Traffic) -> bool {
+    let family = chain.family.as_str();
+    match traffic {
+        Traffic::Prefix(_) => family != "ip",
+        Traffic::Link(_) => family != "ip6",
+        Traffic::Bridge(_) => BRIDGE_NETFILTER.iter().any(|(of, key)| {
+            (family == "inet" || family == *of)
+                && observed.sysctls.get(*key).is_some_and(|value| value == "1")
+        }),
+    }
 }
 
 fn who(chain: &Chain) -> String {
@@ -67,40 +84,53 @@ fn who(chain: &Chain) -> String {
     format!("{tool} forward chain ({family} {table} {name})")
 }
 
-/// The command that lets the pool through.
-fn pass(chain: &Chain, pool: Pool) -> String {
+/// The command that lets it through.
+fn pass(chain: &Chain, traffic: &Traffic) -> String {
     let Chain { family, table, name, tool } = chain;
-    let both = |form: &dyn Fn(&str) -> String| format!("`{} && {}`", form("s"), form("d"));
+    let iptables = |chain: &str| {
+        let binary = if family == "ip" { "iptables" } else { "ip6tables" };
+        each(traffic, &["-s", "-d"], &["-i", "-o"], &|rule| format!("{binary} -I {chain} {rule} -j ACCEPT"))
+    };
     match tool {
-        Tool::Docker => both(&|way| format!("ip6tables -I DOCKER-USER -{way} {pool} -j ACCEPT")),
-        Tool::Iptables => both(&|way| format!("ip6tables -I {name} -{way} {pool} -j ACCEPT")),
-        Tool::Ufw => format!("`ufw route allow from {pool} && ufw route allow to {pool}`"),
-        Tool::Firewalld => format!(
-            "`firewall-cmd --permanent --zone=trusted --add-source={pool} && firewall-cmd --permanent --new-policy=nsctl && \
-             firewall-cmd --permanent --policy=nsctl --add-ingress-zone=ANY --add-egress-zone=trusted --set-target=ACCEPT && \
-             firewall-cmd --reload`"
-        ),
-        Tool::Nftables => {
-            both(&|way| format!("nft insert rule {family} {table} {name} ip6 {way}addr {pool} accept"))
+        Tool::Docker => iptables("DOCKER-USER"),
+        Tool::Iptables => iptables(name),
+        Tool::Ufw => {
+            each(traffic, &["from", "to"], &["in on", "out on"], &|rule| format!("ufw route allow {rule}"))
         }
+        Tool::Firewalld => firewalld(traffic),
+        Tool::Nftables => each(traffic, &["ip6 saddr", "ip6 daddr"], &["iifname", "oifname"], &|rule| {
+            format!("nft insert rule {family} {table} {name} {rule} accept")
+        }),
     }
 }
 
-/// The command that lets a bridge's own frames through.
-fn bridge_pass(chain: &Chain, bridge: &IfName) -> String {
-    let Chain { family, table, name, tool } = chain;
-    let iptables = if family == "ip6" { "ip6tables" } else { "iptables" };
-    match tool {
-        Tool::Docker => format!("`{iptables} -I DOCKER-USER -i {bridge} -o {bridge} -j ACCEPT`"),
-        Tool::Iptables => format!("`{iptables} -I {name} -i {bridge} -o {bridge} -j ACCEPT`"),
-        Tool::Ufw => format!("`ufw route allow in on {bridge} out on {bridge}`"),
-        Tool::Firewalld => {
-            format!(
-                "`firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload`"
-            )
-        }
-        Tool::Nftables => {
-            format!("`nft insert rule {family} {table} {name} iifname {bridge} oifname {bridge} accept`")
+/// One command for each direction; between the ports of a bridge both are one rule.
+fn each(
+    traffic: &Traffic,
+    prefix: &[&str; 2],
+    link: &[&str; 2],
+    command: &dyn Fn(&str) -> String,
+) -> String {
+    let rules: Vec<String> = match traffic {
+        Traffic::Prefix(net) => prefix.iter().map(|word| format!("{word} {net}")).collect(),
+        Traffic::Link(name) => link.iter().map(|word| format!("{word} {name}")).collect(),
+        Traffic::Bridge(name) => vec![link.map(|word| format!("{word} {name}")).join(" ")],
+    };
+    let commands: Vec<String> = rules.iter().map(|rule| command(rule)).collect();
+    format!("`{}`", commands.join(" && "))
+}
+
+/// A zone that is trusted sends where it likes; into it, a policy must let (firewalld.policies(5)).
+fn firewalld(traffic: &Traffic) -> String {
+    let zone = |what: &str| format!("firewall-cmd --permanent --zone=trusted {what}");
+    match traffic {
+        Traffic::Prefix(net) => format!(
+            "`{} && firewall-cmd --permanent --new-policy=nsctl && firewall-cmd --permanent --policy=nsctl \
+             --add-ingress-zone=ANY --add-egress-zone=trusted --set-target=ACCEPT && firewall-cmd --reload`",
+            zone(&format!("--add-source={net}"))
+        ),
+        Traffic::Link(name) | Traffic::Bridge(name) => {
+            format!("`{} && firewall-cmd --reload`", zone(&format!("--add-interface={name}")))
         }
     }
 }

@@ -217,16 +217,22 @@ fn section_table(keys: &std::collections::BTreeMap<String, Values>) -> Table {
     table
 }
 
-/// nsctl.toml with this pool and uplink; a delegated pool is the uplink's.
+/// nsctl.toml with this pool and uplink; a delegated pool is the uplink's, and has a local one beside it.
 ///
 /// # Errors
 /// When the text is no TOML.
-pub fn set_pool(text: &str, pool: Pool, uplink: Option<&Uplink>) -> Result<String, TomlError> {
+pub fn set_pool(
+    text: &str,
+    pool: Pool,
+    local: Option<Pool>,
+    uplink: Option<&Uplink>,
+) -> Result<String, TomlError> {
     let mut document = DocumentMut::from_str(text)?;
-    if pool.is_delegated() {
-        document.remove("pool");
-    } else {
-        document["pool"] = value(pool.to_string());
+    for (key, pool) in [("pool", Some(pool).filter(|pool| !pool.is_delegated())), ("local", local)] {
+        match pool {
+            Some(pool) => document[key] = value(pool.to_string()),
+            None => _ = document.remove(key),
+        }
     }
     match uplink {
         None => {

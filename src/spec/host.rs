@@ -1,15 +1,15 @@
 //! nsctl.toml: the host's pool, its uplink, its bridges and the defaults.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Problem};
+use super::{Ipv4, MachineSpec, Problem};
 use crate::name::IfName;
-use crate::pool::Pool;
+use crate::pool::{Pool, Subnet};
 
 /// The host as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,10 @@ pub struct HostSpec {
     /// The routed prefix that machines get their /64 from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
+    /// Where the ISP's prefix may change: one that stays, for this host and its machines
+    /// alone (RFC 4193), by which they find each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Pool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
     #[serde(skip_serializing_if = "Defaults::is_empty")]
@@ -150,12 +154,34 @@ pub struct BridgeSpec {
 }
 
 impl HostSpec {
+    /// The prefix whose addresses stay: the pool, or else what is local.
+    pub fn fixed_pool(&self) -> Option<Pool> {
+        self.pool.filter(|pool| !pool.is_delegated()).or(self.local)
+    }
+
+    /// The subnet of a lease whose addresses stay.
+    pub fn fixed_subnet(&self, lease: Subnet) -> Option<Subnet> {
+        match lease.id() {
+            Some(number) => self.local?.subnet(number),
+            None => Some(lease),
+        }
+    }
+
+    /// Whether a routed machine has a private IPv4 address.
+    pub fn gives_ipv4(&self, machine: &MachineSpec) -> bool {
+        machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
+    }
+
+    /// The address on which machines ask this host's name server, if they do.
+    pub fn dns_listener(&self) -> Option<Ipv6Addr> {
+        self.dns.as_ref().filter(|dns| dns.listen)?;
+        Some(self.fixed_pool()?.host_address())
+    }
+
     /// The servers that machines ask.
     pub fn dns_servers(&self) -> Vec<IpAddr> {
-        match (&self.dns, self.pool) {
-            (Some(Dns { listen: true, .. }), Some(pool)) if !pool.is_delegated() => {
-                vec![pool.host_address().into()]
-            }
+        match (&self.dns, self.dns_listener()) {
+            (_, Some(listener)) => vec![listener.into()],
             (Some(dns), _) => dns.servers.clone(),
             (None, _) => Vec::new(),
         }
@@ -188,6 +214,9 @@ impl HostSpec {
             if uplink.delegated.is_some() && self.pool.is_some() {
                 faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
             }
+        }
+        if self.local.is_some() && self.delegated().is_none() {
+            faults.push("local: only where the ISP delegates a prefix; a pool of one's own stays".into());
         }
         faults.extend(self.dns.as_ref().and_then(Dns::fault));
         let mut ports = BTreeMap::new();

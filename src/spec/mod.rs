@@ -88,11 +88,11 @@ impl Spec {
             }
             pins.insert(*pin, name);
         }
-        let delegated = self.host.pool.is_some_and(crate::pool::Pool::is_delegated);
-        for (name, machine) in self.machines.iter().filter(|_| delegated) {
+        let changes = self.host.pool.is_some() && self.host.fixed_pool().is_none();
+        for (name, machine) in self.machines.iter().filter(|_| changes) {
             if machine.expose.iter().any(|expose| expose.host.is_some()) {
-                let message =
-                    "expose: `host` leads to a fixed address, and the prefix here is delegated and changes";
+                let message = "expose: `host` leads to a fixed address, and the prefix here is delegated and changes; \
+                               `nsctl init --delegated` again gives machines a local prefix, too";
                 problems.push(Problem::whole(&definition_path(name), message));
             }
         }

@@ -1,5 +1,6 @@
 //! The ISP delegates a prefix, then another: machines keep their numbers, take
-//! the new prefix without a restart, and the old addresses are told apart.
+//! the new prefix without a restart, and the old addresses are told apart. Names
+//! stay, as does the way in from the host's IPv4.
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     reached(lab, &old)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
+    named(lab)?;
+    lab.nsctl_ok("expose web tcp/7777 --host 8080")?;
     // The numbers are read back from the files.
     lab.sh("rm /var/lib/nsctl/state.toml")?;
     must!(lab.machine("db")?["network"]["number"] == 2, "{}", lab.machine("db")?);
@@ -45,7 +48,22 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl_ok("list")?.contains(&format!("{old} (old)")), "{}", lab.nsctl_ok("list")?);
     must!(lab.sh("for m in web db; do machinectl show $m -p Leader; done")? == leaders, "a machine was restarted");
     must!(lab.sh("ip -6 route show default")?.contains("dev wan0"), "the host's default route is gone");
-    Ok(())
+    named(lab)?;
+    let hello = || Ok(lab.sh("timeout 2 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080 && head -c5 <&3' || true")? == "hello");
+    until(Duration::from_secs(10), "the host's port leads to the machine", hello)
+}
+
+/// The host and the other machine find the machine by its name.
+fn named(lab: &Lab) -> Result<()> {
+    let ask = "getent ahostsv6 web | head -1 | cut -d' ' -f1";
+    let here = lab.sh(ask)?;
+    must!(here.starts_with("fd") && here.trim_end().ends_with(":1::2"), "the host knows it as {here}");
+    must!(lab.nsctl_ok("dns")?.contains(&format!("web IN AAAA {here}")), "{}", lab.nsctl_ok("dns")?);
+    let leader = lab.sh("machinectl show db -p Leader --value")?;
+    let there = || Ok(lab.run(&["nsenter", "-t", leader.trim(), "-n", "-m", "sh", "-c", ask])?.stdout == here);
+    until(Duration::from_secs(20), "a machine knows another by name", there)?;
+    let ping = || Ok(lab.inside("db", &format!("ping -6 -c1 -W1 {}", here.trim()))?.ok());
+    until(Duration::from_secs(10), "a machine reaches the other by name", ping)
 }
 
 fn text(value: &serde_json::Value) -> String {

@@ -181,6 +181,8 @@ fn flushed(lab: &Lab) -> Result<()> {
     until(Duration::from_secs(10), "the firewall is back after a reload of nftables.service", back)?;
     lab.sh("systemctl restart nftables")?;
     until(Duration::from_secs(10), "the firewall is back after a restart of nftables.service", back)?;
+    lab.sh("systemctl stop nftables && systemctl start nftables")?;
+    until(Duration::from_secs(10), "the firewall is back when nftables.service was stopped for a while", back)?;
     lab.sh("nft flush ruleset")?;
     must!(hello(lab, "router", DB)?, "without rules it is open");
     let plan = lab.nsctl_ok("plan")?;

@@ -1,4 +1,5 @@
-//! A guest that does not read the file bound into it gets an address by RA.
+//! A guest that does not read the file bound into it gets an address by RA, and
+//! the uplink's MTU on its end of the veth.
 
 use anyhow::Result;
 
@@ -16,5 +17,13 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", &address])?;
     must!(ping.ok(), "{}", ping.all());
     lab.nsctl_ok("stop tiny")?;
+
+    lab.sh("sed -i 's/^interface = .*/&\\nmtu = 1400/' /etc/nsctl/nsctl.toml")?;
+    lab.nsctl_ok("apply --yes")?;
+    for start in ["nsctl restart tiny", "systemctl restart systemd-nspawn@tiny"] {
+        lab.sh(start)?;
+        let link = lab.inside("tiny", "ip link show host0")?.stdout;
+        must!(link.contains("mtu 1400"), "after `{start}`: {link}");
+    }
     Ok(())
 }
