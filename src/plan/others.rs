@@ -105,12 +105,7 @@ fn pass(chain: &Chain, traffic: &Traffic) -> String {
 }
 
 /// One command for each direction; between the ports of a bridge both are one rule.
-fn each(
-    traffic: &Traffic,
-    prefix: &[&str; 2],
-    link: &[&str; 2],
-    command: &dyn Fn(&str) -> String,
-) -> String {
+fn each(traffic: &Traffic, prefix: &[&str; 2], link: &[&str; 2], command: &dyn Fn(&str) -> String) -> String {
     let rules: Vec<String> = match traffic {
         Traffic::Prefix(net) => prefix.iter().map(|word| format!("{word} {net}")).collect(),
         Traffic::Link(name) => link.iter().map(|word| format!("{word} {name}")).collect(),
@@ -122,15 +117,17 @@ fn each(
 
 /// A zone that is trusted sends where it likes; into it, a policy must let (firewalld.policies(5)).
 fn firewalld(traffic: &Traffic) -> String {
-    let zone = |what: &str| format!("firewall-cmd --permanent --zone=trusted {what}");
-    match traffic {
-        Traffic::Prefix(net) => format!(
-            "`{} && firewall-cmd --permanent --new-policy=nsctl && firewall-cmd --permanent --policy=nsctl \
-             --add-ingress-zone=ANY --add-egress-zone=trusted --set-target=ACCEPT && firewall-cmd --reload`",
-            zone(&format!("--add-source={net}"))
-        ),
-        Traffic::Link(name) | Traffic::Bridge(name) => {
-            format!("`{} && firewall-cmd --reload`", zone(&format!("--add-interface={name}")))
-        }
-    }
+    let zone = |what: &str| format!("--zone=trusted {what}");
+    let settings = match traffic {
+        Traffic::Prefix(net) => vec![
+            zone(&format!("--add-source={net}")),
+            "--new-policy=nsctl".to_owned(),
+            "--policy=nsctl --add-ingress-zone=ANY".to_owned(),
+            "--policy=nsctl --add-egress-zone=trusted".to_owned(),
+            "--policy=nsctl --set-target=ACCEPT".to_owned(),
+        ],
+        Traffic::Link(name) | Traffic::Bridge(name) => vec![zone(&format!("--add-interface={name}"))],
+    };
+    let commands = settings.iter().map(|setting| format!("firewall-cmd --permanent {setting} && "));
+    format!("`{}firewall-cmd --reload`", commands.collect::<String>())
 }

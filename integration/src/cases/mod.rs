@@ -34,6 +34,7 @@ cases! {
     ipv4,
     names,
     others,
+    other_tools,
     tunnel_files,
     exposed,
     reserved,

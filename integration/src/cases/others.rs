@@ -22,7 +22,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 }
 
 /// The command between backquotes of the note that holds a word.
-fn advice(said: &str, word: &str) -> Result<String> {
+pub fn advice(said: &str, word: &str) -> Result<String> {
     let line = said.lines().find(|line| line.starts_with("note: ") && line.contains(word));
     let line = line.with_context(|| format!("no note about {word}:\n{said}"))?;
     Ok(line.split('`').nth(1).with_context(|| format!("no command: {line}"))?.to_owned())

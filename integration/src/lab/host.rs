@@ -21,6 +21,9 @@ const BOOT_TIME: Duration = Duration::from_secs(60);
 /// Longest time that one command inside a host may take, in seconds.
 const COMMAND_TIME: &str = "120";
 
+/// Where a host finds the packages that it can install.
+pub const REPOSITORY: &str = "/repository";
+
 /// What the LAN's server serves.
 pub const LAN: [&str; 5] = [
     "--interface=lan0",
@@ -38,6 +41,8 @@ pub struct Lab {
     dir: PathBuf,
     tree: PathBuf,
     guest: PathBuf,
+    repository: PathBuf,
+    suite: Suite,
     cgroup: PathBuf,
     servers: Vec<Daemon>,
     running: Option<Running>,
@@ -62,6 +67,8 @@ impl Lab {
             cgroup: cgroup::root()?.join(format!("{}{id}", cgroup::PREFIX)),
             tree: trees.host(suite),
             guest: trees.guest(suite),
+            repository: trees.repository(suite),
+            suite,
             dir,
             servers: Vec::new(),
             running: None,
@@ -175,7 +182,7 @@ impl Lab {
         command.args(["nsenter", &format!("--net=/proc/{}/ns/net", place.pid())]);
         command.args(["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup"]);
         command.args(["sh", "-c", BOOT]);
-        command.env("TREE", &self.tree).env("RUN", &self.dir);
+        command.env("TREE", &self.tree).env("RUN", &self.dir).env("REPO", &self.repository);
         command.stdin(Stdio::null()).stderr(console.try_clone()?).stdout(console);
         Daemon::spawn(&mut command)
     }
@@ -261,6 +268,22 @@ impl Lab {
     /// Runs lines of shell inside the host that must all succeed.
     pub fn sh(&self, lines: &str) -> Result<String> {
         self.must(&["sh", "-euc", lines])
+    }
+
+    /// Installs Debian packages from the small repository, which a host sees at [`REPOSITORY`].
+    pub fn install(&self, packages: &str) -> Result<()> {
+        let options = "-qq -o Dir::Etc::SourceList=/run/lab.list -o Dir::Etc::SourceParts=/dev/null";
+        self.sh(&format!(
+            "echo '{}' > /run/lab.list; apt-get {options} update
+             DEBIAN_FRONTEND=noninteractive apt-get {options} --yes --no-install-recommends install {packages}",
+            self.mirror()
+        ))
+        .map(drop)
+    }
+
+    /// That repository, in the words of sources.list(5).
+    pub fn mirror(&self) -> String {
+        format!("deb [trusted=yes] copy://{REPOSITORY} {} main", self.suite.name())
     }
 
     /// A command in the network namespace of a machine, with the tools of the

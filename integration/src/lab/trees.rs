@@ -33,6 +33,18 @@ impl Suite {
 }
 
 impl Suite {
+    /// Packages that hosts can install, beside those of their own tree.
+    fn extras(self) -> &'static str {
+        match self {
+            Suite::Trixie => {
+                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io podman lxc incus-base"
+            }
+            Suite::Bookworm | Suite::Forky => {
+                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io"
+            }
+        }
+    }
+
     /// The version of systemd that the suite brings.
     pub fn systemd(self) -> u32 {
         match self {
@@ -47,10 +59,21 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 6;
+const GENERATION: u32 = 7;
+const REPOSITORY: &str = include_str!("repository.sh");
 
-const TOOLS: [&str; 9] =
-    ["mmdebstrap", "mkfs.btrfs", "btrfs", "unshare", "nsenter", "ip", "ping", "dnsmasq", "losetup"];
+const TOOLS: [&str; 10] = [
+    "mmdebstrap",
+    "apt-ftparchive",
+    "mkfs.btrfs",
+    "btrfs",
+    "unshare",
+    "nsenter",
+    "ip",
+    "ping",
+    "dnsmasq",
+    "losetup",
+];
 
 /// The cache, mounted in a mount namespace of this process alone.
 #[derive(Debug)]
@@ -110,6 +133,11 @@ impl Trees {
         self.mounted.join(format!("guest-{}-{GENERATION}", suite.name()))
     }
 
+    /// A small repository of Debian packages, for hosts that install some.
+    pub fn repository(&self, suite: Suite) -> PathBuf {
+        self.mounted.join(format!("repository-{}-{GENERATION}", suite.name()))
+    }
+
     /// Where throwaway hosts live, a folder each.
     pub fn runs(&self) -> PathBuf {
         self.mounted.join("runs")
@@ -129,29 +157,36 @@ impl Trees {
     }
 
     fn ensure(&self, suite: Suite) -> Result<()> {
-        let (host, guest) = (self.host(suite), self.guest(suite));
+        let (host, guest, repository) = (self.host(suite), self.guest(suite), self.repository(suite));
         if guest.exists() && host.exists() {
             return Ok(());
         }
         eprintln!("building the {} root tree (once)", suite.name());
         let fresh = self.mounted.join(format!("new-{}", suite.name()));
-        for stale in [&fresh, &host, &guest] {
+        for stale in [&fresh, &host, &guest, &repository] {
             if stale.exists() {
                 remove_tree(stale)?;
             }
         }
         subvolume(&fresh)?;
-        check(&mut words(&[
-            "mmdebstrap",
-            "--quiet",
-            "--variant=apt",
-            "--format=directory",
-            &format!("--include={PACKAGES}"),
-            // The mirror of a suite in testing may be a frozen one.
-            "--aptopt=Acquire::Check-Valid-Until \"false\"",
-            suite.name(),
-            &fresh.to_string_lossy(),
-        ]))?;
+        fs::create_dir_all(&repository)?;
+        check(
+            words(&[
+                "mmdebstrap",
+                "--quiet",
+                "--variant=apt",
+                "--format=directory",
+                &format!("--include={PACKAGES}"),
+                // The mirror of a suite in testing may be a frozen one.
+                "--aptopt=Acquire::Check-Valid-Until \"false\"",
+                &format!("--customize-hook={REPOSITORY}"),
+                suite.name(),
+                &fresh.to_string_lossy(),
+            ])
+            .env("REPO", &repository)
+            .env("SUITE", suite.name())
+            .env("EXTRAS", suite.extras()),
+        )?;
         prepare_common(&fresh)?;
         let made = self.mounted.join(format!("new-guest-{}", suite.name()));
         if made.exists() {
