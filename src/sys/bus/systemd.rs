@@ -1,0 +1,133 @@
+//! systemd's manager: units, and the jobs that start and stop them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+
+use super::{Bus, BusError, SYSTEMD, sort};
+use crate::name::MachineName;
+
+/// What to do with units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Start,
+    Stop,
+    TryRestart,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::TryRestart => "restart",
+        }
+    }
+}
+
+impl Bus {
+    /// Makes systemd read its units again.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn reload_systemd(&self) -> Result<(), BusError> {
+        self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))
+    }
+
+    /// Restarts systemd-resolved if it runs.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_resolved(&self) -> Result<(), BusError> {
+        self.run(Verb::TryRestart, &["systemd-resolved.service".to_owned()]).await
+    }
+
+    /// Whether systemd-resolved runs.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn resolved_runs(&self) -> Result<bool, BusError> {
+        let pattern = vec!["systemd-resolved.service".to_owned()];
+        let units = self.systemd.list_units_by_patterns(vec!["active".into()], pattern).await;
+        Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
+    }
+
+    /// Makes machines start with the host, and the target that pulls them in.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn enable(&self, machines: &[MachineName]) -> Result<(), BusError> {
+        let mut units: Vec<String> = machines.iter().map(MachineName::unit).collect();
+        units.push("machines.target".into());
+        let doing = sort(SYSTEMD, "enabling machines");
+        self.systemd.enable_unit_files(units, false, false).await.map(drop).map_err(doing)
+    }
+
+    /// Makes machines start with the host no longer.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn disable(&self, machines: &[MachineName]) -> Result<(), BusError> {
+        let units = machines.iter().map(MachineName::unit).collect();
+        let doing = sort(SYSTEMD, "disabling machines");
+        self.systemd.disable_unit_files(units, false).await.map(drop).map_err(doing)
+    }
+
+    /// Starts or stops units: all jobs are queued at once, and their ends awaited.
+    ///
+    /// # Errors
+    /// The first unit whose job did not end well, after all have ended.
+    pub async fn run(&self, verb: Verb, units: &[String]) -> Result<(), BusError> {
+        let doing = || sort(SYSTEMD, format!("systemd does not {} a unit", verb.word()));
+        // Once a connection: a second time is refused, and does not matter.
+        let _ = self.systemd.subscribe().await;
+        let mut ended = self.systemd.receive_job_removed().await.map_err(doing())?;
+        let queue = units.iter().map(async |unit| {
+            let job = match verb {
+                Verb::Start => self.systemd.start_unit(unit.clone(), "replace".into()).await,
+                Verb::Stop => self.systemd.stop_unit(unit.clone(), "replace".into()).await,
+                Verb::TryRestart => self.systemd.try_restart_unit(unit.clone(), "replace".into()).await,
+            };
+            job.map_err(doing())
+        });
+        let mut jobs = HashSet::new();
+        let mut faults = Vec::new();
+        for queued in join_all(queue).await {
+            match queued {
+                Ok(job) => _ = jobs.insert(job),
+                // To stop what was never loaded is done already.
+                Err(fault) if verb != Verb::Start && fault.is_missing() => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
+        while !jobs.is_empty() {
+            let Some(signal) = ended.next().await else { return Err(BusError::Nonsense(SYSTEMD)) };
+            let Ok(args) = signal.args() else { continue };
+            if jobs.remove(&args.job) && args.result != "done" {
+                let (unit, result) = (args.unit.clone(), args.result.clone());
+                faults.push(BusError::Job { unit, verb: verb.word(), result });
+            }
+        }
+        faults.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Forgets that units failed, so that `list` does not call a removed machine failed.
+    pub async fn reset_failed(&self, units: &[String]) {
+        for unit in units {
+            // It may well not have failed.
+            let _ = self.systemd.reset_failed_unit(unit.clone()).await;
+        }
+    }
+
+    /// The ActiveState of every nspawn unit that systemd has loaded.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn nspawn_units(&self) -> Result<BTreeMap<MachineName, String>, BusError> {
+        let pattern = vec!["systemd-nspawn@*.service".to_owned()];
+        let units = self.systemd.list_units_by_patterns(Vec::new(), pattern).await;
+        let units = units.map_err(sort(SYSTEMD, "listing units"))?;
+        Ok(units.into_iter().filter_map(|u| Some((MachineName::from_unit(&u.0)?, u.3))).collect())
+    }
+}
