@@ -6,6 +6,7 @@
 //! - [`name`]: names of machines and interfaces, parsed once, valid ever after
 //! - [`identity`]: what a LAN's DHCP server knows a machine by
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
+//! - [`frame`]: a command in a machine's terminal, and how it ended
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
 //! - [`emit`]: spec + lease -> text of systemd's files
@@ -21,6 +22,7 @@
 pub mod apply;
 pub mod cli;
 pub mod emit;
+pub mod frame;
 pub mod identity;
 pub mod name;
 pub mod observe;

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Sighting, World};
-use crate::emit::{FIREWALL_FILE, nspawn_file};
+use crate::emit::expose::Unit;
+use crate::emit::{self, FIREWALL_FILE, nspawn_file};
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
 use crate::plan::Step;
 use crate::pool::{Pool, Subnet};
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft, now, ping};
+use crate::sys::{
+    Bus, BusError, Disk, DiskError, GuestError, Net, NetError, NftError, guest, kernel, nft, now, ping,
+};
 
 /// How long a machine may take to answer after its start.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -34,6 +37,8 @@ pub enum DeedError {
     Net(#[from] NetError),
     #[error(transparent)]
     Nft(#[from] NftError),
+    #[error(transparent)]
+    Guest(#[from] GuestError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("there is a tree named '{0}' by now")]
@@ -134,6 +139,7 @@ async fn live(bus: &Bus, step: &Step, started: Option<Instant>) -> Result<Option
             let services = units.iter().map(|unit| unit.replace(".socket", ".service"));
             bus.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
         }
+        Step::Inside { machine, old, new } => exchange(bus, machine, old, new).await?,
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,
@@ -255,6 +261,16 @@ async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
         }
     }
     bus.reset_failed(&units).await;
+    Ok(())
+}
+
+/// Other listeners in a machine that runs; one that does not has them when it starts.
+async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) -> Result<(), DeedError> {
+    if bus.leader(machine).await?.is_none() {
+        return Ok(());
+    }
+    let (script, words) = emit::expose::exchange(old, new);
+    guest::run(bus, machine, script, &words).await?;
     Ok(())
 }
 

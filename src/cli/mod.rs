@@ -18,6 +18,7 @@ mod remove;
 mod reservation;
 mod run;
 mod session;
+mod shell;
 mod show;
 mod state;
 mod text;
@@ -83,6 +84,8 @@ enum Verb {
     Stop(run::Names),
     /// Stop machines and start them again
     Restart(run::Names),
+    /// Open a shell in a machine, or run a command there
+    Shell(shell::Shell),
     /// Stop a machine and delete it
     Remove(remove::Remove),
     /// Show what `apply` would do, and why
@@ -127,6 +130,7 @@ impl Cli {
             Verb::Start(args) => run::run(&global, args, run::Way::Start).await,
             Verb::Stop(args) => run::run(&global, args, run::Way::Stop).await,
             Verb::Restart(args) => run::run(&global, args, run::Way::Restart).await,
+            Verb::Shell(args) => shell::run(&global, args).await,
             Verb::Remove(args) => remove::run(&global, args).await,
             Verb::Plan(args) => reconcile::plan(&global, args).await,
             Verb::Apply(args) => reconcile::apply(&global, args).await,

@@ -3,7 +3,9 @@
 //! systemd-socket-proxyd(8).
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::DROPIN_DIR;
 use super::ini::Ini;
@@ -15,6 +17,57 @@ pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// How the names of all these units begin.
 pub const MARK: &str = "nsctl-expose-";
 const PROXY: &str = "/usr/lib/systemd/systemd-socket-proxyd";
+
+/// A socket or service unit inside a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    pub name: String,
+    pub text: String,
+}
+
+impl Unit {
+    /// The unit of a bound file; what only says that it is wanted at boot is none.
+    pub fn of(path: &Path, text: Option<&str>) -> Option<Unit> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let is_unit = path.starts_with(EXPOSE_DIR) && !name.ends_with(".conf");
+        is_unit.then_some(Unit { name, text: text?.to_owned() })
+    }
+}
+
+/// What sh(1) in a machine that runs is given to exchange its listeners: the
+/// script, and its words. The folder wins over what was bound in at the start
+/// (systemd.unit(5)), and goes when the machine stops.
+pub fn exchange(old: &[Unit], new: &[Unit]) -> (&'static str, Vec<String>) {
+    const SCRIPT: &str = "\
+dir=/run/systemd/system.control
+mkdir -p $dir
+count=$1
+shift
+while [ $count -gt 0 ]; do
+    if systemctl is-active -q \"$1\"; then systemctl stop \"$1\"; fi
+    rm -f \"$dir/$1\"
+    count=$((count - 1))
+    shift
+done
+sockets=
+while [ $# -gt 0 ]; do
+    printf %s \"$2\" > \"$dir/$1\"
+    case $1 in *.socket) sockets=\"$sockets $1\" ;; esac
+    shift 2
+done
+systemctl daemon-reload
+[ -z \"$sockets\" ] || systemctl start $sockets";
+    let mut words = vec![old.len().to_string()];
+    words.extend(old.iter().map(|unit| unit.name.clone()));
+    words.extend(new.iter().flat_map(|unit| [unit.name.clone(), unit.text.clone()]));
+    (SCRIPT, words)
+}
+
+/// A machine's settings without the listeners that are bound into it: those can
+/// change while it runs.
+pub fn without_bound(nspawn: &str) -> Ini {
+    Ini::parse(nspawn).without(|key, value| key == "BindReadOnly" && value.starts_with(EXPOSE_DIR))
+}
 
 /// A file that is bound into the machine, and where it is seen there.
 pub struct Bound {

@@ -36,6 +36,15 @@ impl Ini {
         }
     }
 
+    /// The same without the settings that the filter takes.
+    #[must_use]
+    pub fn without(mut self, takes: impl Fn(&str, &str) -> bool) -> Ini {
+        for (_, settings) in &mut self.sections {
+            settings.retain(|(key, value)| !takes(key, value));
+        }
+        self
+    }
+
     pub fn sections(&self) -> impl Iterator<Item = (&str, &[(String, String)])> {
         self.sections.iter().map(|(name, settings)| (name.as_str(), settings.as_slice()))
     }

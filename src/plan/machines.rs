@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::effects::restart_reason;
 use super::files::Change;
 use super::{Step, Wanted};
+use crate::emit::expose::{Unit, without_bound};
 use crate::emit::{self, Owner};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
@@ -81,10 +82,12 @@ impl Fates {
             self.moves.push(step);
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
             return;
-        } else if let Some(change) = changes.iter().find(|change| read_at_start(&change.path)) {
+        } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
             self.restart.push((name.clone(), change.path.clone()));
         } else if changes.is_empty() {
             return;
+        } else {
+            self.moves.extend(listeners(name, changes));
         }
         self.checks.push(check(name, machine, wanted));
     }
@@ -141,11 +144,23 @@ pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step
     }
 }
 
-/// Whether nspawn or the guest reads this file only when the machine starts.
-fn read_at_start(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "nspawn")
-        || path.starts_with("/var/lib/nsctl/guest")
-        || path.starts_with(emit::expose::EXPOSE_DIR)
+/// Whether nspawn or the guest reads this change only when the machine starts.
+fn read_at_start(Change { path, old, new, .. }: &Change) -> bool {
+    if path.extension().is_some_and(|end| end == "nspawn") {
+        let bare = |text: &Option<String>| text.as_deref().map(without_bound);
+        return bare(old) != bare(new);
+    }
+    path.starts_with("/var/lib/nsctl/guest")
+}
+
+/// What becomes of the listeners inside a machine that goes on running.
+fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
+    let units = |text: fn(&Change) -> Option<&str>| -> Vec<Unit> {
+        changes.iter().filter_map(|change| Unit::of(&change.path, text(change))).collect()
+    };
+    let (old, new) = (units(|change| change.old.as_deref()), units(|change| change.new.as_deref()));
+    let any = !old.is_empty() || !new.is_empty();
+    any.then(|| Step::Inside { machine: name.clone(), old, new })
 }
 
 /// A running machine goes to a bridge without a restart if it has a veth, and

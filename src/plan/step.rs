@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::emit::expose::Unit;
 use crate::emit::names::RESOLVED_DIR;
 use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
 use crate::name::{IfName, MachineName};
@@ -49,6 +50,12 @@ pub enum Step {
     /// Makes them listen no longer.
     Deafen {
         units: Vec<String>,
+    },
+    /// Puts other listeners into a machine that runs.
+    Inside {
+        machine: MachineName,
+        old: Vec<Unit>,
+        new: Vec<Unit>,
     },
     Enable {
         machines: Vec<MachineName>,
@@ -120,6 +127,7 @@ impl Step {
             Step::Start { machines } => Step::Kill { machines },
             Step::Listen { units } => Step::Deafen { units },
             Step::Deafen { units } => Step::Listen { units },
+            Step::Inside { machine, old, new } => Step::Inside { machine, old: new, new: old },
             Step::Enable { machines } => Step::Disable { machines },
             Step::Disable { machines } => Step::Enable { machines },
             Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
@@ -171,6 +179,12 @@ impl Step {
             Step::Start { machines } => format!("start {}", list(machines)),
             Step::Listen { units } => format!("listen with {}", units.join(", ")),
             Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
+            Step::Inside { machine, old, new } => {
+                let mut ports: Vec<&str> = old.iter().chain(new).map(|unit| unit.name.as_str()).collect();
+                ports.sort_unstable();
+                ports.dedup();
+                format!("change listeners inside '{machine}': {}", ports.join(", "))
+            }
             Step::Kill { machines } => format!("end {}", list(machines)),
             Step::Enable { machines } => format!("start {} with the host", list(machines)),
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),

@@ -6,15 +6,18 @@
 pub mod bus;
 pub mod disk;
 pub mod fault;
+pub mod guest;
 pub mod kernel;
 pub mod lock;
 pub mod net;
 pub mod nft;
 pub mod ping;
+pub mod pty;
 pub mod tree;
 
 pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};
+pub use guest::GuestError;
 pub use lock::{Lock, LockError};
 pub use net::{Net, NetError};
 pub use nft::NftError;
@@ -29,6 +32,11 @@ pub fn now() -> Instant {
 /// The words after `nsctl` on the command line, in one line.
 pub fn command_line() -> String {
     std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+/// The kind of terminal that we are in.
+pub fn terminal_kind() -> Option<String> {
+    std::env::var("TERM").ok()
 }
 
 /// Whether we may change the host.

@@ -21,17 +21,20 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     )?;
     lab.nsctl_ok("create web --routed --open tcp/8080")?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "it has IPv6 by itself");
-    let said = lab.nsctl("expose web tcp/8080")?;
-    must!(said.ok() && said.stderr.contains("will be restarted"), "{}", said.all());
+    let leader = lab.sh("machinectl show web -p Leader")?;
+    lab.nsctl_ok("expose web tcp/8080 --to 127.0.0.1:1")?;
+    must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "nobody listens there");
+    lab.nsctl_ok("expose web tcp/8080 --to 127.0.0.1:8080")?;
     seen(lab, "2001:db8:a:1::2/8080", "over IPv6")?;
     must!(lab.inside("web", "exec 3<>/dev/tcp/127.0.0.1/8080; head -c4 <&3")?.stdout == "four", "not as before over IPv4");
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
     // On the host, while the machine runs.
-    let leader = lab.sh("machinectl show web -p Leader")?;
     lab.nsctl_ok("expose web tcp/8080 --host 9090")?;
     seen(lab, "192.0.2.2/9090", "over the host's IPv4")?;
     must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
+    // A port that is taken inside: nothing is left of it.
+    refused(lab, "expose web tcp/7777", 1, "nsctl-expose-7777.socket")?;
     let shown = lab.nsctl_ok("show web")?;
     must!(shown.contains("tcp/8080, handed on to 127.0.0.1:8080 inside, also at port 9090"), "{shown}");
     lab.nsctl_ok("restart web")?;
@@ -51,6 +54,12 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("expose web tcp/8080 --host 9090")?;
     lab.nsctl_ok("unexpose web tcp/8080 --inside")?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "the machine still listens on IPv6");
+    let leader = lab.sh("machinectl show web -p Leader")?;
+    lab.nsctl_ok("expose web tcp/8080")?;
+    lab.nsctl_ok("unexpose web tcp/8080 --inside")?;
+    must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
+    lab.nsctl_ok("restart web")?;
+    must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "the machine listens on IPv6 again");
     lab.nsctl_ok("remove web")?;
     must!(!lab.sh("ss -ltn; ls /etc/systemd/system /var/lib/nsctl/expose 2>/dev/null || true")?.contains("expose-web"), "something is left");
     Ok(())

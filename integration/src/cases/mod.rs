@@ -37,6 +37,7 @@ cases! {
     other_tools,
     tunnel_files,
     exposed,
+    shell,
     reserved,
     delegated,
     path_mtu,

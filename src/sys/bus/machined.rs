@@ -1,6 +1,7 @@
 //! systemd-machined: running machines and their trees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use zbus_systemd::machine1;
@@ -9,6 +10,12 @@ use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 use super::{Bus, BusError, MACHINED, sort};
 use crate::name::MachineName;
 use crate::observed::Running;
+use crate::sys::pty::Pty;
+
+/// How long a guest may take until its own bus is there.
+const BOOT_TIME: Duration = Duration::from_secs(30);
+/// How often it is looked for: nothing tells of it.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Bus {
     /// The containers that machined knows, by name.
@@ -26,12 +33,13 @@ impl Bus {
         Ok(join_all(asked).await.into_iter().flatten().collect())
     }
 
+    async fn proxy(&self, path: OwnedObjectPath) -> zbus::Result<machine1::MachineProxy<'static>> {
+        let builder = machine1::MachineProxy::builder(&self.connection).path(path);
+        builder.cache_properties(CacheProperties::No).build().await
+    }
+
     async fn machine(&self, path: OwnedObjectPath) -> zbus::Result<Running> {
-        let proxy = machine1::MachineProxy::builder(&self.connection)
-            .path(path)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await?;
+        let proxy = self.proxy(path).await?;
         let (leader, uid_shift) = tokio::join!(proxy.leader(), proxy.get_uid_shift());
         Ok(Running { leader: leader?, uid_shift: uid_shift.ok() })
     }
@@ -64,6 +72,49 @@ impl Bus {
                 error => Err(error),
             },
         }
+    }
+
+    /// A terminal in a machine, in which this command of its own runs as this user.
+    /// One that has only just started has no bus of its own yet: it is waited for.
+    ///
+    /// # Errors
+    /// When the machine does not run, or has no systemd and D-Bus of its own.
+    pub async fn open_shell(
+        &self,
+        name: &str,
+        user: &str,
+        command: &str,
+        words: Vec<String>,
+        environment: Vec<String>,
+    ) -> Result<Pty, BusError> {
+        // machined takes the first word for the name that the command is called by.
+        let words = std::iter::once(command.to_owned()).chain(words).collect();
+        let words: Vec<String> = words;
+        let ask = async || {
+            let (name, user, command) = (name.to_owned(), user.to_owned(), command.to_owned());
+            let doing = sort(MACHINED, format!("cannot open a shell in '{name}'"));
+            let (words, environment) = (words.clone(), environment.clone());
+            self.machined.open_machine_shell(name, user, command, words, environment).await.map_err(doing)
+        };
+        loop {
+            match ask().await {
+                Ok((master, _)) => {
+                    let master = std::os::fd::OwnedFd::from(master);
+                    return Pty::new(master).map_err(|_| BusError::Nonsense(MACHINED));
+                }
+                Err(error @ BusError::Refused { .. }) if !self.is_young(name).await => return Err(error),
+                Err(BusError::Refused { .. }) => tokio::time::sleep(LOOK).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether a machine has started so lately that it may still be booting.
+    async fn is_young(&self, name: &str) -> bool {
+        let Ok(path) = self.machined.get_machine(name.to_owned()).await else { return false };
+        let Ok(proxy) = self.proxy(path).await else { return false };
+        let started = proxy.timestamp().await.map(|stamp| UNIX_EPOCH + Duration::from_micros(stamp));
+        started.is_ok_and(|started| started.elapsed().is_ok_and(|age| age < BOOT_TIME))
     }
 
     /// The names of machined's images.

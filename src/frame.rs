@@ -1,0 +1,134 @@
+//! A command in a machine's terminal: what wraps it, and where its output and its
+//! exit status are in what comes back. machined tells neither when a command
+//! ends nor how (org.freedesktop.machine1(5), OpenMachineShell). Pure.
+
+/// Tells our words from those of the command: nobody else knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+/// Begins and ends each of our words (ASCII's record separator).
+const MARK: u8 = 0x1e;
+/// A status is three digits at most.
+const WORD_LENGTH: usize = 64;
+
+impl Token {
+    /// From random bits.
+    pub fn new(random: u128) -> Token {
+        Token(format!("{random:032x}"))
+    }
+
+    /// The words of sh(1) that run a command between our words: its own output is
+    /// not changed where `plain`, for pipes.
+    pub fn wrap(&self, command: &[String], plain: bool) -> Vec<String> {
+        let prepare = if plain { "stty -opost -echo 2>/dev/null; " } else { "" };
+        let script = format!(
+            "{prepare}token=$1; shift; printf '\\036%s\\036' \"$token\"; \"$@\"; printf '\\036%s:%d\\036' \"$token\" $?"
+        );
+        let mut words = vec!["-c".to_owned(), script, "sh".to_owned(), self.0.clone()];
+        words.extend_from_slice(command);
+        words
+    }
+
+    fn begin(&self) -> Vec<u8> {
+        [&[MARK], self.0.as_bytes(), &[MARK]].concat()
+    }
+
+    fn end(&self) -> Vec<u8> {
+        [&[MARK], self.0.as_bytes(), b":"].concat()
+    }
+}
+
+/// Finds our words in what a terminal says, piece by piece.
+#[derive(Debug)]
+pub struct Frame {
+    token: Token,
+    pending: Vec<u8>,
+    has_begun: bool,
+}
+
+impl Frame {
+    pub fn new(token: Token) -> Frame {
+        Frame { token, pending: Vec::new(), has_begun: false }
+    }
+
+    /// Whether the command has been begun.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// What the command itself said in this piece, and its status if it has ended.
+    pub fn feed(&mut self, piece: &[u8]) -> (Vec<u8>, Option<u8>) {
+        self.pending.extend_from_slice(piece);
+        if !self.has_begun {
+            let begin = self.token.begin();
+            let Some(at) = find(&self.pending, &begin) else { return (Vec::new(), None) };
+            self.pending.drain(..at + begin.len());
+            self.has_begun = true;
+        }
+        let end = self.token.end();
+        if let Some(at) = find(&self.pending, &end) {
+            let rest = &self.pending[at + end.len()..];
+            if let Some(length) = rest.iter().position(|byte| *byte == MARK) {
+                let status = std::str::from_utf8(&rest[..length]).ok().and_then(|text| text.parse().ok());
+                self.pending.truncate(at);
+                return (std::mem::take(&mut self.pending), Some(status.unwrap_or(1)));
+            }
+            let said = self.pending.drain(..at).collect();
+            return (said, None);
+        }
+        // The beginning of our last word may be at the end of this piece.
+        let tail = &self.pending[self.pending.len().saturating_sub(WORD_LENGTH)..];
+        let kept = tail.iter().position(|byte| *byte == MARK).map_or(0, |at| tail.len() - at);
+        let said = self.pending.drain(..self.pending.len() - kept).collect();
+        (said, None)
+    }
+
+    /// What is left when the terminal is gone.
+    pub fn rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.pending)
+    }
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|window| window == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn output_and_status_are_found_however_it_is_cut(
+            before in "[a-z\\x1b]{0,10}", said in "[a-z\\x1e\n]{0,80}", status: u8, cuts in proptest::collection::vec(1usize..7, 0..60)
+        ) {
+            let token = Token::new(7);
+            let mut whole = before.into_bytes();
+            whole.extend(token.begin());
+            whole.extend(said.as_bytes());
+            whole.extend([token.end(), status.to_string().into_bytes(), vec![MARK]].concat());
+            let mut frame = Frame::new(token);
+            let (mut out, mut ended) = (Vec::new(), None);
+            let mut rest = &whole[..];
+            let mut cuts = cuts.into_iter();
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(cuts.next().unwrap_or(rest.len()).min(rest.len()));
+                let (text, status) = frame.feed(piece);
+                out.extend(text);
+                ended = ended.or(status);
+                rest = after;
+            }
+            prop_assert_eq!(String::from_utf8(out).unwrap(), said);
+            prop_assert_eq!(ended, Some(status));
+        }
+    }
+
+    #[test]
+    fn what_does_not_begin_says_nothing() {
+        let mut frame = Frame::new(Token::new(7));
+        assert_eq!(frame.feed(b"no such shell"), (Vec::new(), None));
+        assert!(!frame.has_begun());
+    }
+}
