@@ -6,6 +6,7 @@
 //! - [`name`]: names of machines and interfaces, parsed once, valid ever after
 //! - [`identity`]: what a LAN's DHCP server knows a machine by
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
+//! - [`fit`]: what makes a tree fit to boot unattended
 //! - [`frame`]: a command in a machine's terminal, and how it ended
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
@@ -22,6 +23,7 @@
 pub mod apply;
 pub mod cli;
 pub mod emit;
+pub mod fit;
 pub mod frame;
 pub mod identity;
 pub mod name;

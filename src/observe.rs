@@ -50,6 +50,8 @@ async fn live(observed: &mut Observed, bus: &Bus) -> Result<(), ObserveError> {
         tokio::join!(bus.networkd_answers(), bus.machines(), bus.images(), bus.nspawn_units(), network());
     networkd?;
     observed.nftables = nft::look()?;
+    observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
+    observed.systemd = bus.systemd_version().await?;
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.links, observed.default_routes) = net?;
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::name::{IfName, MachineName};
 
@@ -19,6 +19,10 @@ pub struct Observed {
     pub machines: BTreeMap<String, Running>,
     /// machined's images: trees and disk images below /var/lib/machines.
     pub images: BTreeSet<String>,
+    /// What a copy of an image costs.
+    pub sharing: Sharing,
+    /// The version of the host's systemd.
+    pub systemd: u32,
     /// ActiveState of the nspawn units that systemd has loaded.
     pub units: BTreeMap<MachineName, String>,
     /// Machines whose unit starts with the host.
@@ -34,6 +38,29 @@ pub struct Observed {
     pub nftables: Option<Nftables>,
     /// The kernel's switches that a step may change, as read from /proc/sys.
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// How a clone and its image share what they have in common.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// btrfs takes a snapshot (btrfs-subvolume(8)).
+    Snapshot,
+    /// The files are new, their blocks are not (ioctl_ficlone(2)).
+    Reflink,
+    /// Every byte is copied.
+    #[default]
+    Copy,
+}
+
+impl Sharing {
+    pub fn words(self) -> &'static str {
+        match self {
+            Sharing::Snapshot => "a snapshot: at once, and takes no room",
+            Sharing::Reflink => "sharing its blocks: takes no room",
+            Sharing::Copy => "a whole copy: this file system shares nothing",
+        }
+    }
 }
 
 /// The rule set of the kernel, as far as it concerns us.

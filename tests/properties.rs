@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use nsctl::emit::FIREWALL_FILE;
+use nsctl::fit::Wishes;
 use nsctl::observed::{Link, Nftables, Observed, Running};
-use nsctl::plan::{NewImage, Scope, Step, Wanted, plan, settle, undo};
+use nsctl::plan::{NewImage, Scope, Source, Step, Wanted, plan, settle, undo};
 use nsctl::spec::{Spec, definition_path};
 use nsctl::state::State;
 use proptest::prelude::*;
@@ -79,7 +80,13 @@ fn wanted(spec: Spec, observed: &Observed) -> Option<Wanted> {
     let leases = settle(&spec, state.leases.clone(), &Scope::All).ok()?;
     let start = spec.machines.iter().filter(|(_, m)| m.autostart).map(|(name, _)| name.clone()).collect();
     let treeless = spec.machines.keys().filter(|name| !observed.images.contains(name.as_str()));
-    let images = treeless.map(|name| NewImage::Clone { from: "base".into(), to: name.clone() }).collect();
+    let images = treeless
+        .map(|name| NewImage {
+            source: Source::Clone("base".into()),
+            to: name.clone(),
+            wishes: Wishes::default(),
+        })
+        .collect();
     Some(Wanted { start, images, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })
 }
 
@@ -88,9 +95,7 @@ fn carry_out(observed: &mut Observed, step: &Step) {
     match step.clone() {
         Step::Write { path, new: Some(text), .. } => _ = observed.files.insert(path, text),
         Step::Write { path, new: None, .. } => _ = observed.files.remove(&path),
-        Step::CloneImage { to, .. } | Step::ImportTar { to, .. } => {
-            _ = observed.images.insert(to.to_string())
-        }
+        Step::MakeTree { to, .. } => _ = observed.images.insert(to.to_string()),
         Step::RemoveImage { name } => _ = observed.images.remove(name.as_str()),
         Step::Enable { machines } => observed.enabled.extend(machines),
         Step::Disable { machines } => observed.enabled.retain(|name| !machines.contains(name)),

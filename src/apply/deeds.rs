@@ -4,15 +4,20 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Sighting, World};
+use super::{Listener, Sighting, World, image};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, nspawn_file};
+use crate::fit::{self, Texts, Unfit, Wishes};
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
-use crate::plan::Step;
+use crate::plan::{Source, Step};
 use crate::pool::{Pool, Subnet};
 use crate::spec::MACHINES_DIR;
+use crate::sys::archive::ArchiveError;
+use crate::sys::build::BuildError;
 use crate::sys::bus::Verb;
+use crate::sys::pty::random;
+use crate::sys::tree::Tree;
 use crate::sys::{
     Bus, BusError, Disk, DiskError, GuestError, Net, NetError, NftError, guest, kernel, nft, now, ping,
 };
@@ -43,6 +48,18 @@ pub enum DeedError {
     Io(#[from] std::io::Error),
     #[error("there is a tree named '{0}' by now")]
     TreeTaken(MachineName),
+    #[error("'{0}' is a disk image: nothing can be put into it")]
+    NoTree(MachineName),
+    #[error("the password cannot be hashed")]
+    NoHash,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("it takes more than {limit} bytes")]
+    TooLarge { limit: u64 },
     #[error("'{0}' ended right after its start")]
     Ended(MachineName),
     #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
@@ -67,6 +84,8 @@ impl DeedError {
             DeedError::Disk(error) => error.hint(),
             DeedError::Bus(error) => error.hint(),
             DeedError::Nft(error) => error.hint(),
+            DeedError::Archive(error) => error.hint(),
+            DeedError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
             DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
             DeedError::NoAnswer { machine, .. } => Some(format!(
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
@@ -113,19 +132,21 @@ pub async fn perform(
         Step::Disable { machines } => enable(world, machines, false).await?,
         _ => {
             let bus = world.bus.ok_or(DeedError::Offline)?;
-            return live(bus, step, started).await;
+            return live(bus, step, started, world.listener).await;
         }
     }
     Ok(None)
 }
 
-async fn live(bus: &Bus, step: &Step, started: Option<Instant>) -> Result<Option<Sighting>, DeedError> {
+async fn live(
+    bus: &Bus,
+    step: &Step,
+    started: Option<Instant>,
+    listener: &dyn Listener,
+) -> Result<Option<Sighting>, DeedError> {
     match step {
-        Step::CloneImage { from, to } => new_image(bus, to, bus.clone_image(from, to)).await?,
-        Step::ImportTar { file, to } => {
-            let file = Disk::open_foreign(file)?;
-            new_image(bus, to, bus.import_tar(file, to)).await?;
-        }
+        Step::MakeTree { source, to, .. } => make_tree(bus, source, to, listener).await?,
+        Step::Fit { machine, wishes } => fit_tree(machine, wishes)?,
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
         Step::Kill { machines } => {
@@ -173,7 +194,7 @@ pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
         }
     }
     if let (Step::RemoveImage { name }, Some(bus)) = (step, world.bus) {
-        bus.cancel_import(name).await?;
+        bus.cancel_transfer(name.as_str()).await?;
     }
     if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
     {
@@ -184,9 +205,9 @@ pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
 
 /// Ends the making of a tree that somebody does not want to wait for.
 pub async fn cancel(world: World<'_>, step: &Step) {
-    if let (Step::ImportTar { to, .. }, Some(bus)) = (step, world.bus) {
+    if let (Step::MakeTree { to, .. }, Some(bus)) = (step, world.bus) {
         // It may be over already.
-        let _ = bus.cancel_import(to).await;
+        let _ = bus.cancel_transfer(to.as_str()).await;
     }
 }
 
@@ -233,15 +254,55 @@ async fn enable(world: World<'_>, machines: &[MachineName], on: bool) -> Result<
 }
 
 /// Makes a tree, or leaves none.
-async fn new_image(
+async fn make_tree(
     bus: &Bus,
+    source: &Source,
     to: &MachineName,
-    making: impl Future<Output = Result<(), BusError>>,
+    listener: &dyn Listener,
 ) -> Result<(), DeedError> {
     if bus.images().await?.contains(to.as_str()) {
         return Err(DeedError::TreeTaken(to.clone()));
     }
-    Ok(making.await?)
+    match source {
+        Source::Clone(from) => Ok(bus.clone_image(from, to).await?),
+        Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
+        Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
+    }
+}
+
+/// A disk image is left as it is: what is in it cannot be reached.
+fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError> {
+    let Some(tree) = Tree::of(machine.as_str()) else {
+        return if wishes.is_plain() { Ok(()) } else { Err(DeedError::NoTree(machine.clone())) };
+    };
+    let read = |path: &PathBuf| Disk::new(Path::new("/")).read(path).map(Option::unwrap_or_default);
+    let texts = Texts {
+        ssh_key: wishes.ssh_key.as_ref().map(read).transpose()?,
+        password_hash: wishes
+            .root_password
+            .as_ref()
+            .map(read)
+            .transpose()?
+            .map(|text| hash(&text))
+            .transpose()?,
+        run: wishes.run.as_ref().map(read).transpose()?,
+    };
+    let id = format!("{:032x}", random()? | 1);
+    for change in fit::changes(&tree.guest(), wishes, &texts, &id)? {
+        tree.change(&change)?;
+    }
+    Ok(())
+}
+
+/// The first line of a file, as shadow(5) has it: hashed already, or hashed now.
+fn hash(text: &str) -> Result<String, DeedError> {
+    let password = text.lines().next().unwrap_or_default();
+    if password.starts_with('$') && !password.contains(':') {
+        return Ok(password.to_owned());
+    }
+    let hashed =
+        sha_crypt::PasswordHasher::hash_password(&sha_crypt::ShaCrypt::default(), password.as_bytes());
+    hashed.map(|hash| hash.as_str().to_owned()).map_err(|_| DeedError::NoHash)
 }
 
 /// What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).

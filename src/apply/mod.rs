@@ -1,6 +1,7 @@
 //! Steps -> the world, with a journal, and undone in reverse when one fails.
 
 mod deeds;
+pub mod image;
 mod journal;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -29,6 +30,10 @@ pub struct World<'a> {
 /// Hears of each step as it begins.
 pub trait Listener {
     fn begins(&self, step: &Step);
+    /// What a tool says that is at work.
+    fn says_in_passing(&self, line: &str);
+    /// How far the step is, from 0 to 1.
+    fn progresses(&self, part: f64);
     /// A word between the steps: what is undone, who is waited for.
     fn says(&self, text: &str);
 }

@@ -1,16 +1,21 @@
 //! `nsctl create`: a machine from nothing to its first answer.
 
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::handmade::{Handwritten, absorb, checked};
 use super::session::Session;
-use super::{Fault, Global};
+use super::{Fault, Global, image};
+use crate::fit::{Init, Wishes};
 use crate::name::MachineName;
-use crate::plan::{NewImage, Refusal, Scope, Wanted, settle};
-use crate::spec::{Ipv4, MachineSpec, Network, Routed, definition_path, edit};
+use crate::plan::{NewImage, Refusal, Scope, Source, Wanted, settle};
+use crate::spec::image::{Build, ImageWord, Kind, kind_of};
+use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values, definition_path, edit};
 use crate::state::State;
+use crate::sys::archive::Unpacked;
+use crate::sys::tree::Tree;
 
 /// Make a machine, start it, and see that it answers
 #[derive(Debug, Args)]
@@ -19,10 +24,13 @@ pub struct Create {
     name: String,
     #[command(flatten)]
     place: Place,
-    /// An image's name, or the path of a tar file [default: an existing tree of that name, else
-    /// defaults.image]
+    /// An image's name, debian:trixie, a tar file, disk image or folder, https://…, oci:…
+    /// [default: an existing tree of that name, else defaults.image, else this host's own
+    /// distribution]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    #[command(flatten)]
+    first_boot: FirstBoot,
     /// Let the world in to this port: tcp/443, udp/5000-5010, "tcp/22 from 2001:db8::/32"; may be
     /// given several times
     #[arg(long, value_name = "PROTO/PORT")]
@@ -33,6 +41,54 @@ pub struct Create {
     /// Do not start it now; it still starts with the host
     #[arg(long)]
     no_start: bool,
+}
+
+/// What a new tree gets for its first boot.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "First boot")]
+struct FirstBoot {
+    /// The guest's own name for itself [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// A public key with which root may come in by SSH
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// Root's password: the first line of this file, as it is or hashed
+    #[arg(long, value_name = "FILE")]
+    root_password_file: Option<PathBuf>,
+    /// A script that runs once, as root, when the network is up
+    #[arg(long, value_name = "SCRIPT")]
+    run: Option<PathBuf>,
+    /// How much a file may hold, unpacked: 500M, 20G
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    max_size: u64,
+}
+
+impl FirstBoot {
+    /// The same, once it is sure that all of it can be had.
+    fn wishes(self) -> Result<Wishes, Fault> {
+        let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        if let Some(name) = self.hostname.as_deref() {
+            let plain =
+                (1..=64).contains(&name.len()) && name.chars().all(label) && !name.starts_with(['-', '.']);
+            if !plain {
+                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug()))
+                    .hint("letters, digits, '-' and '.': web.example.org"));
+            }
+        }
+        let file = |path: Option<PathBuf>| match path {
+            Some(path) if !path.is_file() => Err(Fault::new(format!("{} is not a file", path.display()))
+                .hint("nothing was changed; name a file that is there")),
+            path => Ok(path.map(std::path::absolute).transpose()?),
+        };
+        Ok(Wishes {
+            hostname: self.hostname,
+            ssh_key: file(self.ssh_key)?,
+            root_password: file(self.root_password_file)?,
+            run: file(self.run)?,
+            ..Wishes::default()
+        })
+    }
 }
 
 /// How a machine meets the world.
@@ -66,17 +122,40 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         )
         .hint("leave them away, or make it --routed"));
     }
-    let session = Session::begin(global).await?;
+    let max_size = args.first_boot.max_size;
+    let mut wishes = args.first_boot.wishes()?;
+    let mut session = Session::begin(global).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
+    if let Some(word) = &word
+        && image::kept(word).is_some_and(|image| !session.observed.images.contains(&image))
+    {
+        // That takes long, and others may change the host meanwhile.
+        drop(session);
+        image::ensure(global, word).await?;
+        session = Session::begin(global).await?;
+        refuse_taken(&session, &name)?;
+    }
+    if word.is_none() && !wishes.is_plain() {
+        return Err(Fault::new(format!("'{name}' has a tree already, which is left as it is"))
+            .hint("what is for the first boot goes with --image, which makes a new tree"));
+    }
+    (wishes.servers, wishes.zone) = resolver(&session, &network);
+    let made = word.as_ref().map(|word| new_image(word, &name, wishes, max_size)).transpose()?;
     let handwritten = Handwritten::find(&session, name.as_str())?;
     // An image may come with settings of its own; those of the machine's name go before.
-    let of_image = match word.as_deref().filter(|word| session.observed.images.contains(*word)) {
-        Some(image) if handwritten.is_none() => Handwritten::find(&session, image)?,
+    let of_image = match made.as_ref().map(|made| &made.source) {
+        Some(Source::Clone(image)) if handwritten.is_none() => Handwritten::find(&session, image)?,
         _ => None,
     };
-    let mut machine = MachineSpec { image: word.clone(), open, ipv4: args.ipv4, ..MachineSpec::new(network) };
+    let mut machine = MachineSpec {
+        image: word.as_ref().map(ToString::to_string),
+        open,
+        ipv4: args.ipv4,
+        ..MachineSpec::new(network)
+    };
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
+    heed_init(&mut machine, &name, made.as_ref().map(|made| &made.source))?;
 
     let mut spec = session.spec.clone();
     let definition = checked(&definition_path(&name), edit::new_definition(&machine))?;
@@ -85,7 +164,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), Some(definition));
-    wanted.images.extend(word.map(|word| new_image(&word, &name)).transpose()?);
+    wanted.images.extend(made);
     if let Some(file) = handwritten {
         file.take_over(&mut wanted);
     }
@@ -117,36 +196,79 @@ fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What a guest without a resolver of its own asks.
+fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<String>) {
+    match network {
+        Network::Bridge(_) => (Vec::new(), None),
+        Network::Routed(_) => {
+            let host = &session.spec.host;
+            (host.dns_servers(), host.dns.as_ref().map(|dns| dns.zone.clone()))
+        }
+    }
+}
+
+/// A guest whose init does not hear nspawn's own signal is told by its own to shut down.
+fn heed_init(machine: &mut MachineSpec, name: &MachineName, source: Option<&Source>) -> Result<(), Fault> {
+    let init = match source {
+        None => Tree::of(name.as_str()).map(|tree| tree.guest().init),
+        Some(Source::Clone(image)) => Tree::of(image).map(|tree| tree.guest().init),
+        Some(Source::Folder(folder)) => Tree::at(folder).map(|tree| tree.guest().init),
+        Some(Source::File { path, .. }) if kind_of(&path.to_string_lossy()) == Some(Kind::Raw) => None,
+        Some(Source::File { path, .. }) => Some(Unpacked::open(path)?.init()),
+    };
+    if let Some(signal) = init.and_then(Init::kill_signal) {
+        let exec = machine.nspawn.entry("Exec".to_owned()).or_default();
+        exec.entry("KillSignal".to_owned()).or_insert_with(|| Values::One(signal.to_owned()));
+    }
+    Ok(())
+}
+
 /// The word for the image that the tree is made from; none where the tree is there.
-fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<Option<String>, Fault> {
+fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<Option<ImageWord>, Fault> {
     if let Some(word) = asked {
-        return Ok(Some(word.to_owned()));
+        return Ok(Some(word.parse()?));
     }
     let images = &session.observed.images;
     if images.contains(name.as_str()) || !session.observed.live {
         return Ok(None);
     }
     if let Some(default) = &session.spec.host.defaults.image {
-        return Ok(Some(default.clone()));
+        return Ok(Some(default.parse()?));
+    }
+    let release = session.disk.read(Path::new("/etc/os-release"))?.unwrap_or_default();
+    if let Some(build) = Build::of_host(&release) {
+        return Ok(Some(ImageWord::Build(build)));
     }
     let there_are: Vec<String> = images.iter().cloned().collect();
     Err(Fault::from(vec![Refusal::NoImage { image: name.to_string(), there_are }])
         .hint("or set a default in /etc/nsctl/nsctl.toml: [defaults] image = \"…\""))
 }
 
-/// A path holds a slash or ends as archives do; anything else is an image's name.
-pub fn new_image(word: &str, name: &MachineName) -> Result<NewImage, Fault> {
-    let archive =
-        [".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst"].iter().any(|end| word.ends_with(end));
-    if !archive && !word.contains('/') {
-        return Ok(NewImage::Clone { from: word.to_owned(), to: name.clone() });
-    }
-    let file = std::path::absolute(Path::new(word))?;
-    if !file.is_file() {
-        let what = if file.exists() { "is not a file" } else { "does not exist" };
-        return Err(Fault::new(format!("the image {} {what}", file.display())).hint(
-            "--image takes the path of a tar file, or the name of an image: `machinectl list-images`",
-        ));
-    }
-    Ok(NewImage::Tar { file, to: name.clone() })
+/// The tree that a word stands for. What is built or fetched is an image first, which is kept.
+pub fn new_image(
+    word: &ImageWord,
+    name: &MachineName,
+    wishes: Wishes,
+    limit: u64,
+) -> Result<NewImage, Fault> {
+    let source = match word {
+        ImageWord::Name(image) => Source::Clone(image.clone()),
+        ImageWord::Path(path) => {
+            let path = std::path::absolute(path)?;
+            if path.is_dir() {
+                Source::Folder(path)
+            } else if path.is_file() {
+                Source::File { path, limit }
+            } else {
+                let what = if path.exists() { "is not a file" } else { "does not exist" };
+                return Err(Fault::new(format!("the image {} {what}", path.display())).hint(
+                    "--image takes a tar file, a disk image or a folder, or an image's name: `nsctl image list`",
+                ));
+            }
+        }
+        other => Source::Clone(image::kept(other).ok_or_else(|| {
+            Fault::new("that makes no name for an image").hint("`nsctl image pull URL --name NAME` first")
+        })?),
+    };
+    Ok(NewImage { source, to: name.clone(), wishes })
 }

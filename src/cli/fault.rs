@@ -12,6 +12,7 @@ use crate::plan::Refusal;
 use crate::pool::PoolError;
 use crate::spec::{PortError, Problems};
 use crate::state::StateError;
+use crate::sys::archive::ArchiveError;
 use crate::sys::{BusError, DiskError, LockError, NetError, NftError};
 
 /// An error on its way to the terminal.
@@ -89,11 +90,18 @@ macro_rules! with_hint {
     )*};
 }
 
-with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError);
+with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError, ArchiveError);
 
 impl From<NetError> for Fault {
     fn from(error: NetError) -> Fault {
         plain(error)
+    }
+}
+
+impl From<crate::spec::image::ImageWordError> for Fault {
+    fn from(error: crate::spec::image::ImageWordError) -> Fault {
+        let hint = error.hint();
+        plain(error).hint(hint)
     }
 }
 

@@ -12,7 +12,8 @@ use crate::identity;
 use crate::name::MachineName;
 use crate::observe;
 use crate::spec::Spec;
-use crate::sys::{Disk, is_root, tree};
+use crate::sys::tree::Tree;
+use crate::sys::{Disk, is_root};
 
 /// Show all machines, those of others too
 #[derive(Debug, Args)]
@@ -74,7 +75,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
 
 /// The DUID of a guest that has been started once.
 fn duid(name: &MachineName) -> Option<String> {
-    Some(identity::duid(tree::read(name, "etc/machine-id")?.parse().ok()?).to_string())
+    Some(identity::duid(Tree::of(name.as_str())?.text("etc/machine-id")?.parse().ok()?).to_string())
 }
 
 fn cells(row: &Row) -> Vec<String> {

@@ -8,6 +8,7 @@ mod dns;
 mod expose;
 mod fault;
 mod handmade;
+mod image;
 mod init;
 mod list;
 mod open;
@@ -74,6 +75,9 @@ enum Verb {
     /// Bridges that put machines on the LAN
     #[command(subcommand)]
     Bridge(bridge::Bridge),
+    /// What machines are made from
+    #[command(subcommand)]
+    Image(image::Image),
     /// Show all machines, those of others too
     List(list::List),
     /// Show one machine: what was planned, and what is there
@@ -125,6 +129,7 @@ impl Cli {
             Verb::Expose(args) => expose::expose(&global, args).await,
             Verb::Unexpose(args) => expose::unexpose(&global, args).await,
             Verb::Bridge(args) => bridge::run(&global, args).await,
+            Verb::Image(args) => image::run(&global, args).await,
             Verb::List(args) => list::run(&global, args).await,
             Verb::Show(args) => show::run(&global, args).await,
             Verb::Start(args) => run::run(&global, args, run::Way::Start).await,

@@ -34,7 +34,7 @@ impl Progress {
 
 fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {prefix} {elapsed}") {
         spinner.set_style(style);
     }
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -45,9 +45,27 @@ impl Listener for Progress {
     fn begins(&self, step: &Step) {
         let line = tame(&step.describe());
         match &self.spinner {
+            Some(spinner) => {
+                spinner.set_prefix("");
+                spinner.set_message(line);
+            }
+            None if self.quiet => {}
+            None => err!("{line}"),
+        }
+    }
+
+    fn says_in_passing(&self, line: &str) {
+        let line = tame(line);
+        match &self.spinner {
             Some(spinner) => spinner.set_message(line),
             None if self.quiet => {}
             None => err!("{line}"),
+        }
+    }
+
+    fn progresses(&self, part: f64) {
+        if let Some(spinner) = self.spinner.as_ref().filter(|_| part > 0.0) {
+            spinner.set_prefix(format!("{:.0} %", part * 100.0));
         }
     }
 

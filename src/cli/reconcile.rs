@@ -5,12 +5,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::create::new_image;
+use super::image::{self, MAX_SIZE};
 use super::session::{Session, bus, spec, state, tell_of_journal};
 use super::{Fault, Global, text};
+use crate::fit::Wishes;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Effect, Plan, Scope, Step, Wanted, diff, plan as make, settle};
 use crate::spec::Spec;
+use crate::spec::image::ImageWord;
 use crate::state::State;
 use crate::sys::Disk;
 
@@ -77,6 +80,9 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
             return Err(Fault::new("nothing was changed"));
         }
     }
+    for word in to_make(&session.spec, &session.observed) {
+        image::ensure(global, &word).await?;
+    }
     session.perform(&plan).await?;
     Ok(0)
 }
@@ -88,9 +94,19 @@ fn everything(spec: Spec, state: State, observed: &Observed) -> Result<Wanted, F
     let live = spec.machines.iter().filter(|_| observed.live);
     let start = live.clone().filter(|(_, machine)| machine.autostart).map(|(name, _)| name.clone()).collect();
     let treeless = live.filter(|(name, _)| !observed.images.contains(name.as_str()));
-    let images = treeless.filter_map(|(name, machine)| Some(new_image(machine.image.as_deref()?, name)));
+    let images = treeless.filter_map(|(name, machine)| Some((name, machine.image.as_deref()?)));
+    let images = images.map(|(name, word)| new_image(&word.parse()?, name, Wishes::default(), MAX_SIZE));
     let images = images.collect::<Result<_, Fault>>()?;
-    Ok(Wanted { start, images, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })
+    let made = to_make(&spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();
+    Ok(Wanted { start, images, made, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })
+}
+
+/// The images that are made before the machines of them are.
+fn to_make(spec: &Spec, observed: &Observed) -> Vec<ImageWord> {
+    let treeless =
+        spec.machines.iter().filter(|(name, _)| observed.live && !observed.images.contains(name.as_str()));
+    let words = treeless.filter_map(|(_, machine)| machine.image.as_deref()?.parse::<ImageWord>().ok());
+    words.filter(|word| image::kept(word).is_some_and(|name| !observed.images.contains(&name))).collect()
 }
 
 /// A plan for people: what to know, what changes in files, what happens.

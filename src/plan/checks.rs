@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::files::Change;
-use super::{NewImage, Scope, Wanted};
+use super::{NewImage, Scope, Source, Wanted};
 use crate::emit::Owner;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
@@ -81,7 +81,9 @@ impl Refusal {
                 Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
             }
             Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),
-            Refusal::NoImage { .. } => Some("--image takes one of these, or the path of a tar file".into()),
+            Refusal::NoImage { .. } => {
+                Some("--image takes one of these, debian:trixie, or the path of a tar file".into())
+            }
             Refusal::NoTree(name) => Some(format!(
                 "name one in {}: image = \"…\"; `machinectl list-images` lists them",
                 definition_path(name).display()
@@ -108,7 +110,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
         }
     }
     refusals.extend(no_nft(wanted, observed));
-    refusals.extend(wanted.images.iter().filter_map(|image| image_refused(observed, image)));
+    refusals.extend(wanted.images.iter().filter_map(|image| image_refused(wanted, observed, image)));
     refusals.extend(wanted.start.iter().filter_map(|name| no_tree(wanted, observed, name)));
     refusals
 }
@@ -164,21 +166,18 @@ fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
 
 /// A machine that is to start has a tree, or gets one.
 fn no_tree(wanted: &Wanted, observed: &Observed, name: &MachineName) -> Option<Refusal> {
-    let made = |image: &NewImage| {
-        let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
-        to == name
-    };
+    let made = |image: &NewImage| image.to == *name;
     let there = observed.images.contains(name.as_str()) || observed.is_running(name);
     (!there && !wanted.images.iter().any(made)).then(|| Refusal::NoTree(name.clone()))
 }
 
-fn image_refused(observed: &Observed, image: &NewImage) -> Option<Refusal> {
-    let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
+fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Option<Refusal> {
+    let NewImage { source, to, .. } = image;
     if observed.images.contains(to.as_str()) {
         return Some(Refusal::TreeTaken(to.clone()));
     }
-    match image {
-        NewImage::Clone { from, .. } if !observed.images.contains(from) => {
+    match source {
+        Source::Clone(from) if !observed.images.contains(from) && !wanted.made.contains(from) => {
             let there_are = observed.images.iter().cloned().collect();
             Some(Refusal::NoImage { image: from.clone(), there_are })
         }

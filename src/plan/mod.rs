@@ -14,9 +14,10 @@ pub use checks::Refusal;
 pub use effects::Effect;
 pub use files::{diff, kept_beside};
 pub use machines::check;
-pub use step::{Stale, Step, undo};
+pub use step::{Source, Stale, Step, undo};
 
 use crate::emit::{self, Owner};
+use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::Leases;
@@ -35,6 +36,8 @@ pub struct Wanted {
     pub inputs: BTreeMap<PathBuf, Option<String>>,
     pub scope: Scope,
     pub images: Vec<NewImage>,
+    /// Images that are made before the plan is carried out.
+    pub made: BTreeSet<String>,
     /// Machines whose trees are to be deleted.
     pub drop_images: Vec<MachineName>,
     /// Machines that are to run.
@@ -53,6 +56,7 @@ impl Wanted {
             scope,
             inputs: BTreeMap::new(),
             images: Vec::new(),
+            made: BTreeSet::new(),
             drop_images: Vec::new(),
             start: BTreeSet::new(),
             take_over: BTreeSet::new(),
@@ -87,9 +91,11 @@ impl Scope {
 
 /// A tree that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NewImage {
-    Clone { from: String, to: MachineName },
-    Tar { file: PathBuf, to: MachineName },
+pub struct NewImage {
+    pub source: Source,
+    pub to: MachineName,
+    /// What its owner asked for at its first boot.
+    pub wishes: Wishes,
 }
 
 /// What will be done, in order.
@@ -118,6 +124,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     };
     let fates = machines::fates(wanted, observed, &changes);
     let mut notes = fates.notes();
+    notes.extend(wanted.made.iter().map(|image| format!("the image '{image}' is made first")));
     notes.extend(checks::notes(wanted, observed, &changes));
     notes.extend(others::notes(wanted, observed));
     let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
@@ -152,7 +159,9 @@ fn steps(
     steps.extend(read);
     // After the .nspawn file: machined copies the image's where there is none,
     // and when a tree is deleted its .nspawn goes with it.
-    steps.extend(wanted.images.iter().filter(|_| observed.live).map(image));
+    steps.extend(
+        wanted.images.iter().filter(|_| observed.live).flat_map(|image| image_steps(image, observed)),
+    );
     if observed.live {
         steps.extend(changed_tunnels(changes));
         steps.append(&mut stale.reloads());
@@ -200,11 +209,9 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
     std::iter::once(remove).chain(back).collect()
 }
 
-fn image(image: &NewImage) -> Step {
-    match image.clone() {
-        NewImage::Clone { from, to } => Step::CloneImage { from, to },
-        NewImage::Tar { file, to } => Step::ImportTar { file, to },
-    }
+fn image_steps(image: &NewImage, observed: &Observed) -> [Step; 2] {
+    let NewImage { source, to, wishes } = image.clone();
+    [Step::MakeTree { source, to: to.clone(), sharing: observed.sharing }, Step::Fit { machine: to, wishes }]
 }
 
 /// Bridges whose files are new: wait for them, and clean their ports. Those whose
@@ -310,8 +317,7 @@ pub fn settle(spec: &Spec, mut leases: Leases, scope: &Scope) -> Result<Leases, 
 fn state_file(wanted: &Wanted) -> (&'static Path, State, String) {
     let mut trees = wanted.trees.clone();
     for image in &wanted.images {
-        let (NewImage::Clone { to, .. } | NewImage::Tar { to, .. }) = image;
-        trees.insert(to.clone());
+        trees.insert(image.to.clone());
     }
     trees.retain(|name| !wanted.drop_images.contains(name));
     let state = State { leases: wanted.leases.clone(), trees };

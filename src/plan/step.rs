@@ -8,8 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::emit::expose::Unit;
 use crate::emit::names::RESOLVED_DIR;
 use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
+use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
+use crate::observed::Sharing;
 use crate::pool::{Pool, Subnet};
+
+/// What a machine's tree is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// An image of machined's.
+    Clone(String),
+    /// A tar or disk image, of so many bytes at the most when it is unpacked.
+    File {
+        path: PathBuf,
+        limit: u64,
+    },
+    Folder(PathBuf),
+}
 
 /// A change of the host, small enough to be undone by one other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +37,16 @@ pub enum Step {
         old: Option<String>,
         new: Option<String>,
     },
-    CloneImage {
-        from: String,
+    /// Makes a tree, whole or not at all.
+    MakeTree {
+        source: Source,
         to: MachineName,
+        sharing: Sharing,
     },
-    ImportTar {
-        file: PathBuf,
-        to: MachineName,
+    /// Makes a fresh tree fit to boot unattended.
+    Fit {
+        machine: MachineName,
+        wishes: Wishes,
     },
     RemoveImage {
         name: MachineName,
@@ -122,7 +141,7 @@ impl Step {
     pub fn inverse(&self) -> Option<Step> {
         Some(match self.clone() {
             Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
-            Step::CloneImage { to, .. } | Step::ImportTar { to, .. } => Step::RemoveImage { name: to },
+            Step::MakeTree { to, .. } => Step::RemoveImage { name: to },
             Step::Stop { machines } => Step::Start { machines },
             Step::Start { machines } => Step::Kill { machines },
             Step::Listen { units } => Step::Deafen { units },
@@ -140,10 +159,7 @@ impl Step {
     /// It makes or starts something: undone when it was not begun, it would
     /// destroy what somebody else made.
     pub fn is_milestone(&self) -> bool {
-        matches!(
-            self,
-            Step::CloneImage { .. } | Step::ImportTar { .. } | Step::Start { .. } | Step::Listen { .. }
-        )
+        matches!(self, Step::MakeTree { .. } | Step::Start { .. } | Step::Listen { .. })
     }
 
     /// It changes nothing, and only sees whether all is well.
@@ -153,7 +169,7 @@ impl Step {
 
     /// Making a tree takes long, and goes on by itself: it is not just let go of.
     pub fn makes_tree(&self) -> bool {
-        matches!(self, Step::CloneImage { .. } | Step::ImportTar { .. })
+        matches!(self, Step::MakeTree { .. })
     }
 
     /// Once begun it cannot be undone, only finished.
@@ -172,8 +188,13 @@ impl Step {
                 };
                 format!("{verb} {}", path.display())
             }
-            Step::CloneImage { from, to } => format!("clone the image '{from}' as '{to}'"),
-            Step::ImportTar { file, to } => format!("import {} as '{to}'", file.display()),
+            Step::MakeTree { source: Source::Clone(from), to, sharing } => {
+                format!("clone the image '{from}' as '{to}' ({})", sharing.words())
+            }
+            Step::MakeTree { source: Source::File { path, .. } | Source::Folder(path), to, .. } => {
+                format!("import {} as '{to}'", path.display())
+            }
+            Step::Fit { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
             Step::Start { machines } => format!("start {}", list(machines)),

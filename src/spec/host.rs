@@ -26,6 +26,8 @@ pub struct HostSpec {
     pub uplink: Option<Uplink>,
     #[serde(skip_serializing_if = "Defaults::is_empty")]
     pub defaults: Defaults,
+    #[serde(skip_serializing_if = "Images::is_empty")]
+    pub images: Images,
     /// How machines resolve names, and are resolved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
@@ -100,6 +102,21 @@ pub struct Defaults {
 impl Defaults {
     fn is_empty(&self) -> bool {
         *self == Defaults::default()
+    }
+}
+
+/// How images are made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Where a distribution's packages come from: a URL, or a line of sources.list(5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+}
+
+impl Images {
+    fn is_empty(&self) -> bool {
+        *self == Images::default()
     }
 }
 

@@ -4,16 +4,18 @@
 pub mod edit;
 mod expose;
 mod host;
+pub mod image;
 mod interfaces;
 mod machine;
 mod port;
 mod problem;
+pub mod recipe;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use expose::Expose;
-pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Tunnel, Uplink, zone_fault};
+pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Images, Tunnel, Uplink, zone_fault};
 pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
     decided_by_network,

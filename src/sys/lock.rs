@@ -55,7 +55,24 @@ impl Lock {
     /// # Errors
     /// When another nsctl holds it for longer than `limit`.
     pub async fn take(disk: &Disk, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
-        let mut file = disk.open_lock(Path::new(LOCK_FILE))?;
+        Lock::take_at(disk, LOCK_FILE, limit, tell).await
+    }
+
+    /// The lock of who makes images, which takes long and changes nothing else.
+    ///
+    /// # Errors
+    /// When another nsctl holds it for longer than `limit`.
+    pub async fn of_images(disk: &Disk, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
+        Lock::take_at(disk, "/var/lib/nsctl/images.lock", limit, tell).await
+    }
+
+    async fn take_at(
+        disk: &Disk,
+        path: &str,
+        limit: Duration,
+        tell: impl Fn(&str),
+    ) -> Result<Lock, LockError> {
+        let mut file = disk.open_lock(Path::new(path))?;
         let mut told = false;
         let begin = tokio::time::Instant::now();
         loop {

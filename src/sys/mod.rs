@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods)]
 
+pub mod archive;
+pub mod build;
 pub mod bus;
 pub mod disk;
 pub mod fault;

@@ -31,8 +31,7 @@ impl NftError {
 
 fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut command = Command::new("nft");
-    // sbin is not on everybody's path.
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    command.env("PATH", super::build::PATH).env("LC_ALL", "C");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {

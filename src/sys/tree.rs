@@ -1,27 +1,233 @@
-//! Files of a machine's tree. A guest may have put anything there: links that
-//! lead elsewhere, pipes, endless files.
+//! A machine's tree. A guest may have put anything there: links that lead
+//! elsewhere, pipes, endless files. No path is followed out of the tree.
 
-use std::io::Read;
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat, renameat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
-use crate::name::MachineName;
+use crate::fit::{Change, Guest, Init};
 
 /// No file that we read of a guest is longer.
 const LIMIT: u64 = 64 << 10;
+/// A file that is being written.
+const DRAFT: &str = ".nsctl-draft";
 
-/// A small text file of a machine's tree, whose links do not lead out of it; none
-/// if there is no such plain file.
-pub fn read(name: &MachineName, path: &str) -> Option<String> {
-    let root = std::fs::File::open(Path::new("/var/lib/machines").join(name.as_str())).ok()?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
-        .mode(Mode::empty())
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = std::fs::File::from(openat2(&root, path, how).ok()?);
-    let plain = file.metadata().ok()?.is_file();
-    let mut text = String::new();
-    (plain && file.take(LIMIT).read_to_string(&mut text).is_ok()).then_some(text)
+/// The folder of a tree.
+#[derive(Debug)]
+pub struct Tree {
+    root: OwnedFd,
+    owner: (Uid, Gid),
+}
+
+impl Tree {
+    /// The tree of this name; none if there is none, or if it is a disk image.
+    pub fn of(name: &str) -> Option<Tree> {
+        Tree::at(&Path::new("/var/lib/machines").join(name))
+    }
+
+    /// The tree in a folder.
+    pub fn at(folder: &Path) -> Option<Tree> {
+        let root = File::open(folder).ok()?;
+        let meta = root.metadata().ok().filter(std::fs::Metadata::is_dir)?;
+        let owner = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+        Some(Tree { root: root.into(), owner })
+    }
+
+    fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(Mode::empty())
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(&self.root, path, how)
+    }
+
+    /// A small text file; none if there is no such plain file.
+    pub fn text(&self, path: &str) -> Option<String> {
+        let file = File::from(self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?);
+        let plain = file.metadata().ok()?.is_file();
+        let mut text = String::new();
+        (plain && file.take(LIMIT).read_to_string(&mut text).is_ok()).then_some(text)
+    }
+
+    /// Whether a path leads to something.
+    pub fn has(&self, path: &str) -> bool {
+        self.open(path, OFlag::O_PATH).is_ok()
+    }
+
+    /// The last part of the path that a path leads to, its links followed.
+    fn leads_to(&self, path: &str) -> Option<String> {
+        let found = self.open(path, OFlag::O_PATH).ok()?;
+        let place = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+        Some(place.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The names in a folder.
+    fn names(&self, path: &str) -> Vec<String> {
+        let Ok(folder) = self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
+        let Ok(mut folder) = nix::dir::Dir::from_fd(folder) else { return Vec::new() };
+        let entries = folder.iter().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned)).collect()
+    }
+
+    /// What the guest is.
+    pub fn guest(&self) -> Guest {
+        let unit = |name: &str| {
+            ["usr/lib/systemd/system", "lib/systemd/system"]
+                .iter()
+                .any(|dir| self.has(&format!("{dir}/{name}")))
+        };
+        Guest {
+            init: self.init(),
+            has_networkd: unit("systemd-networkd.service"),
+            has_resolved: unit("systemd-resolved.service"),
+            network_managed: self.network_managed(),
+            resolv_conf: self.resolv_conf(),
+            has_dbus_id: self.is_plain("var/lib/dbus/machine-id"),
+            shadow: self.text("etc/shadow"),
+            has_local_d: self.has("etc/local.d"),
+        }
+    }
+
+    fn init(&self) -> Init {
+        match self.leads_to("sbin/init").or_else(|| self.leads_to("init")).as_deref() {
+            Some("systemd") => Init::Systemd(self.systemd_version()),
+            Some("busybox") => Init::Busybox,
+            _ => Init::Other,
+        }
+    }
+
+    /// The number in the name of libsystemd-shared-NNN.so; 0 where there is none.
+    fn systemd_version(&self) -> u32 {
+        let lib = self.names("usr/lib").into_iter().filter(|name| name.contains("-linux-gnu"));
+        let folders = lib.map(|name| format!("usr/lib/{name}/systemd"));
+        let folders =
+            folders.chain(["usr/lib/systemd", "lib/systemd", "usr/lib64/systemd"].map(str::to_owned));
+        let libraries = folders.flat_map(|folder| self.names(&folder));
+        let versions = libraries.filter_map(|name| {
+            let rest = name.strip_prefix("libsystemd-shared-")?;
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+        });
+        versions.max().unwrap_or(0)
+    }
+
+    fn network_managed(&self) -> bool {
+        let wanted = self.names("etc/systemd/system/multi-user.target.wants");
+        let managers =
+            ["systemd-networkd.service", "NetworkManager.service", "connman.service", "dhcpcd.service"];
+        let ifupdown = self.text("etc/network/interfaces").is_some_and(|text| text.contains("host0"));
+        ifupdown || wanted.iter().any(|unit| managers.contains(&unit.as_str()))
+    }
+
+    /// resolved's own is not there before the guest runs; nor is an empty one anything.
+    fn resolv_conf(&self) -> Option<String> {
+        let link = readlinkat(&self.root, "etc/resolv.conf").ok();
+        if let Some(link) = link.and_then(|link| link.into_string().ok()).filter(|link| link.contains("run/"))
+        {
+            return Some(link);
+        }
+        self.text("etc/resolv.conf").filter(|text| !text.trim().is_empty())
+    }
+
+    fn is_plain(&self, path: &str) -> bool {
+        let found = self.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW);
+        found.is_ok_and(|fd| File::from(fd).metadata().is_ok_and(|meta| meta.is_file()))
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn change(&self, change: &Change) -> std::io::Result<()> {
+        match change {
+            Change::Write { path, text, mode } => self.write(path, text, *mode),
+            Change::Link { path, to } => {
+                let (folder, name) = self.folder_of(path)?;
+                let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
+                symlinkat(to.as_str(), &folder, name)?;
+                Ok(fchownat(
+                    &folder,
+                    name,
+                    Some(self.owner.0),
+                    Some(self.owner.1),
+                    AtFlags::AT_SYMLINK_NOFOLLOW,
+                )?)
+            }
+        }
+    }
+
+    /// Replaces a file; one that is there keeps its owner and permissions.
+    fn write(&self, path: &str, text: &str, mode: u32) -> std::io::Result<()> {
+        let (folder, name) = self.folder_of(path)?;
+        let old = self.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).ok();
+        let old = old.and_then(|fd| File::from(fd).metadata().ok()).filter(std::fs::Metadata::is_file);
+        let (owner, mode) = match old {
+            Some(meta) => ((Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid())), meta.mode() & 0o777),
+            None => (self.owner, mode),
+        };
+        let _ = unlinkat(&folder, DRAFT, UnlinkatFlags::NoRemoveDir);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut draft =
+            File::from(nix::fcntl::openat(&folder, DRAFT, flags, Mode::from_bits_truncate(0o600))?);
+        draft.write_all(text.as_bytes())?;
+        fchown(&draft, Some(owner.0), Some(owner.1))?;
+        fchmod(&draft, Mode::from_bits_truncate(mode))?;
+        Ok(renameat(&folder, DRAFT, &folder, name)?)
+    }
+
+    /// The folder that a path is in, made where it is missing, and its last part.
+    fn folder_of<'p>(&self, path: &'p str) -> std::io::Result<(OwnedFd, &'p str)> {
+        let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut so_far = PathBuf::new();
+        let mut folder = self.root.try_clone()?;
+        for part in folders.split('/').filter(|part| !part.is_empty()) {
+            so_far.push(part);
+            let place = so_far.to_string_lossy();
+            folder = match self.open(&place, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+                Err(Errno::ENOENT) => {
+                    mkdirat(&folder, part, Mode::from_bits_truncate(0o755))?;
+                    let made = self.open(&place, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+                    fchown(&made, Some(self.owner.0), Some(self.owner.1))?;
+                    // What holds keys is nobody else's business.
+                    if matches!(part, ".ssh" | "credstore") {
+                        fchmod(made.as_fd(), Mode::from_bits_truncate(0o700))?;
+                    }
+                    made
+                }
+                found => found?,
+            };
+        }
+        Ok((folder, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_a_tree() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = |to: &Path, at: &str| std::os::unix::fs::symlink(to, inside.path().join(at)).unwrap();
+        std::fs::write(outside.path().join("secret"), "x").unwrap();
+        link(outside.path(), "etc");
+        link(&outside.path().join("secret"), "shadow");
+        let tree = Tree::at(inside.path()).unwrap();
+        assert_eq!(tree.text("shadow"), None);
+        assert_eq!(tree.text("etc/secret"), None);
+        let write =
+            |path: &str| tree.change(&Change::Write { path: path.into(), text: "y".into(), mode: 0o600 });
+        assert!(write("etc/new").is_err() || !outside.path().join("new").exists());
+        write("shadow").unwrap();
+        assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "x");
+        assert_eq!(tree.text("shadow").as_deref(), Some("y"));
+        write("root/.ssh/authorized_keys").unwrap();
+        assert_eq!(tree.text("root/.ssh/authorized_keys").as_deref(), Some("y"));
+    }
 }

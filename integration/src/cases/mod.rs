@@ -46,6 +46,7 @@ cases! {
     many_at_once,
     lifecycle,
     images,
+    built,
     ra_guest,
     bad_input,
     bad_pool,
@@ -85,7 +86,7 @@ pub fn refused(lab: &Lab, line: &str, status: i32, says: &str) -> Result<()> {
 
 /// Everything that nsctl could have changed: files, trees, units, links.
 pub fn fingerprint(lab: &Lab) -> Result<String> {
-    lab.sh("cd /etc && find nsctl systemd sysctl.d hosts /var/lib/nsctl -type f ! -name lock -exec sha256sum {} + 2>/dev/null | sort -k2 || true
+    lab.sh("cd /etc && find nsctl systemd sysctl.d hosts /var/lib/nsctl -type f ! -name '*lock' -exec sha256sum {} + 2>/dev/null | sort -k2 || true
             find systemd -type l -printf '%p %l\\n' | sort
             ls /var/lib/machines
             ip -br link | awk '{print $1}' | sort

@@ -286,6 +286,11 @@ impl Lab {
         format!("deb [trusted=yes] copy://{REPOSITORY} {} main", self.suite.name())
     }
 
+    /// The suite that the host runs.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
     /// A command in the network namespace of a machine, with the tools of the
     /// machine that we run on.
     pub fn within(&self, machine: &str, all: &[&str]) -> Result<Command> {

@@ -1,25 +1,131 @@
-//! systemd-importd: trees from archives.
+//! systemd-importd: trees from archives, folders, the web, and archives from trees.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use zbus_systemd::import1;
-use zbus_systemd::zbus::{OwnedFd, proxy::CacheProperties};
+use zbus_systemd::import1::{ManagerProxy, TransferProxy};
+use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
 use super::{Bus, BusError, IMPORTD, sort};
-use crate::name::MachineName;
+
+/// How often importd is asked how far it is: not every version says so by itself.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What importd is to do.
+#[derive(Debug)]
+pub enum Transfer {
+    ImportTar(File),
+    ImportRaw(File),
+    ImportFolder(File),
+    PullTar {
+        url: String,
+        verify: String,
+    },
+    PullRaw {
+        url: String,
+        verify: String,
+    },
+    PullOci {
+        reference: String,
+    },
+    /// Into a file, packed as its name says: "uncompressed", "xz", "gzip", "bzip2", "zstd".
+    ExportTar {
+        file: File,
+        format: String,
+    },
+}
+
+/// Hears how far a transfer is, from 0 to 1.
+pub type Hears<'a> = &'a dyn Fn(f64);
+
+fn fd(file: File) -> zbus::OwnedFd {
+    zbus::OwnedFd::from(OwnedFd::from(file))
+}
 
 impl Bus {
-    /// Ends an import that is under way, and waits for its end.
+    async fn importd(&self) -> Result<ManagerProxy<'static>, BusError> {
+        uncached!(ManagerProxy, &self.connection, IMPORTD)
+    }
+
+    /// Does a transfer of the image of this name, whole or not at all: importd
+    /// works beside its place, and puts it there when it is done.
+    ///
+    /// # Errors
+    /// When importd cannot be reached, or says no.
+    pub async fn transfer(&self, what: Transfer, name: &str, hears: Hears<'_>) -> Result<(), BusError> {
+        let doing = || sort(IMPORTD, format!("cannot transfer '{name}'"));
+        let importd = self.importd().await?;
+        let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
+        let local = name.to_owned();
+        let begun = match what {
+            Transfer::ImportTar(file) => importd.import_tar(fd(file), local, false, false).await,
+            Transfer::ImportRaw(file) => importd.import_raw(fd(file), local, false, false).await,
+            Transfer::ImportFolder(file) => importd.import_file_system(fd(file), local, false, false).await,
+            Transfer::PullTar { url, verify } => importd.pull_tar(url, local, verify, false).await,
+            Transfer::PullRaw { url, verify } => importd.pull_raw(url, local, verify, false).await,
+            Transfer::PullOci { reference } => importd.pull_oci(reference, local, "machine".into(), 0).await,
+            Transfer::ExportTar { file, format } => importd.export_tar(local, fd(file), format).await,
+        };
+        let (id, path) = begun.map_err(doing())?;
+        let mut said = String::new();
+        let watched = self.watch(path, hears, &mut said);
+        let end = async {
+            while let Some(signal) = ended.next().await {
+                let Ok(args) = signal.args() else { continue };
+                if args.transfer_id == id {
+                    return Some(args.result == "done");
+                }
+            }
+            None
+        };
+        let done = tokio::select! { done = end => done, () = watched => None };
+        match done {
+            Some(true) => Ok(()),
+            Some(false) => Err(BusError::Import { name: name.to_owned(), said }),
+            None => Err(BusError::Nonsense(IMPORTD)),
+        }
+    }
+
+    /// Tells how far a transfer is, and keeps what it complained of last; never ends.
+    async fn watch(&self, path: OwnedObjectPath, hears: Hears<'_>, said: &mut String) {
+        let builder = TransferProxy::builder(&self.connection).path(path);
+        let Ok(transfer) = builder.cache_properties(CacheProperties::No).build().await else {
+            return std::future::pending().await;
+        };
+        let Ok(mut messages) = transfer.receive_log_message().await else {
+            return std::future::pending().await;
+        };
+        loop {
+            match tokio::time::timeout(LOOK, messages.next()).await {
+                Ok(Some(message)) => {
+                    if let Ok(args) = message.args()
+                        && args.priority <= ERROR
+                    {
+                        said.clone_from(&args.line);
+                    }
+                }
+                Ok(None) => return std::future::pending().await,
+                Err(_) => {
+                    if let Ok(progress) = transfer.progress().await {
+                        hears(progress);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a transfer that is under way, and waits for its end.
     ///
     /// # Errors
     /// When importd cannot be reached.
-    pub async fn cancel_import(&self, name: &MachineName) -> Result<(), BusError> {
-        let doing = || sort(IMPORTD, format!("cannot end the import of '{name}'"));
-        let importd = uncached!(import1::ManagerProxy, &self.connection, IMPORTD)?;
+    pub async fn cancel_transfer(&self, name: &str) -> Result<(), BusError> {
+        let doing = || sort(IMPORTD, format!("cannot end the transfer of '{name}'"));
+        let importd = self.importd().await?;
         let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
         let transfers = importd.list_transfers().await.map_err(doing())?;
-        let Some(transfer) = transfers.into_iter().find(|transfer| transfer.3 == name.as_str()) else {
+        let Some(transfer) = transfers.into_iter().find(|transfer| transfer.3 == name) else {
             return Ok(());
         };
         importd.cancel_transfer(transfer.0).await.map_err(doing())?;
@@ -30,24 +136,7 @@ impl Bus {
         }
         Ok(())
     }
-
-    /// Makes a tree from an archive through systemd-importd.
-    ///
-    /// # Errors
-    /// When importd cannot be reached, or does not like the archive.
-    pub async fn import_tar(&self, file: File, name: &MachineName) -> Result<(), BusError> {
-        let doing = || sort(IMPORTD, format!("cannot import '{name}'"));
-        let importd = uncached!(import1::ManagerProxy, &self.connection, IMPORTD)?;
-        let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
-        let fd = OwnedFd::from(std::os::fd::OwnedFd::from(file));
-        let (id, _) = importd.import_tar(fd, name.to_string(), false, false).await.map_err(doing())?;
-        while let Some(signal) = ended.next().await {
-            let Ok(args) = signal.args() else { continue };
-            if args.transfer_id == id {
-                let done = args.result == "done";
-                return if done { Ok(()) } else { Err(BusError::Import(name.to_string())) };
-            }
-        }
-        Err(BusError::Nonsense(IMPORTD))
-    }
 }
+
+/// syslog(3)'s priority.
+const ERROR: u32 = 3;

@@ -12,6 +12,17 @@ use crate::name::MachineName;
 use crate::observed::Running;
 use crate::sys::pty::Pty;
 
+/// One of machined's images.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub name: String,
+    /// "directory", "subvolume", "raw".
+    pub kind: String,
+    pub read_only: bool,
+    /// Bytes, where the file system counts them.
+    pub size: Option<u64>,
+}
+
 /// How long a guest may take until its own bus is there.
 const BOOT_TIME: Duration = Duration::from_secs(30);
 /// How often it is looked for: nothing tells of it.
@@ -124,6 +135,33 @@ impl Bus {
     pub async fn images(&self) -> Result<BTreeSet<String>, BusError> {
         let images = self.machined.list_images().await.map_err(sort(MACHINED, "listing images"))?;
         Ok(images.into_iter().map(|image| image.0).filter(|name| name != ".host").collect())
+    }
+
+    /// All images with what machined knows of them.
+    ///
+    /// # Errors
+    /// When machined does not answer.
+    pub async fn all_images(&self) -> Result<Vec<Image>, BusError> {
+        let images = self.machined.list_images().await.map_err(sort(MACHINED, "listing images"))?;
+        let seen = images.into_iter().filter(|image| image.0 != ".host");
+        // What is not counted is said to be all ones.
+        Ok(seen
+            .map(|(name, kind, read_only, _, _, size, _)| Image {
+                name,
+                kind,
+                read_only,
+                size: (size != u64::MAX).then_some(size),
+            })
+            .collect())
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// When machined cannot.
+    pub async fn rename_image(&self, from: &str, to: &str) -> Result<(), BusError> {
+        let doing = sort(MACHINED, format!("cannot rename the image '{from}' to '{to}'"));
+        self.machined.rename_image(from.to_owned(), to.to_owned()).await.map_err(doing)
     }
 
     /// Copies an image, sharing its blocks where the file system can.

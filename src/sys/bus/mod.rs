@@ -16,6 +16,8 @@ mod importd;
 mod machined;
 mod systemd;
 
+pub use importd::{Hears, Transfer};
+pub use machined::Image;
 pub use systemd::Verb;
 use zbus_systemd::zbus::{self, Connection, DBusError, proxy::CacheProperties};
 use zbus_systemd::{machine1, network1, systemd1};
@@ -31,8 +33,8 @@ pub enum BusError {
     Refused { doing: String, answer: String },
     #[error("{unit} did not {verb}: its job ended as '{result}'")]
     Job { unit: String, verb: &'static str, result: String },
-    #[error("importing '{0}' failed")]
-    Import(String),
+    #[error("the transfer of '{name}' failed{}{said}", if .said.is_empty() { "" } else { ": " })]
+    Import { name: String, said: String },
     #[error("{0} answered with something that cannot be read")]
     Nonsense(&'static str),
 }
@@ -46,7 +48,7 @@ impl BusError {
                 if *service == "systemd-networkd" { "systemd" } else { "systemd-container" }
             )),
             BusError::Job { unit, .. } => Some(format!("`journalctl -u {unit} -n 50` says why")),
-            BusError::Import(_) => Some("`journalctl -u systemd-importd -n 20` says why".into()),
+            BusError::Import { .. } => Some("`journalctl -u systemd-importd -n 20` says why".into()),
             BusError::Refused { .. } | BusError::Nonsense(_) => None,
         }
     }

@@ -35,6 +35,16 @@ impl Bus {
         self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))
     }
 
+    /// The version of systemd: 257.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn systemd_version(&self) -> Result<u32, BusError> {
+        let text = self.systemd.version().await.map_err(sort(SYSTEMD, "asking for its version"))?;
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().map_err(|_| BusError::Nonsense(SYSTEMD))
+    }
+
     /// Restarts systemd-resolved if it runs.
     ///
     /// # Errors

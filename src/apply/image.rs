@@ -1,0 +1,151 @@
+//! Images, made whole or not at all: under another name first, which the next
+//! nsctl takes away where this one is killed.
+
+use std::path::{Path, PathBuf};
+
+use super::{DeedError, Interrupt, Listener, World};
+use crate::spec::image::{Kind, kind_of};
+use crate::spec::recipe::Recipe;
+use crate::sys::archive::Unpacked;
+use crate::sys::build::Building;
+use crate::sys::bus::Transfer;
+use crate::sys::{Bus, Disk};
+
+/// What an image is made of.
+#[derive(Debug)]
+pub enum Making {
+    Build(Recipe),
+    /// A tar or disk image, or a folder.
+    Import(PathBuf),
+    /// How the download is verified: "signature", "checksum" or "no" (importctl(1)).
+    Pull {
+        url: String,
+        verify: String,
+    },
+    Oci(String),
+}
+
+/// Makes an image of this name, of `limit` bytes at the most.
+///
+/// # Errors
+/// Why there is none.
+pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> Result<(), DeedError> {
+    let bus = world.bus.ok_or(DeedError::Offline)?;
+    let draft = format!("nsctl-partial-{name}");
+    bus.remove_image(&draft).await?;
+    let mut interrupt = Interrupt::new();
+    let done = tokio::select! {
+        done = transfer(bus, making, &draft, limit, world.listener) => done,
+        () = interrupt.came() => Err(DeedError::Interrupted),
+    };
+    if let Err(error) = done {
+        // What it was doing may be over already.
+        let _ = bus.cancel_transfer(&draft).await;
+        bus.remove_image(&draft).await?;
+        return Err(error);
+    }
+    Ok(bus.rename_image(&draft, name).await?)
+}
+
+async fn transfer(
+    bus: &Bus,
+    making: Making,
+    name: &str,
+    limit: u64,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
+    let hears = |part| listener.progresses(part);
+    match making {
+        Making::Build(recipe) => build(bus, &recipe, name, listener).await,
+        Making::Import(path) if path.is_dir() => import_folder(bus, &path, name, listener).await,
+        Making::Import(path) => import_file(bus, &path, name, limit, listener).await,
+        Making::Oci(reference) => Ok(bus.transfer(Transfer::PullOci { reference }, name, &hears).await?),
+        Making::Pull { url, verify } => {
+            let plain = url.split(['?', '#']).next().unwrap_or_default();
+            let what = match kind_of(plain) {
+                Some(Kind::Raw) => Transfer::PullRaw { url, verify },
+                _ => Transfer::PullTar { url, verify },
+            };
+            bounded(bus.transfer(what, name, &hears), &Disk::new(Path::new("/")), limit).await
+        }
+    }
+}
+
+/// Ends a download that takes more room than it may.
+async fn bounded(
+    download: impl Future<Output = Result<(), crate::sys::BusError>>,
+    disk: &Disk,
+    limit: u64,
+) -> Result<(), DeedError> {
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+    let machines = Path::new("/var/lib/machines");
+    let before = disk.room(machines);
+    let mut download = std::pin::pin!(download);
+    loop {
+        match tokio::time::timeout(LOOK, &mut download).await {
+            Ok(done) => return Ok(done?),
+            Err(_) if before.saturating_sub(disk.room(machines)) > limit => {
+                return Err(DeedError::TooLarge { limit });
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A folder, as it is.
+pub async fn import_folder(
+    bus: &Bus,
+    folder: &Path,
+    name: &str,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
+    let what = Transfer::ImportFolder(Disk::open_foreign(folder)?);
+    Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?)
+}
+
+/// A tar or disk image, unpacked and counted on its way.
+pub async fn import_file(
+    bus: &Bus,
+    path: &Path,
+    name: &str,
+    limit: u64,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
+    let raw = kind_of(&path.to_string_lossy()) == Some(Kind::Raw);
+    // importd reads these back and forth.
+    if raw && path.extension().is_some_and(|end| end == "qcow2") {
+        let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
+        return Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?);
+    }
+    import(bus, Unpacked::open(path)?, raw, name, limit, listener).await
+}
+
+/// An archive that is open already.
+pub async fn import(
+    bus: &Bus,
+    archive: Unpacked,
+    raw: bool,
+    name: &str,
+    limit: u64,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
+    let (pipe, feed) = archive.feed(limit)?;
+    let what = if raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
+    let done = bus.transfer(what, name, &|_| listener.progresses(feed.progress())).await;
+    feed.end()?;
+    Ok(done?)
+}
+
+/// Runs the tool of a distribution, and imports what it makes.
+async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) -> Result<(), DeedError> {
+    let (mut building, tar) = Building::begin(recipe)?;
+    let hears = |line: &str| listener.says_in_passing(line);
+    let Some(tar) = tar else {
+        building.end(&hears).await?;
+        return import_folder(bus, &building.tree(), name, listener).await;
+    };
+    let imported = bus.transfer(Transfer::ImportTar(tar), name, &|_| {});
+    let (built, imported) = tokio::join!(building.end(&hears), imported);
+    built?;
+    Ok(imported?)
+}

@@ -1,0 +1,330 @@
+//! `nsctl image`: what machines are made from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::progress::Progress;
+use super::session::{bus, must_be_root, spec};
+use super::text::out;
+use super::{Fault, Global, text};
+use crate::apply::image::{Making, make};
+use crate::apply::{Listener, World};
+use crate::name::MachineName;
+use crate::observe;
+use crate::spec::definition_path;
+use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
+use crate::spec::recipe::{package, recipes};
+use crate::sys::bus::Image as BusImage;
+use crate::sys::{Bus, Disk, Lock, build};
+
+/// Images: what machines are made from
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Show all images and trees in /var/lib/machines
+    List {
+        /// For scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build one of a distribution's packages: debian:trixie, ubuntu:resolute, arch:, fedora:43
+    Build {
+        /// The distribution and its release
+        #[arg(value_name = "DISTRIBUTION:RELEASE")]
+        word: String,
+        /// Where its packages come from, for this once
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
+    },
+    /// Import a tar file, a disk image (FILE.raw) or a folder
+    Import {
+        /// The file or folder
+        path: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Fetch a tar file or disk image, or oci:IMAGE from a container registry
+    Pull {
+        /// https://…, or oci:…
+        #[arg(value_name = "URL")]
+        word: String,
+        /// What must fit: the SHA256SUMS file beside it, or that and its signature
+        #[arg(long, value_enum, default_value_t = Verify::Signature)]
+        verify: Verify,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Delete an image
+    Remove {
+        /// The image's name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// What comes of it.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The image's name [default: the file's, without its endings]
+    #[arg(long)]
+    name: Option<String>,
+    /// How much it may hold, unpacked: 500M, 20G
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = size)]
+    max_size: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Verify {
+    Signature,
+    Checksum,
+    No,
+}
+
+impl Verify {
+    fn word(self) -> &'static str {
+        match self {
+            Verify::Signature => "signature",
+            Verify::Checksum => "checksum",
+            Verify::No => "no",
+        }
+    }
+}
+
+/// As much as an image may hold where nobody says.
+pub const MAX_SIZE: u64 = 64 << 30;
+
+/// Bytes, with a suffix K, M, G or T (of 1024).
+pub fn size(word: &str) -> Result<u64, String> {
+    let (digits, shift) = match word.char_indices().last() {
+        Some((at, 'K')) => (&word[..at], 10),
+        Some((at, 'M')) => (&word[..at], 20),
+        Some((at, 'G')) => (&word[..at], 30),
+        Some((at, 'T')) => (&word[..at], 40),
+        _ => (word, 0),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| "it is a number of bytes such as 500M or 20G".into())
+}
+
+pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
+    match verb {
+        Image::List { json } => list(global, json).await,
+        Image::Build { word, mirror } => {
+            let ImageWord::Build(wanted) = word.parse()? else {
+                return Err(Fault::new(format!("'{}' is no distribution", word.escape_debug()))
+                    .hint("debian:trixie, ubuntu:resolute, arch:, fedora:43"));
+            };
+            let works = Works::begin(global).await?;
+            let name = wanted.image();
+            let mirror = mirror.or(works.mirror.clone());
+            works.make(&name, MAX_SIZE, || recipe(&wanted, mirror.as_deref()).map(Making::Build)).await
+        }
+        Image::Import { path, target } => {
+            let path = std::path::absolute(&path)?;
+            if !path.exists() {
+                return Err(Fault::new(format!("{} does not exist", path.display()))
+                    .hint("it is the path of a tar file, a disk image or a folder"));
+            }
+            let name = target.name(&path.to_string_lossy())?;
+            Works::begin(global).await?.make(&name, target.max_size, || Ok(Making::Import(path))).await
+        }
+        Image::Pull { word, verify, target } => {
+            let making = remote(&word, verify)?;
+            let name = target.name(word.trim_start_matches("oci:"))?;
+            Works::begin(global).await?.make(&name, target.max_size, || Ok(making)).await
+        }
+        Image::Remove { name, yes } => remove(global, &name, yes).await,
+    }
+}
+
+impl Target {
+    fn name(&self, word: &str) -> Result<String, Fault> {
+        let name = self.name.clone().or_else(|| name_for(word)).filter(|name| is_image_name(name));
+        name.ok_or_else(|| Fault::new("that makes no name for an image").hint("say one: --name NAME"))
+    }
+}
+
+fn remote(word: &str, verify: Verify) -> Result<Making, Fault> {
+    match word.parse()? {
+        ImageWord::Url(url) => Ok(Making::Pull { url, verify: verify.word().to_owned() }),
+        ImageWord::Oci(reference) => Ok(Making::Oci(reference)),
+        _ => Err(Fault::new(format!("'{}' is nothing to fetch", word.escape_debug()))
+            .hint("https://…, or oci:…; `nsctl image import` takes a file")),
+    }
+}
+
+fn recipe(wanted: &Build, mirror: Option<&str>) -> Result<crate::spec::recipe::Recipe, Fault> {
+    let ways = recipes(wanted, mirror);
+    build::choose(&ways).cloned().ok_or_else(|| {
+        let tools: Vec<&str> = ways.iter().map(|way| way.tool).collect();
+        let install = ways.first().map_or("", |way| package(way.tool));
+        Fault::new(format!("{wanted} is built with {}, and there is none", tools.join(" or ")))
+            .hint(format!("on Debian: `apt install {install}`"))
+    })
+}
+
+/// Where images are made: one at a time, beside what else changes the host.
+pub struct Works {
+    disk: Disk,
+    bus: Bus,
+    progress: Progress,
+    mirror: Option<String>,
+    quiet: bool,
+    _lock: Lock,
+}
+
+impl Works {
+    pub async fn begin(global: &Global) -> Result<Works, Fault> {
+        must_be_root(global)?;
+        let Some(bus) = bus(global).await? else {
+            return Err(Fault::new("images are made on a running host, not below --root"));
+        };
+        let disk = Disk::new(&global.root);
+        let mirror = spec(&observe::host(&disk, None).await?)?.host.images.mirror;
+        let progress = Progress::new(global.quiet);
+        let wait = Duration::from_secs(global.wait.max(3600));
+        let lock =
+            Lock::of_images(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
+        Ok(Works { disk, bus, progress, mirror, quiet: global.quiet, _lock: lock })
+    }
+
+    /// Makes an image, unless it is there.
+    async fn make(
+        &self,
+        name: &str,
+        limit: u64,
+        making: impl FnOnce() -> Result<Making, Fault>,
+    ) -> Result<u8, Fault> {
+        let made = self.ensure(name, limit, making).await?;
+        self.progress.end();
+        if !self.quiet {
+            let how = if made { "is" } else { "was there already: it is" };
+            out!("the image {how} {name}; `nsctl create NAME --routed --image {name}` makes a machine of it");
+        }
+        Ok(0)
+    }
+
+    async fn ensure(
+        &self,
+        name: &str,
+        limit: u64,
+        making: impl FnOnce() -> Result<Making, Fault>,
+    ) -> Result<bool, Fault> {
+        if self.bus.images().await?.contains(name) {
+            return Ok(false);
+        }
+        let making = making()?;
+        self.progress.says_in_passing(&format!("making the image '{name}'"));
+        let world = World { disk: &self.disk, bus: Some(&self.bus), listener: &self.progress };
+        make(world, making, name, limit).await?;
+        Ok(true)
+    }
+}
+
+/// The image of a word, made where it is not there yet and can be made.
+pub async fn ensure(global: &Global, word: &ImageWord) -> Result<(), Fault> {
+    let Some(name) = kept(word) else { return Ok(()) };
+    let works = Works::begin(global).await?;
+    let mirror = works.mirror.clone();
+    let making = || match word {
+        ImageWord::Build(wanted) => recipe(wanted, mirror.as_deref()).map(Making::Build),
+        ImageWord::Url(url) => remote(url, Verify::Signature),
+        ImageWord::Oci(reference) => remote(&format!("oci:{reference}"), Verify::Signature),
+        ImageWord::Name(_) | ImageWord::Path(_) => Err(Fault::new("nothing is to be made")),
+    };
+    works.ensure(&name, MAX_SIZE, making).await.map(drop)
+}
+
+/// The name of the image that is kept of a word; none where none is.
+pub fn kept(word: &ImageWord) -> Option<String> {
+    match word {
+        ImageWord::Build(build) => Some(build.image()),
+        ImageWord::Url(word) | ImageWord::Oci(word) => name_for(word),
+        ImageWord::Name(_) | ImageWord::Path(_) => None,
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    kind: String,
+    read_only: bool,
+    /// Bytes, where the file system counts them.
+    size: Option<u64>,
+    /// Whether it is the tree of a machine of nsctl's.
+    machine: bool,
+}
+
+async fn list(global: &Global, json: bool) -> Result<u8, Fault> {
+    let disk = Disk::new(&global.root);
+    let Some(bus) = bus(global).await? else {
+        return Err(Fault::new("images are listed by machined on a running host, not below --root"));
+    };
+    let mut rows: Vec<Row> = bus.all_images().await?.into_iter().map(|image| row(&disk, image)).collect();
+    rows.sort_by(|a, b| (a.machine, &a.name).cmp(&(b.machine, &b.name)));
+    if json {
+        text::json(&rows)?;
+        return Ok(0);
+    }
+    if rows.is_empty() {
+        out!("no images; `nsctl image build debian:trixie` makes one");
+        return Ok(0);
+    }
+    let cells = rows.iter().map(|row| {
+        let size = row.size.map_or("-".to_owned(), human);
+        let used = if row.machine { "a machine's tree" } else { "an image" };
+        vec![row.name.clone(), row.kind.clone(), size, used.to_owned()]
+    });
+    out!("{}", text::table(&["NAME", "KIND", "SIZE", "WHAT"], &cells.collect::<Vec<_>>()));
+    Ok(0)
+}
+
+fn row(disk: &Disk, BusImage { name, kind, read_only, size }: BusImage) -> Row {
+    let machine = name.parse::<MachineName>().is_ok_and(|name| disk.exists(&definition_path(&name)));
+    Row { machine, name, kind, read_only, size }
+}
+
+/// Bytes for people.
+fn human(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in ["K", "M", "G", "T"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
+    let works = Works::begin(global).await?;
+    let images = works.bus.all_images().await?;
+    if !images.iter().any(|image| image.name == name) {
+        let there: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+        return Err(Fault::new(format!("there is no image named '{}'", name.escape_debug()))
+            .hint(format!("there are: {}", there.join(", "))));
+    }
+    if let Ok(machine) = name.parse::<MachineName>() {
+        if works.disk.exists(&definition_path(&machine)) {
+            return Err(Fault::new(format!("'{name}' is the tree of a machine"))
+                .hint(format!("`nsctl remove {name}` deletes the machine")));
+        }
+        if works.bus.leader(&machine).await?.is_some() {
+            return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
+        }
+    }
+    works.progress.end();
+    let place = Path::new("/var/lib/machines").join(name);
+    if !yes && !text::agree(&format!("This deletes {}. Go on?", place.display()))? {
+        return Err(Fault::new("nothing was changed"));
+    }
+    works.bus.remove_image(name).await?;
+    if !works.quiet {
+        out!("removed {name}");
+    }
+    Ok(0)
+}

@@ -1,0 +1,344 @@
+//! Archives on their way to and from systemd-importd, which takes and gives plain
+//! ones: unpacked and packed by the tools of their formats, and counted, as an
+//! archive of a few bytes may hold more than the disk.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use super::build::PATH;
+use super::disk::DiskError;
+use crate::fit::Init;
+
+/// Where the definition of an exported machine stands, before its tree.
+const DEFINITION: &str = "nsctl-definition.toml";
+/// No definition is longer.
+const DEFINITION_LIMIT: u64 = 1 << 20;
+
+/// What went wrong with an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error("{tool} is needed for {path}, and cannot be run")]
+    Tool { tool: &'static str, path: String, source: io::Error },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("{0} cannot be read")]
+    Io(String, #[source] io::Error),
+    #[error("{path} holds more than {limit} bytes")]
+    TooLarge { path: String, limit: u64 },
+    #[error("{0} was not exported by nsctl: it begins with no definition")]
+    NoDefinition(String),
+}
+
+impl ArchiveError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ArchiveError::Tool { tool, .. } => {
+                let package = if *tool == "xz" { "xz-utils" } else { tool };
+                Some(format!("on Debian: `apt install {package}`"))
+            }
+            ArchiveError::Disk(error) => error.hint(),
+            ArchiveError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
+            ArchiveError::NoDefinition(_) => {
+                Some("`nsctl create NAME --routed --image FILE` makes a machine of any tar file".into())
+            }
+            ArchiveError::Io(..) => None,
+        }
+    }
+}
+
+/// The tool of a packed file, told by its name.
+fn packer(path: &Path) -> Option<&'static str> {
+    match path.extension()?.to_str()? {
+        "gz" | "tgz" => Some("gzip"),
+        "xz" => Some("xz"),
+        "bz2" => Some("bzip2"),
+        "zst" => Some("zstd"),
+        _ => None,
+    }
+}
+
+fn command(tool: &'static str, words: &[&str]) -> Command {
+    let mut command = Command::new(tool);
+    command.args(words).env("PATH", PATH).stderr(Stdio::null());
+    command
+}
+
+/// An archive that is being read, unpacked.
+#[derive(Debug)]
+pub struct Unpacked {
+    path: String,
+    /// Shares its position with the tool that reads it.
+    file: File,
+    size: u64,
+    tool: Option<Child>,
+    reader: Box<dyn ReadSend>,
+}
+
+trait ReadSend: Read + Send + std::fmt::Debug {}
+impl<T: Read + Send + std::fmt::Debug> ReadSend for T {}
+
+impl Unpacked {
+    /// Opens an archive that the user named.
+    ///
+    /// # Errors
+    /// When it cannot be read, or its tool is not there.
+    pub fn open(path: &Path) -> Result<Unpacked, ArchiveError> {
+        let file = super::Disk::open_foreign(path)?;
+        let shown = path.display().to_string();
+        let io = |error| ArchiveError::Io(shown.clone(), error);
+        let size = file.metadata().map_err(io)?.len();
+        let again = file.try_clone().map_err(io)?;
+        let Some(tool) = packer(path) else {
+            return Ok(Unpacked { path: shown, file, size, tool: None, reader: Box::new(again) });
+        };
+        let mut child = command(tool, &["-dc"])
+            .stdin(again)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
+        let output = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(Unpacked { path: shown, file, size, tool: Some(child), reader: Box::new(output) })
+    }
+
+    /// Takes the definition off an exported machine; its tree is what is left.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn definition(&mut self) -> Result<String, ArchiveError> {
+        let none = || ArchiveError::NoDefinition(self.path.clone());
+        let mut header = tar::Header::new_ustar();
+        self.reader.read_exact(header.as_mut_bytes()).map_err(|_| none())?;
+        let named = header.path_bytes().as_ref() == DEFINITION.as_bytes();
+        let size =
+            header.entry_size().ok().filter(|size| named && *size <= DEFINITION_LIMIT).ok_or_else(none)?;
+        let mut text = vec![0; usize::try_from(size.next_multiple_of(512)).map_err(|_| none())?];
+        self.reader.read_exact(&mut text).map_err(|_| none())?;
+        text.truncate(usize::try_from(size).map_err(|_| none())?);
+        String::from_utf8(text).map_err(|_| none())
+    }
+
+    /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
+    pub fn init(self) -> Init {
+        let mut archive = tar::Archive::new(self.reader);
+        let entries = archive.entries().into_iter().flatten().flatten();
+        let found = entries.filter_map(|entry| {
+            let path = entry.path().ok()?.to_string_lossy().trim_start_matches("./").to_owned();
+            let target = entry.link_name().ok().flatten();
+            let busybox =
+                target.is_some_and(|target| target.file_name().is_some_and(|name| name == "busybox"));
+            match path.as_str() {
+                "usr/lib/systemd/systemd" | "lib/systemd/systemd" => Some(Init::Systemd(0)),
+                "sbin/init" | "usr/sbin/init" if busybox => Some(Init::Busybox),
+                _ => None,
+            }
+        });
+        let init = { found }.next().unwrap_or_default();
+        if let Some(mut tool) = self.tool {
+            let _ = tool.kill();
+            let _ = tool.wait();
+        }
+        init
+    }
+
+    /// Feeds a pipe with it, as far as `limit` bytes.
+    ///
+    /// # Errors
+    /// When no pipe can be had.
+    pub fn feed(self, limit: u64) -> Result<(File, Feed), ArchiveError> {
+        let Unpacked { path, file, size, mut tool, reader } = self;
+        let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let pump = std::thread::spawn(move || {
+            let result = pump(reader, input, limit, &shared);
+            if let Some(tool) = &mut tool {
+                let _ = if result.is_ok() { Ok(()) } else { tool.kill() };
+                let whole = tool.wait().is_ok_and(|status| status.success());
+                shared.is_torn.store(!whole, Ordering::Relaxed);
+            }
+            result
+        });
+        Ok((File::from(OwnedFd::from(output)), Feed { path, file, size, limit, state, pump: Some(pump) }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_too_large: AtomicBool,
+    is_torn: AtomicBool,
+}
+
+/// An archive on its way to importd.
+#[derive(Debug)]
+pub struct Feed {
+    path: String,
+    file: File,
+    size: u64,
+    limit: u64,
+    state: Arc<State>,
+    pump: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Feed {
+    /// How far the file has been read, from 0 to 1.
+    pub fn progress(&self) -> f64 {
+        let at = (&self.file).stream_position().unwrap_or(0);
+        if self.size == 0 { 0.0 } else { at as f64 / self.size as f64 }
+    }
+
+    /// Whether it was fed whole.
+    ///
+    /// # Errors
+    /// When it is too large, or torn.
+    pub fn end(mut self) -> Result<(), ArchiveError> {
+        let done = self.pump.take().map_or(Ok(Ok(())), JoinHandle::join);
+        if self.state.is_too_large.load(Ordering::Relaxed) {
+            return Err(ArchiveError::TooLarge { path: self.path, limit: self.limit });
+        }
+        let torn = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or not whole");
+        match done {
+            Ok(Ok(())) if self.state.is_torn.load(Ordering::Relaxed) => {
+                Err(ArchiveError::Io(self.path, torn()))
+            }
+            // importd has said why it reads no further.
+            Ok(Ok(()) | Err(_)) => Ok(()),
+            Err(_) => Err(ArchiveError::Io(self.path, torn())),
+        }
+    }
+}
+
+fn pump(mut reader: Box<dyn ReadSend>, mut input: PipeWriter, limit: u64, state: &State) -> io::Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut count = 0u64;
+    loop {
+        let length = reader.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        count += length as u64;
+        if count > limit {
+            state.is_too_large.store(true, Ordering::Relaxed);
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        input.write_all(&buffer[..length])?;
+    }
+}
+
+/// A new archive, packed as its name says, that begins with a definition.
+#[derive(Debug)]
+pub struct Packing {
+    path: String,
+    tool: Option<Child>,
+    pump: JoinHandle<io::Result<u64>>,
+}
+
+impl Packing {
+    /// Makes the file, which must not be there; what is written to the pipe follows the definition.
+    ///
+    /// # Errors
+    /// When it cannot be made, or its tool is not there.
+    pub fn begin(path: &Path, definition: &str) -> Result<(File, Packing), ArchiveError> {
+        let shown = path.display().to_string();
+        let io = |error| ArchiveError::Io(shown.clone(), error);
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(io)?;
+        let (output, input) = io::pipe().map_err(io)?;
+        let (mut target, tool): (Box<dyn Write + Send>, _) = match packer(path) {
+            None => (Box::new(file), None),
+            Some(tool) => {
+                let words: &[&str] = if tool == "zstd" || tool == "xz" { &["-c", "-T0"] } else { &["-c"] };
+                let child = command(tool, words).stdin(Stdio::piped()).stdout(file).spawn();
+                let mut child = child.map_err(|source| {
+                    let _ = std::fs::remove_file(path);
+                    ArchiveError::Tool { tool, path: shown.clone(), source }
+                })?;
+                let stdin = child.stdin.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
+                (Box::new(stdin), Some(child))
+            }
+        };
+        let head = head(definition);
+        let pump = std::thread::spawn(move || {
+            target.write_all(&head)?;
+            let mut output: PipeReader = output;
+            let length = io::copy(&mut output, &mut target)?;
+            target.flush()?;
+            Ok(length)
+        });
+        Ok((File::from(OwnedFd::from(input)), Packing { path: shown, tool, pump }))
+    }
+
+    /// Waits until all of it is written.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn end(mut self) -> Result<(), ArchiveError> {
+        let lost = || io::Error::other("it could not be packed");
+        let written = self.pump.join().unwrap_or_else(|_| Err(lost()));
+        let packed = self.tool.as_mut().is_none_or(|tool| tool.wait().is_ok_and(|status| status.success()));
+        match written {
+            Ok(length) if packed && length > 0 => Ok(()),
+            Ok(_) => Err(ArchiveError::Io(self.path, lost())),
+            Err(error) => Err(ArchiveError::Io(self.path, error)),
+        }
+    }
+}
+
+/// A tar's entry (pax(1), ustar) with no end after it: the tree's own follow.
+fn head(definition: &str) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    let _ = header.set_path(DEFINITION);
+    header.set_size(definition.len() as u64);
+    header.set_mode(0o600);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    let mut head = header.as_bytes().to_vec();
+    head.extend(definition.as_bytes());
+    head.resize(head.len().next_multiple_of(512), 0);
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_comes_back_and_what_follows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for end in ["tar", "tar.gz"] {
+            let path = folder.path().join(format!("x.{end}"));
+            let (mut pipe, packing) = Packing::begin(&path, "image = \"x\"\n").unwrap();
+            pipe.write_all(b"tree").unwrap();
+            drop(pipe);
+            packing.end().unwrap();
+            let mut unpacked = Unpacked::open(&path).unwrap();
+            assert_eq!(unpacked.definition().unwrap(), "image = \"x\"\n");
+            let (mut pipe, feed) = unpacked.feed(100).unwrap();
+            let mut rest = String::new();
+            pipe.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "tree");
+            feed.end().unwrap();
+            assert!(Packing::begin(&path, "").is_err(), "a file that is there is replaced");
+        }
+    }
+
+    #[test]
+    fn more_than_the_limit_is_not_fed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.tar");
+        std::fs::write(&path, vec![1; 400_000]).unwrap();
+        let (mut pipe, feed) = Unpacked::open(&path).unwrap().feed(200_000).unwrap();
+        let mut rest = Vec::new();
+        pipe.read_to_end(&mut rest).unwrap();
+        assert!(matches!(feed.end(), Err(ArchiveError::TooLarge { .. })) && rest.len() <= 200_000);
+        let path = folder.path().join("x.tar.gz");
+        std::fs::write(&path, "no gzip").unwrap();
+        let (_pipe, feed) = Unpacked::open(&path).unwrap().feed(200_000).unwrap();
+        assert!(matches!(feed.end(), Err(ArchiveError::Io(..))));
+        assert!(matches!(Unpacked::open(&path).unwrap().definition(), Err(ArchiveError::NoDefinition(_))));
+    }
+}
