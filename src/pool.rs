@@ -324,6 +324,13 @@ impl Leases {
         (candidate <= last).then_some(candidate)
     }
 
+    /// Gives what one machine holds to another, which is the same under a new name.
+    pub fn rename(&mut self, name: &MachineName, new: &MachineName) {
+        if let Some(subnet) = self.held.remove(name) {
+            self.held.insert(new.clone(), subnet);
+        }
+    }
+
     /// Frees what `name` holds; the subnet then rests.
     pub fn release(&mut self, name: &MachineName) -> Option<Subnet> {
         let subnet = self.held.remove(name)?;

@@ -84,7 +84,7 @@ fn wanted(spec: Spec, observed: &Observed) -> Option<Wanted> {
         .map(|name| NewImage {
             source: Source::Clone("base".into()),
             to: name.clone(),
-            wishes: Wishes::default(),
+            wishes: Some(Wishes::default()),
         })
         .collect();
     Some(Wanted { start, images, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })

@@ -146,6 +146,7 @@ async fn live(
 ) -> Result<Option<Sighting>, DeedError> {
     match step {
         Step::MakeTree { source, to, .. } => make_tree(bus, source, to, listener).await?,
+        Step::RenameTree { from, to } => rename_tree(bus, from, to).await?,
         Step::Fit { machine, wishes } => fit_tree(machine, wishes)?,
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
@@ -268,6 +269,15 @@ async fn make_tree(
         Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
         Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
     }
+}
+
+/// Done already, where the tree has its new name.
+async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), DeedError> {
+    let images = bus.images().await?;
+    if images.contains(to.as_str()) && !images.contains(from.as_str()) {
+        return Ok(());
+    }
+    Ok(bus.rename_image(from.as_str(), to.as_str()).await?)
 }
 
 /// A disk image is left as it is: what is in it cannot be reached.

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{DeedError, Interrupt, Listener, World};
+use crate::name::MachineName;
 use crate::spec::image::{Kind, kind_of};
 use crate::spec::recipe::Recipe;
-use crate::sys::archive::Unpacked;
+use crate::sys::archive::{Packing, Unpacked};
 use crate::sys::build::Building;
 use crate::sys::bus::Transfer;
 use crate::sys::{Bus, Disk};
@@ -117,23 +118,39 @@ pub async fn import_file(
         let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
         return Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?);
     }
-    import(bus, Unpacked::open(path)?, raw, name, limit, listener).await
-}
-
-/// An archive that is open already.
-pub async fn import(
-    bus: &Bus,
-    archive: Unpacked,
-    raw: bool,
-    name: &str,
-    limit: u64,
-    listener: &dyn Listener,
-) -> Result<(), DeedError> {
+    // A machine that nsctl exported is a tree, too.
+    let (_, archive) = Unpacked::open(path)?.definition()?;
     let (pipe, feed) = archive.feed(limit)?;
     let what = if raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
     let done = bus.transfer(what, name, &|_| listener.progresses(feed.progress())).await;
     feed.end()?;
     Ok(done?)
+}
+
+/// Writes a machine's definition and tree to a new file.
+///
+/// # Errors
+/// Why there is no such file.
+pub async fn export(
+    world: World<'_>,
+    name: &MachineName,
+    definition: &str,
+    file: &Path,
+) -> Result<(), DeedError> {
+    let bus = world.bus.ok_or(DeedError::Offline)?;
+    let (pipe, packing) = Packing::begin(file, definition)?;
+    let what = Transfer::ExportTar { file: pipe, format: "uncompressed".into() };
+    let hears = |part| world.listener.progresses(part);
+    let mut interrupt = Interrupt::new();
+    let done = tokio::select! {
+        done = bus.transfer(what, name.as_str(), &hears) => done.map_err(DeedError::from),
+        () = interrupt.came() => Err(DeedError::Interrupted),
+    };
+    if done.is_err() {
+        let _ = bus.cancel_transfer(name.as_str()).await;
+    }
+    done?;
+    Ok(packing.end()?)
 }
 
 /// Runs the tool of a distribution, and imports what it makes.

@@ -184,7 +184,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     Ok(0)
 }
 
-fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
+pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
     if session.spec.machines.contains_key(name) {
         return Err(Fault::new(format!("there is already a machine named '{name}'"))
             .hint(format!("`nsctl show {name}` shows it, `nsctl remove {name}` removes it")));
@@ -197,7 +197,7 @@ fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
 }
 
 /// What a guest without a resolver of its own asks.
-fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<String>) {
+pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<String>) {
     match network {
         Network::Bridge(_) => (Vec::new(), None),
         Network::Routed(_) => {
@@ -270,5 +270,5 @@ pub fn new_image(
             Fault::new("that makes no name for an image").hint("`nsctl image pull URL --name NAME` first")
         })?),
     };
-    Ok(NewImage { source, to: name.clone(), wishes })
+    Ok(NewImage { source, to: name.clone(), wishes: Some(wishes) })
 }

@@ -121,7 +121,7 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
             let works = Works::begin(global).await?;
             let name = wanted.image();
             let mirror = mirror.or(works.mirror.clone());
-            works.make(&name, MAX_SIZE, || recipe(&wanted, mirror.as_deref()).map(Making::Build)).await
+            works.make(&name, MAX_SIZE, || recipe(&wanted, mirror.as_deref()).map(Making::Build), true).await
         }
         Image::Import { path, target } => {
             let path = std::path::absolute(&path)?;
@@ -130,12 +130,12 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
                     .hint("it is the path of a tar file, a disk image or a folder"));
             }
             let name = target.name(&path.to_string_lossy())?;
-            Works::begin(global).await?.make(&name, target.max_size, || Ok(Making::Import(path))).await
+            Works::begin(global).await?.make(&name, target.max_size, || Ok(Making::Import(path)), false).await
         }
         Image::Pull { word, verify, target } => {
             let making = remote(&word, verify)?;
             let name = target.name(word.trim_start_matches("oci:"))?;
-            Works::begin(global).await?.make(&name, target.max_size, || Ok(making)).await
+            Works::begin(global).await?.make(&name, target.max_size, || Ok(making), false).await
         }
         Image::Remove { name, yes } => remove(global, &name, yes).await,
     }
@@ -192,14 +192,19 @@ impl Works {
         Ok(Works { disk, bus, progress, mirror, quiet: global.quiet, _lock: lock })
     }
 
-    /// Makes an image, unless it is there.
+    /// Makes an image, and says so; one that is there is as good where it is always the same.
     async fn make(
         &self,
         name: &str,
         limit: u64,
         making: impl FnOnce() -> Result<Making, Fault>,
+        may_be_there: bool,
     ) -> Result<u8, Fault> {
         let made = self.ensure(name, limit, making).await?;
+        if !made && !may_be_there {
+            return Err(Fault::new(format!("there is already an image named '{name}'"))
+                .hint(format!("say another name: --name NAME; or delete it: `nsctl image remove {name}`")));
+        }
         self.progress.end();
         if !self.quiet {
             let how = if made { "is" } else { "was there already: it is" };

@@ -3,14 +3,18 @@
 mod adopt;
 mod attach;
 mod bridge;
+mod clone;
+mod cp;
 mod create;
 mod dns;
+mod export;
 mod expose;
 mod fault;
 mod handmade;
 mod image;
 mod init;
 mod list;
+mod logs;
 mod open;
 mod pool;
 mod progress;
@@ -90,6 +94,18 @@ enum Verb {
     Restart(run::Names),
     /// Open a shell in a machine, or run a command there
     Shell(shell::Shell),
+    /// Show the journal of a machine
+    Logs(logs::Logs),
+    /// Copy files between this host and a machine
+    Cp(cp::Cp),
+    /// Make another machine of a machine
+    Clone(clone::Clone),
+    /// Give a machine another name
+    Rename(clone::Rename),
+    /// Write a machine, definition and tree, to a file
+    Export(export::Export),
+    /// Make the machine that `nsctl export` wrote
+    Import(export::Import),
     /// Stop a machine and delete it
     Remove(remove::Remove),
     /// Show what `apply` would do, and why
@@ -136,6 +152,12 @@ impl Cli {
             Verb::Stop(args) => run::run(&global, args, run::Way::Stop).await,
             Verb::Restart(args) => run::run(&global, args, run::Way::Restart).await,
             Verb::Shell(args) => shell::run(&global, args).await,
+            Verb::Logs(args) => logs::run(&global, args).await,
+            Verb::Cp(args) => cp::run(&global, args).await,
+            Verb::Clone(args) => clone::clone(&global, args).await,
+            Verb::Rename(args) => clone::rename(&global, args).await,
+            Verb::Export(args) => export::export(&global, args).await,
+            Verb::Import(args) => export::import(&global, args).await,
             Verb::Remove(args) => remove::run(&global, args).await,
             Verb::Plan(args) => reconcile::plan(&global, args).await,
             Verb::Apply(args) => reconcile::apply(&global, args).await,

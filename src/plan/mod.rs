@@ -38,6 +38,8 @@ pub struct Wanted {
     pub images: Vec<NewImage>,
     /// Images that are made before the plan is carried out.
     pub made: BTreeSet<String>,
+    /// The tree of a machine that gets another name.
+    pub rename_tree: Option<(MachineName, MachineName)>,
     /// Machines whose trees are to be deleted.
     pub drop_images: Vec<MachineName>,
     /// Machines that are to run.
@@ -57,6 +59,7 @@ impl Wanted {
             inputs: BTreeMap::new(),
             images: Vec::new(),
             made: BTreeSet::new(),
+            rename_tree: None,
             drop_images: Vec::new(),
             start: BTreeSet::new(),
             take_over: BTreeSet::new(),
@@ -74,6 +77,8 @@ pub enum Scope {
     Host,
     Bridge(IfName),
     Machine(MachineName),
+    /// A machine's old name and its new one.
+    Renamed(MachineName, MachineName),
 }
 
 impl Scope {
@@ -81,9 +86,10 @@ impl Scope {
         match (self, owner) {
             (Scope::All, _)
             | (Scope::Host | Scope::Bridge(_), Owner::Host)
-            | (Scope::Host | Scope::Machine(_), Owner::Firewall | Owner::Names) => true,
+            | (Scope::Host | Scope::Machine(_) | Scope::Renamed(..), Owner::Firewall | Owner::Names) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
+            (Scope::Renamed(old, new), Owner::Machine(other)) => old == other || new == other,
             _ => false,
         }
     }
@@ -94,8 +100,8 @@ impl Scope {
 pub struct NewImage {
     pub source: Source,
     pub to: MachineName,
-    /// What its owner asked for at its first boot.
-    pub wishes: Wishes,
+    /// What its owner asked for at its first boot; none for a tree that stays as it is.
+    pub wishes: Option<Wishes>,
 }
 
 /// What will be done, in order.
@@ -163,6 +169,8 @@ fn steps(
         wanted.images.iter().filter(|_| observed.live).flat_map(|image| image_steps(image, observed)),
     );
     if observed.live {
+        let renamed = wanted.rename_tree.clone();
+        steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
         steps.extend(changed_tunnels(changes));
         steps.append(&mut stale.reloads());
         steps.append(&mut bridge_steps(wanted, observed, changes));
@@ -209,9 +217,11 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
     std::iter::once(remove).chain(back).collect()
 }
 
-fn image_steps(image: &NewImage, observed: &Observed) -> [Step; 2] {
+fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
     let NewImage { source, to, wishes } = image.clone();
-    [Step::MakeTree { source, to: to.clone(), sharing: observed.sharing }, Step::Fit { machine: to, wishes }]
+    let fit = wishes.map(|wishes| Step::Fit { machine: to.clone(), wishes });
+    let make = Step::MakeTree { source, to, sharing: observed.sharing };
+    std::iter::once(make).chain(fit).collect()
 }
 
 /// Bridges whose files are new: wait for them, and clean their ports. Those whose

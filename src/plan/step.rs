@@ -43,6 +43,10 @@ pub enum Step {
         to: MachineName,
         sharing: Sharing,
     },
+    RenameTree {
+        from: MachineName,
+        to: MachineName,
+    },
     /// Makes a fresh tree fit to boot unattended.
     Fit {
         machine: MachineName,
@@ -142,6 +146,7 @@ impl Step {
         Some(match self.clone() {
             Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
             Step::MakeTree { to, .. } => Step::RemoveImage { name: to },
+            Step::RenameTree { from, to } => Step::RenameTree { from: to, to: from },
             Step::Stop { machines } => Step::Start { machines },
             Step::Start { machines } => Step::Kill { machines },
             Step::Listen { units } => Step::Deafen { units },
@@ -194,6 +199,7 @@ impl Step {
             Step::MakeTree { source: Source::File { path, .. } | Source::Folder(path), to, .. } => {
                 format!("import {} as '{to}'", path.display())
             }
+            Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Fit { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),

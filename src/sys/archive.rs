@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +29,14 @@ pub enum ArchiveError {
     Disk(#[from] DiskError),
     #[error("{0} cannot be read")]
     Io(String, #[source] io::Error),
+    #[error("{0} is there already")]
+    Taken(String),
+    #[error("{0} cannot be written")]
+    Write(String, #[source] io::Error),
+    #[error("{0} is damaged, or not whole")]
+    Torn(String),
     #[error("{path} holds more than {limit} bytes")]
     TooLarge { path: String, limit: u64 },
-    #[error("{0} was not exported by nsctl: it begins with no definition")]
-    NoDefinition(String),
 }
 
 impl ArchiveError {
@@ -44,9 +48,12 @@ impl ArchiveError {
             }
             ArchiveError::Disk(error) => error.hint(),
             ArchiveError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
-            ArchiveError::NoDefinition(_) => {
-                Some("`nsctl create NAME --routed --image FILE` makes a machine of any tar file".into())
+            ArchiveError::Taken(_) => Some("choose another name, or delete it first".into()),
+            ArchiveError::Write(_, error) if error.kind() == io::ErrorKind::StorageFull => {
+                Some("make room on that file system, then try again".into())
             }
+            ArchiveError::Write(..) => Some("is its folder there, and may it be written to?".into()),
+            ArchiveError::Torn(_) => Some("fetch or pack it again; no part of it is left here".into()),
             ArchiveError::Io(..) => None,
         }
     }
@@ -106,21 +113,26 @@ impl Unpacked {
         Ok(Unpacked { path: shown, file, size, tool: Some(child), reader: Box::new(output) })
     }
 
-    /// Takes the definition off an exported machine; its tree is what is left.
+    /// Takes the definition off an exported machine, whose tree is what is left; none
+    /// of any other archive, which stays as it is.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn definition(&mut self) -> Result<String, ArchiveError> {
-        let none = || ArchiveError::NoDefinition(self.path.clone());
-        let mut header = tar::Header::new_ustar();
-        self.reader.read_exact(header.as_mut_bytes()).map_err(|_| none())?;
-        let named = header.path_bytes().as_ref() == DEFINITION.as_bytes();
-        let size =
-            header.entry_size().ok().filter(|size| named && *size <= DEFINITION_LIMIT).ok_or_else(none)?;
-        let mut text = vec![0; usize::try_from(size.next_multiple_of(512)).map_err(|_| none())?];
-        self.reader.read_exact(&mut text).map_err(|_| none())?;
-        text.truncate(usize::try_from(size).map_err(|_| none())?);
-        String::from_utf8(text).map_err(|_| none())
+    /// When it cannot be read.
+    pub fn definition(mut self) -> Result<(Option<String>, Unpacked), ArchiveError> {
+        let io = |error| ArchiveError::Io(self.path.clone(), error);
+        let mut begin = Vec::new();
+        self.reader.by_ref().take(512).read_to_end(&mut begin).map_err(io)?;
+        let header = (begin.len() == 512).then(|| tar::Header::from_byte_slice(&begin));
+        let ours = header.filter(|header| header.path_bytes().as_ref() == DEFINITION.as_bytes());
+        let size = ours.and_then(|header| header.entry_size().ok()).filter(|size| *size <= DEFINITION_LIMIT);
+        let Some(size) = size else {
+            self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
+            return Ok((None, self));
+        };
+        let mut text = Vec::new();
+        self.reader.by_ref().take(size.next_multiple_of(512)).read_to_end(&mut text).map_err(io)?;
+        text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok((Some(String::from_utf8_lossy(&text).into_owned()), self))
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
@@ -158,9 +170,11 @@ impl Unpacked {
         let pump = std::thread::spawn(move || {
             let result = pump(reader, input, limit, &shared);
             if let Some(tool) = &mut tool {
-                let _ = if result.is_ok() { Ok(()) } else { tool.kill() };
+                if result.is_err() {
+                    let _ = tool.kill();
+                }
                 let whole = tool.wait().is_ok_and(|status| status.success());
-                shared.is_torn.store(!whole, Ordering::Relaxed);
+                shared.is_torn.store(result.is_ok() && !whole, Ordering::Relaxed);
             }
             result
         });
@@ -201,14 +215,10 @@ impl Feed {
         if self.state.is_too_large.load(Ordering::Relaxed) {
             return Err(ArchiveError::TooLarge { path: self.path, limit: self.limit });
         }
-        let torn = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or not whole");
         match done {
-            Ok(Ok(())) if self.state.is_torn.load(Ordering::Relaxed) => {
-                Err(ArchiveError::Io(self.path, torn()))
-            }
             // importd has said why it reads no further.
-            Ok(Ok(()) | Err(_)) => Ok(()),
-            Err(_) => Err(ArchiveError::Io(self.path, torn())),
+            Ok(Ok(()) | Err(_)) if !self.state.is_torn.load(Ordering::Relaxed) => Ok(()),
+            _ => Err(ArchiveError::Torn(self.path)),
         }
     }
 }
@@ -230,10 +240,13 @@ fn pump(mut reader: Box<dyn ReadSend>, mut input: PipeWriter, limit: u64, state:
     }
 }
 
-/// A new archive, packed as its name says, that begins with a definition.
+/// A new archive, packed as its name says, that begins with a definition. It has
+/// its name when it is whole; dropped before, nothing is left of it.
 #[derive(Debug)]
 pub struct Packing {
     path: String,
+    draft: tempfile::TempPath,
+    target: PathBuf,
     tool: Option<Child>,
     pump: JoinHandle<io::Result<u64>>,
 }
@@ -245,18 +258,21 @@ impl Packing {
     /// When it cannot be made, or its tool is not there.
     pub fn begin(path: &Path, definition: &str) -> Result<(File, Packing), ArchiveError> {
         let shown = path.display().to_string();
-        let io = |error| ArchiveError::Io(shown.clone(), error);
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(io)?;
+        let io = |error| ArchiveError::Write(shown.clone(), error);
+        if path.exists() {
+            return Err(ArchiveError::Taken(shown));
+        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let (file, draft) =
+            tempfile::Builder::new().prefix(".nsctl-draft-").tempfile_in(folder).map_err(io)?.into_parts();
         let (output, input) = io::pipe().map_err(io)?;
         let (mut target, tool): (Box<dyn Write + Send>, _) = match packer(path) {
             None => (Box::new(file), None),
             Some(tool) => {
                 let words: &[&str] = if tool == "zstd" || tool == "xz" { &["-c", "-T0"] } else { &["-c"] };
                 let child = command(tool, words).stdin(Stdio::piped()).stdout(file).spawn();
-                let mut child = child.map_err(|source| {
-                    let _ = std::fs::remove_file(path);
-                    ArchiveError::Tool { tool, path: shown.clone(), source }
-                })?;
+                let mut child =
+                    child.map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
                 let stdin = child.stdin.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
                 (Box::new(stdin), Some(child))
             }
@@ -269,7 +285,10 @@ impl Packing {
             target.flush()?;
             Ok(length)
         });
-        Ok((File::from(OwnedFd::from(input)), Packing { path: shown, tool, pump }))
+        Ok((
+            File::from(OwnedFd::from(input)),
+            Packing { path: shown, draft, target: path.to_owned(), tool, pump },
+        ))
     }
 
     /// Waits until all of it is written.
@@ -281,9 +300,12 @@ impl Packing {
         let written = self.pump.join().unwrap_or_else(|_| Err(lost()));
         let packed = self.tool.as_mut().is_none_or(|tool| tool.wait().is_ok_and(|status| status.success()));
         match written {
-            Ok(length) if packed && length > 0 => Ok(()),
-            Ok(_) => Err(ArchiveError::Io(self.path, lost())),
-            Err(error) => Err(ArchiveError::Io(self.path, error)),
+            Ok(length) if packed && length > 0 => {
+                let kept = self.draft.persist_noclobber(&self.target);
+                kept.map_err(|error| ArchiveError::Write(self.path, error.error))
+            }
+            Ok(_) => Err(ArchiveError::Write(self.path, lost())),
+            Err(error) => Err(ArchiveError::Write(self.path, error)),
         }
     }
 }
@@ -315,8 +337,8 @@ mod tests {
             pipe.write_all(b"tree").unwrap();
             drop(pipe);
             packing.end().unwrap();
-            let mut unpacked = Unpacked::open(&path).unwrap();
-            assert_eq!(unpacked.definition().unwrap(), "image = \"x\"\n");
+            let (definition, unpacked) = Unpacked::open(&path).unwrap().definition().unwrap();
+            assert_eq!(definition.unwrap(), "image = \"x\"\n");
             let (mut pipe, feed) = unpacked.feed(100).unwrap();
             let mut rest = String::new();
             pipe.read_to_string(&mut rest).unwrap();
@@ -338,7 +360,13 @@ mod tests {
         let path = folder.path().join("x.tar.gz");
         std::fs::write(&path, "no gzip").unwrap();
         let (_pipe, feed) = Unpacked::open(&path).unwrap().feed(200_000).unwrap();
-        assert!(matches!(feed.end(), Err(ArchiveError::Io(..))));
-        assert!(matches!(Unpacked::open(&path).unwrap().definition(), Err(ArchiveError::NoDefinition(_))));
+        assert!(matches!(feed.end(), Err(ArchiveError::Torn(_))));
+        let other = folder.path().join("other.tar");
+        std::fs::write(&other, vec![7; 1000]).unwrap();
+        let (definition, whole) = Unpacked::open(&other).unwrap().definition().unwrap();
+        let (mut pipe, _feed) = whole.feed(200_000).unwrap();
+        let mut rest = Vec::new();
+        pipe.read_to_end(&mut rest).unwrap();
+        assert!(definition.is_none() && rest == vec![7; 1000]);
     }
 }

@@ -36,6 +36,15 @@ pub fn command_line() -> String {
     std::env::args().skip(1).collect::<Vec<_>>().join(" ")
 }
 
+/// Runs a program of the host with our own input and output; gives its exit status.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn run(program: &str, words: &[&str]) -> std::io::Result<u8> {
+    let status = std::process::Command::new(program).args(words).env("PATH", build::PATH).status()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
 /// The kind of terminal that we are in.
 pub fn terminal_kind() -> Option<String> {
     std::env::var("TERM").ok()

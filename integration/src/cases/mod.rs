@@ -47,6 +47,8 @@ cases! {
     lifecycle,
     images,
     built,
+    imports,
+    copies,
     ra_guest,
     bad_input,
     bad_pool,

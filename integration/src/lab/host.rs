@@ -219,6 +219,11 @@ impl Lab {
         self.dir.join("machines")
     }
 
+    /// The host's root, seen from outside.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root", self.init()?)))
+    }
+
     /// The process that is the host's PID 1.
     pub fn init(&self) -> Result<u32> {
         Ok(self.running.as_ref().context("the host is off")?.init)

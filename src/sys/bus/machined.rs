@@ -1,6 +1,7 @@
 //! systemd-machined: running machines and their trees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::join_all;
@@ -126,6 +127,32 @@ impl Bus {
         let Ok(proxy) = self.proxy(path).await else { return false };
         let started = proxy.timestamp().await.map(|stamp| UNIX_EPOCH + Duration::from_micros(stamp));
         started.is_ok_and(|started| started.elapsed().is_ok_and(|age| age < BOOT_TIME))
+    }
+
+    /// Copies a file or folder into a machine that runs, or out of it.
+    ///
+    /// # Errors
+    /// When machined cannot: what is there already is replaced only by force, which
+    /// systemd before 253 does not know.
+    pub async fn copy(
+        &self,
+        name: &MachineName,
+        from: &Path,
+        to: &Path,
+        inwards: bool,
+        force: bool,
+    ) -> Result<(), BusError> {
+        const REPLACE: u64 = 1;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let doing = sort(MACHINED, format!("cannot copy {} to {}", from.display(), to.display()));
+        let (machine, from, to) = (name.to_string(), text(from), text(to));
+        let copied = match (inwards, force) {
+            (true, false) => self.machined.copy_to_machine(machine, from, to).await,
+            (true, true) => self.machined.copy_to_machine_with_flags(machine, from, to, REPLACE).await,
+            (false, false) => self.machined.copy_from_machine(machine, from, to).await,
+            (false, true) => self.machined.copy_from_machine_with_flags(machine, from, to, REPLACE).await,
+        };
+        copied.map_err(doing)
     }
 
     /// The names of machined's images.

@@ -1,0 +1,127 @@
+//! `nsctl clone`: another machine of the same tree, and `nsctl rename`.
+
+use clap::Args;
+
+use super::create::{refuse_taken, resolver};
+use super::session::Session;
+use super::show::unknown;
+use super::{Fault, Global};
+use crate::apply::Listener;
+use crate::emit::nspawn_file;
+use crate::fit::Wishes;
+use crate::name::MachineName;
+use crate::plan::{NewImage, Scope, Source, Wanted, kept_beside, settle};
+use crate::spec::{MachineSpec, Network, Routed, definition_path, edit};
+use crate::state::State;
+
+/// Make another machine of a machine, with a subnet and a machine-id of its own
+#[derive(Debug, Args)]
+pub struct Clone {
+    /// The machine that is there
+    name: String,
+    /// The new machine's name
+    new: String,
+    /// Do not start it now; it still starts with the host
+    #[arg(long)]
+    no_start: bool,
+}
+
+/// Give a machine that is stopped another name; its subnet stays
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// The machine's name
+    name: String,
+    /// Its new name
+    new: String,
+}
+
+fn ours<'s>(session: &'s Session, name: &MachineName) -> Result<&'s MachineSpec, Fault> {
+    let known = session.spec.machines.keys().map(MachineName::as_str);
+    session.spec.machines.get(name).ok_or_else(|| unknown(name.as_str(), known))
+}
+
+/// There is nothing of that name.
+pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> {
+    refuse_taken(session, name)?;
+    if session.observed.images.contains(name.as_str()) {
+        return Err(Fault::new(format!("there is already an image named '{name}'"))
+            .hint(format!("choose another name, or delete it: `nsctl image remove {name}`")));
+    }
+    Ok(())
+}
+
+pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
+    let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
+    let session = Session::begin(global).await?;
+    let mut machine = ours(&session, &name)?.clone();
+    must_be_free(&session, &new)?;
+    if session.observed.is_running(&name) {
+        session
+            .progress
+            .says(&format!("note: '{name}' is running: the clone's files are as after a power cut"));
+    }
+    if let Network::Routed(routed) = &mut machine.network {
+        *routed = Routed { subnet: None, token: routed.token };
+    }
+    for port in machine.expose.iter_mut().filter_map(|expose| expose.host.take()) {
+        session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
+    }
+    machine.expose.retain(|expose| expose.to.is_some());
+    let text = session.observed.file(&definition_path(&name)).unwrap_or_default();
+    let text = edit::set_expose(&edit::set_network(text, &machine.network)?, &machine.expose)?;
+    let (servers, zone) = resolver(&session, &machine.network);
+    let mut spec = session.spec.clone();
+    spec.machines.insert(new.clone(), machine);
+    let scope = Scope::Machine(new.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
+    wanted.inputs.insert(definition_path(&new), Some(text));
+    let wishes = Some(Wishes { servers, zone, ..Wishes::default() });
+    wanted.images.push(NewImage { source: Source::Clone(name.to_string()), to: new.clone(), wishes });
+    if !args.no_start && session.observed.live {
+        wanted.start.insert(new.clone());
+    }
+    session.carry_out(&wanted).await?;
+    if wanted.start.is_empty() {
+        session.say(format!("{new} is a clone of {name}; `nsctl start {new}` starts it"));
+    }
+    Ok(0)
+}
+
+pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
+    let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
+    let session = Session::begin(global).await?;
+    let machine = ours(&session, &name)?.clone();
+    must_be_free(&session, &new)?;
+    if session.observed.is_running(&name) {
+        return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
+    }
+    if matches!(machine.network, Network::Bridge(_)) {
+        session.progress.says("note: its MAC address hangs on its name: the LAN gives it another address");
+    }
+    let text = session.observed.file(&definition_path(&name)).map(str::to_owned);
+    let mut spec = session.spec.clone();
+    spec.machines.remove(&name);
+    spec.machines.insert(new.clone(), machine);
+    let State { mut leases, mut trees } = session.state.clone();
+    leases.rename(&name, &new);
+    if trees.remove(&name) {
+        trees.insert(new.clone());
+    }
+    let scope = Scope::Renamed(name.clone(), new.clone());
+    let leases = settle(&spec, leases, &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, trees }, scope);
+    wanted.inputs.insert(definition_path(&name), None);
+    wanted.inputs.insert(definition_path(&new), text);
+    let beside = kept_beside(&nspawn_file(&name));
+    if let Some(kept) = session.observed.file(&beside) {
+        wanted.inputs.insert(kept_beside(&nspawn_file(&new)), Some(kept.to_owned()));
+        wanted.inputs.insert(beside, None);
+    }
+    if session.observed.images.contains(name.as_str()) {
+        wanted.rename_tree = Some((name.clone(), new.clone()));
+    }
+    session.carry_out(&wanted).await?;
+    session.say(format!("{name} is {new} now; `nsctl start {new}` starts it"));
+    Ok(0)
+}

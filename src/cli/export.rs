@@ -1,0 +1,118 @@
+//! `nsctl export` and `nsctl import`: a machine moves to another host in two commands.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::clone::must_be_free;
+use super::session::Session;
+use super::show::unknown;
+use super::{Fault, Global, text};
+use crate::apply::{self, Listener};
+use crate::name::MachineName;
+use crate::plan::{NewImage, Scope, Source, Wanted, settle};
+use crate::spec::image::name_for;
+use crate::spec::{MachineSpec, Network, Problems, Routed, definition_path, edit};
+use crate::state::State;
+use crate::sys::archive::Unpacked;
+
+/// Write a machine, definition and tree, to a file
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The machine's name
+    name: String,
+    /// A new file; its ending says how it is packed: web.tar, web.tar.zst, web.tar.xz, web.tar.gz
+    file: PathBuf,
+}
+
+/// Make the machine that `nsctl export` wrote
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The file
+    file: PathBuf,
+    /// The machine's name [default: the file's, without its endings]
+    #[arg(long)]
+    name: Option<String>,
+    /// How much it may hold, unpacked: 500M, 20G
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    max_size: u64,
+    /// Do not start it now; it still starts with the host
+    #[arg(long)]
+    no_start: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
+    let name: MachineName = args.name.parse()?;
+    let session = Session::begin(global).await?;
+    if !session.spec.machines.contains_key(&name) {
+        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
+    }
+    if session.observed.is_running(&name) {
+        session.progress.says(&format!("note: '{name}' is running: its files are as after a power cut"));
+    }
+    let definition = session.observed.file(&definition_path(&name)).unwrap_or_default();
+    let file = std::path::absolute(&args.file)?;
+    apply::image::export(session.world(), &name, definition, &file).await?;
+    session.say(format!("{name} is in {}; elsewhere: `nsctl import FILE`", file.display()));
+    Ok(0)
+}
+
+pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
+    let file = std::path::absolute(&args.file)?;
+    let name = args.name.or_else(|| name_for(&file.to_string_lossy()));
+    let name = name.ok_or_else(|| Fault::new("that makes no name for a machine").hint("--name NAME"))?;
+    let name: MachineName = name.parse()?;
+    let (definition, _) = Unpacked::open(&file)?.definition()?;
+    let path = definition_path(&name);
+    let definition = definition.ok_or_else(|| {
+        Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
+            .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
+    })?;
+    let machine = MachineSpec::parse(&path, &definition).map_err(Problems)?;
+    let session = Session::begin(global).await?;
+    must_be_free(&session, &name)?;
+    let (machine, definition) = at_home_here(&session, machine, definition)?;
+    session.progress.end();
+    text::err!("{}", text::tame(&format!("the definition of {name}:\n{}", definition.trim_end())));
+    if !args.yes && !text::agree("What it may do here is what that says. Make this machine?")? {
+        return Err(Fault::new("nothing was changed"));
+    }
+    let mut spec = session.spec.clone();
+    spec.machines.insert(name.clone(), machine);
+    let scope = Scope::Machine(name.clone());
+    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
+    wanted.inputs.insert(path, Some(definition));
+    let source = Source::File { path: file, limit: args.max_size };
+    // It is the same machine as before: its tree stays as it is.
+    wanted.images.push(NewImage { source, to: name.clone(), wishes: None });
+    if !args.no_start && session.observed.live {
+        wanted.start.insert(name.clone());
+    }
+    session.carry_out(&wanted).await?;
+    if wanted.start.is_empty() {
+        session.say(format!("{name} is here; `nsctl start {name}` starts it"));
+    }
+    Ok(0)
+}
+
+/// A subnet that it had pinned elsewhere is none of this host's pool.
+fn at_home_here(
+    session: &Session,
+    mut machine: MachineSpec,
+    definition: String,
+) -> Result<(MachineSpec, String), Fault> {
+    let Network::Routed(routed) = &mut machine.network else { return Ok((machine, definition)) };
+    let pool = session.spec.host.pool;
+    let foreign = routed.subnet.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet)));
+    if let Some(subnet) = foreign {
+        session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
+        *routed = Routed { subnet: None, token: routed.token };
+        let text = edit::set_network(&definition, &machine.network)?;
+        return Ok((machine, text));
+    }
+    Ok((machine, definition))
+}
