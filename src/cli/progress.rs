@@ -32,13 +32,19 @@ impl Progress {
     }
 }
 
+const SPINNER: &str = "{spinner} {wide_msg} {elapsed}";
+
 fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {prefix} {elapsed}") {
-        spinner.set_style(style);
-    }
+    style(&spinner, SPINNER);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
+}
+
+fn style(spinner: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        spinner.set_style(style);
+    }
 }
 
 impl Listener for Progress {
@@ -46,7 +52,10 @@ impl Listener for Progress {
         let line = tame(&step.describe());
         match &self.spinner {
             Some(spinner) => {
-                spinner.set_prefix("");
+                if spinner.length().is_some() {
+                    spinner.unset_length();
+                    style(spinner, SPINNER);
+                }
                 spinner.set_message(line);
             }
             None if self.quiet => {}
@@ -65,7 +74,11 @@ impl Listener for Progress {
 
     fn progresses(&self, part: f64) {
         if let Some(spinner) = self.spinner.as_ref().filter(|_| part > 0.0) {
-            spinner.set_prefix(format!("{:.0} %", part * 100.0));
+            if spinner.length().is_none() {
+                style(spinner, "{spinner} {wide_msg} {bar:24} {percent:>3} % {elapsed}");
+                spinner.set_length(1000);
+            }
+            spinner.set_position((part.min(1.0) * 1000.0) as u64);
         }
     }
 

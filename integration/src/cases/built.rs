@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::refused;
-use crate::lab::{Lab, until};
+use crate::lab::{Lab, Suite, until};
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
@@ -16,7 +16,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.install("mmdebstrap")?;
     let word = format!("debian:{}", lab.suite().name());
     let image = word.replace(':', "-");
-    lab.sh(&format!("printf '\\n[images]\\nmirror = \"%s\"\\n[defaults]\\nimage = \"{word}\"\\n' '{}' >> /etc/nsctl/nsctl.toml", lab.mirror()))?;
+    lab.sh(&format!("printf '\\n[images]\\nmirror = \"%s\"\\n' '{}' >> /etc/nsctl/nsctl.toml", lab.mirror()))?;
+    // The stable release needs no word.
+    if lab.suite() != Suite::Trixie {
+        lab.sh(&format!("printf '[defaults]\\nimage = \"{word}\"\\n' >> /etc/nsctl/nsctl.toml"))?;
+    }
     lab.sh("mkdir -p keys; echo 'ssh-ed25519 AAAAC3Nz me@there' > keys/me.pub; echo 'secret word' > keys/password
             printf '#!/bin/sh\\necho ran >> /root/first; id -u >> /root/first\\n' > keys/first.sh")?;
     refused(lab, "create web --routed --ssh-key keys/none", 1, "is not a file")?;

@@ -37,11 +37,13 @@ impl Suite {
     fn extras(self) -> &'static str {
         match self {
             Suite::Trixie => {
-                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io podman lxc incus-base"
+                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io podman lxc incus-base libcurl4t64"
             }
-            Suite::Bookworm | Suite::Forky => {
-                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io"
+            // systemd 258 and later load libcurl only where they find it.
+            Suite::Forky => {
+                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io libcurl4t64"
             }
+            Suite::Bookworm => "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io",
         }
     }
 
@@ -59,7 +61,7 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 7;
+const GENERATION: u32 = 8;
 const REPOSITORY: &str = include_str!("repository.sh");
 
 const TOOLS: [&str; 10] = [

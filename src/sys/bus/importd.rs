@@ -59,6 +59,8 @@ impl Bus {
         let importd = self.importd().await?;
         let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
         let local = name.to_owned();
+        let fetches =
+            matches!(what, Transfer::PullTar { .. } | Transfer::PullRaw { .. } | Transfer::PullOci { .. });
         let begun = match what {
             Transfer::ImportTar(file) => importd.import_tar(fd(file), local, false, false).await,
             Transfer::ImportRaw(file) => importd.import_raw(fd(file), local, false, false).await,
@@ -83,7 +85,7 @@ impl Bus {
         let done = tokio::select! { done = end => done, () = watched => None };
         match done {
             Some(true) => Ok(()),
-            Some(false) => Err(BusError::Import { name: name.to_owned(), said }),
+            Some(false) => Err(BusError::Transfer { name: name.to_owned(), said, fetches }),
             None => Err(BusError::Nonsense(IMPORTD)),
         }
     }

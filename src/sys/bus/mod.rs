@@ -34,7 +34,7 @@ pub enum BusError {
     #[error("{unit} did not {verb}: its job ended as '{result}'")]
     Job { unit: String, verb: &'static str, result: String },
     #[error("the transfer of '{name}' failed{}{said}", if .said.is_empty() { "" } else { ": " })]
-    Import { name: String, said: String },
+    Transfer { name: String, said: String, fetches: bool },
     #[error("{0} answered with something that cannot be read")]
     Nonsense(&'static str),
 }
@@ -48,7 +48,11 @@ impl BusError {
                 if *service == "systemd-networkd" { "systemd" } else { "systemd-container" }
             )),
             BusError::Job { unit, .. } => Some(format!("`journalctl -u {unit} -n 50` says why")),
-            BusError::Import { .. } => Some("`journalctl -u systemd-importd -n 20` says why".into()),
+            BusError::Transfer { fetches, .. } => {
+                let curl = "; with systemd 258 or later, is libcurl there (on Debian: libcurl4t64)?";
+                let curl = if *fetches { curl } else { "" };
+                Some(format!("`journalctl -u systemd-importd -n 20` says why{curl}"))
+            }
             BusError::Refused { .. } | BusError::Nonsense(_) => None,
         }
     }
