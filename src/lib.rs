@@ -11,10 +11,13 @@
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
 //! - [`emit`]: spec + lease -> text of systemd's files
+//! - [`nftables`]: what the kernel's rules say
 //! - [`observed`]: a plain snapshot of a host
 //! - [`plan`]: (what is wanted, what is observed) -> ordered steps
 //! - [`sys`]: the outside world in small verbs: D-Bus, netlink, files
 //! - [`observe`]: sys -> observed, read-only
+//! - [`doctor`]: (what is wanted, what was seen) -> what is wrong
+//! - [`inspect`]: sys -> what doctor looks at, read-only
 //! - [`apply`]: steps -> sys, with journal, undo and verification
 //! - [`cli`]: the command line; nothing imports it
 //!
@@ -22,11 +25,14 @@
 
 pub mod apply;
 pub mod cli;
+pub mod doctor;
 pub mod emit;
 pub mod fit;
 pub mod frame;
 pub mod identity;
+pub mod inspect;
 pub mod name;
+pub mod nftables;
 pub mod observe;
 pub mod observed;
 pub mod plan;

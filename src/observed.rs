@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{IfName, MachineName};
@@ -70,6 +71,22 @@ pub struct Nftables {
     pub ours: bool,
     /// The forward chains of others that drop what they are not told to let through.
     pub dropping: Vec<Chain>,
+    /// The input chains of others that drop so.
+    pub inputs: Vec<InputChain>,
+    /// IPv6 prefixes that networkd translates (`IPMasquerade=both`).
+    pub translated: Vec<Ipv6Net>,
+}
+
+/// An input chain of somebody else's that drops what it is not told to take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InputChain {
+    pub family: String,
+    pub table: String,
+    pub name: String,
+    /// Whether it takes what comes from this host itself.
+    pub loopback: bool,
+    /// Whether it takes some ICMPv6.
+    pub icmp: bool,
 }
 
 /// A chain of somebody else's.
@@ -80,6 +97,8 @@ pub struct Chain {
     pub table: String,
     pub name: String,
     pub tool: Tool,
+    /// The interfaces and prefixes that some rule of its table lets through.
+    pub passes: BTreeSet<String>,
 }
 
 /// Who made a chain, told by what else is in its table.
@@ -133,6 +152,35 @@ pub struct Address {
     pub deprecated: bool,
     /// Valid beyond its link.
     pub global: bool,
+}
+
+/// A service of systemd's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Service {
+    pub active: bool,
+    pub enabled: bool,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub destination: IpNet,
+    pub interface: Option<u32>,
+    pub unreachable: bool,
+    /// Made by the kernel along with an address.
+    pub by_kernel: bool,
+    /// Learned from a router's advertisement.
+    pub by_ra: bool,
+    pub metric: u32,
+}
+
+/// What networkd says of a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Managed {
+    /// The .network file that it uses.
+    pub file: Option<String>,
+    /// "configured", "configuring", "failed", "unmanaged".
+    pub state: String,
 }
 
 /// The switch that makes the host forward IPv6 at all (kernel, ip-sysctl.rst).

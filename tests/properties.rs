@@ -101,7 +101,7 @@ fn carry_out(observed: &mut Observed, step: &Step) {
         Step::Disable { machines } => observed.enabled.retain(|name| !machines.contains(name)),
         Step::ReloadFirewall => {
             let ours = observed.file(FIREWALL_FILE.as_ref()).is_some();
-            observed.nftables = Some(Nftables { ours, dropping: Vec::new() });
+            observed.nftables = Some(Nftables { ours, ..Nftables::default() });
         }
         Step::Switch { key, new, .. } => _ = observed.sysctls.insert(key, new),
         Step::Start { machines } => observed

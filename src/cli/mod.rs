@@ -7,6 +7,7 @@ mod clone;
 mod cp;
 mod create;
 mod dns;
+mod doctor;
 mod export;
 mod expose;
 mod fault;
@@ -112,6 +113,8 @@ enum Verb {
     Plan(reconcile::PlanArgs),
     /// Make the host what nsctl.toml and machines.d say
     Apply(reconcile::Apply),
+    /// Find what is wrong with this host and its machines, and say what mends it
+    Doctor(doctor::Doctor),
     /// Show the prefix: what is leased, resting and free
     Pool(pool::PoolArgs),
     /// Print the names and planned addresses of routed machines
@@ -161,6 +164,7 @@ impl Cli {
             Verb::Remove(args) => remove::run(&global, args).await,
             Verb::Plan(args) => reconcile::plan(&global, args).await,
             Verb::Apply(args) => reconcile::apply(&global, args).await,
+            Verb::Doctor(args) => doctor::run(&global, args).await,
             Verb::Pool(args) => pool::run(&global, args).await,
             Verb::Dns(args) => dns::run(&global, args).await,
             Verb::Reservation(args) => reservation::run(&global, args).await,

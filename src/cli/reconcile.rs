@@ -89,7 +89,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
 
 /// The host as its files say: machines without a tree get one of their image,
 /// and those that start with the host run.
-fn everything(spec: Spec, state: State, observed: &Observed) -> Result<Wanted, Fault> {
+pub fn everything(spec: Spec, state: State, observed: &Observed) -> Result<Wanted, Fault> {
     let leases = settle(&spec, state.leases.clone(), &Scope::All)?;
     let live = spec.machines.iter().filter(|_| observed.live);
     let start = live.clone().filter(|(_, machine)| machine.autostart).map(|(name, _)| name.clone()).collect();

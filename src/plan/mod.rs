@@ -4,7 +4,7 @@ mod checks;
 mod effects;
 mod files;
 mod machines;
-mod others;
+pub mod others;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -18,12 +18,26 @@ enum Traffic {
     Bridge(String),
 }
 
+/// What is dropped, by whom, and the command that lets it through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drops {
+    pub who: String,
+    pub what: String,
+    pub command: String,
+}
+
 /// What the user should know before machines are cut off.
 pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
+    let note = |Drops { who, what, command }| format!("{who} drops {what}; let it through: `{command}`");
+    drops(wanted, observed).into_iter().map(note).collect()
+}
+
+/// What other firewalls drop of the machines of a plan's scope.
+pub fn drops(wanted: &Wanted, observed: &Observed) -> Vec<Drops> {
     let Some(nftables) = &observed.nftables else { return Vec::new() };
     let traffic = traffic(wanted);
     let met = nftables.dropping.iter().flat_map(|chain| traffic.iter().map(move |traffic| (chain, traffic)));
-    met.filter(|(chain, traffic)| sees(observed, chain, traffic))
+    met.filter(|(chain, traffic)| sees(observed, chain, traffic) && !chain.passes.contains(traffic.word()))
         .map(|(chain, traffic)| {
             let what = match traffic {
                 Traffic::Prefix(_) => "what goes to and from machines".to_owned(),
@@ -32,9 +46,17 @@ pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
                     format!("what machines on {bridge} exchange with the LAN, as br_netfilter shows it to it")
                 }
             };
-            format!("{} drops {what}; let it through: {}", who(chain), pass(chain, traffic))
+            Drops { who: who(chain), what, command: pass(chain, traffic) }
         })
         .collect()
+}
+
+impl Traffic {
+    /// The prefix or interface that a rule names which lets it through.
+    fn word(&self) -> &str {
+        let (Traffic::Prefix(word) | Traffic::Link(word) | Traffic::Bridge(word)) = self;
+        word
+    }
 }
 
 /// What the machines of a plan's scope send and receive.
@@ -74,7 +96,7 @@ fn sees(observed: &Observed, chain: &Chain, traffic: &Traffic) -> bool {
 }
 
 fn who(chain: &Chain) -> String {
-    let Chain { family, table, name, tool } = chain;
+    let Chain { family, table, name, tool, .. } = chain;
     let tool = match tool {
         Tool::Docker => "Docker's",
         Tool::Ufw => "ufw's",
@@ -86,7 +108,7 @@ fn who(chain: &Chain) -> String {
 
 /// The command that lets it through.
 fn pass(chain: &Chain, traffic: &Traffic) -> String {
-    let Chain { family, table, name, tool } = chain;
+    let Chain { family, table, name, tool, .. } = chain;
     let iptables = |chain: &str| {
         let binary = if family == "ip" { "iptables" } else { "ip6tables" };
         each(traffic, &["-s", "-d"], &["-i", "-o"], &|rule| format!("{binary} -I {chain} {rule} -j ACCEPT"))
@@ -112,7 +134,7 @@ fn each(traffic: &Traffic, prefix: &[&str; 2], link: &[&str; 2], command: &dyn F
         Traffic::Bridge(name) => vec![link.map(|word| format!("{word} {name}")).join(" ")],
     };
     let commands: Vec<String> = rules.iter().map(|rule| command(rule)).collect();
-    format!("`{}`", commands.join(" && "))
+    commands.join(" && ")
 }
 
 /// A zone that is trusted sends where it likes; into it, a policy must let (firewalld.policies(5)).
@@ -129,5 +151,5 @@ fn firewalld(traffic: &Traffic) -> String {
         Traffic::Link(name) | Traffic::Bridge(name) => vec![zone(&format!("--add-interface={name}"))],
     };
     let commands = settings.iter().map(|setting| format!("firewall-cmd --permanent {setting} && "));
-    format!("`{}firewall-cmd --reload`", commands.collect::<String>())
+    format!("{}firewall-cmd --reload", commands.collect::<String>())
 }

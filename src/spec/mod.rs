@@ -20,7 +20,7 @@ pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
     decided_by_network,
 };
-pub use port::{OpenPort, PortError};
+pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
 
 use crate::name::{IfName, MachineName};

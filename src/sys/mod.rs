@@ -14,7 +14,9 @@ pub mod lock;
 pub mod net;
 pub mod nft;
 pub mod ping;
+pub mod processes;
 pub mod pty;
+pub mod trace;
 pub mod tree;
 
 pub use bus::{Bus, BusError};

@@ -1,7 +1,8 @@
 //! rtnetlink(7): links, addresses and routes, of the host or of a machine.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -13,7 +14,8 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
-use crate::observed::{Address, Link};
+use super::trace::Tracer;
+use crate::observed::{Address, Link, Route};
 
 /// What netlink answered.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +164,29 @@ impl Net {
         Ok(nets.filter(|net| net.prefix_len() <= 64).collect())
     }
 
+    /// The routes of the main table, but for multicast and link-local ones.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn main_routes(&self) -> Result<Vec<Route>, NetError> {
+        let routes = self.routes(true).await?;
+        Ok(routes.iter().filter_map(main_route).collect())
+    }
+
+    /// Addresses that failed the check for duplicates.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn duplicates(&self) -> Result<BTreeSet<IpAddr>, NetError> {
+        let messages: Vec<AddressMessage> = self.handle.address().get().execute().try_collect().await?;
+        let failed = messages.iter().filter(|message| {
+            message.attributes.iter().any(
+                |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed)),
+            )
+        });
+        Ok(failed.filter_map(address).map(|a| a.address).collect())
+    }
+
     /// Waits until `seen` says so, looking again at each change of the
     /// namespace; `None` when it did not come in time.
     ///
@@ -260,6 +285,14 @@ const CHANGES: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
+/// Opens what asks for the way to an address, in a machine's own network.
+///
+/// # Errors
+/// When the machine has ended, or we are not root.
+pub fn tracer(leader: u32, to: Ipv6Addr) -> std::io::Result<Tracer> {
+    within(leader, || Tracer::open(to))?
+}
+
 /// Runs `deed` in the network namespace of a process. This thread is the only
 /// one of ours, and `deed` does not wait.
 fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
@@ -328,6 +361,37 @@ fn address(message: &AddressMessage) -> Option<Address> {
         global: message.header.scope == AddressScope::Universe,
     })
 }
+
+fn main_route(route: &RouteMessage) -> Option<Route> {
+    let unreachable = route.header.kind == RouteType::Unreachable;
+    let known = unreachable || route.header.kind == RouteType::Unicast;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    if !known || table.unwrap_or_else(|| u32::from(route.header.table)) != MAIN_TABLE {
+        return None;
+    }
+    let address = destination(route).unwrap_or(Ipv6Addr::UNSPECIFIED);
+    if address.is_unicast_link_local() || address.is_multicast() {
+        return None;
+    }
+    let metric = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    Some(Route {
+        destination: Ipv6Net::new(address, route.header.destination_prefix_length).ok()?.into(),
+        interface: out_interface(route),
+        unreachable,
+        by_kernel: route.header.protocol == RouteProtocol::Kernel,
+        by_ra: route.header.protocol == RouteProtocol::Ra,
+        metric: metric.unwrap_or(0),
+    })
+}
+
+/// RT_TABLE_MAIN (rtnetlink(7)).
+const MAIN_TABLE: u32 = 254;
 
 fn out_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {

@@ -49,6 +49,7 @@ cases! {
     built,
     imports,
     copies,
+    doctor,
     ra_guest,
     bad_input,
     bad_pool,

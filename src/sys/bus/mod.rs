@@ -12,6 +12,10 @@ macro_rules! uncached {
     };
 }
 
+use std::collections::BTreeMap;
+
+use crate::observed::Managed;
+
 mod importd;
 mod machined;
 mod systemd;
@@ -139,6 +143,23 @@ impl Bus {
     /// When it refuses.
     pub async fn reload_networkd(&self) -> Result<(), BusError> {
         self.networkd.reload().await.map_err(sort(NETWORKD, "networkd does not reload"))
+    }
+
+    /// What networkd does with each link.
+    ///
+    /// # Errors
+    /// When networkd is not there.
+    pub async fn managed(&self) -> Result<BTreeMap<u32, Managed>, BusError> {
+        let text = self.networkd.describe().await.map_err(sort(NETWORKD, "describing links"))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|_| BusError::Nonsense(NETWORKD))?;
+        let links = json["Interfaces"].as_array().into_iter().flatten().filter_map(|link| {
+            let index = u32::try_from(link["Index"].as_u64()?).ok()?;
+            let text = |key: &str| link[key].as_str().map(str::to_owned);
+            let state = text("AdministrativeState").unwrap_or_default();
+            Some((index, Managed { file: text("NetworkFile"), state }))
+        });
+        Ok(links.collect())
     }
 
     /// The .network file that networkd uses for a link; none if it leaves the link alone.

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use super::{Bus, BusError, SYSTEMD, sort};
 use crate::name::MachineName;
+use crate::observed::Service;
 
 /// What to do with units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,26 @@ impl Bus {
         let text = self.systemd.version().await.map_err(sort(SYSTEMD, "asking for its version"))?;
         let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().map_err(|_| BusError::Nonsense(SYSTEMD))
+    }
+
+    /// Whether services run, and start with the host.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn services(&self, names: &[&str]) -> Result<BTreeMap<String, Service>, BusError> {
+        let doing = || sort(SYSTEMD, "listing units");
+        let units: Vec<String> = names.iter().map(|name| format!("{name}.service")).collect();
+        let listed =
+            self.systemd.list_units_by_patterns(vec!["active".into()], units).await.map_err(doing())?;
+        let mut services = BTreeMap::new();
+        for name in names {
+            let unit = format!("{name}.service");
+            let state = self.systemd.get_unit_file_state(unit.clone()).await.unwrap_or_default();
+            let active = listed.iter().any(|listed| listed.0 == unit);
+            let enabled = ["enabled", "static", "indirect", "alias", "generated"].contains(&state.as_str());
+            services.insert((*name).to_owned(), Service { active, enabled });
+        }
+        Ok(services)
     }
 
     /// Restarts systemd-resolved if it runs.

@@ -1,0 +1,184 @@
+//! Every trap, set up for real: doctor finds it, what it says mends it, and then it
+//! finds nothing more. On a healthy host it is silent.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::lab::{LAN, Lab, tiny_guest, until};
+use crate::must;
+
+/// A trap: what sets it up on the host, and what doctor says of it.
+struct Trap {
+    set_up: &'static str,
+    says: &'static str,
+}
+
+const TRAPS: [Trap; 25] = [
+    Trap { set_up: "printf '[Match]\\nName=no0\\n[Network]\\nbridge=vbr0\\n' > /etc/systemd/network/70-x.network", says: "Bridge= is" },
+    Trap { set_up: "printf '[NetDev]\\nName=no1\\nkind=bridge\\n' > /etc/systemd/network/70-x.netdev; rm /etc/systemd/network/70-x.network", says: "Kind= is" },
+    Trap { set_up: "rm /etc/systemd/network/70-x.netdev; printf '[Exce]\\nBoot=yes\\n' > /etc/systemd/nspawn/other.nspawn", says: "[Exec] is" },
+    Trap { set_up: "rm /etc/systemd/nspawn/other.nspawn; printf '[Match]\\nName=no0\\n[Network]\\nIPv6AcceptRouterAdvertisements=no\\n' > /etc/systemd/network/70-x.network", says: "it is IPv6AcceptRA= now" },
+    Trap { set_up: "printf '[Match]\\nName=no0\\n[Network]\\nBridge=vbr0\\nDHCP=yes\\n' > /etc/systemd/network/70-x.network", says: "DHCP= for the port of a bridge" },
+    Trap { set_up: "rm /etc/systemd/network/70-x.network; sysctl -qw net.ipv6.conf.all.forwarding=0", says: "is off; some program turned it off" },
+    Trap { set_up: "ip -6 route del default", says: "has no IPv6 default route" },
+    Trap { set_up: "ip -6 route del unreachable 2001:db8:a::/48", says: "has no unreachable route" },
+    Trap { set_up: "ip addr del 2001:db8:a::1/128 dev lo", says: "2001:db8:a::1 is missing" },
+    Trap { set_up: "ip addr add 2001:db8:a:ff::9/47 dev wan0 nodad", says: "is on-link on wan0" },
+    Trap { set_up: "sysctl -qw net.ipv6.conf.wan0.proxy_ndp=1", says: "proxies neighbour discovery" },
+    Trap { set_up: "ip -6 route add 2001:db8:a:77::/64 dev vbr0", says: "which is no machine of nsctl's" },
+    Trap { set_up: "ip addr add 2001:db8:5::77/64 dev enp6s0 nodad", says: "2001:db8:5::77 of its own" },
+    Trap { set_up: "ip -6 route add 2001:db8:5::/64 dev enp6s0 metric 9", says: "has a route to 2001:db8:5::/64" },
+    Trap { set_up: "ip link set enp6s0 nomaster", says: "enp6s0 is not its port any more" },
+    Trap { set_up: "ip link set vb-bot nomaster", says: "is not a port of vbr0" },
+    Trap { set_up: "nft flush ruleset", says: "somebody flushed all rules" },
+    Trap { set_up: "for f in ip ip6; do sysctl -qw net.bridge.bridge-nf-call-${f}tables=1; done
+        nft 'table inet theirs {\n chain forward {\n type filter hook forward priority 10\n policy drop\n ip6 saddr 2001:db8:a::/48 accept\n }\n }'", says: "as br_netfilter shows it to it" },
+    Trap { set_up: "nft delete table inet theirs; for f in ip ip6; do sysctl -qw net.bridge.bridge-nf-call-${f}tables=0; done
+        nft 'table inet theirs {\n chain forward {\n type filter hook forward priority 10\n policy drop\n }\n }'", says: "drops what goes to and from machines" },
+    Trap { set_up: "nft delete table inet theirs; nft 'table inet filter {\n chain input {\n type filter hook input priority 0\n policy drop\n iifname lo accept\n ct state established accept\n }\n }'", says: "drops ICMPv6" },
+    Trap { set_up: "nft delete table inet filter; nft 'table inet filter {\n chain input {\n type filter hook input priority 0\n iifname lo icmpv6 type echo-request drop\n }\n }'", says: "::1 does not answer" },
+    Trap { set_up: "nft delete table inet filter; ip link set wan0 mtu 1400", says: "may send more bytes at once than wan0" },
+    Trap { set_up: "systemctl disable -q systemd-networkd", says: "does not start with the host" },
+    Trap { set_up: "systemctl stop systemd-resolved", says: "systemd-resolved does not run" },
+    Trap { set_up: "sed -i 's/8080/8081/' /etc/nsctl/machines.d/db.toml", says: "is not as its files say" },
+];
+
+pub fn run(lab: &mut Lab) -> Result<()> {
+    // The LAN gives no default route at first: two would fight, which is a trap of its own.
+    let mut lan = LAN;
+    lan[1] = "--ra-param=lan0,10,0";
+    lab.lan_serves(&lan)?;
+    lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
+    lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
+    lab.nsctl_ok("create web --routed --image debian-13 --open tcp/7777")?;
+    lab.nsctl_ok("create db --routed --image debian-13 --open tcp/8080")?;
+    lab.nsctl_ok("create bot --bridge vbr0 --image debian-13")?;
+    silent(lab, "at first")?;
+    let mut missed = String::new();
+    for Trap { set_up, says } in TRAPS {
+        let done = lab.sh(set_up).and_then(|_| mended(lab, says));
+        missed += &done.err().map_or(String::new(), |error| format!("{error:#}\n"));
+    }
+    must!(missed.is_empty(), "{missed}");
+    two_routes(lab)?;
+    inside(lab)?;
+    translated(lab)?;
+    online(lab)?;
+    other_guests(lab)?;
+    fixed(lab)
+}
+
+/// doctor has nothing to say, after a moment in which services settle.
+fn silent(lab: &Lab, when: &str) -> Result<()> {
+    let mut said = String::new();
+    let quiet = until(Duration::from_secs(8), "doctor is silent", || {
+        let done = lab.nsctl("doctor")?;
+        said = done.all();
+        Ok(done.ok() && done.stdout == "all is well\n")
+    });
+    let routes = || lab.sh("ip -6 route show default; nft list tables").unwrap_or_default();
+    quiet.with_context(|| format!("{when}, doctor says:\n{said}{}", routes()))
+}
+
+/// doctor finds it; the command that it gives mends it.
+fn mended(lab: &Lab, says: &str) -> Result<()> {
+    let mut command = None;
+    let mut all = String::new();
+    let found = until(Duration::from_secs(15), "doctor finds the trap", || {
+        let done = lab.nsctl("doctor --json")?;
+        all = done.all();
+        let findings: serde_json::Value = serde_json::from_str(&done.stdout)?;
+        let texts = findings.as_array().into_iter().flatten();
+        let one = texts.into_iter().find(|one| format!("{} {}", one["object"].as_str().unwrap_or_default(), one["what"].as_str().unwrap_or_default()).contains(says));
+        if let Some(one) = one {
+            let error = one["level"] == "error";
+            must!(done.status == 1 || !error, "exit status {} for an error", done.status);
+            command = one["mend"].as_str().map(str::to_owned);
+        }
+        Ok(command.is_some())
+    });
+    found.with_context(|| format!("doctor does not find '{says}':\n{all}"))?;
+    let command = command.unwrap_or_default();
+    lab.sh(&command).with_context(|| format!("'{says}' is not mended by: {command}"))?;
+    silent(lab, &format!("after '{says}' was mended by: {command}"))
+}
+
+/// A second default route, as good as the first: the LAN's router announces itself, too.
+fn two_routes(lab: &mut Lab) -> Result<()> {
+    lab.lan_serves(&LAN)?;
+    mended(lab, "have IPv6 default routes of the same metric")
+}
+
+/// Traps inside machines.
+fn inside(lab: &Lab) -> Result<()> {
+    // A service that speaks IPv4 alone, on a port that is open.
+    lab.nsctl_ok("open db tcp/8080")?;
+    lab.sh("systemd-run -q -M db --unit four systemd-socket-activate -l 127.0.0.1:8080 --inetd -a echo hi")?;
+    mended(lab, "listens on 127.0.0.1 port 8080 alone")?;
+    // networkd is off in the guest.
+    lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl disable -q --now systemd-networkd.service systemd-networkd.socket; ip addr flush dev host0; ip -6 route flush dev host0"])?;
+    mended(lab, "systemd-networkd does not run in it")?;
+    // A duplicate address.
+    lab.sh("leader=$(machinectl show web -p Leader --value)
+            nsenter -t $leader -n ip link set host0 down; nsenter -t $leader -n sysctl -qw net.ipv6.conf.host0.accept_dad=1 net.ipv6.conf.host0.dad_transmits=1
+            nsenter -t $leader -n ip link set host0 up; ip addr add 2001:db8:a:1::66/128 dev ve-web nodad; nsenter -t $leader -n ip addr add 2001:db8:a:1::66/64 dev host0
+            until nsenter -t $leader -n ip addr show dev host0 | grep -q dadfailed; do :; done; ip addr del 2001:db8:a:1::66/128 dev ve-web")?;
+    mended(lab, "is a duplicate")
+}
+
+/// A hand-made file translates a machine's own prefix.
+fn translated(lab: &Lab) -> Result<()> {
+    lab.sh("printf '[Match]\\nName=ve-hand\\n[Network]\\nAddress=2001:db8:c::1/64\\nIPMasquerade=both\\n' > /etc/systemd/network/40-hand.network
+            machinectl clone debian-13 hand; printf '[Network]\\nVirtualEthernet=yes\\n' > /etc/systemd/nspawn/hand.nspawn
+            networkctl reload; systemctl start systemd-nspawn@hand")?;
+    mended(lab, "is translated by networkd")?;
+    lab.sh("systemctl stop systemd-nspawn@hand; machinectl remove hand; rm -r /etc/systemd/network/40-hand.network*; networkctl reload").map(drop)
+}
+
+/// The way from machines to the world, and from the world to the pool.
+fn online(lab: &Lab) -> Result<()> {
+    let said = lab.nsctl_ok("doctor web --online 2001:db8:ffff::1")?;
+    must!(said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1\n", "{said}");
+    let lost = lab.nsctl("doctor web --online 2001:db8:dead::1")?;
+    must!(lost.status == 1 && lost.stdout.contains("does not reach"), "{}", lost.all());
+    let json: serde_json::Value = serde_json::from_str(&lab.nsctl("doctor --json --online 2001:db8:ffff::1")?.stdout)?;
+    must!(json.as_array().is_some_and(|all| all.len() == 3), "{json}");
+    super::refused(lab, "doctor --probe 1", 1, "no ping to 2001:db8:a::1")?;
+    let probe = "nsctl doctor --probe 20 > probe & touch asked; wait $!; cat probe";
+    let mut pings = crate::lab::Daemon::spawn(lab.router.command(&["ping", "-6", "-i0.2", "2001:db8:a::1"]).stdout(std::process::Stdio::null()))?;
+    let came = lab.sh(probe)?;
+    pings.0.kill()?;
+    must!(came.contains("2001:db8:ffff::1 has reached 2001:db8:a::1"), "{came}");
+    Ok(())
+}
+
+/// A guest without systemd refuses router advertisements; one has NetworkManager instead.
+fn other_guests(lab: &Lab) -> Result<()> {
+    tiny_guest(lab, "tiny")?;
+    lab.nsctl_ok("create tiny --routed")?;
+    lab.sh("net=/proc/$(machinectl show tiny -p Leader --value)/ns/net
+            nsenter --net=$net sysctl -qw net.ipv6.conf.host0.accept_ra=0 net.ipv6.conf.host0.disable_ipv6=1")?;
+    mended(lab, "it takes no router advertisements")?;
+    lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl unmask -q NetworkManager; systemctl disable -q --now systemd-networkd.service systemd-networkd.socket
+        printf '[device]\nmatch-device=*\nmanaged=0\n' > /etc/NetworkManager/conf.d/none.conf
+        systemctl start NetworkManager; ip addr flush dev host0; ip -6 route flush dev host0"])?;
+    mended(lab, "NetworkManager runs in it")
+}
+
+/// `--fix` does what is safe, after showing it.
+fn fixed(lab: &Lab) -> Result<()> {
+    lab.sh("sysctl -qw net.ipv6.conf.all.forwarding=0; nft flush ruleset")?;
+    let done = lab.nsctl("doctor --fix --yes")?;
+    must!(done.ok() && done.stderr.contains("is off") && done.stdout.matches("done: ").count() >= 2, "{}", done.all());
+    silent(lab, "after --fix")?;
+    lab.sh("sysctl -qw net.ipv6.conf.all.forwarding=0")?;
+    must!(lab.nsctl("doctor web")?.ok(), "the host's traps are told as a machine's: {}", lab.nsctl("doctor web")?.all());
+    lab.nsctl_ok("doctor --fix --yes")?;
+    super::refused(lab, "doctor nobody", 1, "there is no machine")?;
+    // Quick, and useful without root.
+    lab.install("sudo").or_else(|_| lab.sh("true").map(drop))?;
+    let seen = lab.run(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "nsctl", "doctor"])?;
+    must!(!seen.stderr.contains("error:") || seen.stderr.contains("root"), "without root: {}", seen.all());
+    Ok(())
+}

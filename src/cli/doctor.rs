@@ -1,0 +1,204 @@
+//! `nsctl doctor`: what is wrong, what it causes, and what mends it.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::list::look;
+use super::reconcile::everything;
+use super::session::{bus, spec, state};
+use super::show::unknown;
+use super::text::{err, out};
+use super::{Fault, Global, text};
+use crate::doctor::{Finding, Level, examine};
+use crate::plan::{Step, plan};
+use crate::sys::{self, Disk, net, trace};
+use crate::{inspect, observe};
+
+/// Find what is wrong with this host and its machines, and say what mends it
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Just this machine [default: the host and all machines]
+    name: Option<String>,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+    /// Run the commands that mend what they can mend without harm
+    #[arg(long)]
+    fix: bool,
+    /// Ask each machine for its way to this address of the world: reached or not, from which
+    /// address, over which hops
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["fix", "probe"])]
+    online: Option<Ipv6Addr>,
+    /// Wait so long for a ping from elsewhere to this host's address of the pool: does the world
+    /// route the pool here at all?
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["fix", "name"])]
+    probe: Option<u64>,
+    /// Do not ask before that
+    #[arg(long, short, requires = "fix")]
+    yes: bool,
+}
+
+pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
+    if let Some(to) = args.online {
+        return online(global, &args, to).await;
+    }
+    if let Some(seconds) = args.probe {
+        return probe(global, seconds).await;
+    }
+    let mut findings = findings(global).await?;
+    if let Some(name) = &args.name {
+        let rows = look(global).await?;
+        let Some(row) = rows.iter().find(|row| row.name == *name) else {
+            return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
+        };
+        let link = row.host_interface.clone().unwrap_or_default();
+        let mine = |object: &str| {
+            object.split(", ").any(|word| word == row.name || (!link.is_empty() && word == link))
+        };
+        findings.retain(|finding| mine(&finding.object));
+    }
+    if args.fix {
+        fix(global, &args, &findings)?;
+        return Ok(0);
+    }
+    if args.json {
+        text::json(&findings)?;
+    } else if findings.is_empty() {
+        if !global.quiet {
+            out!("all is well");
+        }
+    } else {
+        let sheets: Vec<String> = findings.iter().map(sheet).collect();
+        out!("{}", text::tame(&sheets.join("\n\n")));
+    }
+    let bad = findings.iter().any(|finding| finding.level == Level::Error);
+    Ok(u8::from(bad))
+}
+
+async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
+    let Some(bus) = bus(global).await? else {
+        return Err(Fault::new("doctor looks at a running host, not at a folder of files")
+            .hint("`nsctl --root DIR plan` shows what is out of step in files"));
+    };
+    if !sys::is_root() && !global.quiet {
+        err!("note: firewalls and machines' own networks are looked at by root alone");
+    }
+    let disk = Disk::new(&global.root);
+    let observed = observe::host(&disk, Some(&bus)).await?;
+    let (spec, state) = (spec(&observed)?, state(&observed)?);
+    let mut facts = inspect::host(&disk, &bus, observed, spec, state).await?;
+    if facts.cut_short.is_none() {
+        let wanted = everything(facts.spec.clone(), facts.state.clone(), &facts.observed);
+        let plan = wanted.ok().and_then(|wanted| plan(&wanted, &facts.observed).ok());
+        facts.pending = plan.map(|plan| plan.steps.iter().map(Step::describe).collect());
+    }
+    Ok(examine(&facts))
+}
+
+/// One machine's way to the world.
+#[derive(Serialize)]
+struct Online {
+    name: String,
+    reached: bool,
+    source: Option<Ipv6Addr>,
+    hops: Vec<Option<Ipv6Addr>>,
+}
+
+/// Asks every machine at once.
+async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Fault> {
+    super::session::must_be_root(global)?;
+    let Some(bus) = bus(global).await? else {
+        return Err(Fault::new("machines are asked on a running host, not below --root"));
+    };
+    let mut machines = bus.machines().await?;
+    if let Some(name) = &args.name {
+        machines.retain(|other, _| other == name);
+        if machines.is_empty() {
+            return Err(Fault::new(format!("'{}' is not running", name.escape_debug()))
+                .hint(format!("`nsctl start {name}`")));
+        }
+    }
+    let asked = machines.into_iter().map(async |(name, running)| {
+        let way = net::tracer(running.leader, to)?.run().await?;
+        Ok::<Online, std::io::Error>(Online {
+            name,
+            reached: way.reached,
+            source: way.source,
+            hops: way.hops,
+        })
+    });
+    let all = futures_util::future::join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    if args.json {
+        text::json(&all)?;
+    } else {
+        for one in &all {
+            out!("{}", text::tame(&told(one, to)));
+        }
+    }
+    Ok(u8::from(all.iter().any(|one| !one.reached)))
+}
+
+fn told(Online { name, reached, source, hops }: &Online, to: Ipv6Addr) -> String {
+    let Some(source) = source else { return format!("{name} has no way to {to}: it has no route there") };
+    let way: Vec<String> =
+        hops.iter().map(|hop| hop.map_or("?".to_owned(), |address| address.to_string())).collect();
+    let way = if way.is_empty() { "nobody answers".to_owned() } else { way.join(" > ") };
+    let verb = if *reached { "reaches" } else { "does not reach" };
+    format!("{name} {verb} {to} from {source}, over {way}")
+}
+
+/// Whether a packet for the pool comes in from the world.
+async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
+    super::session::must_be_root(global)?;
+    let observed = observe::host(&Disk::new(&global.root), None).await?;
+    let Some(pool) = spec(&observed)?.host.pool.filter(|pool| !pool.is_delegated()) else {
+        return Err(Fault::new("this host has no pool of its own that could be routed to it")
+            .hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
+    };
+    let address = pool.host_address();
+    err!("ping {address} from somewhere else in the world; waiting for {seconds} s");
+    if let Some(from) = trace::arrives(address, Duration::from_secs(seconds)).await? {
+        out!("{from} has reached {address}: {pool} is routed to this host");
+        return Ok(0);
+    }
+    Err(Fault::new(format!("no ping to {address} came in within {seconds} s"))
+        .hint(format!("was it sent? Then the provider does not route {pool} here: ask for a route to this host's own address")))
+}
+
+/// A finding in a few lines.
+fn sheet(finding: &Finding) -> String {
+    let Finding { level, object, what, causes, mend, .. } = finding;
+    let level = if *level == Level::Error { "error" } else { "warning" };
+    format!("{level}: {object} {what}\n    {causes}\n    mend it: {mend}")
+}
+
+fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault> {
+    super::session::must_be_root(global)?;
+    let safe: Vec<&Finding> = findings.iter().filter(|finding| finding.safe).collect();
+    for finding in findings.iter().filter(|finding| !finding.safe) {
+        err!("{}", text::tame(&sheet(finding)));
+        err!("    left to you: it takes something away, or touches what is yours\n");
+    }
+    if safe.is_empty() {
+        out!("nothing that can be mended without you");
+        return Ok(());
+    }
+    for finding in &safe {
+        err!("{}", text::tame(&sheet(finding)));
+    }
+    if !args.yes && !text::agree("Run these commands?")? {
+        return Err(Fault::new("nothing was changed"));
+    }
+    for finding in safe {
+        let status = sys::run("sh", &["-c", &finding.mend])?;
+        if status != 0 {
+            return Err(Fault::new(format!("`{}` ended with {status}", finding.mend))
+                .hint("`nsctl doctor` says what is left"));
+        }
+        out!("done: {}", finding.mend);
+    }
+    Ok(())
+}

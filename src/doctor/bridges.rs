@@ -1,0 +1,168 @@
+//! Bridges and their ports: a port that has something of its own, one that was
+//! taken off, a bridge without ports.
+
+use super::{Facts, Finding};
+use crate::emit::ini::Ini;
+use crate::observed::Link;
+use crate::spec::Network;
+
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = ports(facts).flat_map(|port| beside(facts, port)).collect();
+    findings.extend(empty(facts));
+    findings.extend(taken_off(facts));
+    findings.extend(configured_beside(facts));
+    findings
+}
+
+/// The ports of bridges but for machines' own.
+fn ports(facts: &Facts) -> impl Iterator<Item = &Link> {
+    let is_bridge = |index: u32| {
+        facts.observed.links.iter().any(|link| link.index == index && link.kind.as_deref() == Some("bridge"))
+    };
+    facts.observed.links.iter().filter(move |link| link.master.is_some_and(is_bridge))
+}
+
+/// Addresses and routes that the port has beside its bridge.
+fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
+    let own = facts.observed.addresses.iter().filter(|address| address.interface == port.index);
+    let mut findings: Vec<Finding> = own
+        .filter(|address| address.global)
+        .map(|address| {
+            Finding::error(
+                &port.name,
+                format!("is the port of a bridge and has {} of its own", address.address),
+                "answers come in on the bridge, and are not taken for this address",
+            )
+            .mend(format!("ip addr flush dev {}", port.name))
+        })
+        .collect();
+    let stale = facts.routes.iter().filter(|route| {
+        let far = route.destination.prefix_len() > 0 && !is_local(&route.destination);
+        route.interface == Some(port.index) && far
+    });
+    findings.extend(stale.map(|route| {
+        Finding::error(
+            &port.name,
+            format!("is the port of a bridge and has a route to {}", route.destination),
+            "it beats the bridge's own: the LAN is not reached over IPv6, which looks healthy otherwise",
+        )
+        .mend_safely(format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name))
+    }));
+    findings
+}
+
+fn is_local(net: &ipnet::IpNet) -> bool {
+    match net {
+        ipnet::IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
+        ipnet::IpNet::V4(_) => false,
+    }
+}
+
+/// A bridge that machines are on, or that nsctl makes, without a way to the LAN.
+fn empty(facts: &Facts) -> Vec<Finding> {
+    let ours = facts.spec.host.bridges.iter();
+    let found = ours.filter_map(|(name, bridge)| {
+        let link = facts.observed.link(name.as_str())?;
+        let port = facts.observed.link(bridge.uplink.as_str());
+        let joined = port.is_some_and(|port| port.master == Some(link.index));
+        (!joined).then(|| {
+            Finding::error(
+                name.as_str(),
+                format!("{} is not its port any more", bridge.uplink),
+                "machines on it are cut off from the LAN",
+            )
+            .mend_safely(format!("networkctl reconfigure {}", bridge.uplink))
+        })
+    });
+    found.collect()
+}
+
+/// A machine whose veth is on no bridge: some file without KeepMaster= matched it.
+fn taken_off(facts: &Facts) -> Vec<Finding> {
+    let bridged = facts.spec.machines.iter().filter_map(|(name, machine)| match &machine.network {
+        Network::Bridge(bridge) => Some((name, bridge)),
+        Network::Routed(_) => None,
+    });
+    let found = bridged.filter_map(|(name, bridge)| {
+        let link = facts.observed.host_end(name)?;
+        let master = facts.observed.master_of(link).map(|master| master.name.as_str());
+        (master != Some(bridge.as_str())).then(|| {
+            Finding::error(
+                name.as_str(),
+                format!("{} is not a port of {bridge}", link.name),
+                "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge",
+            )
+            .mend_safely(format!("ip link set {} master {bridge}", link.name))
+        })
+    });
+    found.collect()
+}
+
+/// Files that give a port a life of its own beside its bridge.
+fn configured_beside(facts: &Facts) -> Vec<Finding> {
+    let files =
+        facts.settings.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "network"));
+    let found = files.flat_map(|(path, text)| {
+        let ini = Ini::parse(text);
+        let is_port = ini.get("Network", "Bridge").is_some();
+        let harmful = ["DHCP", "IPv6AcceptRA", "LinkLocalAddressing"].into_iter().filter(move |key| {
+            is_port
+                && ini.get("Network", key).is_some_and(|value| !["no", "false", "0", "off"].contains(&value))
+        });
+        harmful.map(|key| {
+            let line =
+                text.lines().position(|line| line.trim_start().starts_with(key)).map_or(0, |at| at + 1);
+            Finding::warning(
+                format!("{}:{line}", path.display()),
+                format!("{key}= for the port of a bridge"),
+                "the port stays 'configuring', or gets addresses beside its bridge that nobody reaches",
+            )
+            .mend(format!("sed -i '{line}d' {} && networkctl reload", path.display()))
+        })
+    });
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Address;
+
+    fn link(index: u32, name: &str, kind: Option<&str>, master: Option<u32>) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            alternative_names: Vec::new(),
+            mtu: 1500,
+            kind: kind.map(Into::into),
+            master,
+            peer: None,
+            up: true,
+        }
+    }
+
+    #[test]
+    fn a_port_has_nothing_of_its_own() {
+        let mut facts = Facts::default();
+        facts.observed.links = vec![link(1, "vbr0", Some("bridge"), None), link(2, "enp6s0", None, Some(1))];
+        assert_eq!(check(&facts), []);
+        facts.observed.addresses.push(Address {
+            interface: 2,
+            address: "2001:db8:5::7".parse().unwrap(),
+            tentative: false,
+            deprecated: false,
+            global: true,
+        });
+        assert!(check(&facts)[0].what.contains("2001:db8:5::7 of its own"));
+    }
+
+    #[test]
+    fn the_file_of_a_port_says_nothing_but_its_bridge() {
+        let mut facts = Facts::default();
+        let text = "[Match]\nName=a\n[Network]\nBridge=vbr0\nDHCP=yes\nIPv6AcceptRA=no\n";
+        facts.settings.insert("/etc/systemd/network/a.network".into(), text.into());
+        let found = check(&facts);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].object, "/etc/systemd/network/a.network:5");
+    }
+}

@@ -1,0 +1,67 @@
+//! What doctor looks at, beyond what a plan needs. Plain data; `inspect` fills it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::fit::Guest;
+use crate::name::MachineName;
+use crate::observed::{Address, Link, Managed, Observed, Route, Service};
+use crate::spec::Spec;
+use crate::state::State;
+
+/// A host, looked at closely.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub spec: Spec,
+    pub state: State,
+    pub observed: Observed,
+    /// networkd's and nspawn's files in /etc and /run, drop-ins too, by path.
+    pub settings: BTreeMap<PathBuf, String>,
+    /// systemd's own services, by name.
+    pub services: BTreeMap<String, Service>,
+    pub routes: Vec<Route>,
+    /// What networkd does with a link, by its index.
+    pub managed: BTreeMap<u32, Managed>,
+    /// Switches of the kernel, as in [`Observed`], but of each interface.
+    pub switches: BTreeMap<String, String>,
+    /// Whether this host answers itself at ::1.
+    pub loopback_answers: bool,
+    /// Machines that run, looked at from inside.
+    pub guests: BTreeMap<MachineName, GuestFacts>,
+    /// What `apply` would do, one line a step; none where it cannot be planned.
+    pub pending: Option<Vec<String>>,
+    /// The command that was cut short, if one was.
+    pub cut_short: Option<String>,
+}
+
+/// A machine from inside.
+#[derive(Debug, Clone, Default)]
+pub struct GuestFacts {
+    pub addresses: Vec<Address>,
+    /// Those that somebody else on the link has, too (RFC 4862 5.4.5).
+    pub duplicates: BTreeSet<IpAddr>,
+    /// TCP sockets that listen.
+    pub listening: BTreeSet<(IpAddr, u16)>,
+    /// The names of its processes.
+    pub processes: BTreeSet<String>,
+    /// What its tree is; none for a disk image.
+    pub tree: Option<Guest>,
+}
+
+impl Facts {
+    /// The name of a link by its index.
+    pub fn link_name(&self, index: u32) -> &str {
+        self.observed.links.iter().find(|link| link.index == index).map_or("?", |link| link.name.as_str())
+    }
+
+    /// The interface that the pool's packets come in on.
+    pub fn uplink(&self) -> Option<&Link> {
+        let name = &self.spec.host.uplink.as_ref()?.interface;
+        self.observed.link(name.as_str())
+    }
+
+    pub fn switch(&self, key: &str) -> Option<&str> {
+        self.switches.get(key).or_else(|| self.observed.sysctls.get(key)).map(String::as_str)
+    }
+}

@@ -1,0 +1,63 @@
+//! The bytes that a packet may have: on the uplink, and on machines' veths.
+
+use super::{Facts, Finding};
+use crate::spec::HOST_FILE;
+
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.pool.is_some()) else { return Vec::new() };
+    if uplink.mtu < 1280 {
+        return vec![
+            Finding::error(
+                &uplink.name,
+                format!("takes packets of {} bytes only", uplink.mtu),
+                "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link",
+            )
+            .mend(format!("ip link set {} mtu 1500", uplink.name)),
+        ];
+    }
+    let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));
+    let routed = running.filter_map(|name| facts.observed.link(&name.routed_link()));
+    let wide = routed.filter(|link| link.mtu > uplink.mtu).map(|link| link.name.as_str());
+    let wide: Vec<&str> = wide.collect();
+    if wide.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        Finding::warning(
+            wide.join(", "),
+            format!("may send more bytes at once than {} takes ({})", uplink.name, uplink.mtu),
+            "each new connection loses its first large packets, and hangs where packet-too-big is filtered",
+        )
+        .mend(format!(
+            "sed -i '/^mtu = /d; s/^interface = .*/&\\nmtu = {}/' {HOST_FILE} && nsctl apply --yes",
+            uplink.mtu
+        )),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Link;
+
+    #[test]
+    fn the_uplink_is_wide_enough() {
+        let mut facts = Facts::default();
+        facts.spec.host =
+            toml::from_str("pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0\"\n").unwrap();
+        let link = |mtu| Link {
+            index: 1,
+            name: "wan0".into(),
+            alternative_names: Vec::new(),
+            mtu,
+            kind: None,
+            master: None,
+            peer: None,
+            up: true,
+        };
+        facts.observed.links = vec![link(1500)];
+        assert_eq!(check(&facts), []);
+        facts.observed.links = vec![link(1200)];
+        assert!(check(&facts)[0].what.contains("1200"));
+    }
+}

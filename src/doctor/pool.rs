@@ -1,0 +1,153 @@
+//! The pool: routed to this host, not looping, and nobody else's.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{Facts, Finding};
+use crate::observed::Route;
+use crate::pool::Pool;
+
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    let Some(pool) = facts.spec.host.fixed_pool() else { return Vec::new() };
+    let checks = [unreachable(facts, pool), address(facts, pool), on_link(facts, pool), proxied(facts, pool)];
+    checks.into_iter().flatten().chain(overlaps(facts, pool)).collect()
+}
+
+fn routes_of(facts: &Facts, net: Ipv6Net) -> impl Iterator<Item = &Route> {
+    facts.routes.iter().filter(move |route| route.destination == IpNet::V6(net))
+}
+
+/// Without it, packets for an unused /64 go back out the default route: a loop (RFC 7084 L-14).
+fn unreachable(facts: &Facts, pool: Pool) -> Option<Finding> {
+    let there = routes_of(facts, pool.net()).any(|route| route.unreachable);
+    (!there).then(|| {
+        Finding::error(
+            pool.to_string(),
+            "has no unreachable route",
+            "packets for an unused /64 of it go round between this host and the router, and leak",
+        )
+        .mend_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
+    })
+}
+
+fn address(facts: &Facts, pool: Pool) -> Option<Finding> {
+    let own = IpAddr::V6(pool.host_address());
+    let there = facts.observed.addresses.iter().any(|address| address.address == own);
+    (!there).then(|| {
+        Finding::error(
+            pool.to_string(),
+            format!("this host has no address of it: {own} is missing"),
+            "machines cannot ask this host for names, and its own packets to them have a foreign sender",
+        )
+        .mend_safely(format!("ip addr add {own}/128 dev lo"))
+    })
+}
+
+/// The uplink has an address whose prefix holds the pool: routers ask for neighbours there.
+fn on_link(facts: &Facts, pool: Pool) -> Option<Finding> {
+    let uplink = facts.uplink()?;
+    let mut held = facts.routes.iter().filter(|route| {
+        route.interface == Some(uplink.index)
+            && route.by_kernel
+            && !route.unreachable
+            && route.destination.prefix_len() > 0
+            && route.destination.contains(&IpNet::V6(pool.net()))
+    });
+    let route = held.next()?;
+    let mine =
+        facts.observed.addresses.iter().find(|address| {
+            address.interface == uplink.index && route.destination.contains(&address.address)
+        });
+    let mend = mine.map_or_else(
+        || format!("ip -6 route del {} dev {}", route.destination, uplink.name),
+        |mine| format!("ip addr del {}/{} dev {}", mine.address, route.destination.prefix_len(), uplink.name),
+    );
+    Some(
+        Finding::error(
+            pool.to_string(),
+            format!("is on-link on {}: {} is a route of that interface", uplink.name, route.destination),
+            "the provider does not route it to this host, but looks for each address as a neighbour",
+        )
+        .mend(mend),
+    )
+}
+
+/// Whether the host answers for neighbours of the pool: a sign that it is not routed.
+fn proxied(facts: &Facts, pool: Pool) -> Option<Finding> {
+    let uplink = facts.uplink()?;
+    let key = format!("net/ipv6/conf/{}/proxy_ndp", uplink.name);
+    (facts.switch(&key) == Some("1")).then(|| {
+        Finding::warning(
+            pool.to_string(),
+            format!("{} proxies neighbour discovery", uplink.name),
+            "a pool that answers only so is not routed: each machine costs the router a neighbour entry, and breaks at its limits",
+        )
+        .mend(format!("sysctl -w net.ipv6.conf.{}.proxy_ndp=0", uplink.name))
+    })
+}
+
+/// A route into the pool that is none of our machines'.
+fn overlaps(facts: &Facts, pool: Pool) -> Vec<Finding> {
+    let foreign = facts.routes.iter().filter(|route| match route.destination {
+        IpNet::V6(net) => {
+            net != pool.net() && pool.net().contains(&net) && !route.unreachable && !is_ours(facts, route)
+        }
+        IpNet::V4(_) => false,
+    });
+    let findings = foreign.filter_map(|route| {
+        let name = facts.link_name(route.interface?);
+        Some(
+            Finding::error(
+                route.destination.to_string(),
+                format!("of the pool is routed to {name}, which is no machine of nsctl's"),
+                "the machine that gets this subnet is not reached",
+            )
+            .mend(format!("ip -6 route del {} dev {name}", route.destination)),
+        )
+    });
+    findings.collect()
+}
+
+fn is_ours(facts: &Facts, route: &Route) -> bool {
+    let Some(index) = route.interface else { return false };
+    let ours = facts.spec.machines.keys().filter_map(|name| facts.observed.host_end(name));
+    let lo = facts.link_name(index) == "lo";
+    lo || ours.map(|link| link.index).any(|own| own == index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Address;
+
+    #[test]
+    fn a_pool_needs_its_route_and_its_address() {
+        let mut facts = Facts::default();
+        facts.spec.host.pool = "2001:db8:a::/48".parse().ok();
+        let found = check(&facts);
+        assert!(found.iter().any(|f| f.what.contains("no unreachable route")));
+        assert!(found.iter().any(|f| f.what.contains("2001:db8:a::1 is missing")));
+        let destination: IpNet = "2001:db8:a::/48".parse().unwrap();
+        let route = Route {
+            destination,
+            interface: None,
+            unreachable: true,
+            by_kernel: false,
+            by_ra: false,
+            metric: 1024,
+        };
+        facts.routes.push(route.clone());
+        facts.observed.addresses.push(Address {
+            interface: 1,
+            address: "2001:db8:a::1".parse().unwrap(),
+            tentative: false,
+            deprecated: false,
+            global: true,
+        });
+        assert_eq!(check(&facts), []);
+        let destination = "2001:db8:a:7::/64".parse().unwrap();
+        facts.routes.push(Route { destination, interface: Some(9), unreachable: false, ..route });
+        assert!(check(&facts)[0].what.contains("no machine of nsctl's"));
+    }
+}

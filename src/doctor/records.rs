@@ -1,0 +1,110 @@
+//! Definitions, state, rendered files and what runs: in step, or not.
+
+use std::collections::BTreeMap;
+
+use super::{Facts, Finding};
+use crate::name::MachineName;
+use crate::spec::Network;
+
+/// How many user ids a machine has (systemd-nspawn(1), `--private-users=`).
+const RANGE: u32 = 65_536;
+
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(command) = &facts.cut_short {
+        findings.push(
+            Finding::error("the journal", format!("`nsctl {command}` was cut short"), "half of it is done")
+                .mend_safely("nsctl apply --yes"),
+        );
+    }
+    findings.extend(leases(facts));
+    findings.extend(pending(facts));
+    findings.extend(user_ids(facts));
+    findings
+}
+
+fn leases(facts: &Facts) -> Vec<Finding> {
+    let held = facts.state.leases.held();
+    let routed = |name: &MachineName| {
+        facts.spec.machines.get(name).is_some_and(|machine| matches!(machine.network, Network::Routed(_)))
+    };
+    let idle = held.iter().filter(|(name, _)| !routed(name)).map(|(name, subnet)| {
+        Finding::warning(
+            name.as_str(),
+            format!("holds {subnet}, and no definition of a routed machine has that name"),
+            "the subnet is not free for others",
+        )
+        .mend("nsctl apply --yes")
+    });
+    let bare = facts.spec.machines.keys().filter(|name| routed(name) && !held.contains_key(*name));
+    let bare = bare.map(|name| {
+        Finding::error(name.as_str(), "is defined and holds no subnet", "it cannot be started as it is")
+            .mend("nsctl apply --yes")
+    });
+    idle.chain(bare).collect()
+}
+
+/// What a reconcile would change.
+fn pending(facts: &Facts) -> Option<Finding> {
+    let steps = facts.pending.as_ref().filter(|steps| !steps.is_empty())?;
+    let first = steps.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+    let more = if steps.len() > 3 { format!("; and {} more", steps.len() - 3) } else { String::new() };
+    Some(
+        Finding::warning(
+            "the host",
+            format!("is not as its files say: {first}{more}"),
+            "what was edited or lost has no effect, or another than one thinks",
+        )
+        .mend("nsctl apply --yes"),
+    )
+}
+
+/// Two machines whose users are the same to the kernel.
+fn user_ids(facts: &Facts) -> Vec<Finding> {
+    let shifts: BTreeMap<&str, u32> = facts
+        .observed
+        .machines
+        .iter()
+        .filter_map(|(name, running)| Some((name.as_str(), running.uid_shift.filter(|shift| *shift > 0)?)))
+        .collect();
+    let mut findings = Vec::new();
+    for (name, shift) in &shifts {
+        let other = shifts.iter().find(|(other, theirs)| *other > name && shift.abs_diff(**theirs) < RANGE);
+        if let Some((other, _)) = other {
+            findings.push(
+                Finding::error(
+                    format!("{name}, {other}"),
+                    "share user ids on this host",
+                    "who breaks out of one of them is root in the other",
+                )
+                .mend(format!("nsctl restart {other}")),
+            );
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Running;
+
+    #[test]
+    fn machines_have_user_ids_of_their_own() {
+        let mut facts = Facts::default();
+        for (name, uid_shift) in [("a", Some(65_536)), ("b", Some(131_072)), ("c", Some(0)), ("d", None)] {
+            facts.observed.machines.insert(name.into(), Running { leader: 1, uid_shift });
+        }
+        assert_eq!(check(&facts), []);
+        facts.observed.machines.insert("e".into(), Running { leader: 1, uid_shift: Some(100_000) });
+        assert_eq!(check(&facts).len(), 2);
+    }
+
+    #[test]
+    fn leases_and_machines_go_together() {
+        let mut facts = Facts::default();
+        let pool = "2001:db8:a::/48".parse().unwrap();
+        facts.state.leases.lease(pool, &"gone".parse().unwrap(), None).unwrap();
+        assert!(check(&facts)[0].what.contains("holds 2001:db8:a:1::/64"));
+    }
+}

@@ -1,0 +1,111 @@
+//! Looks at a host as closely as doctor wants to; changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::apply::Journal;
+use crate::doctor::Facts;
+use crate::doctor::facts::GuestFacts;
+use crate::name::MachineName;
+use crate::observe::ObserveError;
+use crate::observed::{Observed, accept_ra};
+use crate::spec::{Network, Spec};
+use crate::state::State;
+use crate::sys::tree::Tree;
+use crate::sys::{Bus, Disk, DiskError, Net, is_root, kernel, ping, processes};
+
+/// Where networkd's and nspawn's files are that somebody wrote.
+const FOLDERS: [&str; 4] =
+    ["/etc/systemd/network", "/run/systemd/network", "/etc/systemd/nspawn", "/run/systemd/nspawn"];
+const ENDS: [&str; 3] = [".network", ".netdev", ".nspawn"];
+
+/// Everything at once. Without root, what only root may see is left out.
+///
+/// # Errors
+/// When a file cannot be read, or a service does not answer.
+pub async fn host(
+    disk: &Disk,
+    bus: &Bus,
+    observed: Observed,
+    spec: Spec,
+    state: State,
+) -> Result<Facts, ObserveError> {
+    let net = Net::host()?;
+    let services = ["systemd-networkd", "systemd-resolved"];
+    let (addresses, loopback, services, managed) = tokio::join!(
+        net.addresses(),
+        ping::answers(std::net::Ipv6Addr::LOCALHOST, Duration::from_millis(400)),
+        bus.services(&services),
+        bus.managed(),
+    );
+    let mut facts = Facts {
+        settings: settings(disk)?,
+        routes: net.main_routes().await?,
+        services: services?,
+        managed: managed.unwrap_or_default(),
+        // Who may not ask says nothing.
+        loopback_answers: loopback.unwrap_or(true),
+        switches: switches(&observed),
+        cut_short: Journal::find(disk).ok().flatten().map(|journal| journal.command),
+        spec,
+        state,
+        observed,
+        pending: None,
+        guests: BTreeMap::new(),
+    };
+    facts.observed.addresses = addresses?;
+    if is_root() {
+        facts.guests = guests(&facts).await;
+    }
+    Ok(facts)
+}
+
+/// Files and drop-ins, by path.
+fn settings(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+    let mut texts = BTreeMap::new();
+    for folder in FOLDERS.map(Path::new) {
+        texts.append(&mut disk.folder(folder, |name| ENDS.iter().any(|end| name.ends_with(end)))?);
+        for name in disk.names(folder)?.iter().filter(|name| name.ends_with(".network.d")) {
+            texts.append(&mut disk.folder(&folder.join(name), |name| name.ends_with(".conf"))?);
+        }
+    }
+    Ok(texts)
+}
+
+fn switches(observed: &Observed) -> BTreeMap<String, String> {
+    let of_link = |name: &str| {
+        let key = |word: &str| format!("net/ipv6/conf/{name}/{word}");
+        [accept_ra(name), key("disable_ipv6"), key("proxy_ndp")]
+    };
+    let keys = observed.links.iter().flat_map(|link| of_link(&link.name));
+    keys.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect()
+}
+
+/// Each running machine of ours from inside; those without an address more closely.
+async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
+    let mut guests = BTreeMap::new();
+    let mut all_processes = None;
+    for (name, machine) in &facts.spec.machines {
+        let Some(running) = facts.observed.machines.get(name.as_str()) else { continue };
+        let Ok(net) = Net::machine(running.leader) else { continue };
+        let mut guest = GuestFacts {
+            addresses: net.addresses().await.unwrap_or_default(),
+            duplicates: net.duplicates().await.unwrap_or_default(),
+            ..GuestFacts::default()
+        };
+        if !machine.open.is_empty() {
+            guest.listening = processes::listening(running.leader);
+        }
+        let routed = matches!(machine.network, Network::Routed(_));
+        if !guest.addresses.iter().any(|a| a.global && (!routed || a.address.is_ipv6())) {
+            let all: &BTreeMap<String, BTreeSet<String>> =
+                all_processes.get_or_insert_with(processes::by_namespace);
+            let mine = processes::namespace(running.leader).and_then(|namespace| all.get(&namespace));
+            guest.processes = mine.cloned().unwrap_or_default();
+            guest.tree = Tree::of(name.as_str()).map(|tree| tree.guest());
+        }
+        guests.insert(name.clone(), guest);
+    }
+    guests
+}
