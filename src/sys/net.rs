@@ -131,7 +131,7 @@ impl Net {
             let defaults = routes
                 .iter()
                 .filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
-            found.extend(defaults.filter_map(out_interface));
+            found.extend(defaults.flat_map(out_interfaces));
         }
         Ok(found)
     }
@@ -170,7 +170,7 @@ impl Net {
     /// When the kernel does not answer.
     pub async fn main_routes(&self) -> Result<Vec<Route>, NetError> {
         let routes = self.routes(true).await?;
-        Ok(routes.iter().filter_map(main_route).collect())
+        Ok(routes.iter().flat_map(main_route).collect())
     }
 
     /// Addresses that failed the check for duplicates.
@@ -270,7 +270,7 @@ impl Net {
             let _ = self.handle.address().del(message).execute().await;
         }
         let left = self.routes(true).await?;
-        for route in left.into_iter().filter(|r| out_interface(r) == Some(index) && !is_multicast(r)) {
+        for route in left.into_iter().filter(|r| out_interfaces(r) == [index] && !is_multicast(r)) {
             let _ = self.handle.route().del(route).execute().await;
         }
         Ok(())
@@ -362,42 +362,49 @@ fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
-fn main_route(route: &RouteMessage) -> Option<Route> {
+/// A route of the main table; one over several interfaces comes as several.
+fn main_route(route: &RouteMessage) -> Vec<Route> {
     let unreachable = route.header.kind == RouteType::Unreachable;
     let known = unreachable || route.header.kind == RouteType::Unicast;
     let table = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    if !known || table.unwrap_or_else(|| u32::from(route.header.table)) != MAIN_TABLE {
-        return None;
-    }
     let address = destination(route).unwrap_or(Ipv6Addr::UNSPECIFIED);
-    if address.is_unicast_link_local() || address.is_multicast() {
-        return None;
+    let local = address.is_unicast_link_local() || address.is_multicast();
+    if !known || local || table.unwrap_or_else(|| u32::from(route.header.table)) != MAIN_TABLE {
+        return Vec::new();
     }
+    let Ok(net) = Ipv6Net::new(address, route.header.destination_prefix_length) else { return Vec::new() };
     let metric = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
     });
-    Some(Route {
-        destination: Ipv6Net::new(address, route.header.destination_prefix_length).ok()?.into(),
-        interface: out_interface(route),
+    let over = |interface| Route {
+        destination: net.into(),
+        interface,
         unreachable,
         by_kernel: route.header.protocol == RouteProtocol::Kernel,
         by_ra: route.header.protocol == RouteProtocol::Ra,
         metric: metric.unwrap_or(0),
-    })
+    };
+    match out_interfaces(route).as_slice() {
+        [] => vec![over(None)],
+        some => some.iter().map(|index| over(Some(*index))).collect(),
+    }
 }
 
 /// RT_TABLE_MAIN (rtnetlink(7)).
 const MAIN_TABLE: u32 = 254;
 
-fn out_interface(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
+/// Where a route leads out of: several interfaces, where it has several next hops.
+fn out_interfaces(route: &RouteMessage) -> Vec<u32> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of).collect()
 }
 
 fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {
