@@ -13,7 +13,7 @@ use crate::observed::{Observed, accept_ra};
 use crate::spec::{Network, Spec};
 use crate::state::State;
 use crate::sys::tree::Tree;
-use crate::sys::{Bus, Disk, DiskError, Net, is_root, kernel, ping, processes};
+use crate::sys::{Bus, Disk, DiskError, Net, is_root, kernel, ping, processes, sockets};
 
 /// Where networkd's and nspawn's files are that somebody wrote.
 const FOLDERS: [&str; 4] =
@@ -95,7 +95,7 @@ async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
             ..GuestFacts::default()
         };
         if !machine.open.is_empty() {
-            guest.listening = processes::listening(running.leader);
+            guest.listening = sockets::listening(running.leader).unwrap_or_default();
         }
         let routed = matches!(machine.network, Network::Routed(_));
         if !guest.addresses.iter().any(|a| a.global && (!routed || a.address.is_ipv6())) {

@@ -16,6 +16,7 @@ pub mod nft;
 pub mod ping;
 pub mod processes;
 pub mod pty;
+pub mod sockets;
 pub mod trace;
 pub mod tree;
 

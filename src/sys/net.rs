@@ -295,7 +295,7 @@ pub fn tracer(leader: u32, to: Ipv6Addr) -> std::io::Result<Tracer> {
 
 /// Runs `deed` in the network namespace of a process. This thread is the only
 /// one of ours, and `deed` does not wait.
-fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+pub(super) fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
     let home = File::open("/proc/thread-self/ns/net")?;
     let there = File::open(format!("/proc/{pid}/ns/net"))?;
     setns(there, CloneFlags::CLONE_NEWNET)?;
