@@ -71,7 +71,9 @@ fn empty(facts: &Facts) -> Vec<Finding> {
                 format!("{} is not its port any more", bridge.uplink),
                 "machines on it are cut off from the LAN",
             )
-            .mend_safely(format!("networkctl reconfigure {}", bridge.uplink))
+            .mend(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(|| {
+                format!("ip link set {0} up && networkctl reconfigure {0}", bridge.uplink)
+            }))
         })
     });
     found.collect()
@@ -92,7 +94,9 @@ fn taken_off(facts: &Facts) -> Vec<Finding> {
                 format!("{} is not a port of {bridge}", link.name),
                 "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge",
             )
-            .mend_safely(format!("ip link set {} master {bridge}", link.name))
+            .mend(
+                facts.let_ours_win(link).unwrap_or_else(|| format!("ip link set {} master {bridge}", link.name)),
+            )
         })
     });
     found.collect()

@@ -61,6 +61,14 @@ impl Facts {
         self.observed.link(name.as_str())
     }
 
+    /// What moves the file of somebody else's that comes before nsctl's own for a link
+    /// behind it (networkd takes the first by name); none where there is no such file.
+    pub fn let_ours_win(&self, link: &Link) -> Option<String> {
+        let file = self.managed.get(&link.index)?.file.as_deref()?;
+        let name = file.strip_prefix("/etc/systemd/network/").filter(|name| !name.contains("-nsctl-"))?;
+        Some(format!("mv {file} /etc/systemd/network/90-{name} && networkctl reload"))
+    }
+
     pub fn switch(&self, key: &str) -> Option<&str> {
         self.switches.get(key).or_else(|| self.observed.sysctls.get(key)).map(String::as_str)
     }

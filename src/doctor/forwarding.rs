@@ -1,7 +1,10 @@
 //! Forwarding, and what it costs: a host that forwards ignores router
 //! advertisements unless it is told otherwise (kernel, ip-sysctl.rst).
 
+use std::path::Path;
+
 use super::{Facts, Finding};
+use crate::emit::ini::Ini;
 use crate::observed::{FORWARDING, accept_ra};
 use crate::spec::AcceptRa;
 
@@ -20,7 +23,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
             .mend_safely("sysctl -w net.ipv6.conf.all.forwarding=1"),
         ];
     }
-    [off_again(facts), ignored(facts)].into_iter().flatten().collect()
+    [off_again(facts), ignored(facts), not_pinned(facts)].into_iter().flatten().collect()
 }
 
 /// Forwarding of a single interface is off, which `all` should have turned on.
@@ -48,6 +51,33 @@ fn ignored(facts: &Facts) -> Option<Finding> {
             "the host loses its IPv6 default route when it runs out",
         )
         .mend_safely(format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name))
+    })
+}
+
+/// networkd takes them on a host that forwards only where its file says so (systemd.network(5)).
+fn not_pinned(facts: &Facts) -> Option<Finding> {
+    let uplink = facts.uplink()?;
+    let file = facts.managed.get(&uplink.index)?.file.as_deref()?;
+    let name = file.rsplit('/').next()?;
+    let drop_ins = format!("{name}.d");
+    let mine = facts.settings.iter().filter(|(path, _)| {
+        *path == Path::new(file) || path.parent().is_some_and(|folder| folder.ends_with(&drop_ins))
+    });
+    let says = |ini: &Ini, key: &str| ini.sections().any(|(_, pairs)| pairs.iter().any(|(k, _)| k == key));
+    let decided = mine
+        .map(|(_, text)| Ini::parse(text))
+        .any(|ini| ["IPv6AcceptRA", "Gateway", "Bridge", "Destination"].iter().any(|key| says(&ini, key)));
+    let known = facts.settings.contains_key(Path::new(file));
+    (known && !decided).then(|| {
+        Finding::error(
+            &uplink.name,
+            format!("networkd ignores router advertisements of a host that forwards: IPv6AcceptRA= is not pinned in {file}"),
+            "the host loses its IPv6 default route when the next machine starts, or at the next boot",
+        )
+        .mend_safely(format!(
+            "mkdir -p /etc/systemd/network/{drop_ins} && printf '[Network]\\nIPv6AcceptRA=yes\\n' > \
+             /etc/systemd/network/{drop_ins}/50-accept-ra.conf && networkctl reload"
+        ))
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Facts, Finding};
 use crate::name::MachineName;
-use crate::spec::Network;
+use crate::spec::{MACHINES_DIR, Network};
 
 /// How many user ids a machine has (systemd-nspawn(1), `--private-users=`).
 const RANGE: u32 = 65_536;
@@ -77,11 +77,25 @@ fn user_ids(facts: &Facts) -> Vec<Finding> {
                     "share user ids on this host",
                     "who breaks out of one of them is root in the other",
                 )
-                .mend(format!("nsctl restart {other}")),
+                .mend(apart(facts, name, other)),
             );
         }
     }
     findings
+}
+
+/// A definition that names the range itself, or else chance, is what must change.
+fn apart(facts: &Facts, name: &str, other: &str) -> String {
+    let pinned = [other, name].into_iter().find(|name| {
+        let machine = name.parse::<MachineName>().ok().and_then(|name| facts.spec.machines.get(&name));
+        machine.is_some_and(|machine| {
+            machine.nspawn.get("Exec").is_some_and(|exec| exec.contains_key("PrivateUsers"))
+        })
+    });
+    match pinned {
+        Some(name) => format!("sed -i '/^PrivateUsers/d' {MACHINES_DIR}/{name}.toml && nsctl apply --yes"),
+        None => format!("nsctl restart {other}"),
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,11 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
                     format!("networkd uses another file than nsctl's for it: {file}"),
                     "the machine has neither its subnet nor its gateway",
                 )
-                .mend("nsctl apply --yes && networkctl reload"),
+                .mend(
+                    facts
+                        .let_ours_win(link)
+                        .unwrap_or_else(|| "nsctl apply --yes && networkctl reload".into()),
+                ),
             );
         } else if managed.state == "failed" {
             findings.push(

@@ -36,7 +36,8 @@ fn by_networkd(lab: &Lab) -> Result<()> {
 /// A host without nsctl and without a file for its uplink, booted anew.
 fn blank(lab: &mut Lab) -> Result<()> {
     lab.sh(
-        "rm -rf /etc/nsctl /var/lib/nsctl /etc/systemd/network/* /etc/sysctl.d/60-nsctl.conf /etc/systemd/system/machines.target.wants
+        "rm -rf /etc/nsctl /var/lib/nsctl /etc/systemd/network/* /etc/sysctl.d/60-nsctl.conf /etc/systemd/nspawn \
+            /etc/systemd/system/systemd-nspawn@*.service.d /etc/systemd/system/machines.target.wants
          sync",
     )?;
     lab.power_off()?;
@@ -76,5 +77,7 @@ fn by_kernel(lab: &mut Lab) -> Result<()> {
     must!(lab.sh("sysctl -n net.ipv6.conf.wan0.accept_ra")? == "2\n", "the uplink ignores RA");
     must!(has_default(lab)?, "the default route is gone");
     lab.sh("while ip -6 route del default 2>/dev/null; do :; done; ip link set wan0 down; ip link set wan0 up")?;
-    until(Duration::from_secs(20), "the kernel takes RAs of a host that forwards", || has_default(lab))
+    until(Duration::from_secs(20), "the kernel takes RAs of a host that forwards", || has_default(lab))?;
+    lab.sh("sysctl -qw net.ipv6.conf.wan0.accept_ra=1")?;
+    super::doctor::mended(lab, "ignores router advertisements")
 }

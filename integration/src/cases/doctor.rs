@@ -14,7 +14,7 @@ struct Trap {
     says: &'static str,
 }
 
-const TRAPS: [Trap; 25] = [
+const TRAPS: [Trap; 27] = [
     Trap { set_up: "printf '[Match]\\nName=no0\\n[Network]\\nbridge=vbr0\\n' > /etc/systemd/network/70-x.network", says: "Bridge= is" },
     Trap { set_up: "printf '[NetDev]\\nName=no1\\nkind=bridge\\n' > /etc/systemd/network/70-x.netdev; rm /etc/systemd/network/70-x.network", says: "Kind= is" },
     Trap { set_up: "rm /etc/systemd/network/70-x.netdev; printf '[Exce]\\nBoot=yes\\n' > /etc/systemd/nspawn/other.nspawn", says: "[Exec] is" },
@@ -29,9 +29,9 @@ const TRAPS: [Trap; 25] = [
     Trap { set_up: "ip -6 route add 2001:db8:a:77::/64 dev vbr0", says: "which is no machine of nsctl's" },
     Trap { set_up: "ip addr add 2001:db8:5::77/64 dev enp6s0 nodad", says: "2001:db8:5::77 of its own" },
     Trap { set_up: "ip -6 route add 2001:db8:5::/64 dev enp6s0 metric 9", says: "has a route to 2001:db8:5::/64" },
-    Trap { set_up: "ip link set enp6s0 nomaster", says: "enp6s0 is not its port any more" },
-    Trap { set_up: "ip link set vb-bot nomaster", says: "is not a port of vbr0" },
-    Trap { set_up: "nft flush ruleset", says: "somebody flushed all rules" },
+    Trap { set_up: "printf '[Match]\\nName=enp6s0\\n[Network]\\nLinkLocalAddressing=no\\n' > /etc/systemd/network/01-x.network; networkctl reload", says: "enp6s0 is not its port any more" },
+    Trap { set_up: "rm /etc/systemd/network/90-*; printf '[Match]\\nName=vb-*\\n[Network]\\nLinkLocalAddressing=no\\n' > /etc/systemd/network/01-x.network; networkctl reload", says: "is not a port of vbr0" },
+    Trap { set_up: "rm /etc/systemd/network/90-*; nft flush ruleset", says: "somebody flushed all rules" },
     Trap { set_up: "for f in ip ip6; do sysctl -qw net.bridge.bridge-nf-call-${f}tables=1; done
         nft 'table inet theirs {\n chain forward {\n type filter hook forward priority 10\n policy drop\n ip6 saddr 2001:db8:a::/48 accept\n }\n }'", says: "as br_netfilter shows it to it" },
     Trap { set_up: "nft delete table inet theirs; for f in ip ip6; do sysctl -qw net.bridge.bridge-nf-call-${f}tables=0; done
@@ -42,6 +42,8 @@ const TRAPS: [Trap; 25] = [
     Trap { set_up: "systemctl disable -q systemd-networkd", says: "does not start with the host" },
     Trap { set_up: "systemctl stop systemd-resolved", says: "systemd-resolved does not run" },
     Trap { set_up: "sed -i 's/8080/8081/' /etc/nsctl/machines.d/db.toml", says: "is not as its files say" },
+    Trap { set_up: "sed -i 's/^accept-ra = .*/accept-ra = \"unchanged\"/' /etc/nsctl/nsctl.toml; nsctl apply --yes", says: "IPv6AcceptRA= is not pinned" },
+    Trap { set_up: "for m in web db; do printf '[nspawn.Exec]\\nPrivateUsers = \"1048576:65536\"\\n' >> /etc/nsctl/machines.d/$m.toml; done; nsctl apply --yes", says: "share user ids on this host" },
 ];
 
 pub fn run(lab: &mut Lab) -> Result<()> {
@@ -66,6 +68,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     translated(lab)?;
     online(lab)?;
     other_guests(lab)?;
+    lab.sh("mv /etc/nsctl/machines.d/tiny.toml /root/")?;
+    mended(lab, "no definition of a routed machine has that name")?;
     fixed(lab)
 }
 
@@ -82,7 +86,7 @@ fn silent(lab: &Lab, when: &str) -> Result<()> {
 }
 
 /// doctor finds it; the command that it gives mends it.
-fn mended(lab: &Lab, says: &str) -> Result<()> {
+pub fn mended(lab: &Lab, says: &str) -> Result<()> {
     let mut command = None;
     let mut all = String::new();
     let found = until(Duration::from_secs(15), "doctor finds the trap", || {
