@@ -10,7 +10,7 @@ use crate::spec::recipe::Recipe;
 use crate::sys::archive::{Packing, Unpacked};
 use crate::sys::build::Building;
 use crate::sys::bus::Transfer;
-use crate::sys::{Bus, Disk};
+use crate::sys::{Bus, BusError, Disk};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ async fn transfer(
 
 /// Ends a download that takes more room than it may.
 async fn bounded(
-    download: impl Future<Output = Result<(), crate::sys::BusError>>,
+    download: impl Future<Output = Result<(), BusError>>,
     disk: &Disk,
     limit: u64,
 ) -> Result<(), DeedError> {
@@ -118,6 +118,25 @@ pub async fn import_file(
         let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
         return Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?);
     }
+    let first = import_archive(bus, path, raw, name, limit, listener).await;
+    match first {
+        // importd of systemd 262 may go on writing the padding of a tar after its
+        // tar has seen the end and gone ("Broken pipe"): a matter of moments.
+        Err(DeedError::Bus(BusError::Transfer { .. })) if !raw => {
+            import_archive(bus, path, raw, name, limit, listener).await
+        }
+        done => done,
+    }
+}
+
+async fn import_archive(
+    bus: &Bus,
+    path: &Path,
+    raw: bool,
+    name: &str,
+    limit: u64,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
     // A machine that nsctl exported is a tree, too.
     let (_, archive) = Unpacked::open(path)?.definition()?;
     let (pipe, feed) = archive.feed(limit)?;

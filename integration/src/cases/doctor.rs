@@ -118,7 +118,7 @@ fn two_routes(lab: &mut Lab) -> Result<()> {
 fn inside(lab: &Lab) -> Result<()> {
     // A service that speaks IPv4 alone, on a port that is open.
     lab.nsctl_ok("open db tcp/8080")?;
-    lab.sh("systemd-run -q -M db --unit four systemd-socket-activate -l 127.0.0.1:8080 --inetd -a echo hi")?;
+    lab.sh("nsctl shell db systemd-run -q --unit four systemd-socket-activate -l 127.0.0.1:8080 --inetd -a echo hi")?;
     mended(lab, "listens on 127.0.0.1 port 8080 alone")?;
     // networkd is off in the guest.
     lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl disable -q --now systemd-networkd.service systemd-networkd.socket; ip addr flush dev host0; ip -6 route flush dev host0"])?;
