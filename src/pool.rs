@@ -1,6 +1,6 @@
 //! Prefixes, subnets, leases: address arithmetic and the choice of the next /64.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -233,7 +233,7 @@ pub struct Leases {
     /// Freed subnets, the one freed longest ago first.
     resting: Vec<Subnet>,
     /// Every subnet in `held` or `resting`.
-    used: BTreeSet<Subnet>,
+    used: Ranges,
 }
 
 impl Leases {
@@ -242,7 +242,7 @@ impl Leases {
     /// # Errors
     /// The first subnet that stands twice.
     pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Subnet>) -> Result<Leases, Subnet> {
-        let mut used = BTreeSet::new();
+        let mut used = Ranges::default();
         for subnet in held.values().chain(&resting) {
             if !used.insert(*subnet) {
                 return Err(*subnet);
@@ -288,8 +288,9 @@ impl Leases {
             (None, _) => self.next(pool).ok_or(PoolError::Full(pool))?,
         };
         self.release(name);
-        self.resting.retain(|rested| *rested != subnet);
-        self.used.insert(subnet);
+        if !self.used.insert(subnet) {
+            self.resting.retain(|rested| *rested != subnet);
+        }
         self.held.insert(name.clone(), subnet);
         Ok(subnet)
     }
@@ -314,14 +315,8 @@ impl Leases {
     /// The lowest subnet from 1 on that nobody ever had.
     fn never_used(&self, pool: Pool) -> Option<Subnet> {
         let (first, last) = (pool.subnet(1)?, pool.subnet(pool.size() - 1)?);
-        let mut candidate = first;
-        for used in self.used.range(first..=last) {
-            if *used != candidate {
-                break;
-            }
-            candidate = Subnet(candidate.0.checked_add(1)?);
-        }
-        (candidate <= last).then_some(candidate)
+        let free = self.used.first_free(first)?;
+        (free <= last).then_some(free)
     }
 
     /// Gives what one machine holds to another, which is the same under a new name.
@@ -336,6 +331,35 @@ impl Leases {
         let subnet = self.held.remove(name)?;
         self.resting.push(subnet);
         Some(subnet)
+    }
+}
+
+/// Subnets as runs of neighbours, so that the next free one is found at once among
+/// many: the first of each run, and its last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    /// The run that holds a subnet.
+    fn run(&self, subnet: u64) -> Option<(u64, u64)> {
+        let (first, last) = self.0.range(..=subnet).next_back()?;
+        (subnet <= *last).then_some((*first, *last))
+    }
+
+    /// Whether it was not there before.
+    fn insert(&mut self, Subnet(subnet): Subnet) -> bool {
+        if self.run(subnet).is_some() {
+            return false;
+        }
+        let before = subnet.checked_sub(1).and_then(|before| self.run(before));
+        let after = subnet.checked_add(1).and_then(|after| self.0.remove(&after));
+        self.0.insert(before.map_or(subnet, |(first, _)| first), after.unwrap_or(subnet));
+        true
+    }
+
+    /// The lowest from `first` on that is not there.
+    fn first_free(&self, first: Subnet) -> Option<Subnet> {
+        self.run(first.0).map_or(Some(first), |(_, last)| last.checked_add(1).map(Subnet))
     }
 }
 
@@ -446,6 +470,19 @@ mod tests {
                 prop_assert_eq!(saved.as_ref(), Ok(&leases));
                 prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.subnet(0) != Some(*s)));
             }
+        }
+
+        #[test]
+        fn ranges_are_a_set(subnets in proptest::collection::vec(0u64..40, 0..60), from in 0u64..45) {
+            let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
+            for subnet in subnets {
+                prop_assert_eq!(ranges.insert(Subnet(subnet)), set.insert(subnet));
+            }
+            let free = (from..).find(|subnet| !set.contains(subnet)).map(Subnet);
+            prop_assert_eq!(ranges.first_free(Subnet(from)), free);
+            // No two runs touch.
+            let runs: Vec<_> = ranges.0.into_iter().collect();
+            prop_assert!(runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
         }
 
         #[test]

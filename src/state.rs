@@ -65,15 +65,15 @@ struct File {
 pub fn parse(text: Option<&str>) -> Result<State, StateError> {
     let Some(text) = text else { return Ok(State::default()) };
     let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
-    let version = toml::from_str::<toml::Table>(text).map_err(damaged)?;
-    match version.get("version").and_then(toml::Value::as_integer) {
+    let table = toml::from_str::<toml::Table>(text).map_err(damaged)?;
+    match table.get("version").and_then(toml::Value::as_integer) {
         Some(1) => {}
         Some(other) if other > i64::from(VERSION) => {
             return Err(StateError::Newer(u32::try_from(other).unwrap_or(u32::MAX)));
         }
         _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
     }
-    let file: File = toml::from_str(text).map_err(damaged)?;
+    let file: File = table.try_into().map_err(damaged)?;
     let leases = Leases::new(file.leases, file.resting)
         .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))?;
     Ok(State { leases, trees: file.trees })
