@@ -36,24 +36,40 @@ pub enum ObserveError {
 /// # Errors
 /// When a file cannot be read, or machined, networkd or the kernel does not answer.
 pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
-    let mut observed = Observed { files: files(disk)?, enabled: enabled(disk)?, ..Observed::default() };
+    let mut observed = Observed::default();
     match bus {
-        None => observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect(),
-        Some(bus) => live(&mut observed, bus).await?,
+        None => {
+            observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
+            (observed.files, observed.enabled) = (files(disk)?, enabled(disk)?);
+        }
+        Some(bus) => live(&mut observed, disk, bus).await?,
     }
     Ok(observed)
 }
 
-async fn live(observed: &mut Observed, bus: &Bus) -> Result<(), ObserveError> {
+async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), ObserveError> {
     observed.live = true;
-    let (networkd, machines, images, units, net) =
-        tokio::join!(bus.networkd_answers(), bus.machines(), bus.images(), bus.nspawn_units(), network());
+    // The files come last: they are read while the services and nft(8) are at work.
+    let files = async {
+        tokio::task::yield_now().await;
+        Ok::<_, DiskError>((files(disk)?, enabled(disk)?))
+    };
+    let (networkd, machines, images, units, systemd, net, nftables, files) = tokio::join!(
+        bus.networkd_answers(),
+        bus.machines(),
+        bus.images(),
+        bus.nspawn_units(),
+        bus.systemd_version(),
+        network(),
+        nft::look(),
+        files,
+    );
     networkd?;
-    observed.nftables = nft::look()?;
-    observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
-    observed.systemd = bus.systemd_version().await?;
+    (observed.files, observed.enabled) = files?;
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
+    (observed.systemd, observed.nftables) = (systemd?, nftables?);
     (observed.links, observed.default_routes) = net?;
+    observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));
     let switches = switches.chain([FORWARDING.to_owned(), INOTIFY_INSTANCES.to_owned()]);
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
@@ -88,14 +104,40 @@ async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
     Ok((net.links().await?, net.addresses().await?))
 }
 
-/// The user's files, the state, and every file that is ours or may be.
+/// What a start or stop needs to know: what is wanted, and what runs.
+///
+/// # Errors
+/// When a file cannot be read, or machined does not answer.
+pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
+    let mut observed = Observed { files: inputs(disk)?, live: true, ..Observed::default() };
+    if !observed.files.contains_key(Path::new(STATE_FILE)) {
+        // The leases are read from the rendered files then.
+        observed.files.append(&mut rendered(disk)?);
+    }
+    observed.machines = bus.machines().await?;
+    Ok(observed)
+}
+
 fn files(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+    let mut files = inputs(disk)?;
+    files.append(&mut rendered(disk)?);
+    Ok(files)
+}
+
+/// The user's files, and the state.
+fn inputs(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
     let mut files = disk.folder(Path::new(MACHINES_DIR), |name| name.ends_with(".toml"))?;
     for single in [HOST_FILE, STATE_FILE, HOSTS_FILE] {
         if let Some(text) = disk.read(Path::new(single))? {
             files.insert(single.into(), text);
         }
     }
+    Ok(files)
+}
+
+/// Every file that is ours or may be.
+fn rendered(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+    let mut files = BTreeMap::new();
     for place in &PLACES {
         files.append(&mut place_files(disk, place)?);
     }

@@ -104,7 +104,7 @@ fn carry_out(observed: &mut Observed, step: &Step) {
             observed.nftables = Some(Nftables { ours, ..Nftables::default() });
         }
         Step::Switch { key, new, .. } => _ = observed.sysctls.insert(key, new),
-        Step::Start { machines } => observed
+        Step::Start { machines, .. } => observed
             .machines
             .extend(machines.iter().map(|name| (name.to_string(), Running { leader: 1, uid_shift: None }))),
         Step::Stop { machines } | Step::Kill { machines } => {

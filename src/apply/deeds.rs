@@ -1,9 +1,14 @@
 //! Each step, done. Small: what to do was decided before.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
+use super::sight::{self, ANSWER_TIME};
+use super::start::start;
 use super::{Listener, Sighting, World, image};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, nspawn_file};
@@ -11,25 +16,22 @@ use crate::fit::{self, Texts, Unfit, Wishes};
 use crate::name::{IfName, MachineName};
 use crate::observe::WANTS_DIR;
 use crate::plan::{Source, Step};
-use crate::pool::{Pool, Subnet};
+use crate::pool::Pool;
 use crate::spec::MACHINES_DIR;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
 use crate::sys::bus::Verb;
+use crate::sys::disk::Change;
 use crate::sys::pty::random;
 use crate::sys::tree::Tree;
-use crate::sys::{
-    Bus, BusError, Disk, DiskError, GuestError, Net, NetError, NftError, guest, kernel, nft, now, ping,
-};
+use crate::sys::{Bus, BusError, Disk, DiskError, GuestError, Net, NetError, NftError, guest, kernel, nft};
 
-/// How long a machine may take to answer after its start.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
 /// How long networkd may take to do what its files say.
 const NETWORKD_TIME: Duration = Duration::from_secs(15);
-/// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
-const LAN_TIME: Duration = Duration::from_secs(15);
+/// How long an ISP's DHCP server may take to delegate a prefix.
+const DELEGATION_TIME: Duration = Duration::from_secs(15);
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +68,7 @@ pub enum DeedError {
     NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
     #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
-    #[error("no prefix was delegated within {} s", LAN_TIME.as_secs())]
+    #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]
     NotDelegated,
     #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
     Touched(PathBuf),
@@ -120,14 +122,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Does a step; `started` is when the machines were asked to start, if they were.
+/// Does steps that are taken together; `started` is when the machines were asked to
+/// start, if they were.
+///
+/// # Errors
+/// Which of them failed, and why; of several checks, the first.
 pub async fn perform(
     world: World<'_>,
-    step: &Step,
+    stage: &[Step],
     started: Option<Instant>,
-) -> Result<Option<Sighting>, DeedError> {
+) -> Result<Vec<Sighting>, (usize, DeedError)> {
+    if stage.iter().all(Step::is_write) {
+        return write(world, stage).map(|()| Vec::new()).map_err(|error| (0, error.into()));
+    }
+    let done = join_all(stage.iter().map(|step| one(world, step, started))).await;
+    let done: Result<Vec<_>, _> =
+        done.into_iter().enumerate().map(|(at, done)| done.map_err(|error| (at, error))).collect();
+    Ok(done?.into_iter().flatten().collect())
+}
+
+async fn one(world: World<'_>, step: &Step, started: Option<Instant>) -> Result<Option<Sighting>, DeedError> {
     match step {
-        Step::Write { path, new, .. } => write(world, path, new.as_deref())?,
         Step::Enable { machines } => enable(world, machines, true).await?,
         Step::Disable { machines } => enable(world, machines, false).await?,
         _ => {
@@ -154,7 +169,7 @@ async fn live(
             bus.signal(machines, nix::libc::SIGKILL).await?;
             stop(bus, machines).await?;
         }
-        Step::Start { machines } => bus.run(Verb::Start, &units(machines)).await?,
+        Step::Start { machines, addresses } => start(bus, machines, addresses).await?,
         Step::Listen { units } => bus.run(Verb::Start, units).await?,
         Step::Deafen { units } => {
             // What a socket has started holds it open.
@@ -165,7 +180,7 @@ async fn live(
         Step::ReloadSystemd => bus.reload_systemd().await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,
-        Step::ReloadFirewall => reload_firewall()?,
+        Step::ReloadFirewall => reload_firewall().await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => pool_route(*pool).await?,
         Step::TunnelUp { link, .. } => tunnel_up(link).await?,
@@ -174,32 +189,66 @@ async fn live(
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { machine, link, bridge } => replug(bus, machine, link, bridge).await?,
-        Step::Answer { machine, address } => return Ok(Some(answer(bus, machine, *address, started).await?)),
-        Step::LanAddress { machine, moved } => return Ok(Some(lan_address(bus, machine, *moved).await?)),
+        Step::Answer { machine, address } => {
+            return Ok(Some(sight::answer(bus, machine, *address, started).await?));
+        }
+        Step::LanAddress { machine, moved } => {
+            return Ok(Some(sight::lan_address(bus, machine, *moved).await?));
+        }
         Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. } => {}
     }
     Ok(None)
 }
 
-/// Does the inverse of a step that may or may not have been begun.
-pub async fn take_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
-    if let Step::Write { path, old, new } = step {
-        let current = world.disk.read(path)?;
-        if current == *new {
-            return Ok(());
+/// Does the inverses of steps that may or may not have been begun; gives those that
+/// could not be done, and why.
+pub async fn take_back<'a>(world: World<'_>, stage: &'a [Step]) -> Vec<(&'a Step, DeedError)> {
+    let mut faults = Vec::new();
+    if stage.iter().all(Step::is_write) {
+        let mut due = Vec::new();
+        for step in stage {
+            match is_due(world, step) {
+                Ok(true) => due.push(step.clone()),
+                Ok(false) => {}
+                Err(error) => faults.push((step, error)),
+            }
         }
-        // machined copies and removes .nspawn files along with trees.
-        let machined = path.extension().is_some_and(|end| end == "nspawn");
-        if current != *old && !machined {
-            return Err(DeedError::Touched(path.clone()));
+        if write(world, &due).is_err() {
+            // One stands in the way of all: the others are done without it.
+            let tries = stage
+                .iter()
+                .filter(|step| due.contains(step))
+                .map(|step| (step, write(world, slice::from_ref(step))));
+            faults.extend(tries.filter_map(|(step, done)| Some((step, done.err()?.into()))));
+        }
+        return faults;
+    }
+    for step in stage {
+        if let Err(error) = take_one_back(world, step).await {
+            faults.push((step, error));
         }
     }
+    faults
+}
+
+/// Whether a file is not as it was before.
+fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
+    let Step::Write { path, old, new } = step else { return Ok(false) };
+    let current = world.disk.read(path)?;
+    // machined copies and removes .nspawn files along with trees.
+    let machined = path.extension().is_some_and(|end| end == "nspawn");
+    if current != *new && current != *old && !machined {
+        return Err(DeedError::Touched(path.clone()));
+    }
+    Ok(current != *new)
+}
+
+async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
     if let (Step::RemoveImage { name }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
     }
-    if matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some()
-    {
-        perform(world, step, None).await?;
+    if matches!(step, Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some() {
+        one(world, step, None).await?;
     }
     Ok(())
 }
@@ -216,11 +265,16 @@ fn units(machines: &[MachineName]) -> Vec<String> {
     machines.iter().map(MachineName::unit).collect()
 }
 
-fn write(world: World<'_>, path: &Path, text: Option<&str>) -> Result<(), DiskError> {
-    match text {
-        Some(text) => world.disk.write_like(path, text, &model(path)),
-        None => world.disk.remove(path),
-    }
+/// Changes files in one go.
+fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
+    let writes = steps.iter().filter_map(|step| match step {
+        Step::Write { path, new, .. } => Some((path, new.as_deref(), model(path))),
+        _ => None,
+    });
+    let writes: Vec<_> = writes.collect();
+    let changes: Vec<Change> =
+        writes.iter().map(|(path, text, like)| Change { path, text: *text, like }).collect();
+    world.disk.change(&changes)
 }
 
 /// The file whose permissions a new one gets: what is copied from a private
@@ -346,9 +400,9 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
 }
 
 /// The table as its file says; no file, no table.
-fn reload_firewall() -> Result<(), NftError> {
+async fn reload_firewall() -> Result<(), NftError> {
     let file = Path::new(FIREWALL_FILE);
-    if file.exists() { nft::load(file) } else { nft::unload() }
+    if file.exists() { nft::load(file).await } else { nft::unload().await }
 }
 
 async fn pool_route(pool: Pool) -> Result<(), DeedError> {
@@ -362,7 +416,7 @@ async fn pool_route(pool: Pool) -> Result<(), DeedError> {
 async fn delegation() -> Result<(), DeedError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
-    net.wait(LAN_TIME, seen).await?.ok_or(DeedError::NotDelegated)
+    net.wait(DELEGATION_TIME, seen).await?.ok_or(DeedError::NotDelegated)
 }
 
 /// A tunnel has its address as soon as it is there.
@@ -404,74 +458,4 @@ async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -
         net.join(link, bridge.as_str()).await?;
     }
     Ok(net.flap(link, &mut guest).await?)
-}
-
-/// Waits in the machine's own namespace until its address is there, then asks
-/// it. A neighbour that is asked before it is there costs a second (RFC 4861
-/// 7.2.2). A guest that goes by RA chooses another address in its /64.
-async fn answer(
-    bus: &Bus,
-    machine: &MachineName,
-    planned: Ipv6Addr,
-    started: Option<Instant>,
-) -> Result<Sighting, DeedError> {
-    let begin = now();
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
-    let mut net = Net::watch_machine(leader)?;
-    while begin.elapsed() < ANSWER_TIME {
-        let found = net.wait(Duration::from_secs(1), async |net| own_address(net, planned).await).await?;
-        if let Some(address) = found
-            && ping::answers(address, Duration::from_secs(2)).await?
-        {
-            let after = started.map(|started| started.elapsed());
-            return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
-        }
-        if bus.leader(machine).await? != Some(leader) {
-            return Err(DeedError::Ended(machine.clone()));
-        }
-    }
-    let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
-    let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
-    Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
-}
-
-/// The machine's address in its /64: the planned one, or else the first. Of a
-/// delegated prefix just the host part is planned.
-async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, NetError> {
-    let subnet = Subnet::of(planned);
-    let fits = |address: Ipv6Addr| match subnet.is_delegated() {
-        true => !address.is_unique_local(),
-        false => subnet.contains(address),
-    };
-    let host_part = |address: Ipv6Addr| u128::from(address) as u64;
-    let addresses = net.addresses().await?;
-    let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
-        IpAddr::V6(address) if fits(address) => Some(address),
-        _ => None,
-    });
-    let first = own.clone().next();
-    Ok(own.find(|address| host_part(*address) == host_part(planned)).or(first))
-}
-
-/// A machine that moved has its old addresses for a moment: they do not count,
-/// unless nothing else comes.
-async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Sighting, DeedError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
-    let mut net = Net::watch_machine(leader)?;
-    let old = if moved { global(&net).await? } else { Vec::new() };
-    let seen = async |net: &Net| {
-        let mut addresses = global(net).await?;
-        addresses.retain(|address| !old.contains(address));
-        Ok((!addresses.is_empty()).then_some(addresses))
-    };
-    let addresses = match net.wait(LAN_TIME, seen).await? {
-        Some(addresses) => addresses,
-        None => global(&net).await?,
-    };
-    Ok(Sighting::OnLan { machine: machine.clone(), addresses })
-}
-
-async fn global(net: &Net) -> Result<Vec<IpAddr>, NetError> {
-    let addresses = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
-    Ok(addresses.map(|a| a.address).collect())
 }

@@ -55,6 +55,19 @@ pub struct Journal {
     /// No step from this one on has been begun.
     pub reached: usize,
     pub steps: Vec<Step>,
+    /// Whether it is on the disk at all.
+    #[serde(skip, default = "yes")]
+    is_kept: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A start or stop alone is carried out by systemd to its end, whatever becomes of us:
+/// to undo it later would not be what was asked for.
+fn ends_by_itself(steps: &[Step]) -> bool {
+    matches!(steps, [Step::Start { .. } | Step::Stop { .. }])
 }
 
 /// The first step from `from` on that must be noted before it is begun.
@@ -69,13 +82,15 @@ impl Journal {
     /// # Errors
     /// When it cannot be kept; nothing must be done then.
     pub fn begin(disk: &Disk, command: &str, steps: &[Step]) -> Result<Journal, JournalError> {
-        let journal = Journal {
+        let mut journal = Journal {
             version: VERSION,
             command: command.to_owned(),
             fate: Fate::Undo,
             reached: milestone(steps, 0),
             steps: steps.to_vec(),
+            is_kept: !ends_by_itself(steps),
         };
+        journal.advance(0);
         journal.save(disk)?;
         Ok(journal)
     }
@@ -85,6 +100,11 @@ impl Journal {
     /// # Errors
     /// When it cannot be kept; the step must not be begun then.
     pub fn reach(&mut self, disk: &Disk, index: usize) -> Result<(), JournalError> {
+        if self.advance(index) { self.save(disk) } else { Ok(()) }
+    }
+
+    /// Goes on to a step; whether that must be known of it before it is begun.
+    fn advance(&mut self, index: usize) -> bool {
         let step = &self.steps[index];
         let all_done = self.steps[index..].iter().all(Step::is_check);
         let fate = match self.fate {
@@ -93,11 +113,9 @@ impl Journal {
             fate => fate,
         };
         let reached = if step.is_milestone() { milestone(&self.steps, index + 1) } else { self.reached };
-        if (fate, reached) == (self.fate, self.reached) {
-            return Ok(());
-        }
+        let news = (fate, reached) != (self.fate, self.reached);
         (self.fate, self.reached) = (fate, reached);
-        self.save(disk)
+        news
     }
 
     /// Writes down that a step failed, and that all of it is being undone.
@@ -110,6 +128,9 @@ impl Journal {
     }
 
     fn save(&self, disk: &Disk) -> Result<(), JournalError> {
+        if !self.is_kept {
+            return Ok(());
+        }
         let text = serde_json::to_string(self).map_err(|e| JournalError::Damaged(e.to_string()))?;
         Ok(disk.write_private(Path::new(JOURNAL_FILE), &text)?)
     }
@@ -132,7 +153,10 @@ impl Journal {
     ///
     /// # Errors
     /// When the file stays.
-    pub fn end(disk: &Disk) -> Result<(), JournalError> {
+    pub fn end(&self, disk: &Disk) -> Result<(), JournalError> {
+        if !self.is_kept {
+            return Ok(());
+        }
         Ok(disk.remove(Path::new(JOURNAL_FILE))?)
     }
 }

@@ -3,8 +3,12 @@
 mod deeds;
 pub mod image;
 mod journal;
+mod sight;
+mod start;
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +19,7 @@ use journal::Fate;
 pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
 use crate::name::MachineName;
-use crate::plan::{Plan, Step, undo};
+use crate::plan::{Plan, Step, stages, undo};
 use crate::sys::{Bus, Disk, DiskError, fault, now};
 
 /// The host, and somebody who hears what happens to it.
@@ -99,21 +103,23 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     let mut sightings = Vec::new();
     let mut interrupt = Interrupt::new();
     let mut started = None;
-    for (index, step) in plan.steps.iter().enumerate() {
+    let mut index = 0;
+    for stage in stages(&plan.steps) {
+        let end = index + stage.len();
         if let Err(error) = journal.reach(world.disk, index) {
-            return Err(fall_back(world, &mut journal, index, Some(error.into())).await);
+            return Err(fall_back(world, &mut journal, index..end, Some((0, error.into()))).await);
         }
         fault::point();
-        world.listener.begins(step);
-        if matches!(step, Step::Start { .. }) {
+        stage.iter().for_each(|step| world.listener.begins(step));
+        if matches!(stage, [Step::Start { .. }]) {
             started = Some(now());
         }
         let is_final = journal.fate == Fate::Finish;
-        let mut doing = std::pin::pin!(deeds::perform(world, step, started));
+        let mut doing = std::pin::pin!(deeds::perform(world, stage, started));
         let done = tokio::select! {
             done = &mut doing => done.map_err(Some),
             () = interrupt.came(), if !is_final => {
-                if step.makes_tree() {
+                if let [step] = stage && step.makes_tree() {
                     deeds::cancel(world, step).await;
                     let _ = doing.await;
                 }
@@ -121,15 +127,16 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
             }
         };
         match done {
-            Ok(sighting) => sightings.extend(sighting),
-            Err(Some(source)) if is_final => {
-                return Err(Failure::Unfinished { doing: step.describe(), source: Box::new(source) });
+            Ok(seen) => sightings.extend(seen),
+            Err(Some((at, source))) if is_final => {
+                return Err(Failure::Unfinished { doing: stage[at].describe(), source: Box::new(source) });
             }
-            Err(fault) => return Err(fall_back(world, &mut journal, index, fault).await),
+            Err(fault) => return Err(fall_back(world, &mut journal, index..end, fault).await),
         }
+        index = end;
     }
     fault::point();
-    Journal::end(world.disk)?;
+    journal.end(world.disk)?;
     Ok(sightings)
 }
 
@@ -140,31 +147,40 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
 pub async fn verify(world: World<'_>, check: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
     let mut interrupt = Interrupt::new();
     tokio::select! {
-        done = deeds::perform(world, check, Some(started)) => done,
+        done = deeds::perform(world, slice::from_ref(check), Some(started)) => {
+            done.map(|seen| seen.into_iter().next()).map_err(|(_, error)| error)
+        }
         () = interrupt.came() => Err(DeedError::Interrupted),
     }
 }
 
+/// Undoes what was done before the stage that failed, and what of that may have been.
 async fn fall_back(
     world: World<'_>,
     journal: &mut Journal,
-    failed: usize,
-    fault: Option<DeedError>,
+    stage: Range<usize>,
+    fault: Option<(usize, DeedError)>,
 ) -> Failure {
-    // The step that failed may have been done in part, unless it says that it was not.
-    let begun = if fault.as_ref().is_some_and(DeedError::left_nothing) { failed } else { failed + 1 };
+    // The stage may have been done in part, unless it says that it was not.
+    let untouched = fault.as_ref().is_some_and(|(_, error)| error.left_nothing());
+    let begun = if untouched { stage.start } else { stage.end };
     // Where even this cannot be written, the undoing may still work.
     let _ = journal.fall_back(world.disk);
     let steps = &journal.steps;
     let mut left = revert(world, &steps[..begun]).await;
     if left.is_empty()
-        && let Err(error) = Journal::end(world.disk)
+        && let Err(error) = journal.end(world.disk)
     {
         left.push(error.to_string());
     }
     match fault {
         None => Failure::Interrupted { left },
-        Some(source) => Failure::Step { doing: steps[failed].describe(), source: Box::new(source), left },
+        Some((at, source)) => {
+            let step = &steps[stage.start + at];
+            let doing =
+                if step.is_write() && stage.len() > 1 { "change files".into() } else { step.describe() };
+            Failure::Step { doing, source: Box::new(source), left }
+        }
     }
 }
 
@@ -175,11 +191,12 @@ async fn revert(world: World<'_>, done: &[Step]) -> Vec<String> {
         world.listener.says("undoing what was done");
     }
     let mut left = Vec::new();
-    for step in steps {
-        world.listener.begins(&step);
-        if let Err(fault) = deeds::take_back(world, &step).await {
-            left.push(format!("cannot {}: {}", step.describe(), deeds::chain(&fault)));
-        }
+    for stage in stages(&steps) {
+        stage.iter().for_each(|step| world.listener.begins(step));
+        let faults = deeds::take_back(world, stage).await;
+        left.extend(
+            faults.iter().map(|(step, fault)| format!("cannot {}: {}", step.describe(), deeds::chain(fault))),
+        );
     }
     left
 }
@@ -215,16 +232,19 @@ pub async fn recover(world: World<'_>) -> Result<(), Failure> {
             }
         }
     }
-    Ok(Journal::end(world.disk)?)
+    Ok(journal.end(world.disk)?)
 }
 
 /// Does what comes after the point of no return.
 async fn finish(world: World<'_>, steps: &[Step]) -> Result<(), Failure> {
-    for step in steps.iter().skip_while(|step| !step.is_final()) {
-        world.listener.begins(step);
-        deeds::perform(world, step, None)
-            .await
-            .map_err(|source| Failure::Unfinished { doing: step.describe(), source: Box::new(source) })?;
+    let begun = steps.iter().position(Step::is_final).unwrap_or(steps.len());
+    for stage in stages(&steps[begun..]) {
+        stage.iter().for_each(|step| world.listener.begins(step));
+        let done = deeds::perform(world, stage, None).await;
+        done.map_err(|(at, source)| Failure::Unfinished {
+            doing: stage[at].describe(),
+            source: Box::new(source),
+        })?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
-use crate::plan::{Plan, Scope, Step, Wanted, check, flushed};
+use crate::plan::{Plan, Scope, Step, Wanted, check};
 use crate::sys;
 
 /// Which machines
@@ -32,12 +32,9 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let mut names: Vec<MachineName> = args.names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     names.sort();
     names.dedup();
-    if !super::session::is_live(global) {
-        return Err(Fault::new("machines are started and stopped on a running host, not below --root"));
-    }
-    let session = Session::begin(global).await?;
+    let session = Session::begin_to_run(global).await?;
     for name in &names {
-        refuse_unknown(&session, name)?;
+        refuse_unknown(&session, name).await?;
     }
     let idle = |name: &&MachineName| match way {
         Way::Start => session.observed.is_running(name),
@@ -53,34 +50,41 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         return Ok(0);
     }
     let started = sys::now();
-    session.perform(&Plan { steps: steps(&session, way, &machines), ..Plan::default() }).await?;
+    let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
+    let checks = checks(&session, &machines, &wanted);
+    let steps = steps(way, &machines, &checks);
+    session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
         Way::Stop => machines.iter().for_each(|name| session.say(format!("{name} is stopped"))),
-        Way::Start | Way::Restart => verify(&session, &machines, started).await?,
+        Way::Start | Way::Restart => verify(&session, &machines, &checks, started).await?,
     }
     Ok(0)
 }
 
-fn steps(session: &Session, way: Way, machines: &[MachineName]) -> Vec<Step> {
-    let machines = machines.to_vec();
-    let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
-    // A machine does not start without its firewall.
-    let flushed = way != Way::Stop && flushed(&wanted, &session.observed);
-    let mut steps: Vec<Step> = flushed.then_some(Step::ReloadFirewall).into_iter().collect();
-    steps.extend(match way {
-        Way::Start => vec![Step::Start { machines }],
-        Way::Stop => vec![Step::Stop { machines }],
-        Way::Restart => vec![Step::Stop { machines: machines.clone() }, Step::Start { machines }],
-    });
-    steps
+/// How those of the machines that are ours are proved to be where they should be.
+fn checks(session: &Session, machines: &[MachineName], wanted: &Wanted) -> Vec<Step> {
+    let ours = machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?)));
+    ours.map(|(name, machine)| check(name, machine, wanted)).collect()
 }
 
-fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {
-    let observed = &session.observed;
-    let known = session.spec.machines.contains_key(name)
-        || observed.images.contains(name.as_str())
-        || observed.is_running(name);
-    if known {
+/// That the firewall is there is seen to by the machine's unit.
+fn steps(way: Way, machines: &[MachineName], checks: &[Step]) -> Vec<Step> {
+    let stop = Step::Stop { machines: machines.to_vec() };
+    let start = Step::start(machines.to_vec(), checks);
+    match way {
+        Way::Start => vec![start],
+        Way::Stop => vec![stop],
+        Way::Restart => vec![stop, start],
+    }
+}
+
+async fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {
+    if session.spec.machines.contains_key(name) || session.observed.is_running(name) {
+        return Ok(());
+    }
+    if let Some(bus) = &session.bus
+        && bus.images().await?.contains(name.as_str())
+    {
         return Ok(());
     }
     Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)))
@@ -88,10 +92,12 @@ fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {
 
 /// Sees that each of our machines is where it should be. One that does not
 /// answer stays up: it was asked for, and somebody may want to look at it.
-async fn verify(session: &Session, machines: &[MachineName], started: Instant) -> Result<(), Fault> {
-    let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
-    let ours = machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?)));
-    let checks: Vec<Step> = ours.map(|(name, machine)| check(name, machine, &wanted)).collect();
+async fn verify(
+    session: &Session,
+    machines: &[MachineName],
+    checks: &[Step],
+    started: Instant,
+) -> Result<(), Fault> {
     let seen = futures_util::future::join_all(
         checks.iter().map(|step| apply::verify(session.world(), step, started)),
     )

@@ -59,6 +59,37 @@ pub fn tell_of_journal(disk: &Disk) {
     }
 }
 
+/// The host, locked, and with nothing half done.
+struct Locked {
+    disk: Disk,
+    bus: Option<Bus>,
+    progress: Progress,
+    quiet: bool,
+    lock: Lock,
+}
+
+impl Locked {
+    async fn take(global: &Global) -> Result<Locked, Fault> {
+        must_be_root(global)?;
+        if !global.root.is_dir() {
+            return Err(Fault::new(format!("{} is not a folder", global.root.display())));
+        }
+        let disk = Disk::new(&global.root);
+        let progress = Progress::new(global.quiet);
+        let wait = Duration::from_secs(global.wait);
+        let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
+        let bus = bus(global).await?;
+        apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
+        Ok(Locked { disk, bus, progress, quiet: global.quiet, lock })
+    }
+
+    fn known(self, observed: Observed, state: State) -> Result<Session, Fault> {
+        let spec = spec(&observed)?;
+        let Locked { disk, bus, progress, quiet, lock } = self;
+        Ok(Session { disk, bus, observed, spec, state, progress, quiet, _lock: lock })
+    }
+}
+
 impl Session {
     /// Locks the host, mends what a killed nsctl left, and reads everything.
     pub async fn begin(global: &Global) -> Result<Session, Fault> {
@@ -70,20 +101,21 @@ impl Session {
         global: &Global,
         state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
-        must_be_root(global)?;
-        if !global.root.is_dir() {
-            return Err(Fault::new(format!("{} is not a folder", global.root.display())));
-        }
-        let disk = Disk::new(&global.root);
-        let progress = Progress::new(global.quiet);
-        let wait = Duration::from_secs(global.wait);
-        let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
-        let bus = bus(global).await?;
-        apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
-        let observed = observe::host(&disk, bus.as_ref()).await?;
+        let host = Locked::take(global).await?;
+        let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
         let state = state(&observed)?;
-        let spec = spec(&observed)?;
-        Ok(Session { disk, bus, observed, spec, state, progress, quiet: global.quiet, _lock: lock })
+        host.known(observed, state)
+    }
+
+    /// Just what a start or stop needs to know: it is to begin at once.
+    pub async fn begin_to_run(global: &Global) -> Result<Session, Fault> {
+        let host = Locked::take(global).await?;
+        let Some(bus) = &host.bus else {
+            return Err(Fault::new("machines are started and stopped on a running host, not below --root"));
+        };
+        let observed = observe::running(&host.disk, bus).await?;
+        let state = state(&observed)?;
+        host.known(observed, state)
     }
 
     /// What is wanted, to begin with: what there is.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ pub fn rows(
     let written = written.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
     let running = observed.machines.keys().cloned();
     let names: BTreeSet<String> = ours.chain(running).chain(units).chain(enabled).chain(written).collect();
-    let files = emit::render(spec, leases);
+    let files = by_machine(emit::render(spec, leases));
     let mut rows: Vec<Row> =
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
     for row in &mut rows {
@@ -72,11 +72,23 @@ pub fn rows(
     rows
 }
 
+/// What is rendered for each machine.
+type MachineFiles = BTreeMap<MachineName, Vec<(PathBuf, Rendered)>>;
+
+fn by_machine(files: emit::Files) -> MachineFiles {
+    let mut machines = MachineFiles::new();
+    for (path, file) in files {
+        if let Owner::Machine(name) = &file.owner {
+            machines.entry(name.clone()).or_default().push((path, file));
+        }
+    }
+    machines
+}
+
 /// Where the machine is not as it was planned, or its files are not as they were configured.
-fn drift(row: &Row, observed: &Observed, files: &emit::Files, looked: bool) -> Vec<String> {
+fn drift(row: &Row, observed: &Observed, files: &MachineFiles, looked: bool) -> Vec<String> {
     let Ok(name) = row.name.parse::<MachineName>() else { return Vec::new() };
-    let owner = Owner::Machine(name.clone());
-    let mine = files.iter().filter(|(_, file)| file.owner == owner);
+    let mine = files.get(&name).into_iter().flatten();
     let mut drift: Vec<String> = mine.filter_map(|(path, file)| file_drift(path, file, observed)).collect();
     let planned = row.network.address.map(IpAddr::V6).filter(|_| row.state == "running" && looked);
     if let Some(planned) = planned.filter(|planned| !row.addresses.contains(planned)) {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ini::Ini;
-use super::{NETWORK_DIR, network_path};
+use super::{DROPIN_DIR, NETWORK_DIR, network_path};
 use crate::name::IfName;
 use crate::observed::{FORWARDING, INOTIFY_INSTANCES, accept_ra};
 use crate::pool::Pool;
@@ -15,6 +15,7 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
         return Vec::new();
     }
     let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
+    files.extend(MODULES.map(|(module, sign)| (module_drop_in(module), needless(sign))));
     files.extend(host.fixed_pool().map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
     if let Some(Uplink { interface, tunnel: Some(tunnel), mtu, .. }) = &host.uplink {
         files.push((tunnel_netdev(interface), tunnel_device(interface, tunnel, *mtu)));
@@ -29,6 +30,24 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
         files.push((PathBuf::from(path), uplink_drop_in(uplink)));
     }
     files
+}
+
+/// The modules that systemd's unit of a machine has loaded before each start, and what
+/// the kernel shows where it has them.
+const MODULES: [(&str, &str); 3] = [("tun", "tun"), ("loop", "loop-control"), ("dm_mod", "device-mapper")];
+
+fn module_drop_in(module: &str) -> PathBuf {
+    PathBuf::from(format!("{DROPIN_DIR}/modprobe@{module}.service.d/50-nsctl.conf"))
+}
+
+/// Each start waits for three modprobe(8) that have nothing to do: what is there need not be
+/// loaded, and a kernel without modules has none (systemd 258 and later look by themselves).
+fn needless(sign: &str) -> String {
+    Ini::new()
+        .section("Unit")
+        .set("ConditionPathExists", format_args!("!/sys/class/misc/{sign}"))
+        .set("ConditionPathExists", "/lib/modules/%v")
+        .render()
 }
 
 /// The kernel's switches that the host needs, in the order in which they must

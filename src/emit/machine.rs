@@ -12,10 +12,15 @@ use crate::pool::Subnet;
 use crate::spec::{HostSpec, Limits, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
-const GATEWAY: &str = "fe80::1";
+pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Where the guest finds its network file. Not below /run: nspawn of systemd 252
 /// makes missing folders there as a user that the guest cannot be.
 const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
+
+/// A guest's systemd stops mounting for a second once it has seen five changes of its mounts in
+/// one, and each boot has more: its sockets would wait for that (systemd 255 and later,
+/// docs/ENVIRONMENT.md; older ones pass over it).
+const MOUNT_BURST: &str = "SYSTEMD_DEFAULT_MOUNT_RATE_LIMIT_BURST=200";
 
 /// What a machine's files are made from.
 #[derive(Debug)]
@@ -125,6 +130,7 @@ impl<'a> MachineFiles<'a> {
         ];
         // A guest without a machine-id would ask questions on a console that nobody reads.
         sections[0].1.push(("Parameters", "systemd.firstboot=no".to_owned()));
+        sections[0].1.push(("Environment", MOUNT_BURST.to_owned()));
         match place {
             Place::Routed { .. } => {
                 let bind = format!("{}:{GUEST_TARGET}", guest_file(self.name).display());

@@ -75,7 +75,7 @@ pub fn of_units(plan: &Plan, reasons: &[(String, String)]) -> Vec<Effect> {
     for step in &plan.steps {
         let (machines, what, why) = match step {
             Step::Stop { machines } => (machines, "is stopped", "no definition wants it any more"),
-            Step::Start { machines } => (machines, "is started", "it is to run, and does not"),
+            Step::Start { machines, .. } => (machines, "is started", "it is to run, and does not"),
             Step::Enable { machines } => {
                 (machines, "starts with the host from now on", "its definition says so")
             }

@@ -1,5 +1,6 @@
 //! What becomes of each machine: nothing, a move while it runs, a restart, an end.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::effects::restart_reason;
@@ -27,11 +28,16 @@ pub struct Fates {
 /// Decides for every machine in the plan's scope.
 pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates {
     let mut fates = Fates::default();
+    let mut by_machine: BTreeMap<&MachineName, Vec<&Change>> = BTreeMap::new();
+    for change in changes {
+        if let Owner::Machine(name) = &change.owner {
+            by_machine.entry(name).or_default().push(change);
+        }
+    }
     for (name, machine) in &wanted.spec.machines {
         if wanted.scope.holds(&Owner::Machine(name.clone())) {
-            let mine: Vec<&Change> =
-                changes.iter().filter(|c| c.owner == Owner::Machine(name.clone())).collect();
-            fates.decide(name, machine, wanted, observed, &mine);
+            let mine = by_machine.get(name).map_or(&[][..], Vec::as_slice);
+            fates.decide(name, machine, wanted, observed, mine);
         }
     }
     for name in leaving(wanted, observed, changes) {
@@ -124,7 +130,7 @@ impl Fates {
     pub fn after_files(&self) -> Vec<Step> {
         let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();
         let mut steps = self.moves.clone();
-        steps.extend(some(&start).map(|machines| Step::Start { machines }));
+        steps.extend(some(&start).map(|machines| Step::start(machines, &self.checks)));
         steps.extend(self.checks.clone());
         steps
     }

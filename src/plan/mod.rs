@@ -14,7 +14,7 @@ pub use checks::Refusal;
 pub use effects::Effect;
 pub use files::{diff, kept_beside};
 pub use machines::check;
-pub use step::{Source, Stale, Step, undo};
+pub use step::{Source, Stale, Step, stages, undo};
 
 use crate::emit::{self, Owner};
 use crate::fit::Wishes;

@@ -1,5 +1,6 @@
 //! One step: what it does, in a line, and what undoes it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,10 @@ pub enum Step {
     },
     Start {
         machines: Vec<MachineName>,
+        /// What those of them are given as soon as their network is there; their guests
+        /// read the same in the file bound into them, only later.
+        #[serde(default)]
+        addresses: BTreeMap<MachineName, Ipv6Addr>,
     },
     /// Ends machines at once. One that has just been started does not hear yet
     /// that it should stop: that takes a minute and a half.
@@ -147,8 +152,8 @@ impl Step {
             Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
             Step::MakeTree { to, .. } => Step::RemoveImage { name: to },
             Step::RenameTree { from, to } => Step::RenameTree { from: to, to: from },
-            Step::Stop { machines } => Step::Start { machines },
-            Step::Start { machines } => Step::Kill { machines },
+            Step::Stop { machines } => Step::Start { machines, addresses: BTreeMap::new() },
+            Step::Start { machines, .. } => Step::Kill { machines },
             Step::Listen { units } => Step::Deafen { units },
             Step::Deafen { units } => Step::Listen { units },
             Step::Inside { machine, old, new } => Step::Inside { machine, old: new, new: old },
@@ -167,7 +172,33 @@ impl Step {
         matches!(self, Step::MakeTree { .. } | Step::Start { .. } | Step::Listen { .. })
     }
 
-    /// It changes nothing, and only sees whether all is well.
+    /// Starts machines, each with the address that one of these checks expects of it.
+    pub fn start(machines: Vec<MachineName>, checks: &[Step]) -> Step {
+        let planned = checks.iter().filter_map(|check| match check {
+            Step::Answer { machine, address } if !Subnet::of(*address).is_delegated() => {
+                Some((machine.clone(), *address))
+            }
+            _ => None,
+        });
+        let addresses = planned.filter(|(machine, _)| machines.contains(machine)).collect();
+        Step::Start { machines, addresses }
+    }
+
+    /// It changes a file; several in a row are changed in one go.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Step::Write { .. })
+    }
+
+    /// It makes somebody read changed files again; several in a row are done at once.
+    pub fn is_reload(&self) -> bool {
+        matches!(
+            self,
+            Step::ReloadSystemd | Step::ReloadNetworkd | Step::ReloadFirewall | Step::RestartResolved
+        )
+    }
+
+    /// It changes nothing, and only sees whether all is well; several in a row are
+    /// made at once.
     pub fn is_check(&self) -> bool {
         matches!(self, Step::Answer { .. } | Step::LanAddress { .. })
     }
@@ -203,7 +234,7 @@ impl Step {
             Step::Fit { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
-            Step::Start { machines } => format!("start {}", list(machines)),
+            Step::Start { machines, .. } => format!("start {}", list(machines)),
             Step::Listen { units } => format!("listen with {}", units.join(", ")),
             Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
             Step::Inside { machine, old, new } => {
@@ -260,6 +291,13 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
     }
     steps.append(&mut stale.reloads());
     steps
+}
+
+/// Steps as they are taken: files that change in a row in one go, reloads and checks
+/// at once, all others one by one.
+pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
+    let kinds = [Step::is_write, Step::is_reload, Step::is_check];
+    steps.chunk_by(move |one, next| kinds.iter().any(|is| is(one) && is(next)))
 }
 
 /// Who has to read changed files again.
@@ -323,7 +361,7 @@ mod tests {
             write("/etc/systemd/system/y", None, Some("2")),
             Step::ReloadSystemd,
             Step::ReloadNetworkd,
-            Step::Start { machines: machines.clone() },
+            Step::start(machines.clone(), &[]),
             Step::Answer { machine: machines[0].clone(), address: "::2".parse().unwrap() },
         ];
         assert_eq!(
@@ -334,7 +372,7 @@ mod tests {
                 write("/etc/systemd/network/x", Some("2"), Some("1")),
                 Step::ReloadSystemd,
                 Step::ReloadNetworkd,
-                Step::Start { machines },
+                Step::start(machines, &[]),
                 write("/var/lib/nsctl/state.toml", Some("s"), None),
             ]
         );

@@ -1,12 +1,14 @@
 //! Files below a root: read, replaced atomically, never half written.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType};
+use tempfile::TempPath;
 
 use crate::observed::Sharing;
 
@@ -39,8 +41,20 @@ impl DiskError {
 
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".nsctl-draft-";
+/// How many files are synced one by one.
+const FEW: usize = 16;
 /// No configuration or state file is larger.
 const LIMIT: u64 = 64 << 20;
+
+/// One file as it is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    pub path: &'a Path,
+    /// None: the file goes.
+    pub text: Option<&'a str>,
+    /// The file whose permissions a new one gets.
+    pub like: &'a Path,
+}
 
 /// The files of a host, or of a tree that will be one.
 #[derive(Debug, Clone)]
@@ -86,15 +100,26 @@ impl Disk {
     /// When it cannot be read.
     pub fn read(&self, path: &Path) -> Result<Option<String>, DiskError> {
         let place = self.at_plain(path)?;
-        match fs::metadata(&place) {
-            Ok(meta) if meta.len() > LIMIT => return Err(DiskError::TooLarge(place)),
-            // Masked with a link to /dev/null, say: something that is not ours.
-            Ok(meta) if !meta.is_file() => return Ok(Some(String::new())),
-            Ok(_) => {}
+        // A pipe would make us wait for somebody who writes.
+        let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&place);
+        let file = match file {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+            file => file?,
+        };
+        let meta = file.metadata()?;
+        if meta.len() > LIMIT {
+            return Err(DiskError::TooLarge(place));
         }
-        Ok(Some(String::from_utf8_lossy(&fs::read(place)?).into_owned()))
+        // Masked with a link to /dev/null, say: something that is not ours.
+        if !meta.is_file() {
+            return Ok(Some(String::new()));
+        }
+        let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
+        file.take(LIMIT).read_to_end(&mut bytes)?;
+        Ok(Some(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }))
     }
 
     /// Opens a file that the user named, wherever it is.
@@ -105,40 +130,78 @@ impl Disk {
         Ok(fs::File::open(path)?.into_parts().0)
     }
 
-    /// Replaces a file whole, or makes it, with the permissions of the old one,
-    /// or else of `like`: written beside it, synced, renamed, and the folder
-    /// synced, so that a power cut leaves the old or the new.
+    /// Replaces files whole, makes or removes them, in this order. A new one gets
+    /// the permissions of the old one, or else of its `like`. All are written beside their
+    /// places and synced before the first is renamed, and their folders are synced at
+    /// the end, so that a power cut leaves of each the old or the new.
     ///
     /// # Errors
-    /// When the text cannot be put there; the old file is then as it was.
-    pub fn write_like(&self, path: &Path, text: &str, like: &Path) -> Result<(), DiskError> {
+    /// When one cannot be put there; it is then as it was, and so are those after it.
+    pub fn change(&self, changes: &[Change<'_>]) -> Result<(), DiskError> {
+        let few = changes.len() <= FEW;
+        let draft = |change: &Change<'_>| {
+            let mode = self.mode(change);
+            change.text.map(|text| self.draft(change.path, text, mode, few)).transpose()
+        };
+        let drafts = changes.iter().map(draft).collect::<Result<Vec<_>, _>>()?;
+        let mut folders: BTreeSet<PathBuf> =
+            drafts.iter().flatten().filter_map(|draft| Some(draft.parent()?.to_owned())).collect();
+        if !few {
+            sync_file_systems(&folders)?;
+        }
+        for (change, draft) in changes.iter().zip(drafts) {
+            match draft {
+                Some(draft) => self.put(change.path, draft)?,
+                None => folders.extend(self.take_away(change.path)?),
+            }
+        }
+        if few {
+            folders.iter().try_for_each(|folder| sync_folder(folder))
+        } else {
+            sync_file_systems(&folders)
+        }
+    }
+
+    fn mode(&self, change: &Change<'_>) -> u32 {
         let mode = |path: &Path| {
             let meta = fs::metadata(self.at(path).ok()?).ok().filter(std::fs::Metadata::is_file)?;
             Some(meta.permissions().mode() & 0o777)
         };
-        self.write(path, text, mode(path).or_else(|| mode(like)).unwrap_or(0o644))
+        mode(change.path).or_else(|| mode(change.like)).unwrap_or(0o644)
     }
 
-    /// The same for a file that is nobody's business but root's.
+    /// Replaces a file that is nobody's business but root's, as [`Disk::change`] does.
     ///
     /// # Errors
     /// When the text cannot be put there.
     pub fn write_private(&self, path: &Path, text: &str) -> Result<(), DiskError> {
-        self.write(path, text, 0o600)
+        let draft = self.draft(path, text, 0o600, true)?;
+        let folder = draft.parent().map(Path::to_owned);
+        self.put(path, draft)?;
+        folder.map_or(Ok(()), |folder| sync_folder(&folder))
     }
 
-    fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), DiskError> {
+    /// Writes a text beside its place.
+    fn draft(&self, path: &Path, text: &str, mode: u32, sync: bool) -> Result<TempPath, DiskError> {
         let place = self.at(path)?;
         let folder = place.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         draft.write_all(text.as_bytes())?;
         draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        draft.as_file().sync_all()?;
+        if sync {
+            draft.as_file().sync_all()?;
+        }
+        Ok(draft.into_temp_path())
+    }
+
+    /// Puts a draft in its place.
+    fn put(&self, path: &Path, draft: TempPath) -> Result<(), DiskError> {
+        let place = self.at(path)?;
         super::fault::point();
         draft.persist(&place).map_err(|e| e.error)?;
         super::fault::point();
-        sync_folder(folder)
+        Ok(())
     }
 
     /// Opens a file to read; none if there is none.
@@ -158,14 +221,13 @@ impl Disk {
     /// # Errors
     /// When it cannot be had, or is a link.
     pub fn open_lock(&self, path: &Path) -> Result<std::fs::File, DiskError> {
-        use std::os::unix::fs::OpenOptionsExt;
         let place = self.at(path)?;
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder)?;
         }
-        let mut options = std::fs::OpenOptions::new();
+        let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        Ok(options.custom_flags(nix::libc::O_NOFOLLOW).open(place)?)
+        Ok(options.custom_flags(nix::libc::O_NOFOLLOW).open(place)?.into_parts().0)
     }
 
     /// Removes the drafts that a killed run left in a folder. Nobody else is
@@ -181,6 +243,10 @@ impl Disk {
                 fs::remove_file(entry.path())?;
             }
         }
+        if is_drop_in(dir) {
+            // It stays where other files are in it.
+            let _ = std::fs::remove_dir(self.at(dir)?);
+        }
         Ok(())
     }
 
@@ -189,16 +255,24 @@ impl Disk {
     /// # Errors
     /// When it is there and stays there.
     pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        match self.take_away(path)? {
+            Some(folder) => sync_folder(&folder),
+            None => Ok(()),
+        }
+    }
+
+    /// The same; gives the folder that is to be synced.
+    fn take_away(&self, path: &Path) -> Result<Option<PathBuf>, DiskError> {
         let place = self.at(path)?;
         match fs::remove_file(&place) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let Some(folder) = place.parent() else { return Ok(()) };
+        let Some(folder) = place.parent() else { return Ok(None) };
         if is_drop_in(folder) && std::fs::remove_dir(folder).is_ok() {
-            return folder.parent().map_or(Ok(()), sync_folder);
+            return Ok(folder.parent().map(Path::to_owned));
         }
-        if folder.exists() { sync_folder(folder) } else { Ok(()) }
+        Ok(folder.exists().then(|| folder.to_owned()))
     }
 
     /// Makes a symbolic link, replacing one that is there.
@@ -287,6 +361,19 @@ fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     Ok(fs::File::open(folder)?.sync_all()?)
 }
 
+/// Syncs the file systems that hold these folders, whole (syncfs(2)): for many
+/// files that takes hardly longer than for one.
+fn sync_file_systems(folders: &BTreeSet<PathBuf>) -> Result<(), DiskError> {
+    let mut file_systems = BTreeMap::new();
+    for folder in folders {
+        file_systems.insert(fs::metadata(folder)?.dev(), folder);
+    }
+    for folder in file_systems.into_values() {
+        nix::unistd::syncfs(fs::File::open(folder)?).map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,11 +385,33 @@ mod tests {
         let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
         assert_eq!(disk.read(path).unwrap(), None);
         disk.write_private(path, "one").unwrap();
-        disk.write_like(path, "two", path).unwrap();
+        let change = |text| disk.change(&[Change { path, text, like: path }]);
+        change(Some("two")).unwrap();
         assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
-        disk.remove(path).unwrap();
+        assert_eq!(
+            fs::metadata(root.path().join(&path.display().to_string()[1..])).unwrap().mode() & 0o777,
+            0o600
+        );
+        change(None).unwrap();
         assert!(!disk.exists(path.parent().unwrap()));
         assert!(disk.exists(Path::new("/etc/systemd/system")));
+    }
+
+    #[test]
+    fn many_files_are_changed_in_one_go() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let paths: Vec<PathBuf> = (0..3 * FEW).map(|k| format!("/etc/{}/{k}", k % 5).into()).collect();
+        let change = |path, text| Change { path, text, like: path };
+        let new: Vec<Change> = paths.iter().map(|path| change(path, Some("x"))).collect();
+        disk.change(&new).unwrap();
+        assert!(paths.iter().all(|path| disk.read(path).unwrap().as_deref() == Some("x")));
+        // One that cannot be written: none of the others changes.
+        let mut bad: Vec<Change> = paths.iter().map(|path| change(path, None)).collect();
+        bad.push(change(Path::new("/etc/0/0/below-a-file"), Some("x")));
+        assert!(disk.change(&bad).is_err());
+        assert!(paths.iter().all(|path| disk.exists(path)));
+        assert!(disk.names(Path::new("/etc/0")).unwrap().iter().all(|name| !name.starts_with(DRAFT)));
     }
 
     #[test]

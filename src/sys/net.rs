@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv6Net;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
@@ -28,7 +32,8 @@ pub enum NetError {
     NoLink(String),
 }
 
-type Events = futures_util::stream::BoxStream<'static, ()>;
+/// What changes in a namespace: a link that is new or another now, or something else.
+type Events = futures_util::stream::BoxStream<'static, Option<Link>>;
 
 /// A netlink socket in one network namespace. The socket stays in the namespace
 /// that it was opened in, so we enter that only for a moment.
@@ -86,7 +91,11 @@ impl Net {
     fn open(groups: &[MulticastGroup]) -> std::io::Result<Net> {
         let (connection, handle, events) = rtnetlink::new_multicast_connection(groups)?;
         let pump = tokio::spawn(connection);
-        Ok(Net { handle, events: events.map(|_| ()).boxed(), pump })
+        let told = |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Some(link(&message)),
+            _ => None,
+        };
+        Ok(Net { handle, events: events.map(told).boxed(), pump })
     }
 
     /// All links.
@@ -202,10 +211,35 @@ impl Net {
             if let Some(found) = seen(self).await? {
                 return Ok(Some(found));
             }
-            if !matches!(tokio::time::timeout_at(end, self.events.next()).await, Ok(Some(()))) {
+            if !matches!(tokio::time::timeout_at(end, self.events.next()).await, Ok(Some(_))) {
                 return Ok(None);
             }
         }
+    }
+
+    /// The next link that is made or changes; none when no more can come.
+    pub async fn next_link(&mut self) -> Option<Link> {
+        loop {
+            if let Some(link) = self.events.next().await? {
+                return Some(link);
+            }
+        }
+    }
+
+    /// Gives the far end of a veth an address that nobody else has, and a default route.
+    /// What is there already stays.
+    ///
+    /// # Errors
+    /// When that end is not in this namespace, or the kernel refuses.
+    pub async fn plug(&self, near: u32, address: Ipv6Addr, gateway: Ipv6Addr) -> Result<(), NetError> {
+        let far = self.links().await?.into_iter().find(|link| link.peer == Some(near));
+        let far = far.ok_or_else(|| NetError::NoLink(format!("the far end of {near}")))?.index;
+        let mut add = self.handle.address().add(far, address.into(), 64).replace();
+        add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        add.execute().await?;
+        self.handle.link().set(LinkUnspec::new_with_index(far).up().build()).execute().await?;
+        let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(far).gateway(gateway).build();
+        Ok(self.handle.route().add(route).replace().execute().await?)
     }
 
     async fn find(&self, name: &str) -> Result<Link, NetError> {
@@ -291,6 +325,13 @@ const CHANGES: [MulticastGroup; 5] = [
 /// When the machine has ended, or we are not root.
 pub fn tracer(leader: u32, to: Ipv6Addr) -> std::io::Result<Tracer> {
     within(leader, || Tracer::open(to))?
+}
+
+/// The first of some processes that has a network of its own, and not the host's.
+pub fn secluded(processes: &[u32]) -> Option<u32> {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let own = network("self")?;
+    processes.iter().copied().find(|process| network(&process.to_string()).is_some_and(|other| other != own))
 }
 
 /// Runs `deed` in the network namespace of a process. This thread is the only

@@ -1,10 +1,12 @@
 //! nftables, through nft(8): rules are loaded as text, whole or not at all.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use crate::nftables::{self, TABLE};
 use crate::observed::Nftables;
@@ -26,15 +28,15 @@ impl NftError {
     }
 }
 
-fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut command = Command::new("nft");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
+        stdin.write_all(input.as_bytes()).await?;
     }
-    Ok(child.wait_with_output()?)
+    Ok(child.wait_with_output().await?)
 }
 
 /// Loads a file of rules in one transaction, then drops the chains of machines
@@ -42,9 +44,9 @@ fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
 ///
 /// # Errors
 /// When nft does not take them; the old ones stay then.
-pub fn load(file: &Path) -> Result<(), NftError> {
-    done(&nft(&["-f", &file.to_string_lossy()], "")?)?;
-    let output = nft(&["-j", "list", "table", "inet", TABLE], "")?;
+pub async fn load(file: &Path) -> Result<(), NftError> {
+    done(&nft(&["-f", &file.to_string_lossy()], "").await?)?;
+    let output = nft(&["-j", "-t", "list", "table", "inet", TABLE], "").await?;
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let unused = nftables::unused(&listed);
     if unused.is_empty() {
@@ -52,15 +54,15 @@ pub fn load(file: &Path) -> Result<(), NftError> {
     }
     let commands: String =
         unused.iter().map(|chain| format!("delete chain inet {TABLE} {chain}\n")).collect();
-    done(&nft(&["-f", "-"], &commands)?)
+    done(&nft(&["-f", "-"], &commands).await?)
 }
 
 /// Drops our table, if it is there.
 ///
 /// # Errors
 /// When it stays.
-pub fn unload() -> Result<(), NftError> {
-    done(&nft(&["-f", "-"], &format!("table inet {TABLE}\ndelete table inet {TABLE}\n"))?)
+pub async fn unload() -> Result<(), NftError> {
+    done(&nft(&["-f", "-"], &format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await?)
 }
 
 fn done(output: &Output) -> Result<(), NftError> {
@@ -75,8 +77,8 @@ fn done(output: &Output) -> Result<(), NftError> {
 ///
 /// # Errors
 /// When it cannot be run.
-pub fn look() -> Result<Option<Nftables>, NftError> {
-    let output = match nft(&["-j", "list", "ruleset"], "") {
+pub async fn look() -> Result<Option<Nftables>, NftError> {
+    let output = match nft(&["-j", "list", "ruleset"], "").await {
         Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
         output => output?,
     };

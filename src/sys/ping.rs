@@ -13,6 +13,8 @@ const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 /// How long an answer may take before the next request goes out.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long until it is tried again where the way there is only just being made.
+const NO_WAY_YET: Duration = Duration::from_millis(5);
 
 /// Sends echo requests until the first answer; `false` when none came in time.
 ///
@@ -27,8 +29,11 @@ pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
         let s = sequence.to_be_bytes();
         // The kernel fills in the checksum of ICMPv6 (RFC 3542 3.1).
         let request = [ECHO_REQUEST, 0, 0, 0, id[0], id[1], s[0], s[1]];
-        socket.send_to(&request, to).await.map(drop).or_else(later)?;
-        let wait = (Instant::now() + PATIENCE).min(end);
+        let patience = match socket.send_to(&request, to).await {
+            Ok(_) => PATIENCE,
+            Err(error) => later(error).map(|()| NO_WAY_YET)?,
+        };
+        let wait = (Instant::now() + patience).min(end);
         if timeout_at(wait, reply(&socket, address, id)).await.is_ok() {
             return Ok(true);
         }

@@ -8,6 +8,15 @@ pub fn namespace(pid: u32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
+/// The user id on the host of a process's root, where its users are a range of the
+/// host's (user_namespaces(7)): what machined's GetMachineUIDShift reads, too.
+pub fn uid_shift(pid: u32) -> Option<u32> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+    let mut numbers = map.split_whitespace().map(str::parse::<u32>);
+    let (inside, outside, _) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?);
+    (inside == 0 && numbers.next().is_none()).then_some(outside)
+}
+
 /// The names of all processes, by machine. A process chooses its own name: it is
 /// good for a hint, and for nothing else.
 pub fn by_namespace() -> BTreeMap<String, BTreeSet<String>> {

@@ -16,6 +16,8 @@ use crate::fit::{Change, Guest, Init};
 
 /// No file that we read of a guest is longer.
 const LIMIT: u64 = 64 << 10;
+/// What a guest starts at its boot.
+const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
 /// A file that is being written.
 const DRAFT: &str = ".nsctl-draft";
 
@@ -117,8 +119,22 @@ impl Tree {
         versions.max().unwrap_or(0)
     }
 
+    /// Whether systemd is its init and starts networkd.
+    pub fn runs_networkd(&self) -> bool {
+        let wanted = self.names(WANTED).iter().any(|unit| unit == "systemd-networkd.service");
+        let masked =
+            || self.link("etc/systemd/system/systemd-networkd.service").as_deref() == Some("/dev/null");
+        wanted && !masked() && matches!(self.init(), Init::Systemd(_))
+    }
+
+    /// Where a link leads to, as it says itself.
+    fn link(&self, path: &str) -> Option<String> {
+        let link = self.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).ok()?;
+        readlinkat(&link, "").ok()?.into_string().ok()
+    }
+
     fn network_managed(&self) -> bool {
-        let wanted = self.names("etc/systemd/system/multi-user.target.wants");
+        let wanted = self.names(WANTED);
         let managers =
             ["systemd-networkd.service", "NetworkManager.service", "connman.service", "dhcpcd.service"];
         let ifupdown = self.text("etc/network/interfaces").is_some_and(|text| text.contains("host0"));
@@ -127,9 +143,7 @@ impl Tree {
 
     /// resolved's own is not there before the guest runs; nor is an empty one anything.
     fn resolv_conf(&self) -> Option<String> {
-        let link = readlinkat(&self.root, "etc/resolv.conf").ok();
-        if let Some(link) = link.and_then(|link| link.into_string().ok()).filter(|link| link.contains("run/"))
-        {
+        if let Some(link) = self.link("etc/resolv.conf").filter(|link| link.contains("run/")) {
             return Some(link);
         }
         self.text("etc/resolv.conf").filter(|text| !text.trim().is_empty())

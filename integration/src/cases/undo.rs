@@ -16,15 +16,17 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("! test -e /var/lib/nsctl/journal.json")?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
+    // A guest that takes no address: its answer is waited for in vain.
+    lab.sh("machinectl clone debian-13 deaf && ln -sf /dev/null /var/lib/machines/deaf/etc/systemd/system/systemd-networkd.service")?;
     // Killed when all was done, it only waited for the answer: the machine, in
     // use perhaps, is kept, and the next run says so.
     let killed = lab.sh(
-        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
+        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image deaf > /tmp/out 2>&1 & pid=$!
          until grep -q 'wait until' /tmp/out; do :; done; kill -9 $pid; wait $pid || echo $?",
     )?;
     must!(killed.trim() == "137", "it was not killed: {killed}");
     let done = lab.nsctl("create other --routed --image debian-13")?;
-    must!(done.ok() && done.stderr.contains("create slow --routed --image debian-13` was cut short when all was done"), "{}", done.all());
+    must!(done.ok() && done.stderr.contains("create slow --routed --image deaf` was cut short when all was done"), "{}", done.all());
     must!(done.stdout.contains("other answers at 2001:db8:a:3::2"), "{}", done.all());
     must!(lab.machine("slow")?["state"] == "running", "{}", lab.machine("slow")?);
     lab.nsctl_ok("remove slow")?;
@@ -38,7 +40,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // Ctrl-C: undone before it ends.
     let status = lab.sh(
-        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image debian-13 > /tmp/out 2>&1 & pid=$!
+        "rm -f /tmp/out; touch /tmp/out; nsctl create slow --routed --image deaf > /tmp/out 2>&1 & pid=$!
          until grep -q 'wait until' /tmp/out; do :; done; kill -INT $pid; wait $pid || echo $?; cat /tmp/out",
     )?;
     must!(status.starts_with("1\n") && status.contains("interrupted"), "{status}");

@@ -11,6 +11,7 @@ use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 use super::{Bus, BusError, MACHINED, sort};
 use crate::name::MachineName;
 use crate::observed::Running;
+use crate::sys::processes::uid_shift;
 use crate::sys::pty::Pty;
 
 /// One of machined's images.
@@ -52,8 +53,8 @@ impl Bus {
 
     async fn machine(&self, path: OwnedObjectPath) -> zbus::Result<Running> {
         let proxy = self.proxy(path).await?;
-        let (leader, uid_shift) = tokio::join!(proxy.leader(), proxy.get_uid_shift());
-        Ok(Running { leader: leader?, uid_shift: uid_shift.ok() })
+        let leader = proxy.leader().await?;
+        Ok(Running { leader, uid_shift: uid_shift(leader) })
     }
 
     /// Sends a signal to the PID 1 of machines. When that is killed, nspawn cleans

@@ -143,6 +143,12 @@ impl Bus {
         faults.into_iter().next().map_or(Ok(()), Err)
     }
 
+    /// The processes of a unit; none where it does not run.
+    pub async fn processes(&self, unit: &str) -> Vec<u32> {
+        let listed = self.systemd.get_unit_processes(unit.to_owned()).await.unwrap_or_default();
+        listed.into_iter().map(|(_, process, _)| process).collect()
+    }
+
     /// Forgets that units failed, so that `list` does not call a removed machine failed.
     pub async fn reset_failed(&self, units: &[String]) {
         for unit in units {

@@ -1,0 +1,85 @@
+//! Sees that a machine is where it should be.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use super::Sighting;
+use super::deeds::DeedError;
+use crate::name::MachineName;
+use crate::pool::Subnet;
+use crate::sys::{Bus, Net, NetError, now, ping};
+
+/// How long a machine may take to answer after its start.
+pub const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
+const LAN_TIME: Duration = Duration::from_secs(15);
+
+/// Waits in the machine's own namespace until its address is there, then asks
+/// it. A neighbour that is asked before it is there costs a second (RFC 4861
+/// 7.2.2). A guest that goes by RA chooses another address in its /64.
+pub async fn answer(
+    bus: &Bus,
+    machine: &MachineName,
+    planned: Ipv6Addr,
+    started: Option<Instant>,
+) -> Result<Sighting, DeedError> {
+    let begin = now();
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut net = Net::watch_machine(leader)?;
+    while begin.elapsed() < ANSWER_TIME {
+        let found = net.wait(Duration::from_secs(1), async |net| own_address(net, planned).await).await?;
+        if let Some(address) = found
+            && ping::answers(address, Duration::from_secs(2)).await?
+        {
+            let after = started.map(|started| started.elapsed());
+            return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
+        }
+        if bus.leader(machine).await? != Some(leader) {
+            return Err(DeedError::Ended(machine.clone()));
+        }
+    }
+    let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
+    let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
+    Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
+}
+
+/// The machine's address in its /64: the planned one, or else the first. Of a
+/// delegated prefix just the host part is planned.
+async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, NetError> {
+    let subnet = Subnet::of(planned);
+    let fits = |address: Ipv6Addr| match subnet.is_delegated() {
+        true => !address.is_unique_local(),
+        false => subnet.contains(address),
+    };
+    let host_part = |address: Ipv6Addr| u128::from(address) as u64;
+    let addresses = net.addresses().await?;
+    let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
+        IpAddr::V6(address) if fits(address) => Some(address),
+        _ => None,
+    });
+    let first = own.clone().next();
+    Ok(own.find(|address| host_part(*address) == host_part(planned)).or(first))
+}
+
+/// A machine that moved has its old addresses for a moment: they do not count,
+/// unless nothing else comes.
+pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Sighting, DeedError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut net = Net::watch_machine(leader)?;
+    let old = if moved { global(&net).await? } else { Vec::new() };
+    let seen = async |net: &Net| {
+        let mut addresses = global(net).await?;
+        addresses.retain(|address| !old.contains(address));
+        Ok((!addresses.is_empty()).then_some(addresses))
+    };
+    let addresses = match net.wait(LAN_TIME, seen).await? {
+        Some(addresses) => addresses,
+        None => global(&net).await?,
+    };
+    Ok(Sighting::OnLan { machine: machine.clone(), addresses })
+}
+
+async fn global(net: &Net) -> Result<Vec<IpAddr>, NetError> {
+    let addresses = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
+    Ok(addresses.map(|a| a.address).collect())
+}
