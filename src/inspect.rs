@@ -1,6 +1,6 @@
 //! Looks at a host as closely as doctor wants to; changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
 use crate::name::MachineName;
 use crate::observe::ObserveError;
-use crate::observed::{Observed, accept_ra};
+use crate::observed::{Observed, Service, accept_ra};
 use crate::spec::{Network, Spec};
 use crate::state::State;
 use crate::sys::tree::Tree;
@@ -30,19 +30,18 @@ pub async fn host(
     observed: Observed,
     spec: Spec,
     state: State,
+    services: BTreeMap<String, Service>,
 ) -> Result<Facts, ObserveError> {
     let net = Net::host()?;
-    let services = ["systemd-networkd", "systemd-resolved"];
-    let (addresses, loopback, services, managed) = tokio::join!(
+    let (addresses, loopback, managed) = tokio::join!(
         net.addresses(),
         ping::answers(std::net::Ipv6Addr::LOCALHOST, Duration::from_millis(400)),
-        bus.services(&services),
         bus.managed(),
     );
     let mut facts = Facts {
         settings: settings(disk)?,
         routes: net.main_routes().await?,
-        services: services?,
+        services,
         managed: managed.unwrap_or_default(),
         // Who may not ask says nothing.
         loopback_answers: loopback.unwrap_or(true),
@@ -82,16 +81,19 @@ fn switches(observed: &Observed) -> BTreeMap<String, String> {
     keys.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect()
 }
 
-/// Each running machine of ours from inside; those without an address more closely.
+/// Each running machine of ours from inside; the trees of those without an address, too.
 async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
     let mut guests = BTreeMap::new();
-    let mut all_processes = None;
+    let processes = processes::by_namespace();
     for (name, machine) in &facts.spec.machines {
         let Some(running) = facts.observed.machines.get(name.as_str()) else { continue };
         let Ok(net) = Net::machine(running.leader) else { continue };
         let mut guest = GuestFacts {
             addresses: net.addresses().await.unwrap_or_default(),
             duplicates: net.duplicates().await.unwrap_or_default(),
+            processes: processes::namespace(running.leader)
+                .and_then(|namespace| processes.get(&namespace).cloned())
+                .unwrap_or_default(),
             ..GuestFacts::default()
         };
         if !machine.open.is_empty() {
@@ -99,10 +101,6 @@ async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
         }
         let routed = matches!(machine.network, Network::Routed(_));
         if !guest.addresses.iter().any(|a| a.global && (!routed || a.address.is_ipv6())) {
-            let all: &BTreeMap<String, BTreeSet<String>> =
-                all_processes.get_or_insert_with(processes::by_namespace);
-            let mine = processes::namespace(running.leader).and_then(|namespace| all.get(&namespace));
-            guest.processes = mine.cloned().unwrap_or_default();
             guest.tree = Tree::of(name.as_str()).map(|tree| tree.guest());
         }
         guests.insert(name.clone(), guest);

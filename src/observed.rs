@@ -159,6 +159,7 @@ pub struct Address {
 pub struct Service {
     pub active: bool,
     pub enabled: bool,
+    pub masked: bool,
 }
 
 /// A route of the main table.

@@ -12,8 +12,9 @@ use super::session::{bus, spec, state};
 use super::show::unknown;
 use super::text::{err, out};
 use super::{Fault, Global, text};
-use crate::doctor::{Finding, Level, examine};
+use crate::doctor::{Finding, Level, examine, services};
 use crate::plan::{Step, plan};
+use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
 use crate::{inspect, observe};
 
@@ -86,10 +87,16 @@ async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
     if !sys::is_root() && !global.quiet {
         err!("note: firewalls and machines' own networks are looked at by root alone");
     }
+    // Who asks a service that is down would start it.
+    let services = bus.services(&services::ASKED).await?;
+    let down = services::first(&services);
+    if !down.is_empty() {
+        return Ok(down);
+    }
     let disk = Disk::new(&global.root);
     let observed = observe::host(&disk, Some(&bus)).await?;
     let (spec, state) = (spec(&observed)?, state(&observed)?);
-    let mut facts = inspect::host(&disk, &bus, observed, spec, state).await?;
+    let mut facts = inspect::host(&disk, &bus, observed, spec, state, services).await?;
     if facts.cut_short.is_none() {
         let wanted = everything(facts.spec.clone(), facts.state.clone(), &facts.observed);
         let plan = wanted.ok().and_then(|wanted| plan(&wanted, &facts.observed).ok());
@@ -105,7 +112,12 @@ struct Online {
     reached: bool,
     source: Option<Ipv6Addr>,
     hops: Vec<Option<Ipv6Addr>>,
+    /// The bytes of the largest packet that gets through; none: large ones are lost without a word.
+    packets: Option<u32>,
 }
+
+/// The bytes that a packet on an Ethernet may have.
+const USUAL: u32 = 1500;
 
 /// Asks every machine at once.
 async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Fault> {
@@ -122,12 +134,17 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
         }
     }
     let asked = machines.into_iter().map(async |(name, running)| {
-        let way = net::tracer(running.leader, to)?.run().await?;
-        Ok::<Online, std::io::Error>(Online {
+        let way = net::tracer(running.leader, to).await?.run().await?;
+        let packets = match way.packets {
+            Packets::UpTo(size) => Some(size),
+            Packets::Vanish(_) | Packets::Unknown => None,
+        };
+        Ok::<Online, Fault>(Online {
             name,
             reached: way.reached,
             source: way.source,
             hops: way.hops,
+            packets,
         })
     });
     let all = futures_util::future::join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -138,16 +155,26 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
             out!("{}", text::tame(&told(one, to)));
         }
     }
-    Ok(u8::from(all.iter().any(|one| !one.reached)))
+    Ok(u8::from(all.iter().any(|one| !one.reached || one.packets.is_none())))
 }
 
-fn told(Online { name, reached, source, hops }: &Online, to: Ipv6Addr) -> String {
+fn told(Online { name, reached, source, hops, packets }: &Online, to: Ipv6Addr) -> String {
     let Some(source) = source else { return format!("{name} has no way to {to}: it has no route there") };
     let way: Vec<String> =
         hops.iter().map(|hop| hop.map_or("?".to_owned(), |address| address.to_string())).collect();
     let way = if way.is_empty() { "nobody answers".to_owned() } else { way.join(" > ") };
     let verb = if *reached { "reaches" } else { "does not reach" };
-    format!("{name} {verb} {to} from {source}, over {way}")
+    let large = match packets {
+        None if *reached => {
+            "; large packets are lost without a word: somebody on the way filters packet-too-big (ICMPv6 type 2), so \
+             large transfers hang\n    mend it: ask them to let it through (RFC 4890 4.3.1), or set mtu = 1280 below \
+             [uplink] in /etc/nsctl/nsctl.toml and run `nsctl apply`"
+                .to_owned()
+        }
+        Some(size) if *size < USUAL => format!("; packets of up to {size} bytes get through"),
+        _ => String::new(),
+    };
+    format!("{name} {verb} {to} from {source}, over {way}{large}")
 }
 
 /// Whether a packet for the pool comes in from the world.

@@ -13,9 +13,25 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     let ours =
         facts.guests.iter().filter_map(|(name, guest)| Some((name, facts.spec.machines.get(name)?, guest)));
     ours.flat_map(|(name, machine, guest)| {
-        addressless(facts, name, machine, guest).into_iter().chain(unheard(name, machine, guest))
+        let waits = waits(name, guest);
+        let without = waits.or_else(|| addressless(facts, name, machine, guest));
+        without.into_iter().chain(unheard(name, machine, guest))
     })
     .collect()
+}
+
+/// It may well have its address already, from nsctl.
+fn waits(name: &MachineName, guest: &GuestFacts) -> Option<Finding> {
+    guest.processes.contains("systemd-firstboot").then(|| {
+        Finding::error(
+            name.as_str(),
+            "waits in its first boot for answers on a console that nobody reads",
+            "none of its services start",
+        )
+        .mend(format!(
+            "systemd-firstboot --root=/var/lib/machines/{name} --setup-machine-id; nsctl restart {name}"
+        ))
+    })
 }
 
 /// Why a machine has no address, the likeliest first.
@@ -58,11 +74,7 @@ fn addressless(
     let runs = |process: &str| guest.processes.contains(process);
     let systemd = guest.tree.as_ref().is_some_and(|tree| matches!(tree.init, Init::Systemd(_)));
     let shell = |command: &str| format!("nsctl shell {name} {command}");
-    Some(if runs("systemd-firstboot") {
-        finding("its first boot waits for answers on a console that nobody reads").mend(format!(
-            "systemd-firstboot --root=/var/lib/machines/{name} --setup-machine-id; nsctl restart {name}"
-        ))
-    } else if runs("NetworkManager") {
+    Some(if runs("NetworkManager") {
         finding("NetworkManager runs in it, which leaves host0 alone, and networkd does not")
             .mend(shell("systemctl enable --now systemd-networkd"))
     } else if systemd && !runs("systemd-networkd") {

@@ -11,7 +11,7 @@ mod mtu;
 mod pool;
 mod records;
 mod routes;
-mod services;
+pub mod services;
 mod translation;
 
 use serde::Serialize;

@@ -1,32 +1,54 @@
 //! networkd, machined and resolved: there, running, and starting with the host.
 
+use std::collections::BTreeMap;
+
 use super::{Facts, Finding};
+use crate::observed::Service;
+
+/// The services that doctor asks systemd about.
+pub const ASKED: [&str; 3] = ["systemd-networkd", "systemd-machined", "systemd-resolved"];
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let listens = facts.spec.host.dns.as_ref().is_some_and(|dns| dns.listen);
-    let needed = [("systemd-networkd", true), ("systemd-resolved", listens)];
-    let mut findings = Vec::new();
-    for (name, _) in needed.into_iter().filter(|(_, needed)| *needed) {
-        let service = facts.services.get(name).copied().unwrap_or_default();
-        let why = match name {
-            "systemd-resolved" => "machines that ask this host find no names",
-            _ => "no machine gets its address or its route",
-        };
-        if !service.active {
-            findings.push(
-                Finding::error(name, "does not run", why)
-                    .mend_safely(format!("systemctl enable --now {name}")),
-            );
-        } else if !service.enabled {
-            let what = "runs, but does not start with the host";
-            findings.push(
-                Finding::error(name, what, format!("after the next boot {why}"))
-                    .mend_safely(format!("systemctl enable {name}")),
-            );
-        }
+    let resolved = listens.then(|| fault(&facts.services, "systemd-resolved"));
+    let networkd = fault(&facts.services, "systemd-networkd");
+    let findings = networkd.into_iter().chain(resolved.flatten()).chain(machined(&facts.services));
+    findings.chain(unmanaged(facts)).collect()
+}
+
+/// What must be mended before anything else can be looked at: without these
+/// services nothing is known of machines and links.
+pub fn first(services: &BTreeMap<String, Service>) -> Vec<Finding> {
+    let networkd = services.get("systemd-networkd").is_some_and(|service| service.active);
+    let networkd = (!networkd).then(|| fault(services, "systemd-networkd")).flatten();
+    networkd.into_iter().chain(machined(services)).collect()
+}
+
+fn fault(services: &BTreeMap<String, Service>, name: &str) -> Option<Finding> {
+    let service = services.get(name).copied().unwrap_or_default();
+    let why = match name {
+        "systemd-resolved" => "machines that ask this host find no names",
+        "systemd-machined" => "no machine starts, and nobody knows which ones run",
+        _ => "no machine gets its address or its route",
+    };
+    if service.masked {
+        let mend = format!("systemctl unmask {name} && systemctl enable --now {name}");
+        Some(Finding::error(name, "is masked", why).mend(mend))
+    } else if !service.active {
+        Some(Finding::error(name, "does not run", why).mend_safely(format!("systemctl enable --now {name}")))
+    } else if !service.enabled {
+        let what = "runs, but does not start with the host";
+        let mend = format!("systemctl enable {name}");
+        Some(Finding::error(name, what, format!("after the next boot {why}")).mend_safely(mend))
+    } else {
+        None
     }
-    findings.extend(unmanaged(facts));
-    findings
+}
+
+/// It starts when it is asked for, unless that is forbidden.
+fn machined(services: &BTreeMap<String, Service>) -> Option<Finding> {
+    let masked = services.get("systemd-machined").is_some_and(|service| service.masked);
+    masked.then(|| fault(services, "systemd-machined")).flatten()
 }
 
 /// networkd leaves a machine's link alone, or has failed with it.
@@ -63,15 +85,21 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Service;
 
     #[test]
     fn what_is_needed_runs_and_starts_with_the_host() {
         let mut facts = Facts::default();
         assert_eq!(check(&facts)[0].mend, "systemctl enable --now systemd-networkd");
-        facts.services.insert("systemd-networkd".into(), Service { active: true, enabled: false });
-        assert_eq!(check(&facts)[0].mend, "systemctl enable systemd-networkd");
-        facts.services.insert("systemd-networkd".into(), Service { active: true, enabled: true });
+        let mut put = |name: &str, service| facts.services.insert(name.into(), service);
+        put("systemd-networkd", Service { active: true, ..Service::default() });
+        put("systemd-machined", Service { masked: true, ..Service::default() });
+        let found = check(&facts);
+        assert_eq!(found[0].mend, "systemctl enable systemd-networkd");
+        assert!(found[1].mend.starts_with("systemctl unmask systemd-machined"));
+        assert_eq!(first(&facts.services), found[1..]);
+        let mut put = |name: &str, service| facts.services.insert(name.into(), service);
+        put("systemd-networkd", Service { active: true, enabled: true, masked: false });
+        put("systemd-machined", Service::default());
         assert_eq!(check(&facts), []);
     }
 }

@@ -323,9 +323,14 @@ const CHANGES: [MulticastGroup; 5] = [
 ///
 /// # Errors
 /// When the machine has ended, or we are not root.
-pub fn tracer(leader: u32, to: Ipv6Addr) -> std::io::Result<Tracer> {
-    within(leader, || Tracer::open(to))?
+pub async fn tracer(leader: u32, to: Ipv6Addr) -> Result<Tracer, NetError> {
+    let links = Net::machine(leader)?.links().await?;
+    let mtu = links.iter().filter(|link| link.kind.is_some() && link.up).map(|link| link.mtu).min();
+    Ok(within(leader, || Tracer::open(to, mtu.unwrap_or(LEAST_MTU)))??)
 }
+
+/// The bytes that each link must take (RFC 8200 5).
+pub const LEAST_MTU: u32 = 1280;
 
 /// The first of some processes that has a network of its own, and not the host's.
 pub fn secluded(processes: &[u32]) -> Option<u32> {

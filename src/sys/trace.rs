@@ -1,5 +1,5 @@
-//! Which way packets go: from a machine to the world, hop by hop, and from the
-//! world to this host (RFC 4443 3.3, 4).
+//! Which way packets go, and how large: from a machine to the world, hop by hop, and
+//! from the world to this host (RFC 4443 3.2, 3.3, 4; RFC 8201).
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -10,6 +10,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sets
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
+use super::net::LEAST_MTU as LEAST;
+
+const TOO_BIG: u8 = 2;
 const TIME_EXCEEDED: u8 = 3;
 const UNREACHABLE: u8 = 1;
 const ECHO_REQUEST: u8 = 128;
@@ -17,6 +20,9 @@ const ECHO_REPLY: u8 = 129;
 /// How far, and how long each hop may take.
 const HOPS: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(700);
+const IPV6_HEADER: usize = 40;
+/// How many large packets are sent: a way has hardly more than two narrow places.
+const TRIES: u16 = 5;
 /// How many hops in a row may be silent.
 const SILENT: u32 = 4;
 
@@ -28,6 +34,18 @@ pub struct Way {
     /// Who answered, hop by hop; none: nobody did.
     pub hops: Vec<Option<Ipv6Addr>>,
     pub reached: bool,
+    pub packets: Packets,
+}
+
+/// How large a packet may be on the way, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packets {
+    /// Nothing was reached.
+    Unknown,
+    /// So large: what is larger is told to be too big.
+    UpTo(u32),
+    /// Small ones get through, and one of so many bytes is lost without a word.
+    Vanish(u32),
 }
 
 /// The sockets for it, opened in the network namespace that we are in.
@@ -35,6 +53,8 @@ pub struct Way {
 pub struct Tracer {
     icmp: Socket,
     source: Option<Ipv6Addr>,
+    /// The bytes that a packet may have on the first link.
+    mtu: u32,
     to: Ipv6Addr,
 }
 
@@ -43,7 +63,7 @@ impl Tracer {
     ///
     /// # Errors
     /// When they cannot be had.
-    pub fn open(to: Ipv6Addr) -> io::Result<Tracer> {
+    pub fn open(to: Ipv6Addr, mtu: u32) -> io::Result<Tracer> {
         // A datagram socket that is connected sends nothing, but chooses its source.
         let asks = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
         let source = match asks.connect((to, 9)).and_then(|()| asks.local_addr()) {
@@ -52,7 +72,9 @@ impl Tracer {
         };
         let icmp = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         icmp.set_nonblocking(true)?;
-        Ok(Tracer { icmp, source, to })
+        setsockopt(&icmp, sockopt::Ipv6DontFrag, &true)?;
+        probe_path(&icmp)?;
+        Ok(Tracer { icmp, source, mtu, to })
     }
 
     /// Asks hop by hop until the address answers, or nobody does any more.
@@ -60,11 +82,11 @@ impl Tracer {
     /// # Errors
     /// When nothing can be sent or heard.
     pub async fn run(self) -> io::Result<Way> {
-        let Tracer { icmp, source, to } = self;
+        let Tracer { icmp, source, mtu, to } = self;
         let id = (std::process::id() as u16).to_be_bytes();
         let socket =
             tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(std::os::fd::OwnedFd::from(icmp)))?;
-        let mut way = Way { source, hops: Vec::new(), reached: false };
+        let mut way = Way { source, hops: Vec::new(), reached: false, packets: Packets::Unknown };
         let mut silent = 0;
         for hop in 1..=HOPS {
             socket2::SockRef::from(&socket).set_unicast_hops_v6(hop)?;
@@ -85,7 +107,59 @@ impl Tracer {
         while way.hops.last() == Some(&None) {
             way.hops.pop();
         }
+        if way.reached {
+            socket2::SockRef::from(&socket).set_unicast_hops_v6(64)?;
+            way.packets = packets(&socket, id, to, mtu).await?;
+        }
         Ok(way)
+    }
+}
+
+/// Packets are sent as large as the link takes them, whatever the kernel has learned of the
+/// way before (ipv6(7), IPV6_MTU_DISCOVER).
+fn probe_path(socket: &Socket) -> io::Result<()> {
+    use nix::libc::{IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE, c_int, setsockopt};
+    let (value, length): (c_int, _) = (IPV6_PMTUDISC_PROBE, std::mem::size_of::<c_int>() as u32);
+    // SAFETY: the option is an int, which lives as long as the call.
+    let done = unsafe {
+        setsockopt(socket.as_raw_fd(), IPPROTO_IPV6, IPV6_MTU_DISCOVER, (&raw const value).cast(), length)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends ever smaller packets, as it is told to, until one is answered.
+async fn packets(socket: &tokio::net::UdpSocket, id: [u8; 2], to: Ipv6Addr, mtu: u32) -> io::Result<Packets> {
+    let mut size = mtu;
+    for sequence in 0..TRIES {
+        let sequence = (0x1000 + sequence).to_be_bytes();
+        let mut request = vec![0; size.max(LEAST) as usize - IPV6_HEADER];
+        request[0] = ECHO_REQUEST;
+        request[4..8].copy_from_slice(&[id[0], id[1], sequence[0], sequence[1]]);
+        socket.send_to(&request, SocketAddrV6::new(to, 0, 0, 0)).await?;
+        match tokio::time::timeout(PATIENCE, told(socket, id, sequence)).await {
+            Ok(None) => return Ok(Packets::UpTo(size)),
+            // Nobody may ask for less than 1280 (RFC 8201 4).
+            Ok(Some(less)) if (LEAST..size).contains(&less) => size = less,
+            // One packet may well be lost by chance.
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+    Ok(Packets::Vanish(size))
+}
+
+/// None: it was answered; else the bytes that are not too many for the next hop.
+async fn told(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) -> Option<u32> {
+    let mut buffer = [0; 2048];
+    loop {
+        let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
+        let own = |at: usize| buffer[at..at + 4] == [id[0], id[1], sequence[0], sequence[1]];
+        match buffer[0] {
+            ECHO_REPLY if length >= 8 && own(4) => return None,
+            TOO_BIG if length >= 56 && own(52) => {
+                return Some(u32::from_be_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]));
+            }
+            _ => {}
+        }
     }
 }
 

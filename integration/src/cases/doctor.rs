@@ -14,7 +14,7 @@ struct Trap {
     says: &'static str,
 }
 
-const TRAPS: [Trap; 27] = [
+const TRAPS: [Trap; 29] = [
     Trap { set_up: "printf '[Match]\\nName=no0\\n[Network]\\nbridge=vbr0\\n' > /etc/systemd/network/70-x.network", says: "Bridge= is" },
     Trap { set_up: "printf '[NetDev]\\nName=no1\\nkind=bridge\\n' > /etc/systemd/network/70-x.netdev; rm /etc/systemd/network/70-x.network", says: "Kind= is" },
     Trap { set_up: "rm /etc/systemd/network/70-x.netdev; printf '[Exce]\\nBoot=yes\\n' > /etc/systemd/nspawn/other.nspawn", says: "[Exec] is" },
@@ -41,6 +41,8 @@ const TRAPS: [Trap; 27] = [
     Trap { set_up: "nft delete table inet filter; ip link set wan0 mtu 1400", says: "may send more bytes at once than wan0" },
     Trap { set_up: "systemctl disable -q systemd-networkd", says: "does not start with the host" },
     Trap { set_up: "systemctl stop systemd-resolved", says: "systemd-resolved does not run" },
+    Trap { set_up: "systemctl stop 'systemd-networkd*.socket' systemd-networkd", says: "systemd-networkd does not run" },
+    Trap { set_up: "systemctl mask -q --now systemd-machined 'systemd-machined*.socket'; systemctl unmask -q 'systemd-machined*.socket'", says: "systemd-machined is masked" },
     Trap { set_up: "sed -i 's/8080/8081/' /etc/nsctl/machines.d/db.toml", says: "is not as its files say" },
     Trap { set_up: "sed -i 's/^accept-ra = .*/accept-ra = \"unchanged\"/' /etc/nsctl/nsctl.toml; nsctl apply --yes", says: "IPv6AcceptRA= is not pinned" },
     Trap { set_up: "for m in web db; do printf '[nspawn.Exec]\\nPrivateUsers = \"1048576:65536\"\\n' >> /etc/nsctl/machines.d/$m.toml; done; nsctl apply --yes", says: "share user ids on this host" },
@@ -68,6 +70,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     translated(lab)?;
     online(lab)?;
     other_guests(lab)?;
+    first_boot(lab)?;
     lab.sh("mv /etc/nsctl/machines.d/tiny.toml /root/")?;
     mended(lab, "no definition of a routed machine has that name")?;
     fixed(lab)
@@ -147,12 +150,14 @@ fn translated(lab: &Lab) -> Result<()> {
 
 /// The way from machines to the world, and from the world to the pool.
 fn online(lab: &Lab) -> Result<()> {
+    // One of the traps made the uplink narrow, and was mended so that machines heed it.
     let said = lab.nsctl_ok("doctor web --online 2001:db8:ffff::1")?;
-    must!(said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1\n", "{said}");
+    must!(said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1; packets of up to 1400 bytes get through\n", "{said}");
     let lost = lab.nsctl("doctor web --online 2001:db8:dead::1")?;
     must!(lost.status == 1 && lost.stdout.contains("does not reach"), "{}", lost.all());
     let json: serde_json::Value = serde_json::from_str(&lab.nsctl("doctor --json --online 2001:db8:ffff::1")?.stdout)?;
     must!(json.as_array().is_some_and(|all| all.len() == 3), "{json}");
+    large_packets(lab)?;
     super::refused(lab, "doctor --probe 1", 1, "no ping to 2001:db8:a::1")?;
     let probe = "nsctl doctor --probe 20 > probe & touch asked; wait $!; cat probe";
     let mut pings = crate::lab::Daemon::spawn(lab.router.command(&["ping", "-6", "-i0.2", "2001:db8:a::1"]).stdout(std::process::Stdio::null()))?;
@@ -160,6 +165,18 @@ fn online(lab: &Lab) -> Result<()> {
     pings.0.kill()?;
     must!(came.contains("2001:db8:ffff::1 has reached 2001:db8:a::1"), "{came}");
     Ok(())
+}
+
+/// Behind a narrow link packets must be smaller; where nobody says so, they are lost.
+fn large_packets(lab: &Lab) -> Result<()> {
+    let _far = lab.router.beyond("narrow0", 1300, "2001:db8:e:")?;
+    let said = lab.nsctl_ok("doctor web --online 2001:db8:e::2")?;
+    must!(said.contains("reaches 2001:db8:e::2") && said.contains("packets of up to 1300 bytes"), "{said}");
+    lab.sh("leader=$(machinectl show web -p Leader --value); nsenter -t $leader -n ip -6 route flush cache")?;
+    lab.router.script("nft 'table ip6 deaf {\n chain output {\n type filter hook output priority 0\n icmpv6 type packet-too-big drop\n }\n }'")?;
+    let lost = lab.nsctl("doctor web --online 2001:db8:e::2")?;
+    must!(lost.status == 1 && lost.stdout.contains("large packets are lost without a word"), "{}", lost.all());
+    lab.router.script("nft delete table ip6 deaf; ip link del narrow0").map(drop)
 }
 
 /// A guest without systemd refuses router advertisements; one has NetworkManager instead.
@@ -173,6 +190,16 @@ fn other_guests(lab: &Lab) -> Result<()> {
         printf '[device]\nmatch-device=*\nmanaged=0\n' > /etc/NetworkManager/conf.d/none.conf
         systemctl start NetworkManager; ip addr flush dev host0; ip -6 route flush dev host0"])?;
     mended(lab, "NetworkManager runs in it")
+}
+
+/// A guest without a machine-id asks its owner for a locale and a password.
+fn first_boot(lab: &Lab) -> Result<()> {
+    lab.nsctl_ok("create fresh --routed --image debian-13 --no-start")?;
+    lab.sh("rm -f /var/lib/machines/fresh/etc/machine-id
+            printf '[nspawn.Exec]\\nParameters = \"systemd.firstboot=yes\"\\n' >> /etc/nsctl/machines.d/fresh.toml
+            nsctl apply --yes")?;
+    mended(lab, "waits in its first boot")?;
+    lab.nsctl_ok("remove fresh").map(drop)
 }
 
 /// `--fix` does what is safe, after showing it.

@@ -61,7 +61,8 @@ impl Bus {
             let state = self.systemd.get_unit_file_state(unit.clone()).await.unwrap_or_default();
             let active = listed.iter().any(|listed| listed.0 == unit);
             let enabled = ["enabled", "static", "indirect", "alias", "generated"].contains(&state.as_str());
-            services.insert((*name).to_owned(), Service { active, enabled });
+            let masked = state.starts_with("masked");
+            services.insert((*name).to_owned(), Service { active, enabled, masked });
         }
         Ok(services)
     }
