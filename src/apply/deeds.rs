@@ -143,8 +143,8 @@ pub async fn perform(
 
 async fn one(world: World<'_>, step: &Step, started: Option<Instant>) -> Result<Option<Sighting>, DeedError> {
     match step {
-        Step::Enable { machines } => enable(world, machines, true).await?,
-        Step::Disable { machines } => enable(world, machines, false).await?,
+        Step::Enable { machines } => enable(world.disk, machines, true)?,
+        Step::Disable { machines } => enable(world.disk, machines, false)?,
         _ => {
             let bus = world.bus.ok_or(DeedError::Offline)?;
             return live(bus, step, started, world.listener).await;
@@ -177,7 +177,7 @@ async fn live(
             bus.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
         }
         Step::Inside { machine, old, new } => exchange(bus, machine, old, new).await?,
-        Step::ReloadSystemd => bus.reload_systemd().await?,
+        Step::ReloadSystemd { units } => bus.reload_systemd(units).await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,
         Step::ReloadFirewall => reload_firewall().await?,
@@ -290,22 +290,18 @@ fn model(path: &Path) -> PathBuf {
     }
 }
 
-/// Below a root, the links that systemd would make are made by hand.
-async fn enable(world: World<'_>, machines: &[MachineName], on: bool) -> Result<(), DeedError> {
-    match (world.bus, on) {
-        (Some(bus), true) => return Ok(bus.enable(machines).await?),
-        (Some(bus), false) => return Ok(bus.disable(machines).await?),
-        (None, _) => {}
+/// The links that `systemctl enable` makes, as the units' [Install] says. systemd itself
+/// would make them, too, but take all its units for stale until it has read them again.
+fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
+    let links: Vec<PathBuf> = machines.iter().map(|name| Path::new(WANTS_DIR).join(name.unit())).collect();
+    if !on {
+        let gone = links.iter().map(|path| Change { path, text: None, like: path });
+        return disk.change(&gone.collect::<Vec<_>>());
     }
-    for machine in machines {
-        let link = Path::new(WANTS_DIR).join(machine.unit());
-        if on {
-            world.disk.link(&link, Path::new("/usr/lib/systemd/system/systemd-nspawn@.service"))?;
-        } else {
-            world.disk.remove(&link)?;
-        }
-    }
-    Ok(())
+    let target = PathBuf::from("/etc/systemd/system/multi-user.target.wants/machines.target");
+    let target = (!disk.exists(&target)).then_some((target, "/usr/lib/systemd/system/machines.target"));
+    let machines = links.into_iter().map(|path| (path, "/usr/lib/systemd/system/systemd-nspawn@.service"));
+    disk.link(&machines.chain(target).collect::<Vec<_>>())
 }
 
 /// Makes a tree, or leaves none.

@@ -5,13 +5,17 @@ use std::net::Ipv6Addr;
 
 use crate::emit::GATEWAY;
 use crate::name::{MachineName, kernel_name};
+use crate::observed::Link;
 use crate::sys::bus::Verb;
 use crate::sys::tree::Tree;
-use crate::sys::{Bus, BusError, Net, NetError, net};
+use crate::sys::{Bus, BusError, Net, NetError, kernel, net};
+
+/// The machines that are waited for, by their links on this host.
+type Early<'a> = BTreeMap<String, (&'a MachineName, Ipv6Addr)>;
 
 /// Queues all start jobs at once and waits for their ends; meanwhile, each machine
-/// is plugged in as soon as its veth is there. The guest's networkd finds what the
-/// file bound into it says, and leaves it. What fails of that comes from the file.
+/// is plugged in as soon as its veth is there. What fails of that comes a little later
+/// from the guest itself.
 pub async fn start(
     bus: &Bus,
     machines: &[MachineName],
@@ -19,34 +23,55 @@ pub async fn start(
 ) -> Result<(), BusError> {
     let units: Vec<String> = machines.iter().map(MachineName::unit).collect();
     let jobs = bus.run(Verb::Start, &units);
-    let reads_file = |name: &MachineName| Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd());
-    let early = addresses.iter().filter(|(name, _)| reads_file(name));
-    let early: BTreeMap<String, (&MachineName, Ipv6Addr)> =
-        early.map(|(name, address)| (kernel_name(&name.routed_link()), (name, *address))).collect();
-    let Some(watch) = Net::watch_host().ok().filter(|_| !early.is_empty()) else { return jobs.await };
-    let plugged = plug_in(bus, watch, early);
-    let (mut jobs, mut plugged) = (std::pin::pin!(jobs), std::pin::pin!(plugged));
-    tokio::select! {
+    let mut early: Early<'_> =
+        addresses.iter().map(|(name, at)| (kernel_name(&name.routed_link()), (name, *at))).collect();
+    let Some(mut watch) = Net::watch_host().ok().filter(|_| !early.is_empty()) else { return jobs.await };
+    let mut jobs = std::pin::pin!(jobs);
+    let done = tokio::select! {
         biased;
-        () = &mut plugged => jobs.await,
-        done = &mut jobs => done,
+        () = plug_in(bus, &mut watch, &mut early) => None,
+        done = &mut jobs => Some(done),
+    };
+    let done = match done {
+        None => jobs.await,
+        done => done.unwrap_or(Ok(())),
+    };
+    // Those that were just being plugged in when the last job ended.
+    for link in watch.links().await.unwrap_or_default() {
+        plug_if_waited_for(bus, &link, &mut early).await;
     }
+    done
 }
 
 /// Until every machine has been plugged in, or nothing more is heard.
-async fn plug_in(bus: &Bus, mut watch: Net, mut early: BTreeMap<String, (&MachineName, Ipv6Addr)>) {
+async fn plug_in(bus: &Bus, watch: &mut Net, early: &mut Early<'_>) {
     while !early.is_empty() {
         let Some(link) = watch.next_link().await else { return };
-        let Some((name, address)) = early.get(&link.name).copied() else { continue };
-        if plug(bus, name, link.index, address).await.is_ok() {
-            early.remove(&link.name);
-        }
+        plug_if_waited_for(bus, &link, early).await;
     }
 }
 
-/// machined does not know the machine yet; systemd knows its processes.
+async fn plug_if_waited_for(bus: &Bus, link: &Link, early: &mut Early<'_>) {
+    let Some((name, address)) = early.get(&link.name).copied() else { return };
+    if plug(bus, name, link.index, address).await.is_ok() {
+        early.remove(&link.name);
+    }
+}
+
+/// A guest whose networkd reads the file bound into it finds what that says, and leaves
+/// it. Any other goes by RA, and is spared what makes that slow. machined does not know the
+/// machine yet; systemd knows its processes.
 async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Result<(), NetError> {
     let processes = bus.processes(&name.unit()).await;
     let inside = net::secluded(&processes).ok_or_else(|| NetError::NoLink(name.routed_link()))?;
-    Net::machine(inside)?.plug(near, address, GATEWAY).await
+    let reads_file = Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd());
+    if reads_file {
+        return Net::machine(inside)?.plug(near, address, GATEWAY).await;
+    }
+    Ok(net::within(inside, || HASTE.iter().try_for_each(|(key, value)| kernel::set(key, value)))??)
 }
+
+/// Nobody else is on its link, so nobody has its address already (RFC 4862 5.4), and no router
+/// is asked by many at once (RFC 4861 6.3.7): a second each.
+const HASTE: [(&str, &str); 2] =
+    [("net/ipv6/conf/host0/accept_dad", "0"), ("net/ipv6/conf/host0/router_solicitation_delay", "0")];

@@ -126,6 +126,11 @@ impl Fates {
         disable.into_iter().chain(some(&self.enable).map(|machines| Step::Enable { machines })).collect()
     }
 
+    /// Whether systemd has loaded a unit that starts with the host from now on.
+    pub fn enables_loaded(&self, observed: &Observed) -> bool {
+        self.enable.iter().any(|name| observed.units.contains_key(name))
+    }
+
     /// Moves, what starts now, and whether it answers.
     pub fn after_files(&self) -> Vec<Step> {
         let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();

@@ -162,6 +162,9 @@ fn steps(
     if flushed(wanted, observed) {
         stale.note_firewall();
     }
+    if fates.enables_loaded(observed) {
+        stale.note_enabled();
+    }
     steps.extend(read);
     // After the .nspawn file: machined copies the image's where there is none,
     // and when a tree is deleted its .nspawn goes with it.

@@ -1,6 +1,6 @@
 //! One step: what it does, in a line, and what undoes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,13 @@ pub enum Step {
     Disable {
         machines: Vec<MachineName>,
     },
-    ReloadSystemd,
+    /// Makes systemd read its units again; where they are named, only if it does not know
+    /// by itself what these are now. That takes it long, and it reads a unit that it has not
+    /// loaded when that starts.
+    ReloadSystemd {
+        #[serde(default)]
+        units: BTreeSet<String>,
+    },
     ReloadNetworkd,
     /// Loads the firewall's table anew, or drops it where its file is gone.
     ReloadFirewall,
@@ -193,7 +199,7 @@ impl Step {
     pub fn is_reload(&self) -> bool {
         matches!(
             self,
-            Step::ReloadSystemd | Step::ReloadNetworkd | Step::ReloadFirewall | Step::RestartResolved
+            Step::ReloadSystemd { .. } | Step::ReloadNetworkd | Step::ReloadFirewall | Step::RestartResolved
         )
     }
 
@@ -246,7 +252,7 @@ impl Step {
             Step::Kill { machines } => format!("end {}", list(machines)),
             Step::Enable { machines } => format!("start {} with the host", list(machines)),
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
-            Step::ReloadSystemd => "reload systemd".into(),
+            Step::ReloadSystemd { .. } => "reload systemd".into(),
             Step::ReloadNetworkd => "reload networkd".into(),
             Step::RestartResolved => "restart systemd-resolved".into(),
             Step::ReloadFirewall => "load the firewall".into(),
@@ -300,10 +306,22 @@ pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     steps.chunk_by(move |one, next| kinds.iter().any(|is| is(one) && is(next)))
 }
 
+/// How many units systemd is asked about before it reads all of them again.
+const FEW_UNITS: usize = 8;
+
+/// The unit that a file of systemd's is about: its own, or a drop-in's.
+fn unit_of(path: &Path) -> Option<String> {
+    let rest = path.strip_prefix("/etc/systemd/system").ok()?;
+    let first = rest.components().next()?.as_os_str().to_str()?;
+    Some(first.strip_suffix(".d").unwrap_or(first).to_owned())
+}
+
 /// Who has to read changed files again.
 #[derive(Debug, Default)]
 pub struct Stale {
     systemd: bool,
+    /// Units whose files change.
+    units: BTreeSet<String>,
     networkd: bool,
     firewall: bool,
     resolved: bool,
@@ -314,15 +332,22 @@ impl Stale {
     pub fn note(&mut self, step: &Step) -> bool {
         match step {
             Step::Write { path, .. } => {
-                self.systemd |= path.starts_with("/etc/systemd/system");
+                self.units.extend(unit_of(path));
                 self.networkd |= path.starts_with("/etc/systemd/network");
                 self.resolved |= path.starts_with(RESOLVED_DIR);
                 self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
             }
-            Step::Enable { .. } | Step::Disable { .. } => self.systemd = true,
+            // What no longer starts with the host would still be named by the target.
+            Step::Enable { .. } => {}
+            Step::Disable { .. } => self.systemd = true,
             _ => return false,
         }
         true
+    }
+
+    /// A unit that systemd has loaded starts with the host from now on.
+    pub fn note_enabled(&mut self) {
+        self.systemd = true;
     }
 
     /// The firewall's table is not what its files say.
@@ -332,9 +357,11 @@ impl Stale {
 
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
-        let Stale { systemd, networkd, firewall, resolved } = std::mem::take(self);
+        let Stale { systemd, units, networkd, firewall, resolved } = std::mem::take(self);
+        let anyway = systemd || units.len() > FEW_UNITS;
         let due = [
-            (systemd, Step::ReloadSystemd),
+            (anyway, Step::ReloadSystemd { units: BTreeSet::new() }),
+            (!anyway && !units.is_empty(), Step::ReloadSystemd { units }),
             (networkd, Step::ReloadNetworkd),
             (firewall, Step::ReloadFirewall),
             (resolved, Step::RestartResolved),
@@ -359,7 +386,7 @@ mod tests {
             Step::Stop { machines: machines.clone() },
             write("/etc/systemd/network/x", Some("1"), Some("2")),
             write("/etc/systemd/system/y", None, Some("2")),
-            Step::ReloadSystemd,
+            Step::ReloadSystemd { units: BTreeSet::new() },
             Step::ReloadNetworkd,
             Step::start(machines.clone(), &[]),
             Step::Answer { machine: machines[0].clone(), address: "::2".parse().unwrap() },
@@ -370,7 +397,7 @@ mod tests {
                 Step::Kill { machines: machines.clone() },
                 write("/etc/systemd/system/y", Some("2"), None),
                 write("/etc/systemd/network/x", Some("2"), Some("1")),
-                Step::ReloadSystemd,
+                Step::ReloadSystemd { units: ["y".to_owned()].into() },
                 Step::ReloadNetworkd,
                 Step::start(machines, &[]),
                 write("/var/lib/nsctl/state.toml", Some("s"), None),

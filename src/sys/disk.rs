@@ -275,17 +275,21 @@ impl Disk {
         Ok(folder.exists().then(|| folder.to_owned()))
     }
 
-    /// Makes a symbolic link, replacing one that is there.
+    /// Makes symbolic links, replacing those that are there: where, and where to.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn link(&self, path: &Path, to: &Path) -> Result<(), DiskError> {
-        self.remove(path)?;
-        let place = self.at(path)?;
-        if let Some(folder) = place.parent() {
+    /// When one cannot be made.
+    pub fn link(&self, links: &[(PathBuf, &str)]) -> Result<(), DiskError> {
+        let mut folders = BTreeSet::new();
+        for (path, to) in links {
+            self.take_away(path)?;
+            let place = self.at(path)?;
+            let folder = place.parent().unwrap_or(&self.root);
             fs::create_dir_all(folder)?;
+            fs::os::unix::fs::symlink(to, &place)?;
+            folders.insert(folder.to_owned());
         }
-        Ok(fs::os::unix::fs::symlink(to, place)?)
+        folders.iter().try_for_each(|folder| sync_folder(folder))
     }
 
     /// The files of a folder, by path, whose names the filter takes.

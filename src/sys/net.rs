@@ -341,7 +341,7 @@ pub fn secluded(processes: &[u32]) -> Option<u32> {
 
 /// Runs `deed` in the network namespace of a process. This thread is the only
 /// one of ours, and `deed` does not wait.
-pub(super) fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+pub fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
     let home = File::open("/proc/thread-self/ns/net")?;
     let there = File::open(format!("/proc/{pid}/ns/net"))?;
     setns(there, CloneFlags::CLONE_NEWNET)?;

@@ -124,7 +124,7 @@ impl Tree {
         let wanted = self.names(WANTED).iter().any(|unit| unit == "systemd-networkd.service");
         let masked =
             || self.link("etc/systemd/system/systemd-networkd.service").as_deref() == Some("/dev/null");
-        wanted && !masked() && matches!(self.init(), Init::Systemd(_))
+        wanted && !masked() && self.leads_to("sbin/init").as_deref() == Some("systemd")
     }
 
     /// Where a link leads to, as it says itself.

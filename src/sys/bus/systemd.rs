@@ -1,9 +1,11 @@
 //! systemd's manager: units, and the jobs that start and stop them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use zbus_systemd::systemd1::UnitProxy;
+use zbus_systemd::zbus::proxy::CacheProperties;
 
 use super::{Bus, BusError, SYSTEMD, sort};
 use crate::name::MachineName;
@@ -28,12 +30,28 @@ impl Verb {
 }
 
 impl Bus {
-    /// Makes systemd read its units again.
+    /// Makes systemd read its units again: if it must for one of these, or in any case
+    /// where none is named.
     ///
     /// # Errors
     /// When it refuses.
-    pub async fn reload_systemd(&self) -> Result<(), BusError> {
-        self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))
+    pub async fn reload_systemd(&self, units: &BTreeSet<String>) -> Result<(), BusError> {
+        let stale = join_all(units.iter().map(|unit| self.is_stale(unit))).await;
+        if stale.is_empty() || stale.contains(&true) {
+            self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether systemd has another unit in mind than the disk has: it loads the unit, and
+    /// compares (org.freedesktop.systemd1(5), NeedDaemonReload).
+    async fn is_stale(&self, unit: &str) -> bool {
+        let Ok(path) = self.systemd.load_unit(unit.to_owned()).await else { return true };
+        let proxy = UnitProxy::builder(&self.connection).path(path);
+        match proxy.cache_properties(CacheProperties::No).build().await {
+            Ok(proxy) => proxy.need_daemon_reload().await.unwrap_or(true),
+            Err(_) => true,
+        }
     }
 
     /// The version of systemd: 257.
@@ -83,27 +101,6 @@ impl Bus {
         let pattern = vec!["systemd-resolved.service".to_owned()];
         let units = self.systemd.list_units_by_patterns(vec!["active".into()], pattern).await;
         Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
-    }
-
-    /// Makes machines start with the host, and the target that pulls them in.
-    ///
-    /// # Errors
-    /// When systemd refuses.
-    pub async fn enable(&self, machines: &[MachineName]) -> Result<(), BusError> {
-        let mut units: Vec<String> = machines.iter().map(MachineName::unit).collect();
-        units.push("machines.target".into());
-        let doing = sort(SYSTEMD, "enabling machines");
-        self.systemd.enable_unit_files(units, false, false).await.map(drop).map_err(doing)
-    }
-
-    /// Makes machines start with the host no longer.
-    ///
-    /// # Errors
-    /// When systemd refuses.
-    pub async fn disable(&self, machines: &[MachineName]) -> Result<(), BusError> {
-        let units = machines.iter().map(MachineName::unit).collect();
-        let doing = sort(SYSTEMD, "disabling machines");
-        self.systemd.disable_unit_files(units, false).await.map(drop).map_err(doing)
     }
 
     /// Starts or stops units: all jobs are queued at once, and their ends awaited.
