@@ -1,0 +1,240 @@
+//! Who holds which subnet, and who gets which next.
+
+use std::collections::BTreeMap;
+
+use super::{Pool, PoolError, Subnet};
+use crate::name::MachineName;
+
+/// Who holds which subnet, and which were freed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leases {
+    held: BTreeMap<MachineName, Subnet>,
+    /// Freed subnets, the one freed longest ago first.
+    resting: Vec<Subnet>,
+    /// Every subnet in `held` or `resting`.
+    used: Ranges,
+}
+
+impl Leases {
+    /// Leases as they were saved.
+    ///
+    /// # Errors
+    /// The first subnet that stands twice.
+    pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Subnet>) -> Result<Leases, Subnet> {
+        let mut used = Ranges::default();
+        for subnet in held.values().chain(&resting) {
+            if !used.insert(*subnet) {
+                return Err(*subnet);
+            }
+        }
+        Ok(Leases { held, resting, used })
+    }
+
+    pub fn get(&self, name: &MachineName) -> Option<Subnet> {
+        self.held.get(name).copied()
+    }
+
+    /// Machines and their subnets, by name.
+    pub fn held(&self) -> &BTreeMap<MachineName, Subnet> {
+        &self.held
+    }
+
+    /// Freed subnets, the one freed longest ago first.
+    pub fn resting(&self) -> &[Subnet] {
+        &self.resting
+    }
+
+    pub fn holder(&self, subnet: Subnet) -> Option<&MachineName> {
+        self.held.iter().find(|(_, held)| **held == subnet).map(|(name, _)| name)
+    }
+
+    /// Leases a subnet to `name`: the pinned one, the one that it holds, or
+    /// the next. Never-used subnets go first, then the one freed longest ago.
+    ///
+    /// # Errors
+    /// When the pool is full, or the pinned subnet cannot be had.
+    pub fn lease(
+        &mut self,
+        pool: Pool,
+        name: &MachineName,
+        pinned: Option<Subnet>,
+    ) -> Result<Subnet, PoolError> {
+        let held = self.get(name);
+        let subnet = match (pinned, held) {
+            (Some(pin), Some(held)) if pin == held => return Ok(held),
+            (None, Some(held)) if pool.contains(held) => return Ok(held),
+            (Some(pin), _) => self.check_pin(pool, pin)?,
+            (None, _) => self.next(pool).ok_or(PoolError::Full(pool))?,
+        };
+        self.release(name);
+        if !self.used.insert(subnet) {
+            self.resting.retain(|rested| *rested != subnet);
+        }
+        self.held.insert(name.clone(), subnet);
+        Ok(subnet)
+    }
+
+    fn check_pin(&self, pool: Pool, pin: Subnet) -> Result<Subnet, PoolError> {
+        if !pool.contains(pin) {
+            return Err(PoolError::Outside { subnet: pin, pool });
+        }
+        if pool.subnet(0) == Some(pin) {
+            return Err(PoolError::HostsOwn(pin));
+        }
+        match self.holder(pin) {
+            Some(holder) => Err(PoolError::Taken { subnet: pin, holder: holder.clone() }),
+            None => Ok(pin),
+        }
+    }
+
+    fn next(&self, pool: Pool) -> Option<Subnet> {
+        self.never_used(pool).or_else(|| self.resting.iter().copied().find(|s| pool.contains(*s)))
+    }
+
+    /// The lowest subnet from 1 on that nobody ever had.
+    fn never_used(&self, pool: Pool) -> Option<Subnet> {
+        let (first, last) = (pool.subnet(1)?, pool.subnet(pool.size() - 1)?);
+        let free = self.used.first_free(first)?;
+        (free <= last).then_some(free)
+    }
+
+    /// Gives what one machine holds to another, which is the same under a new name.
+    pub fn rename(&mut self, name: &MachineName, new: &MachineName) {
+        if let Some(subnet) = self.held.remove(name) {
+            self.held.insert(new.clone(), subnet);
+        }
+    }
+
+    /// Frees what `name` holds; the subnet then rests.
+    pub fn release(&mut self, name: &MachineName) -> Option<Subnet> {
+        let subnet = self.held.remove(name)?;
+        self.resting.push(subnet);
+        Some(subnet)
+    }
+}
+
+/// Subnets as runs of neighbours, so that the next free one is found at once among
+/// many: the first of each run, and its last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    /// The run that holds a subnet.
+    fn run(&self, subnet: u64) -> Option<(u64, u64)> {
+        let (first, last) = self.0.range(..=subnet).next_back()?;
+        (subnet <= *last).then_some((*first, *last))
+    }
+
+    /// Whether it was not there before.
+    fn insert(&mut self, Subnet(subnet): Subnet) -> bool {
+        if self.run(subnet).is_some() {
+            return false;
+        }
+        let before = subnet.checked_sub(1).and_then(|before| self.run(before));
+        let after = subnet.checked_add(1).and_then(|after| self.0.remove(&after));
+        self.0.insert(before.map_or(subnet, |(first, _)| first), after.unwrap_or(subnet));
+        true
+    }
+
+    /// The lowest from `first` on that is not there.
+    fn first_free(&self, first: Subnet) -> Option<Subnet> {
+        self.run(first.0).map_or(Some(first), |(_, last)| last.checked_add(1).map(Subnet))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> MachineName {
+        text.parse().unwrap()
+    }
+
+    fn pool(text: &str) -> Pool {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn never_used_first_then_the_longest_rested() {
+        let pool = pool("2001:db8:a::/62"); // subnets 1, 2, 3
+        let mut leases = Leases::default();
+        let get = |leases: &mut Leases, who: &str| {
+            leases.lease(pool, &name(who), None).map(|subnet| subnet.to_string())
+        };
+        assert_eq!(get(&mut leases, "a").unwrap(), "2001:db8:a:1::/64");
+        assert_eq!(get(&mut leases, "b").unwrap(), "2001:db8:a:2::/64");
+        leases.release(&name("b"));
+        leases.release(&name("a"));
+        assert_eq!(get(&mut leases, "c").unwrap(), "2001:db8:a:3::/64");
+        assert_eq!(get(&mut leases, "d").unwrap(), "2001:db8:a:2::/64");
+        assert_eq!(get(&mut leases, "e").unwrap(), "2001:db8:a:1::/64");
+        assert_eq!(get(&mut leases, "f"), Err(PoolError::Full(pool)));
+        assert_eq!(get(&mut leases, "c").unwrap(), "2001:db8:a:3::/64", "a lease is kept");
+    }
+
+    #[test]
+    fn pins_are_checked() {
+        let pool = pool("2001:db8:a::/48");
+        let mut leases = Leases::default();
+        let pin = |text: &str| Some(text.parse::<Subnet>().unwrap());
+        assert!(leases.lease(pool, &name("a"), pin("2001:db8:a:7::/64")).is_ok());
+        let mut fault = |text: &str| leases.lease(pool, &name("b"), pin(text)).unwrap_err();
+        assert!(matches!(fault("2001:db8:a:7::/64"), PoolError::Taken { .. }));
+        assert!(matches!(fault("2001:db8:a::/64"), PoolError::HostsOwn(_)));
+        assert!(matches!(fault("2001:db8:b::/64"), PoolError::Outside { .. }));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Deed {
+        Lease(u8),
+        Release(u8),
+        Pin(u8, u16),
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+        let deed = prop_oneof![
+            (0..12u8).prop_map(Deed::Lease),
+            (0..12u8).prop_map(Deed::Release),
+            (0..12u8, 0..20u16).prop_map(|(who, at)| Deed::Pin(who, at)),
+        ];
+        proptest::collection::vec(deed, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn no_subnet_is_ever_held_twice(length in 32u8..=63, deeds in deeds()) {
+            let pool: Pool = format!("2001:db8::/{length}").parse().unwrap();
+            let mut leases = Leases::default();
+            for deed in deeds {
+                let who = |k: u8| name(&format!("m{k}"));
+                match deed {
+                    Deed::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
+                    Deed::Release(k) => { leases.release(&who(k)); }
+                    Deed::Pin(k, at) => {
+                        if let Some(subnet) = pool.subnet(u64::from(at)) {
+                            let _ = leases.lease(pool, &who(k), Some(subnet));
+                        }
+                    }
+                }
+                let saved = Leases::new(leases.held().clone(), leases.resting().to_vec());
+                prop_assert_eq!(saved.as_ref(), Ok(&leases));
+                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.subnet(0) != Some(*s)));
+            }
+        }
+
+        #[test]
+        fn ranges_are_a_set(subnets in proptest::collection::vec(0u64..40, 0..60), from in 0u64..45) {
+            let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
+            for subnet in subnets {
+                prop_assert_eq!(ranges.insert(Subnet(subnet)), set.insert(subnet));
+            }
+            let free = (from..).find(|subnet| !set.contains(subnet)).map(Subnet);
+            prop_assert_eq!(ranges.first_free(Subnet(from)), free);
+            // No two runs touch.
+            let runs: Vec<_> = ranges.0.into_iter().collect();
+            prop_assert!(runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+        }
+    }
+}
