@@ -33,16 +33,18 @@ pub async fn host(
     services: BTreeMap<String, Service>,
 ) -> Result<Facts, ObserveError> {
     let net = Net::host()?;
-    let (addresses, loopback, managed) = tokio::join!(
+    let (addresses, loopback, managed, network_managers) = tokio::join!(
         net.addresses(),
         ping::answers(std::net::Ipv6Addr::LOCALHOST, Duration::from_millis(400)),
         bus.managed(),
+        bus.network_managers_links(),
     );
     let mut facts = Facts {
         settings: settings(disk)?,
         routes: net.main_routes().await?,
         services,
         managed: managed.unwrap_or_default(),
+        network_managers,
         // Who may not ask says nothing.
         loopback_answers: loopback.unwrap_or(true),
         switches: switches(&observed),

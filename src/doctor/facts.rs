@@ -23,6 +23,8 @@ pub struct Facts {
     pub routes: Vec<Route>,
     /// What networkd does with a link, by its index.
     pub managed: BTreeMap<u32, Managed>,
+    /// The links that NetworkManager runs.
+    pub network_managers: BTreeSet<String>,
     /// Switches of the kernel, as in [`Observed`], but of each interface.
     pub switches: BTreeMap<String, String>,
     /// Whether this host answers itself at ::1.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Facts, Finding};
-use crate::observed::Service;
+use crate::observed::{Link, Service};
 
 /// The services that doctor asks systemd about.
 pub const ASKED: [&str; 3] = ["systemd-networkd", "systemd-machined", "systemd-resolved"];
@@ -13,7 +13,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     let resolved = listens.then(|| fault(&facts.services, "systemd-resolved"));
     let networkd = fault(&facts.services, "systemd-networkd");
     let findings = networkd.into_iter().chain(resolved.flatten()).chain(machined(&facts.services));
-    findings.chain(unmanaged(facts)).collect()
+    findings.chain(unmanaged(facts)).chain(run_by_both(facts)).collect()
 }
 
 /// What must be mended before anything else can be looked at: without these
@@ -51,6 +51,28 @@ fn machined(services: &BTreeMap<String, Service>) -> Option<Finding> {
     masked.then(|| fault(services, "systemd-machined")).flatten()
 }
 
+/// NetworkManager runs a link that networkd configures: a machine's, the uplink, a bridge.
+fn run_by_both(facts: &Facts) -> Vec<Finding> {
+    let configured =
+        |link: &&Link| facts.managed.get(&link.index).is_some_and(|managed| managed.file.is_some());
+    let both = facts.observed.links.iter().filter(|link| facts.network_managers.contains(&link.name));
+    both.filter(configured)
+        .map(|link| {
+            let name = &link.name;
+            Finding::error(
+                name,
+                "is run by NetworkManager and by networkd",
+                "each takes away the addresses and routes that the other sets",
+            )
+            .mend(format!(
+                "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
+                 /etc/NetworkManager/conf.d/50-{name}.conf && nmcli general reload conf && \
+                 nmcli device set {name} managed no"
+            ))
+        })
+        .collect()
+}
+
 /// networkd leaves a machine's link alone, or has failed with it.
 fn unmanaged(facts: &Facts) -> Vec<Finding> {
     let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));
@@ -85,6 +107,7 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Managed;
 
     #[test]
     fn what_is_needed_runs_and_starts_with_the_host() {
@@ -101,5 +124,27 @@ mod tests {
         put("systemd-networkd", Service { active: true, enabled: true, masked: false });
         put("systemd-machined", Service::default());
         assert_eq!(check(&facts), []);
+    }
+
+    #[test]
+    fn a_link_has_one_manager() {
+        let mut facts = Facts::default();
+        let enabled = Service { active: true, enabled: true, masked: false };
+        facts.services.insert("systemd-networkd".into(), enabled);
+        facts.observed.links = vec![Link {
+            index: 3,
+            name: "wan0".into(),
+            alternative_names: Vec::new(),
+            mtu: 1500,
+            kind: None,
+            master: None,
+            peer: None,
+            up: true,
+        }];
+        facts.network_managers.insert("wan0".into());
+        assert_eq!(check(&facts), []);
+        let file = Some("/etc/systemd/network/20-wan0.network".into());
+        facts.managed.insert(3, Managed { file, state: "configured".into() });
+        assert!(check(&facts)[0].what.contains("by NetworkManager and by networkd"));
     }
 }

@@ -71,6 +71,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     online(lab)?;
     other_guests(lab)?;
     first_boot(lab)?;
+    two_managers(lab)?;
     lab.sh("mv /etc/nsctl/machines.d/tiny.toml /root/")?;
     mended(lab, "no definition of a routed machine has that name")?;
     fixed(lab)
@@ -190,6 +191,14 @@ fn other_guests(lab: &Lab) -> Result<()> {
         printf '[device]\nmatch-device=*\nmanaged=0\n' > /etc/NetworkManager/conf.d/none.conf
         systemctl start NetworkManager; ip addr flush dev host0; ip -6 route flush dev host0"])?;
     mended(lab, "NetworkManager runs in it")
+}
+
+/// NetworkManager takes the uplink that networkd has.
+fn two_managers(lab: &Lab) -> Result<()> {
+    lab.sh("printf '[keyfile]\\nunmanaged-devices=except:interface-name:wan0\\n' > /etc/NetworkManager/conf.d/lab.conf
+            systemctl unmask -q NetworkManager; systemctl start NetworkManager")?;
+    mended(lab, "by NetworkManager and by networkd")?;
+    lab.sh("systemctl stop NetworkManager; systemctl mask -q NetworkManager").map(drop)
 }
 
 /// A guest without a machine-id asks its owner for a locale and a password.

@@ -18,6 +18,7 @@ use crate::observed::Managed;
 
 mod importd;
 mod machined;
+mod network_manager;
 mod systemd;
 
 pub use importd::{Hears, Transfer};

@@ -1,0 +1,38 @@
+//! NetworkManager, where it runs beside networkd (org.freedesktop.NetworkManager).
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use zbus_systemd::zbus::{self, OwnedObjectPath, Proxy};
+
+use super::Bus;
+
+const NAME: &str = "org.freedesktop.NetworkManager";
+
+impl Bus {
+    /// The interfaces that NetworkManager runs; none where it does not run itself. It is
+    /// not started for this.
+    pub async fn network_managers_links(&self) -> BTreeSet<String> {
+        self.ask_network_manager().await.unwrap_or_default()
+    }
+
+    async fn ask_network_manager(&self) -> zbus::Result<BTreeSet<String>> {
+        let dbus = zbus::fdo::DBusProxy::new(&self.connection).await?;
+        if !dbus.name_has_owner(NAME.try_into()?).await? {
+            return Ok(BTreeSet::new());
+        }
+        let manager = Proxy::new(&self.connection, NAME, "/org/freedesktop/NetworkManager", NAME).await?;
+        let devices: Vec<OwnedObjectPath> = manager.call("GetDevices", &()).await?;
+        let managed = join_all(devices.into_iter().map(|device| self.managed_by_it(device))).await;
+        Ok(managed.into_iter().flatten().flatten().collect())
+    }
+
+    /// The name of a device that it does not leave to others.
+    async fn managed_by_it(&self, device: OwnedObjectPath) -> zbus::Result<Option<String>> {
+        let interface = "org.freedesktop.NetworkManager.Device";
+        let device = Proxy::new(&self.connection, NAME, device, interface).await?;
+        let managed: bool = device.get_property("Managed").await?;
+        let name = device.get_property("Interface").await?;
+        Ok(managed.then_some(name))
+    }
+}
