@@ -9,29 +9,22 @@ use futures_util::future::join_all;
 
 use super::sight::{self, ANSWER_TIME};
 use super::start::start;
-use super::{Listener, Sighting, World, image};
+use super::{Listener, Sighting, World, links, trees};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, nspawn_file};
-use crate::fit::{self, Texts, Unfit, Wishes};
-use crate::name::{IfName, MachineName};
+use crate::fit::Unfit;
+use crate::name::MachineName;
 use crate::observe::WANTS_DIR;
-use crate::plan::{Source, Step};
-use crate::pool::Pool;
+use crate::plan::Step;
 use crate::spec::MACHINES_DIR;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
 use crate::sys::bus::Verb;
 use crate::sys::disk::Change;
-use crate::sys::pty::random;
-use crate::sys::tree::Tree;
 use crate::sys::{Bus, BusError, Disk, DiskError, GuestError, Net, NetError, NftError, guest, kernel, nft};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
-/// How long networkd may take to do what its files say.
-const NETWORKD_TIME: Duration = Duration::from_secs(15);
-/// How long an ISP's DHCP server may take to delegate a prefix.
-const DELEGATION_TIME: Duration = Duration::from_secs(15);
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +59,9 @@ pub enum DeedError {
     Ended(MachineName),
     #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
     NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
-    #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
+    #[error("networkd did not do that within {} s", links::NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
-    #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]
+    #[error("no prefix was delegated within {} s", links::DELEGATION_TIME.as_secs())]
     NotDelegated,
     #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
     Touched(PathBuf),
@@ -160,9 +153,9 @@ async fn live(
     listener: &dyn Listener,
 ) -> Result<Option<Sighting>, DeedError> {
     match step {
-        Step::MakeTree { source, to, .. } => make_tree(bus, source, to, listener).await?,
-        Step::RenameTree { from, to } => rename_tree(bus, from, to).await?,
-        Step::Fit { machine, wishes } => fit_tree(machine, wishes)?,
+        Step::MakeTree { source, to, .. } => trees::make_tree(bus, source, to, listener).await?,
+        Step::RenameTree { from, to } => trees::rename_tree(bus, from, to).await?,
+        Step::Fit { machine, wishes } => trees::fit_tree(machine, wishes)?,
         Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
         Step::Kill { machines } => {
@@ -182,13 +175,13 @@ async fn live(
         Step::RestartResolved => bus.restart_resolved().await?,
         Step::ReloadFirewall => reload_firewall().await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
-        Step::PoolRoute { pool } => pool_route(*pool).await?,
-        Step::TunnelUp { link, .. } => tunnel_up(link).await?,
-        Step::Delegation => delegation().await?,
-        Step::BridgeUp { bridge, port, .. } => bridge_up(bridge, port).await?,
+        Step::PoolRoute { pool } => links::pool_route(*pool).await?,
+        Step::TunnelUp { link, .. } => links::tunnel_up(link).await?,
+        Step::Delegation => links::delegation().await?,
+        Step::BridgeUp { bridge, port, .. } => links::bridge_up(bridge, port).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
-        Step::Move { machine, link, bridge } => replug(bus, machine, link, bridge).await?,
+        Step::Move { machine, link, bridge } => links::replug(bus, machine, link, bridge).await?,
         Step::Answer { machine, address } => {
             return Ok(Some(sight::answer(bus, machine, *address, started).await?));
         }
@@ -304,67 +297,6 @@ fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskErr
     disk.link(&machines.chain(target).collect::<Vec<_>>())
 }
 
-/// Makes a tree, or leaves none.
-async fn make_tree(
-    bus: &Bus,
-    source: &Source,
-    to: &MachineName,
-    listener: &dyn Listener,
-) -> Result<(), DeedError> {
-    if bus.images().await?.contains(to.as_str()) {
-        return Err(DeedError::TreeTaken(to.clone()));
-    }
-    match source {
-        Source::Clone(from) => Ok(bus.clone_image(from, to).await?),
-        Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
-        Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
-    }
-}
-
-/// Done already, where the tree has its new name.
-async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), DeedError> {
-    let images = bus.images().await?;
-    if images.contains(to.as_str()) && !images.contains(from.as_str()) {
-        return Ok(());
-    }
-    Ok(bus.rename_image(from.as_str(), to.as_str()).await?)
-}
-
-/// A disk image is left as it is: what is in it cannot be reached.
-fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError> {
-    let Some(tree) = Tree::of(machine.as_str()) else {
-        return if wishes.is_plain() { Ok(()) } else { Err(DeedError::NoTree(machine.clone())) };
-    };
-    let read = |path: &PathBuf| Disk::new(Path::new("/")).read(path).map(Option::unwrap_or_default);
-    let texts = Texts {
-        ssh_key: wishes.ssh_key.as_ref().map(read).transpose()?,
-        password_hash: wishes
-            .root_password
-            .as_ref()
-            .map(read)
-            .transpose()?
-            .map(|text| hash(&text))
-            .transpose()?,
-        run: wishes.run.as_ref().map(read).transpose()?,
-    };
-    let id = format!("{:032x}", random()? | 1);
-    for change in fit::changes(&tree.guest(), wishes, &texts, &id)? {
-        tree.change(&change)?;
-    }
-    Ok(())
-}
-
-/// The first line of a file, as shadow(5) has it: hashed already, or hashed now.
-fn hash(text: &str) -> Result<String, DeedError> {
-    let password = text.lines().next().unwrap_or_default();
-    if password.starts_with('$') && !password.contains(':') {
-        return Ok(password.to_owned());
-    }
-    let hashed =
-        sha_crypt::PasswordHasher::hash_password(&sha_crypt::ShaCrypt::default(), password.as_bytes());
-    hashed.map(|hash| hash.as_str().to_owned()).map_err(|_| DeedError::NoHash)
-}
-
 /// What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
 fn halt_signal() -> i32 {
     nix::libc::SIGRTMIN() + 3
@@ -399,59 +331,4 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
 async fn reload_firewall() -> Result<(), NftError> {
     let file = Path::new(FIREWALL_FILE);
     if file.exists() { nft::load(file).await } else { nft::unload().await }
-}
-
-async fn pool_route(pool: Pool) -> Result<(), DeedError> {
-    let mut net = Net::watch_host()?;
-    let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
-    let found = net.wait(NETWORKD_TIME, seen).await?;
-    found.ok_or_else(|| DeedError::Networkd { look_at: "lo".into() })
-}
-
-/// networkd puts an unreachable route for what is delegated in place.
-async fn delegation() -> Result<(), DeedError> {
-    let mut net = Net::watch_host()?;
-    let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
-    net.wait(DELEGATION_TIME, seen).await?.ok_or(DeedError::NotDelegated)
-}
-
-/// A tunnel has its address as soon as it is there.
-async fn tunnel_up(link: &IfName) -> Result<(), DeedError> {
-    let mut net = Net::watch_host()?;
-    let seen = async |net: &Net| {
-        let index =
-            net.links().await?.into_iter().find(|other| other.is_called(link.as_str())).map(|l| l.index);
-        let addresses = net.addresses().await?;
-        Ok(addresses.iter().any(|a| Some(a.interface) == index && a.global && !a.tentative).then_some(()))
-    };
-    let found = net.wait(NETWORKD_TIME, seen).await?;
-    found.ok_or_else(|| DeedError::Networkd { look_at: link.to_string() })
-}
-
-async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {
-    let mut net = Net::watch_host()?;
-    let joined = joined(&mut net, port.as_str(), bridge.as_str(), NETWORKD_TIME).await?;
-    if joined { Ok(()) } else { Err(DeedError::Networkd { look_at: format!("{bridge} {port}") }) }
-}
-
-async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, NetError> {
-    let seen = async |net: &Net| {
-        let links = net.links().await?;
-        let index = links.iter().find(|link| link.is_called(bridge)).map(|link| link.index);
-        let master = links.iter().find(|link| link.is_called(port)).and_then(|link| link.master);
-        Ok((index.is_some() && index == master).then_some(()))
-    };
-    Ok(net.wait(limit, seen).await?.is_some())
-}
-
-/// networkd joins the link to a bridge that it made; to others we do. Then the
-/// guest must see its cable pulled, or it keeps the lease of another network.
-async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), DeedError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
-    let mut guest = Net::watch_machine(leader)?;
-    let mut net = Net::watch_host()?;
-    if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {
-        net.join(link, bridge.as_str()).await?;
-    }
-    Ok(net.flap(link, &mut guest).await?)
 }

@@ -3,8 +3,10 @@
 mod deeds;
 pub mod image;
 mod journal;
+mod links;
 mod sight;
 mod start;
+mod trees;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;

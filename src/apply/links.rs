@@ -1,0 +1,68 @@
+//! What networkd does after it has read its files is waited for; the rest is done here.
+
+use std::time::Duration;
+
+use super::deeds::DeedError;
+use crate::name::{IfName, MachineName};
+use crate::pool::Pool;
+use crate::sys::{Bus, Net, NetError};
+
+/// How long networkd may take to do what its files say.
+pub const NETWORKD_TIME: Duration = Duration::from_secs(15);
+/// How long an ISP's DHCP server may take to delegate a prefix.
+pub const DELEGATION_TIME: Duration = Duration::from_secs(15);
+
+pub async fn pool_route(pool: Pool) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
+    let found = net.wait(NETWORKD_TIME, seen).await?;
+    found.ok_or_else(|| DeedError::Networkd { look_at: "lo".into() })
+}
+
+/// networkd puts an unreachable route for what is delegated in place.
+pub async fn delegation() -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
+    net.wait(DELEGATION_TIME, seen).await?.ok_or(DeedError::NotDelegated)
+}
+
+/// A tunnel has its address as soon as it is there.
+pub async fn tunnel_up(link: &IfName) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let seen = async |net: &Net| {
+        let index =
+            net.links().await?.into_iter().find(|other| other.is_called(link.as_str())).map(|l| l.index);
+        let addresses = net.addresses().await?;
+        Ok(addresses.iter().any(|a| Some(a.interface) == index && a.global && !a.tentative).then_some(()))
+    };
+    let found = net.wait(NETWORKD_TIME, seen).await?;
+    found.ok_or_else(|| DeedError::Networkd { look_at: link.to_string() })
+}
+
+pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {
+    let mut net = Net::watch_host()?;
+    let joined = joined(&mut net, port.as_str(), bridge.as_str(), NETWORKD_TIME).await?;
+    if joined { Ok(()) } else { Err(DeedError::Networkd { look_at: format!("{bridge} {port}") }) }
+}
+
+async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, NetError> {
+    let seen = async |net: &Net| {
+        let links = net.links().await?;
+        let index = links.iter().find(|link| link.is_called(bridge)).map(|link| link.index);
+        let master = links.iter().find(|link| link.is_called(port)).and_then(|link| link.master);
+        Ok((index.is_some() && index == master).then_some(()))
+    };
+    Ok(net.wait(limit, seen).await?.is_some())
+}
+
+/// networkd joins the link to a bridge that it made; to others we do. Then the
+/// guest must see its cable pulled, or it keeps the lease of another network.
+pub async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), DeedError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let mut guest = Net::watch_machine(leader)?;
+    let mut net = Net::watch_host()?;
+    if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {
+        net.join(link, bridge.as_str()).await?;
+    }
+    Ok(net.flap(link, &mut guest).await?)
+}

@@ -1,0 +1,73 @@
+//! Trees of machines: made, renamed, and made fit for their first boot.
+
+use std::path::{Path, PathBuf};
+
+use super::deeds::DeedError;
+use super::{Listener, image};
+use crate::fit::{self, Texts, Wishes};
+use crate::name::MachineName;
+use crate::plan::Source;
+use crate::sys::pty::random;
+use crate::sys::tree::Tree;
+use crate::sys::{Bus, Disk};
+
+/// Makes a tree, or leaves none.
+pub async fn make_tree(
+    bus: &Bus,
+    source: &Source,
+    to: &MachineName,
+    listener: &dyn Listener,
+) -> Result<(), DeedError> {
+    if bus.images().await?.contains(to.as_str()) {
+        return Err(DeedError::TreeTaken(to.clone()));
+    }
+    match source {
+        Source::Clone(from) => Ok(bus.clone_image(from, to).await?),
+        Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
+        Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
+    }
+}
+
+/// Done already, where the tree has its new name.
+pub async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), DeedError> {
+    let images = bus.images().await?;
+    if images.contains(to.as_str()) && !images.contains(from.as_str()) {
+        return Ok(());
+    }
+    Ok(bus.rename_image(from.as_str(), to.as_str()).await?)
+}
+
+/// A disk image is left as it is: what is in it cannot be reached.
+pub fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError> {
+    let Some(tree) = Tree::of(machine.as_str()) else {
+        return if wishes.is_plain() { Ok(()) } else { Err(DeedError::NoTree(machine.clone())) };
+    };
+    let read = |path: &PathBuf| Disk::new(Path::new("/")).read(path).map(Option::unwrap_or_default);
+    let texts = Texts {
+        ssh_key: wishes.ssh_key.as_ref().map(read).transpose()?,
+        password_hash: wishes
+            .root_password
+            .as_ref()
+            .map(read)
+            .transpose()?
+            .map(|text| hash(&text))
+            .transpose()?,
+        run: wishes.run.as_ref().map(read).transpose()?,
+    };
+    let id = format!("{:032x}", random()? | 1);
+    for change in fit::changes(&tree.guest(), wishes, &texts, &id)? {
+        tree.change(&change)?;
+    }
+    Ok(())
+}
+
+/// The first line of a file, as shadow(5) has it: hashed already, or hashed now.
+fn hash(text: &str) -> Result<String, DeedError> {
+    let password = text.lines().next().unwrap_or_default();
+    if password.starts_with('$') && !password.contains(':') {
+        return Ok(password.to_owned());
+    }
+    let hashed =
+        sha_crypt::PasswordHasher::hash_password(&sha_crypt::ShaCrypt::default(), password.as_bytes());
+    hashed.map(|hash| hash.as_str().to_owned()).map_err(|_| DeedError::NoHash)
+}

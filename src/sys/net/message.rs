@@ -1,0 +1,124 @@
+//! The kernel's messages, read.
+
+use std::net::Ipv6Addr;
+
+use ipnet::Ipv6Net;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+
+use crate::observed::{Address, Link, Route};
+
+pub fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        alternative_names: Vec::new(),
+        mtu: 0,
+        kind: None,
+        master: None,
+        peer: None,
+        up: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
+            LinkAttribute::Link(index) => link.peer = Some(*index),
+            LinkAttribute::OperState(state) => link.up = *state == State::Up,
+            LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
+            LinkAttribute::PropList(props) => {
+                link.alternative_names.extend(props.iter().filter_map(|prop| match prop {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn link_kind(infos: &[LinkInfo]) -> Option<String> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+pub fn address(message: &AddressMessage) -> Option<Address> {
+    let mut found = None;
+    let mut flags = AddressFlags::empty();
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) => found = found.or(Some(*address)),
+            AddressAttribute::Flags(bits) => flags = *bits,
+            _ => {}
+        }
+    }
+    Some(Address {
+        interface: message.header.index,
+        address: found?,
+        tentative: flags.contains(AddressFlags::Tentative),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        global: message.header.scope == AddressScope::Universe,
+    })
+}
+
+/// A route of the main table; one over several interfaces comes as several.
+pub fn main_route(route: &RouteMessage) -> Vec<Route> {
+    let unreachable = route.header.kind == RouteType::Unreachable;
+    let known = unreachable || route.header.kind == RouteType::Unicast;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let address = destination(route).unwrap_or(Ipv6Addr::UNSPECIFIED);
+    let local = address.is_unicast_link_local() || address.is_multicast();
+    if !known || local || table.unwrap_or_else(|| u32::from(route.header.table)) != MAIN_TABLE {
+        return Vec::new();
+    }
+    let Ok(net) = Ipv6Net::new(address, route.header.destination_prefix_length) else { return Vec::new() };
+    let metric = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    let over = |interface| Route {
+        destination: net.into(),
+        interface,
+        unreachable,
+        by_kernel: route.header.protocol == RouteProtocol::Kernel,
+        by_ra: route.header.protocol == RouteProtocol::Ra,
+        metric: metric.unwrap_or(0),
+    };
+    match out_interfaces(route).as_slice() {
+        [] => vec![over(None)],
+        some => some.iter().map(|index| over(Some(*index))).collect(),
+    }
+}
+
+/// RT_TABLE_MAIN (rtnetlink(7)).
+const MAIN_TABLE: u32 = 254;
+
+/// Where a route leads out of: several interfaces, where it has several next hops.
+pub fn out_interfaces(route: &RouteMessage) -> Vec<u32> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of).collect()
+}
+
+pub fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+pub fn is_multicast(route: &RouteMessage) -> bool {
+    destination(route).is_some_and(|address| address.is_multicast())
+}
