@@ -306,12 +306,13 @@ pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     steps.chunk_by(move |one, next| kinds.iter().any(|is| is(one) && is(next)))
 }
 
+const UNITS_DIR: &str = "/etc/systemd/system";
 /// How many units systemd is asked about before it reads all of them again.
 const FEW_UNITS: usize = 8;
 
 /// The unit that a file of systemd's is about: its own, or a drop-in's.
 fn unit_of(path: &Path) -> Option<String> {
-    let rest = path.strip_prefix("/etc/systemd/system").ok()?;
+    let rest = path.strip_prefix(UNITS_DIR).ok()?;
     let first = rest.components().next()?.as_os_str().to_str()?;
     Some(first.strip_suffix(".d").unwrap_or(first).to_owned())
 }
@@ -331,8 +332,10 @@ impl Stale {
     /// Remembers who reads what this step changes; whether it is a step that anybody reads.
     pub fn note(&mut self, step: &Step) -> bool {
         match step {
-            Step::Write { path, .. } => {
+            Step::Write { path, new, .. } => {
                 self.units.extend(unit_of(path));
+                // A unit that is gone is forgotten only then.
+                self.systemd |= new.is_none() && path.parent() == Some(Path::new(UNITS_DIR));
                 self.networkd |= path.starts_with("/etc/systemd/network");
                 self.resolved |= path.starts_with(RESOLVED_DIR);
                 self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
@@ -397,7 +400,7 @@ mod tests {
                 Step::Kill { machines: machines.clone() },
                 write("/etc/systemd/system/y", Some("2"), None),
                 write("/etc/systemd/network/x", Some("2"), Some("1")),
-                Step::ReloadSystemd { units: ["y".to_owned()].into() },
+                Step::ReloadSystemd { units: BTreeSet::new() },
                 Step::ReloadNetworkd,
                 Step::start(machines, &[]),
                 write("/var/lib/nsctl/state.toml", Some("s"), None),

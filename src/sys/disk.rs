@@ -155,6 +155,8 @@ impl Disk {
                 None => folders.extend(self.take_away(change.path)?),
             }
         }
+        // That of a drop-in may have gone with the last file in it.
+        folders.retain(|folder| folder.exists());
         if few {
             folders.iter().try_for_each(|folder| sync_folder(folder))
         } else {
@@ -399,6 +401,17 @@ mod tests {
         change(None).unwrap();
         assert!(!disk.exists(path.parent().unwrap()));
         assert!(disk.exists(Path::new("/etc/systemd/system")));
+    }
+
+    #[test]
+    fn a_drop_in_folder_goes_with_all_that_was_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let paths = ["/etc/x.service.d/1.conf", "/etc/x.service.d/2.conf"].map(Path::new);
+        for text in [Some("x"), None] {
+            disk.change(&paths.map(|path| Change { path, text, like: path })).unwrap();
+        }
+        assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
     }
 
     #[test]
