@@ -17,7 +17,7 @@ use lab::{Lab, Suite, Trees};
 const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
        lab demo
-       lab bench [SUITE]
+       lab bench [SUBJECT]
        lab tunnel
        lab trees";
 
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         Some("test") => test(arguments),
         Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
         Some("demo") => demo::run(),
-        Some("bench") => bench::run(arguments.next().as_deref()),
+        Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("tunnel") => tunnel::run(),
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),

@@ -1,44 +1,101 @@
-//! Times of one thing, many times over.
+//! Figures of one thing, measured many times over, and the table of them all.
 
-use std::time::Duration;
+use std::fmt::Write;
+use std::path::Path;
 
-use crate::lab::Suite;
+use anyhow::Result;
+use fs_err as fs;
 
-#[derive(Debug, Default)]
-pub struct Figures(Vec<Duration>);
+/// Milliseconds, megabytes, percent: whatever the row says.
+#[derive(Debug, Default, Clone)]
+pub struct Figures(Vec<f64>);
 
 impl Figures {
-    pub fn new() -> Figures {
-        Figures::default()
+    pub fn add(&mut self, figure: f64) {
+        self.0.push(figure);
+        self.0.sort_by(f64::total_cmp);
     }
 
-    pub fn add(&mut self, time: Duration) {
-        self.0.push(time);
-        self.0.sort();
+    pub fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    fn median(&self) -> f64 {
-        self.milliseconds(self.0.len() / 2)
-    }
-
-    fn milliseconds(&self, index: usize) -> f64 {
-        self.0.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
-    }
-
-    fn show(&self) -> String {
-        let last = self.0.len().saturating_sub(1);
-        format!("{:.1}, **{:.1}**, {:.1} ms", self.milliseconds(0), self.median(), self.milliseconds(last))
+    fn show(&self, unit: &str) -> String {
+        let (first, last) = (self.0.first().unwrap_or(&f64::NAN), self.0.last().unwrap_or(&f64::NAN));
+        let figure =
+            |figure: f64| if figure < 9.95 { format!("{figure:.2}") } else { format!("{figure:.0}") };
+        match self.0.len() {
+            1 => format!("**{}** {unit}", figure(*first)),
+            _ => format!("{}, **{}**, {} {unit}", figure(*first), figure(self.median()), figure(*last)),
+        }
     }
 }
 
-/// One line of the table: ours first.
-pub fn row(suite: Suite, what: &str, sides: &[Figures; 2], against: &str, to_reach: &str) {
-    let [ours, theirs] = sides;
-    let ratio = ours.median() / theirs.median();
-    println!(
-        "| {} | {what} | {} | {against} | {} | {ratio:.2} | {to_reach} |",
-        suite.systemd(),
-        ours.show(),
-        theirs.show()
-    );
+/// What is to be reached.
+#[derive(Debug, Clone, Copy)]
+pub enum Goal {
+    /// So many times the other side, at the most.
+    Times(f64),
+    /// No more than so much.
+    Within(f64),
+}
+
+/// The table, as it grows.
+#[derive(Debug, Default)]
+pub struct Sheet {
+    rows: String,
+    missed: Vec<String>,
+}
+
+impl Sheet {
+    /// One side against another.
+    pub fn pair(&mut self, what: &str, unit: &str, ours: &Figures, against: (&str, &Figures), goal: Goal) {
+        let (name, theirs) = against;
+        let ratio = ours.median() / theirs.median();
+        let (reached, wish) = match goal {
+            Goal::Times(most) => (ratio <= most, format!("{most} times")),
+            Goal::Within(most) => (ours.median() <= most, format!("{most} {unit}")),
+        };
+        self.row(what, &ours.show(unit), name, &theirs.show(unit), &format!("{ratio:.3}"), &wish, reached);
+    }
+
+    /// One side alone.
+    pub fn single(&mut self, what: &str, unit: &str, ours: &Figures, most: f64) {
+        self.row(what, &ours.show(unit), "", "", "", &format!("{most} {unit}"), ours.median() <= most);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn row(
+        &mut self,
+        what: &str,
+        ours: &str,
+        against: &str,
+        theirs: &str,
+        ratio: &str,
+        wish: &str,
+        reached: bool,
+    ) {
+        let verdict = if reached { "yes" } else { "**no**" };
+        eprintln!("{what}: {ours} | {against} {theirs} | {ratio} | {wish}: {verdict}");
+        let _ =
+            writeln!(self.rows, "| {what} | {ours} | {against} | {theirs} | {ratio} | {wish} | {verdict} |");
+        if !reached {
+            self.missed.push(format!("{what} against {against}"));
+        }
+    }
+
+    /// Writes the table, and says what was missed.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let head = include_str!("head.md");
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(path, format!("{head}{}", self.rows))?;
+        println!("{}", self.rows);
+        for missed in &self.missed {
+            println!("missed: {missed}");
+        }
+        println!("written to {}", path.display());
+        Ok(())
+    }
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,36 @@ impl Probe {
                 }
             }
             bail!("no byte from {to}")
+        }))
+    }
+
+    /// Makes the kernel ask again after 20 ms, and not after a second, for a neighbour that did
+    /// not answer on this link (RFC 4861 10, RETRANS_TIMER), as soon as the link is there.
+    pub fn eager(host: u32, link: &str, begin: Instant) -> Probe {
+        let link = link.to_owned();
+        Probe(std::thread::spawn(move || {
+            enter(host)?;
+            let change = [
+                "ntable",
+                "change",
+                "name",
+                "ndisc_cache",
+                "dev",
+                &link,
+                "retrans",
+                "20",
+                "mcast_probes",
+                "1000",
+            ];
+            // What is in /proc/sys/net is of the network that this thread is in.
+            let place = format!("/proc/thread-self/net/dev_snmp6/{link}");
+            while begin.elapsed() < LIMIT {
+                if Path::new(&place).exists() && Command::new("ip").args(change).status()?.success() {
+                    return Ok(begin.elapsed());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bail!("there is no {link}")
         }))
     }
 

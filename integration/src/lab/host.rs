@@ -1,7 +1,7 @@
 //! One throwaway host with its router and LAN.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -224,6 +224,11 @@ impl Lab {
         Ok(PathBuf::from(format!("/proc/{}/root", self.init()?)))
     }
 
+    /// The control group of everything in the host.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// The process that is the host's PID 1.
     pub fn init(&self) -> Result<u32> {
         Ok(self.running.as_ref().context("the host is off")?.init)
@@ -372,7 +377,7 @@ fn only_child(pid: u32) -> Result<u32> {
 }
 
 /// The nsctl under test: what the variable names, or the one built beside this harness.
-fn binary(variable: &str, place: &str) -> Result<PathBuf> {
+pub fn binary(variable: &str, place: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }

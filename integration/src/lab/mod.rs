@@ -10,7 +10,7 @@ pub mod run;
 mod trees;
 
 pub use guest::{install_tiny_guest, tiny_guest};
-pub use host::{LAN, Lab, until};
+pub use host::{LAN, Lab, binary, until};
 pub use kea::kea;
 pub use net::Daemon;
 pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};

@@ -37,7 +37,8 @@ impl Suite {
     fn extras(self) -> &'static str {
         match self {
             Suite::Trixie => {
-                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io podman lxc incus-base libcurl4t64"
+                "mmdebstrap debootstrap xz-utils zstd iptables ufw firewalld docker.io podman crun netavark uidmap \
+                 lxc incus-base dnsmasq-base btrfs-progs libcurl4t64"
             }
             // systemd 258 and later load libcurl only where they find it.
             Suite::Forky => {
@@ -61,7 +62,7 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 8;
+const GENERATION: u32 = 9;
 const REPOSITORY: &str = include_str!("repository.sh");
 
 const TOOLS: [&str; 10] = [
@@ -221,30 +222,24 @@ pub fn snapshot(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a folder with the subvolumes in it. An empty inode number 256 marks
-/// a subvolume (btrfs(5)); deleting it whole is much quicker than file by file.
+/// Removes a folder with the subvolumes in it, however deep they are: deleting
+/// those whole is much quicker than file by file.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    fn inner(path: &Path, depth: u32) -> Result<()> {
-        let subvolume = fs::symlink_metadata(path)?.ino() == 256;
-        // Nested subvolumes sit near the top: RUN/machines/NAME.
-        if depth < 3 {
-            for entry in fs::read_dir(path)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() && (depth < 2 || entry.metadata()?.ino() == 256) {
-                    inner(&entry.path(), depth + 1)?;
-                }
-            }
-        }
-        if subvolume {
-            let text = path.to_string_lossy();
-            // machined marks trees immutable or read-only; neither may stop the sweep.
-            let _ = check(&mut words(&["btrfs", "property", "set", "-ts", &text, "ro", "false"]));
-            check(&mut words(&["btrfs", "-q", "subvolume", "delete", &text]))?;
-        }
-        Ok(())
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let is_mount =
+        |place: &Path| mounts.lines().any(|line| line.split(' ').nth(1).map(Path::new) == Some(place));
+    let pool = path.ancestors().find(|place| is_mount(place)).context("no file system")?;
+    let listed = check(&mut words(&["btrfs", "subvolume", "list", &pool.to_string_lossy()]))?;
+    let all = listed.lines().filter_map(|line| Some(pool.join(line.split_once(" path ")?.1)));
+    let mut inside: Vec<PathBuf> = all.filter(|place| place.starts_with(path)).collect();
+    // What is in another comes after it in the order of names.
+    inside.sort();
+    for place in inside.iter().rev() {
+        let text = place.to_string_lossy();
+        // machined marks trees immutable or read-only; neither may stop the sweep.
+        let _ = check(&mut words(&["btrfs", "property", "set", "-ts", &text, "ro", "false"]));
+        check(&mut words(&["btrfs", "-q", "subvolume", "delete", &text]))?;
     }
-    inner(path, 0)?;
     if path.exists() {
         fs::remove_dir_all(path)?;
     }
