@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use super::deeds::DeedError;
+use super::error::{DELEGATION_TIME, DeedError, NETWORKD_TIME};
 use crate::name::{IfName, MachineName};
 use crate::pool::Pool;
 use crate::sys::{Bus, Net, NetError};
-
-/// How long networkd may take to do what its files say.
-pub const NETWORKD_TIME: Duration = Duration::from_secs(15);
-/// How long an ISP's DHCP server may take to delegate a prefix.
-pub const DELEGATION_TIME: Duration = Duration::from_secs(15);
 
 pub async fn pool_route(pool: Pool) -> Result<(), DeedError> {
     let mut net = Net::watch_host()?;

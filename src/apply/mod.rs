@@ -1,6 +1,7 @@
 //! Steps -> the world, with a journal, and undone in reverse when one fails.
 
 mod deeds;
+mod error;
 pub mod image;
 mod journal;
 mod links;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::state::STATE_DIR;
-pub use deeds::DeedError;
+pub use error::DeedError;
 use journal::Fate;
 pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
@@ -197,7 +198,7 @@ async fn revert(world: World<'_>, done: &[Step]) -> Vec<String> {
         stage.iter().for_each(|step| world.listener.begins(step));
         let faults = deeds::take_back(world, stage).await;
         left.extend(
-            faults.iter().map(|(step, fault)| format!("cannot {}: {}", step.describe(), deeds::chain(fault))),
+            faults.iter().map(|(step, fault)| format!("cannot {}: {}", step.describe(), error::chain(fault))),
         );
     }
     left

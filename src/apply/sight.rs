@@ -4,13 +4,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::Sighting;
-use super::deeds::DeedError;
+use super::error::{ANSWER_TIME, DeedError};
 use crate::name::MachineName;
 use crate::pool::Subnet;
 use crate::sys::{Bus, Net, NetError, now, ping};
 
-/// How long a machine may take to answer after its start.
-pub const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
 const LAN_TIME: Duration = Duration::from_secs(15);
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::deeds::DeedError;
+use super::error::DeedError;
 use super::{Listener, image};
 use crate::fit::{self, Texts, Wishes};
 use crate::name::MachineName;

@@ -10,8 +10,6 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sets
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::net::LEAST_MTU as LEAST;
-
 const TOO_BIG: u8 = 2;
 const TIME_EXCEEDED: u8 = 3;
 const UNREACHABLE: u8 = 1;
@@ -20,6 +18,8 @@ const ECHO_REPLY: u8 = 129;
 /// How far, and how long each hop may take.
 const HOPS: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(700);
+/// The bytes that each link must take (RFC 8200 5).
+pub const LEAST_MTU: u32 = 1280;
 const IPV6_HEADER: usize = 40;
 /// How many large packets are sent: a way has hardly more than two narrow places.
 const TRIES: u16 = 5;
@@ -132,14 +132,14 @@ async fn packets(socket: &tokio::net::UdpSocket, id: [u8; 2], to: Ipv6Addr, mtu:
     let mut size = mtu;
     for sequence in 0..TRIES {
         let sequence = (0x1000 + sequence).to_be_bytes();
-        let mut request = vec![0; size.max(LEAST) as usize - IPV6_HEADER];
+        let mut request = vec![0; size.max(LEAST_MTU) as usize - IPV6_HEADER];
         request[0] = ECHO_REQUEST;
         request[4..8].copy_from_slice(&[id[0], id[1], sequence[0], sequence[1]]);
         socket.send_to(&request, SocketAddrV6::new(to, 0, 0, 0)).await?;
         match tokio::time::timeout(PATIENCE, told(socket, id, sequence)).await {
             Ok(None) => return Ok(Packets::UpTo(size)),
             // Nobody may ask for less than 1280 (RFC 8201 4).
-            Ok(Some(less)) if (LEAST..size).contains(&less) => size = less,
+            Ok(Some(less)) if (LEAST_MTU..size).contains(&less) => size = less,
             // One packet may well be lost by chance.
             Ok(Some(_)) | Err(_) => {}
         }

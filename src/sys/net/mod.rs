@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
-use super::trace::Tracer;
+use super::trace::{LEAST_MTU, Tracer};
 use crate::observed::{Address, Link, Route};
 use message::{address, destination, is_multicast, link, main_route, out_interfaces};
 
@@ -328,9 +328,6 @@ pub async fn tracer(leader: u32, to: Ipv6Addr) -> Result<Tracer, NetError> {
     let mtu = links.iter().filter(|link| link.kind.is_some() && link.up).map(|link| link.mtu).min();
     Ok(within(leader, || Tracer::open(to, mtu.unwrap_or(LEAST_MTU)))??)
 }
-
-/// The bytes that each link must take (RFC 8200 5).
-pub const LEAST_MTU: u32 = 1280;
 
 /// The first of some processes that has a network of its own, and not the host's.
 pub fn secluded(processes: &[u32]) -> Option<u32> {

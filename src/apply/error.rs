@@ -1,0 +1,107 @@
+//! Why a step was not done, and how long some are waited for.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::fit::Unfit;
+use crate::name::MachineName;
+use crate::sys::archive::ArchiveError;
+use crate::sys::build::BuildError;
+use crate::sys::{BusError, DiskError, GuestError, NetError, NftError};
+
+/// How long a machine may take to answer after its start.
+pub const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long networkd may take to do what its files say.
+pub const NETWORKD_TIME: Duration = Duration::from_secs(15);
+/// How long an ISP's DHCP server may take to delegate a prefix.
+pub const DELEGATION_TIME: Duration = Duration::from_secs(15);
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeedError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("there is a tree named '{0}' by now")]
+    TreeTaken(MachineName),
+    #[error("'{0}' is a disk image: nothing can be put into it")]
+    NoTree(MachineName),
+    #[error("the password cannot be hashed")]
+    NoHash,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("it takes more than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("'{0}' ended right after its start")]
+    Ended(MachineName),
+    #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
+    NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
+    #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
+    Networkd { look_at: String },
+    #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]
+    NotDelegated,
+    #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
+    Touched(PathBuf),
+    #[error(transparent)]
+    Journal(#[from] super::JournalError),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("that needs a running host, not a folder of files")]
+    Offline,
+}
+
+impl DeedError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DeedError::Disk(error) => error.hint(),
+            DeedError::Bus(error) => error.hint(),
+            DeedError::Nft(error) => error.hint(),
+            DeedError::Archive(error) => error.hint(),
+            DeedError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
+            DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
+            DeedError::NoAnswer { machine, .. } => Some(format!(
+                "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
+                 without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
+            )),
+            DeedError::NotDelegated => Some(
+                "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),
+            ),
+            DeedError::Networkd { look_at } => Some(format!(
+                "`networkctl status {look_at}` and `journalctl -u systemd-networkd -n 50` say why"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether the step that failed left nothing that must be undone.
+    pub fn left_nothing(&self) -> bool {
+        matches!(self, DeedError::TreeTaken(_) | DeedError::Journal(_))
+    }
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if !text.contains(&cause.to_string()) {
+            text += &format!(": {cause}");
+        }
+        next = cause.source();
+    }
+    text
+}
