@@ -64,6 +64,12 @@ impl Sheet {
         self.row(what, &ours.show(unit), "", "", "", &format!("{most} {unit}"), ours.median() <= most);
     }
 
+    /// What has no goal.
+    pub fn told(&mut self, what: &str, text: &str) {
+        eprintln!("{what}: {text}");
+        let _ = writeln!(self.rows, "| {what} | {text} | | | | | |");
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn row(
         &mut self,

@@ -11,6 +11,7 @@ mod probe;
 mod rivals;
 mod scale;
 mod starts;
+mod thousand;
 
 use std::path::Path;
 
@@ -26,7 +27,7 @@ const RESULTS: &str = "bench/RESULTS.md";
 type Part = fn(&Trees, Suite, &mut Sheet) -> Result<()>;
 
 /// The subjects, by name. Those of the rivals' packages are measured on trixie, which has them all.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("starts", starts::run),
     ("rivals", starts::beside_rivals),
     ("creates", creates::run),
@@ -35,6 +36,7 @@ const PARTS: [(&str, Part); 8] = [
     ("fleet", fleet::run),
     ("leases", leases::run),
     ("binary", binary::run),
+    ("thousand", thousand::run),
 ];
 
 /// Measures everything, or one subject, and writes the table of it.
