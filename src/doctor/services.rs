@@ -67,7 +67,7 @@ fn run_by_both(facts: &Facts) -> Vec<Finding> {
             .mend(format!(
                 "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
                  /etc/NetworkManager/conf.d/50-{name}.conf && nmcli general reload conf && \
-                 nmcli device set {name} managed no"
+                 nmcli device set {name} managed no && networkctl reconfigure {name}"
             ))
         })
         .collect()

@@ -195,8 +195,11 @@ fn other_guests(lab: &Lab) -> Result<()> {
 
 /// NetworkManager takes the uplink that networkd has.
 fn two_managers(lab: &Lab) -> Result<()> {
-    lab.sh("printf '[keyfile]\\nunmanaged-devices=except:interface-name:wan0\\n' > /etc/NetworkManager/conf.d/lab.conf
-            systemctl unmask -q NetworkManager; systemctl start NetworkManager")?;
+    lab.sh("place=/etc/NetworkManager/system-connections/wan0.nmconnection
+            printf '[connection]\\nid=wan0\\ntype=ethernet\\ninterface-name=wan0\\n[ipv4]\\nmethod=disabled\\n[ipv6]\\nmethod=auto\\naddress1=2001:db8:ffff::2/64\\n' > $place
+            chmod 600 $place; systemctl unmask -q NetworkManager; systemctl start NetworkManager")?;
+    silent(lab, "beside a NetworkManager that leaves networkd's links alone")?;
+    lab.sh("nmcli device set wan0 managed yes; nmcli connection up wan0")?;
     mended(lab, "by NetworkManager and by networkd")?;
     lab.sh("systemctl stop NetworkManager; systemctl mask -q NetworkManager").map(drop)
 }

@@ -8,6 +8,8 @@ use zbus_systemd::zbus::{self, OwnedObjectPath, Proxy};
 use super::Bus;
 
 const NAME: &str = "org.freedesktop.NetworkManager";
+/// NM_ACTIVATION_STATE_FLAG_EXTERNAL: somebody else configured it.
+const EXTERNAL: u32 = 0x80;
 
 impl Bus {
     /// The interfaces that NetworkManager runs; none where it does not run itself. It is
@@ -27,12 +29,18 @@ impl Bus {
         Ok(managed.into_iter().flatten().flatten().collect())
     }
 
-    /// The name of a device that it does not leave to others.
+    /// The name of a device that it has configured, and not only found so.
     async fn managed_by_it(&self, device: OwnedObjectPath) -> zbus::Result<Option<String>> {
-        let interface = "org.freedesktop.NetworkManager.Device";
-        let device = Proxy::new(&self.connection, NAME, device, interface).await?;
-        let managed: bool = device.get_property("Managed").await?;
+        let device =
+            Proxy::new(&self.connection, NAME, device, "org.freedesktop.NetworkManager.Device").await?;
+        let active: OwnedObjectPath = device.get_property("ActiveConnection").await?;
+        if active.as_str() == "/" {
+            return Ok(None);
+        }
+        let interface = "org.freedesktop.NetworkManager.Connection.Active";
+        let active = Proxy::new(&self.connection, NAME, active, interface).await?;
+        let flags: u32 = active.get_property("StateFlags").await?;
         let name = device.get_property("Interface").await?;
-        Ok(managed.then_some(name))
+        Ok((flags & EXTERNAL == 0).then_some(name))
     }
 }
