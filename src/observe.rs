@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use futures_util::future::join_all;
 
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{PLACES, Place};
+use crate::emit::{FIREWALL_FILE, PLACES, Place};
 use crate::name::MachineName;
 use crate::observed::{
-    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Observed, Running, accept_ra,
+    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Nftables, Observed, Running, accept_ra,
 };
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
@@ -104,17 +104,22 @@ async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
     Ok((net.links().await?, net.addresses().await?))
 }
 
-/// What a start or stop needs to know: what is wanted, and what runs.
+/// What a start or stop needs to know: what is wanted, what runs, and whether the firewall is there.
 ///
 /// # Errors
-/// When a file cannot be read, or machined does not answer.
+/// When a file cannot be read, or machined or nft does not answer.
 pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     let mut observed = Observed { files: inputs(disk)?, live: true, ..Observed::default() };
     if !observed.files.contains_key(Path::new(STATE_FILE)) {
         // The leases are read from the rendered files then.
         observed.files.append(&mut rendered(disk)?);
     }
-    observed.machines = bus.machines().await?;
+    if let Some(text) = disk.read(Path::new(FIREWALL_FILE))? {
+        observed.files.insert(FIREWALL_FILE.into(), text);
+    }
+    let (machines, ours) = tokio::join!(bus.machines(), nft::is_loaded());
+    observed.machines = machines?;
+    observed.nftables = ours?.map(|ours| Nftables { ours, ..Nftables::default() });
     Ok(observed)
 }
 

@@ -64,11 +64,12 @@ async fn plug_if_waited_for(bus: &Bus, link: &Link, early: &mut Early<'_>) {
 async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Result<(), NetError> {
     let processes = bus.processes(&name.unit()).await;
     let inside = net::secluded(&processes).ok_or_else(|| NetError::NoLink(name.routed_link()))?;
-    let reads_file = Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd());
-    if reads_file {
-        return Net::machine(inside)?.plug(near, address, GATEWAY).await;
+    let net = Net::at(&inside)?;
+    if Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd()) {
+        return net.plug(near, address, GATEWAY).await;
     }
-    Ok(net::within(inside, || HASTE.iter().try_for_each(|(key, value)| kernel::set(key, value)))??)
+    net.far_end(near).await?;
+    Ok(net::inside(&inside, || HASTE.iter().try_for_each(|(key, value)| kernel::set(key, value)))??)
 }
 
 /// Nobody else is on its link, so nobody has its address already (RFC 4862 5.4), and no router

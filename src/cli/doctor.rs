@@ -112,8 +112,10 @@ struct Online {
     reached: bool,
     source: Option<Ipv6Addr>,
     hops: Vec<Option<Ipv6Addr>>,
-    /// The bytes of the largest packet that gets through; none: large ones are lost without a word.
+    /// The bytes of the largest packet that gets through, where that could be seen.
     packets: Option<u32>,
+    /// Large packets are lost without a word.
+    large_ones_vanish: bool,
 }
 
 /// The bytes that a packet on an Ethernet may have.
@@ -134,10 +136,11 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
         }
     }
     let asked = machines.into_iter().map(async |(name, running)| {
-        let way = net::tracer(running.leader, to).await?.run().await?;
-        let packets = match way.packets {
-            Packets::UpTo(size) => Some(size),
-            Packets::Vanish(_) | Packets::Unknown => None,
+        let way = net::tracer(running.leader, to)?.run().await?;
+        let (packets, large_ones_vanish) = match way.packets {
+            Packets::UpTo(size) => (Some(size), false),
+            Packets::Vanish(_) => (None, true),
+            Packets::Unknown => (None, false),
         };
         Ok::<Online, Fault>(Online {
             name,
@@ -145,6 +148,7 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
             source: way.source,
             hops: way.hops,
             packets,
+            large_ones_vanish,
         })
     });
     let all = futures_util::future::join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -155,17 +159,17 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
             out!("{}", text::tame(&told(one, to)));
         }
     }
-    Ok(u8::from(all.iter().any(|one| !one.reached || one.packets.is_none())))
+    Ok(u8::from(all.iter().any(|one| !one.reached || one.large_ones_vanish)))
 }
 
-fn told(Online { name, reached, source, hops, packets }: &Online, to: Ipv6Addr) -> String {
+fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Online, to: Ipv6Addr) -> String {
     let Some(source) = source else { return format!("{name} has no way to {to}: it has no route there") };
     let way: Vec<String> =
         hops.iter().map(|hop| hop.map_or("?".to_owned(), |address| address.to_string())).collect();
     let way = if way.is_empty() { "nobody answers".to_owned() } else { way.join(" > ") };
     let verb = if *reached { "reaches" } else { "does not reach" };
     let large = match packets {
-        None if *reached => {
+        None if *large_ones_vanish => {
             "; large packets are lost without a word: somebody on the way filters packet-too-big (ICMPv6 type 2), so \
              large transfers hang\n    mend it: ask them to let it through (RFC 4890 4.3.1), or set mtu = 1280 below \
              [uplink] in /etc/nsctl/nsctl.toml and run `nsctl apply`"

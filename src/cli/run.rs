@@ -9,7 +9,7 @@ use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
-use crate::plan::{Plan, Scope, Step, Wanted, check};
+use crate::plan::{Plan, Scope, Step, Wanted, check, flushed};
 use crate::sys;
 
 /// Which machines
@@ -52,7 +52,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let started = sys::now();
     let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
     let checks = checks(&session, &machines, &wanted);
-    let steps = steps(way, &machines, &checks);
+    let steps = steps(way, &machines, &checks, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
         Way::Stop => machines.iter().for_each(|name| session.say(format!("{name} is stopped"))),
@@ -67,15 +67,17 @@ fn checks(session: &Session, machines: &[MachineName], wanted: &Wanted) -> Vec<S
     ours.map(|(name, machine)| check(name, machine, wanted)).collect()
 }
 
-/// That the firewall is there is seen to by the machine's unit.
-fn steps(way: Way, machines: &[MachineName], checks: &[Step]) -> Vec<Step> {
+fn steps(way: Way, machines: &[MachineName], checks: &[Step], flushed: bool) -> Vec<Step> {
     let stop = Step::Stop { machines: machines.to_vec() };
     let start = Step::start(machines.to_vec(), checks);
-    match way {
+    // A machine does not start without its firewall.
+    let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall);
+    let steps = match way {
         Way::Start => vec![start],
         Way::Stop => vec![stop],
         Way::Restart => vec![stop, start],
-    }
+    };
+    firewall.into_iter().chain(steps).collect()
 }
 
 async fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {

@@ -19,8 +19,8 @@ const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
 
 /// A guest's systemd stops mounting for a second once it has seen five changes of its mounts in
 /// one, and each boot has more: its sockets would wait for that (systemd 255 and later,
-/// docs/ENVIRONMENT.md; older ones pass over it).
-const MOUNT_BURST: &str = "SYSTEMD_DEFAULT_MOUNT_RATE_LIMIT_BURST=200";
+/// docs/ENVIRONMENT.md; older ones pass over it). No reason to restart a machine.
+pub const MOUNT_BURST: &str = "SYSTEMD_DEFAULT_MOUNT_RATE_LIMIT_BURST=200";
 
 /// What a machine's files are made from.
 #[derive(Debug)]

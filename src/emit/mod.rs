@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
 pub use host::{switches, tunnel_of};
 use machine::MachineFiles;
-pub use machine::{GATEWAY, guest_file, nspawn_file};
+pub use machine::{GATEWAY, MOUNT_BURST, guest_file, nspawn_file};
 pub use origin::Origin;
 
 use crate::name::{IfName, MachineName};

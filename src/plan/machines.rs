@@ -7,7 +7,7 @@ use super::effects::restart_reason;
 use super::files::Change;
 use super::{Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
-use crate::emit::{self, Owner};
+use crate::emit::{self, MOUNT_BURST, Owner};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::spec::{MachineSpec, Network};
@@ -126,11 +126,6 @@ impl Fates {
         disable.into_iter().chain(some(&self.enable).map(|machines| Step::Enable { machines })).collect()
     }
 
-    /// Whether systemd has loaded a unit that starts with the host from now on.
-    pub fn enables_loaded(&self, observed: &Observed) -> bool {
-        self.enable.iter().any(|name| observed.units.contains_key(name))
-    }
-
     /// Moves, what starts now, and whether it answers.
     pub fn after_files(&self) -> Vec<Step> {
         let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();
@@ -158,7 +153,9 @@ pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step
 /// Whether nspawn or the guest reads this change only when the machine starts.
 fn read_at_start(Change { path, old, new, .. }: &Change) -> bool {
     if path.extension().is_some_and(|end| end == "nspawn") {
-        let bare = |text: &Option<String>| text.as_deref().map(without_bound);
+        let bare = |text: &Option<String>| {
+            text.as_deref().map(|text| without_bound(text).without(|_, value| value == MOUNT_BURST))
+        };
         return bare(old) != bare(new);
     }
     path.starts_with("/var/lib/nsctl/guest")

@@ -155,15 +155,12 @@ fn steps(
     let (listen, deafen) = sockets(observed, changes);
     steps.extend(deafen.filter(|_| observed.live));
     let read: Vec<Step> = changes.iter().map(files::Change::step).chain(fates.with_host()).collect();
-    let mut stale = Stale::default();
+    let mut stale = Stale::beside(observed.units.keys().cloned().collect());
     for step in &read {
         stale.note(step);
     }
     if flushed(wanted, observed) {
         stale.note_firewall();
-    }
-    if fates.enables_loaded(observed) {
-        stale.note_enabled();
     }
     steps.extend(read);
     // After the .nspawn file: machined copies the image's where there is none,

@@ -143,7 +143,8 @@ impl Disk {
             let mode = self.mode(change);
             change.text.map(|text| self.draft(change.path, text, mode, few)).transpose()
         };
-        let drafts = changes.iter().map(draft).collect::<Result<Vec<_>, _>>()?;
+        let drafts = changes.iter().map(draft).collect::<Result<Vec<_>, _>>();
+        let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
         let mut folders: BTreeSet<PathBuf> =
             drafts.iter().flatten().filter_map(|draft| Some(draft.parent()?.to_owned())).collect();
         if !few {
@@ -161,6 +162,15 @@ impl Disk {
             folders.iter().try_for_each(|folder| sync_folder(folder))
         } else {
             sync_file_systems(&folders)
+        }
+    }
+
+    /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
+    fn clear_drop_ins(&self, changes: &[Change<'_>]) {
+        let places = changes.iter().filter_map(|change| self.at(change.path).ok());
+        for folder in places.filter_map(|place| Some(place.parent()?.to_owned())).filter(|f| is_drop_in(f)) {
+            // It stays where something is in it.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 
@@ -412,6 +422,10 @@ mod tests {
             disk.change(&paths.map(|path| Change { path, text, like: path })).unwrap();
         }
         assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
+        fs::write(root.path().join("etc/file"), "").unwrap();
+        let paths = ["/etc/x.service.d/1.conf", "/etc/file/no-folder"].map(Path::new);
+        assert!(disk.change(&paths.map(|path| Change { path, text: Some("x"), like: path })).is_err());
+        assert!(!disk.exists(Path::new("/etc/x.service.d")));
     }
 
     #[test]

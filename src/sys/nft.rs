@@ -72,6 +72,20 @@ fn done(output: &Output) -> Result<(), NftError> {
     Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
+/// Whether our table is loaded; none where nft is not installed.
+///
+/// # Errors
+/// When it cannot be run.
+pub async fn is_loaded() -> Result<Option<bool>, NftError> {
+    match nft(&["list", "tables", "inet"], "").await {
+        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        output => {
+            let listed = String::from_utf8_lossy(&output?.stdout).into_owned();
+            Ok(Some(listed.lines().any(|line| line == format!("table inet {TABLE}"))))
+        }
+    }
+}
+
 /// What concerns us of the kernel's rules; none where nft is not installed, or
 /// we may not look.
 ///

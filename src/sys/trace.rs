@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nix::libc::IPV6_MTU;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -40,7 +41,7 @@ pub struct Way {
 /// How large a packet may be on the way, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packets {
-    /// Nothing was reached.
+    /// Nothing was reached, or nothing could be sent.
     Unknown,
     /// So large: what is larger is told to be too big.
     UpTo(u32),
@@ -53,7 +54,7 @@ pub enum Packets {
 pub struct Tracer {
     icmp: Socket,
     source: Option<Ipv6Addr>,
-    /// The bytes that a packet may have on the first link.
+    /// The bytes that a packet may have on the first link, or as the kernel has learned of the way.
     mtu: u32,
     to: Ipv6Addr,
 }
@@ -63,7 +64,7 @@ impl Tracer {
     ///
     /// # Errors
     /// When they cannot be had.
-    pub fn open(to: Ipv6Addr, mtu: u32) -> io::Result<Tracer> {
+    pub fn open(to: Ipv6Addr) -> io::Result<Tracer> {
         // A datagram socket that is connected sends nothing, but chooses its source.
         let asks = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
         let source = match asks.connect((to, 9)).and_then(|()| asks.local_addr()) {
@@ -73,8 +74,8 @@ impl Tracer {
         let icmp = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         icmp.set_nonblocking(true)?;
         setsockopt(&icmp, sockopt::Ipv6DontFrag, &true)?;
-        probe_path(&icmp)?;
-        Ok(Tracer { icmp, source, mtu, to })
+        let mtu = option(&asks, IPV6_MTU).ok().and_then(|mtu| u32::try_from(mtu).ok());
+        Ok(Tracer { icmp, source, mtu: mtu.unwrap_or(LEAST_MTU), to })
     }
 
     /// Asks hop by hop until the address answers, or nobody does any more.
@@ -109,22 +110,22 @@ impl Tracer {
         }
         if way.reached {
             socket2::SockRef::from(&socket).set_unicast_hops_v6(64)?;
-            way.packets = packets(&socket, id, to, mtu).await?;
+            // What the guest has done to its links is its own affair.
+            way.packets = packets(&socket, id, to, mtu).await.unwrap_or(Packets::Unknown);
         }
         Ok(way)
     }
 }
 
-/// Packets are sent as large as the link takes them, whatever the kernel has learned of the
-/// way before (ipv6(7), IPV6_MTU_DISCOVER).
-fn probe_path(socket: &Socket) -> io::Result<()> {
-    use nix::libc::{IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE, c_int, setsockopt};
-    let (value, length): (c_int, _) = (IPV6_PMTUDISC_PROBE, std::mem::size_of::<c_int>() as u32);
-    // SAFETY: the option is an int, which lives as long as the call.
+/// What the kernel says of a socket of IPv6 (ipv6(7)).
+fn option(socket: &impl AsRawFd, name: nix::libc::c_int) -> io::Result<nix::libc::c_int> {
+    use nix::libc::{IPPROTO_IPV6, c_int, getsockopt};
+    let (mut value, mut length): (c_int, _) = (0, std::mem::size_of::<c_int>() as u32);
+    // SAFETY: the option is an int; both places live as long as the call.
     let done = unsafe {
-        setsockopt(socket.as_raw_fd(), IPPROTO_IPV6, IPV6_MTU_DISCOVER, (&raw const value).cast(), length)
+        getsockopt(socket.as_raw_fd(), IPPROTO_IPV6, name, (&raw mut value).cast(), &raw mut length)
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sends ever smaller packets, as it is told to, until one is answered.

@@ -5,6 +5,7 @@ mod message;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -17,7 +18,7 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
-use super::trace::{LEAST_MTU, Tracer};
+use super::trace::Tracer;
 use crate::observed::{Address, Link, Route};
 use message::{address, destination, is_multicast, link, main_route, out_interfaces};
 
@@ -78,6 +79,14 @@ impl Net {
     /// When the machine has ended, or we are not root.
     pub fn machine(leader: u32) -> Result<Net, NetError> {
         Ok(within(leader, || Net::open(&[]))??)
+    }
+
+    /// A network namespace that is open already.
+    ///
+    /// # Errors
+    /// When we are not root.
+    pub fn at(place: &File) -> Result<Net, NetError> {
+        Ok(inside(place, || Net::open(&[]))??)
     }
 
     /// The namespace of a machine's PID 1, with its changes as events.
@@ -226,14 +235,22 @@ impl Net {
         }
     }
 
+    /// The end in this namespace of a veth whose near end, in another, has this index.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub async fn far_end(&self, near: u32) -> Result<Link, NetError> {
+        let far = self.links().await?.into_iter().find(|link| link.peer == Some(near));
+        far.ok_or_else(|| NetError::NoLink(format!("the far end of {near}")))
+    }
+
     /// Gives the far end of a veth an address that nobody else has, and a default route.
     /// What is there already stays.
     ///
     /// # Errors
     /// When that end is not in this namespace, or the kernel refuses.
     pub async fn plug(&self, near: u32, address: Ipv6Addr, gateway: Ipv6Addr) -> Result<(), NetError> {
-        let far = self.links().await?.into_iter().find(|link| link.peer == Some(near));
-        let far = far.ok_or_else(|| NetError::NoLink(format!("the far end of {near}")))?.index;
+        let far = self.far_end(near).await?.index;
         let mut add = self.handle.address().add(far, address.into(), 64).replace();
         add.message_mut().header.flags = AddressHeaderFlags::Nodad;
         add.execute().await?;
@@ -323,26 +340,42 @@ const CHANGES: [MulticastGroup; 5] = [
 ///
 /// # Errors
 /// When the machine has ended, or we are not root.
-pub async fn tracer(leader: u32, to: Ipv6Addr) -> Result<Tracer, NetError> {
-    let links = Net::machine(leader)?.links().await?;
-    let mtu = links.iter().filter(|link| link.kind.is_some() && link.up).map(|link| link.mtu).min();
-    Ok(within(leader, || Tracer::open(to, mtu.unwrap_or(LEAST_MTU)))??)
+pub fn tracer(leader: u32, to: Ipv6Addr) -> std::io::Result<Tracer> {
+    within(leader, || Tracer::open(to))?
 }
 
-/// The first of some processes that has a network of its own, and not the host's.
-pub fn secluded(processes: &[u32]) -> Option<u32> {
-    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    let own = network("self")?;
-    processes.iter().copied().find(|process| network(&process.to_string()).is_some_and(|other| other != own))
+/// The network namespace of the first of some processes that has one of its own.
+pub fn secluded(processes: &[u32]) -> Option<File> {
+    let own = identity(&File::open("/proc/self/ns/net").ok()?)?;
+    let places = processes.iter().filter_map(|process| File::open(format!("/proc/{process}/ns/net")).ok());
+    places.into_iter().find(|place| identity(place).is_some_and(|other| other != own))
 }
 
-/// Runs `deed` in the network namespace of a process. This thread is the only
-/// one of ours, and `deed` does not wait.
-pub fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+/// What tells a namespace from others (namespaces(7)).
+fn identity(place: &File) -> Option<(u64, u64)> {
+    place.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Runs `deed` in the network namespace of a process.
+///
+/// # Errors
+/// When the process has ended, or we are not root.
+pub(super) fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+    inside(&File::open(format!("/proc/{pid}/ns/net"))?, deed)
+}
+
+/// Runs `deed` in a network namespace. This thread is the only one of ours, and `deed`
+/// does not wait.
+///
+/// # Errors
+/// When we are not root.
+pub fn inside<T>(place: &File, deed: impl FnOnce() -> T) -> std::io::Result<T> {
     let home = File::open("/proc/thread-self/ns/net")?;
-    let there = File::open(format!("/proc/{pid}/ns/net"))?;
-    setns(there, CloneFlags::CLONE_NEWNET)?;
+    setns(place, CloneFlags::CLONE_NEWNET)?;
     let result = deed();
-    setns(home, CloneFlags::CLONE_NEWNET)?;
+    if setns(home, CloneFlags::CLONE_NEWNET).is_err() {
+        // Whatever came next would be done to a guest's network instead of the host's.
+        std::process::abort();
+    }
     Ok(result)
 }
