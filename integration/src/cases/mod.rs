@@ -51,6 +51,7 @@ cases! {
     copies,
     doctor,
     ra_guest,
+    early,
     bad_input,
     bad_pool,
     edited_file,
