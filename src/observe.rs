@@ -49,11 +49,6 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
 
 async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), ObserveError> {
     observed.live = true;
-    // The files come last: they are read while the services and nft(8) are at work.
-    let files = async {
-        tokio::task::yield_now().await;
-        Ok::<_, DiskError>((files(disk)?, enabled(disk)?))
-    };
     let (networkd, machines, images, units, systemd, net, nftables, files) = tokio::join!(
         bus.networkd_answers(),
         bus.machines(),
@@ -62,7 +57,7 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
         bus.systemd_version(),
         network(),
         nft::look(),
-        files,
+        files_meanwhile(disk),
     );
     networkd?;
     (observed.files, observed.enabled) = files?;
@@ -77,6 +72,14 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
     Ok(())
 }
 
+/// Reads files while the services and nft(8), which have been asked before, are at work.
+async fn files_meanwhile(
+    disk: &Disk,
+) -> Result<(BTreeMap<PathBuf, String>, BTreeSet<MachineName>), DiskError> {
+    tokio::task::yield_now().await;
+    Ok((files(disk)?, enabled(disk)?))
+}
+
 /// Links and default routes; a netlink socket takes one dump at a time.
 async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
     let net = Net::host()?;
@@ -88,10 +91,15 @@ async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
 /// # Errors
 /// When a file cannot be read, or machined or the kernel does not answer.
 pub async fn machines(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
-    let mut observed = Observed { files: files(disk)?, enabled: enabled(disk)?, ..Observed::default() };
-    let Some(bus) = bus else { return Ok(observed) };
+    let mut observed = Observed::default();
+    let Some(bus) = bus else {
+        (observed.files, observed.enabled) = (files(disk)?, enabled(disk)?);
+        return Ok(observed);
+    };
     let net = Net::host()?;
-    let (machines, units, net) = tokio::join!(bus.machines(), bus.nspawn_units(), own(&net));
+    let (machines, units, net, files) =
+        tokio::join!(bus.machines(), bus.nspawn_units(), own(&net), files_meanwhile(disk));
+    (observed.files, observed.enabled) = files?;
     (observed.machines, observed.units) = (machines?, units?);
     (observed.links, observed.addresses) = net?;
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;

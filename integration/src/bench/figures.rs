@@ -86,22 +86,39 @@ impl Sheet {
         let _ =
             writeln!(self.rows, "| {what} | {ours} | {against} | {theirs} | {ratio} | {wish} | {verdict} |");
         if !reached {
-            self.missed.push(format!("{what} against {against}"));
+            self.missed.push(format!("{what} {against}"));
         }
     }
 
-    /// Writes the table, and says what was missed.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let head = include_str!("head.md");
+    /// Puts the table of one subject into the file, in the place of what it was before.
+    pub fn save(&mut self, subject: &str, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        fs::write(path, format!("{head}{}", self.rows))?;
-        println!("{}", self.rows);
+        let before = fs::read_to_string(path).unwrap_or_default();
+        let mut sections: Vec<(String, String)> = before
+            .split("\n## ")
+            .skip(1)
+            .filter_map(|section| section.split_once('\n'))
+            .map(|(name, text)| (name.to_owned(), text.trim().to_owned()))
+            .collect();
+        let table = format!("{HEADER}\n{}", std::mem::take(&mut self.rows).trim_end());
+        match sections.iter_mut().find(|(name, _)| name == subject) {
+            Some((_, text)) => *text = table,
+            None => sections.push((subject.to_owned(), table)),
+        }
+        let sections: String =
+            sections.iter().map(|(name, text)| format!("\n## {name}\n\n{text}\n")).collect();
+        Ok(fs::write(path, format!("{}{sections}", include_str!("head.md")))?)
+    }
+
+    /// Says what did not reach its goal.
+    pub fn judge(&self) {
         for missed in &self.missed {
             println!("missed: {missed}");
         }
-        println!("written to {}", path.display());
-        Ok(())
     }
 }
+
+const HEADER: &str =
+    "| what | nsctl | against | | ratio | to reach | reached |\n|---|---|---|---|---|---|---|";

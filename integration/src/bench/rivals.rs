@@ -15,6 +15,8 @@ pub struct Rival {
     prefix: &'static str,
     /// The host's link to a machine; `NAME` is its own.
     link: &'static str,
+    /// The name of the same with a hook against duplicate address detection, if it wants one.
+    pub hooked: Option<&'static str>,
 }
 
 pub const LXC: Rival = Rival {
@@ -23,6 +25,7 @@ pub const LXC: Rival = Rival {
     packages: "lxc uidmap btrfs-progs",
     prefix: "2001:db8:1e::",
     link: "br-lxc",
+    hooked: Some("LXC, a hook against DAD"),
 };
 pub const INCUS: Rival = Rival {
     name: "Incus",
@@ -30,6 +33,7 @@ pub const INCUS: Rival = Rival {
     packages: "incus-base dnsmasq-base btrfs-progs",
     prefix: "2001:db8:1d::",
     link: "vr-NAME",
+    hooked: Some("Incus, a hook against DAD"),
 };
 pub const PODMAN: Rival = Rival {
     name: "Podman",
@@ -37,6 +41,7 @@ pub const PODMAN: Rival = Rival {
     packages: "podman netavark crun uidmap btrfs-progs",
     prefix: "2001:db8:1f::",
     link: "br-podman",
+    hooked: None,
 };
 pub const ALL: [Rival; 3] = [LXC, INCUS, PODMAN];
 

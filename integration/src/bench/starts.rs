@@ -62,7 +62,10 @@ pub fn beside_rivals(trees: &Trees, suite: Suite, sheet: &mut Sheet) -> Result<(
     let mut sides = vec![ours(&lab)?, stock(&lab)?];
     for rival in &rivals::ALL {
         rival.set_up(&lab)?;
-        sides.push(rival.stopped(&lab)?);
+        sides.push(rival.stopped(&lab, rival.name, "plain", 1)?);
+        if let Some(name) = rival.hooked {
+            sides.push(rival.stopped(&lab, name, "hooked", 2)?);
+        }
     }
     let answers = measure(&lab, &sides);
     let torn_down: Result<Vec<()>> = rivals::ALL.iter().map(|rival| rival.tear_down(&lab)).collect();
@@ -193,17 +196,20 @@ pub fn used(lab: &Lab) -> Result<f64> {
 }
 
 impl Rival {
-    /// A container of the tree, made and stopped.
-    fn stopped(&self, lab: &Lab) -> Result<Side> {
-        let address = self.address(1);
-        self.sh(lab, &format!("create bench {address}"))?;
-        self.sh(lab, "stop bench")?;
+    /// A container of the tree, made and stopped; plain or hooked.
+    fn stopped(&self, lab: &Lab, name: &'static str, kind: &str, number: usize) -> Result<Side> {
+        let address = self.address(number);
+        self.sh(lab, &format!("create {kind} {address}"))?;
+        self.sh(lab, &format!("stop {kind}"))?;
+        if self.hooked.is_some() {
+            self.sh(lab, &format!("{kind} {kind}"))?;
+        }
         Ok(Side {
-            name: self.name,
-            start: self.line("start bench"),
-            stop: self.line("stop bench"),
+            name,
+            start: self.line(&format!("start {kind}")),
+            stop: self.line(&format!("stop {kind}")),
             address,
-            link: self.link("bench"),
+            link: self.link(kind),
         })
     }
 }

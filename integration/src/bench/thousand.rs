@@ -18,17 +18,19 @@ pub fn run(trees: &Trees, suite: Suite, sheet: &mut Sheet) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.sh(&format!(
         "mkdir -p /etc/nsctl/machines.d
-         for k in $(seq {MACHINES}); do printf 'image = \"tiny\"\\n[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/m$k.toml; done"
+         for k in $(seq {MACHINES}); do
+             cp -a --reflink=auto /var/lib/machines/tiny /var/lib/machines/m$k
+             printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/m$k.toml
+         done"
     ))?;
     let before = available()?;
     let begin = Instant::now();
     let done = capture(&mut lab.enter(&["nsctl", "-q", "apply", "--yes"])?)?;
     let seconds = milliseconds(begin.elapsed()) / 1000.0;
     let running = lab.sh("ls /run/systemd/machines | grep -c '^m' || true")?;
-    let end =
-        if done.ok() { "all answered".to_owned() } else { format!("it ended with: {}", done.stderr.trim()) };
+    let end = if done.ok() { "all answered".to_owned() } else { why(&lab)? };
     sheet.told(
-        &format!("one `apply` of {MACHINES} new machines of 2 MB, trees made and started"),
+        &format!("{MACHINES} machines of 2 MB started by one `apply`"),
         &format!("{seconds:.0} s, {} running; {end}", running.trim()),
     );
     let gigabytes = (before - available()?) / 1e6;
@@ -37,6 +39,14 @@ pub fn run(trees: &Trees, suite: Suite, sheet: &mut Sheet) -> Result<()> {
     sheet.told("`list --json` of them", &format!("{:.0} ms, {:.0} MB", list.elapsed, list.memory));
     // Their removal by hand takes longer than that of the whole host.
     Ok(())
+}
+
+/// What the units that failed said first.
+fn why(lab: &Lab) -> Result<String> {
+    let text = lab.sh(
+        "journalctl -b --no-pager -o cat -u 'systemd-nspawn@*' -g 'ailed|annot|oo many|pace left|imit' | head -n 3",
+    )?;
+    Ok(text.trim().replace('\n', "; ").replace('|', "/"))
 }
 
 /// Kilobytes of memory that programs can have.

@@ -20,6 +20,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          ln -s ../four.socket sockets.target.wants/",
     )?;
     lab.nsctl_ok("create web --routed --open tcp/8080")?;
+    let by_ipv4 = "exec 3<>/dev/tcp/127.0.0.1/8080; head -c4 <&3";
+    until(Duration::from_secs(30), "the service is there", || Ok(lab.inside("web", by_ipv4)?.stdout == "four"))?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "it has IPv6 by itself");
     let leader = lab.sh("machinectl show web -p Leader")?;
     lab.nsctl_ok("expose web tcp/8080 --to 127.0.0.1:1")?;

@@ -191,8 +191,9 @@ fn flushed(lab: &Lab) -> Result<()> {
     must!(!hello(lab, "router", DB)?, "apply does not bring the firewall back");
     lab.sh("nft flush ruleset")?;
     lab.nsctl_ok("restart db")?;
+    until(Duration::from_secs(30), "the host reaches the machine", || hello(lab, "host", DB))?;
     must!(!hello(lab, "router", DB)?, "a machine is started without its firewall");
-    lab.sh("nft flush ruleset; systemctl restart systemd-nspawn@db")?;
+    lab.sh("nsctl stop db; nft flush ruleset; systemctl start systemd-nspawn@db")?;
     until(Duration::from_secs(30), "the host reaches the machine", || hello(lab, "host", DB))?;
     must!(!hello(lab, "router", DB)?, "systemd starts a machine without its firewall");
     Ok(())

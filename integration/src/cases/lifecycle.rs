@@ -24,7 +24,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let json: serde_json::Value = serde_json::from_str(&lab.nsctl_ok("show web --json")?)?;
     must!(json["network"]["address"] == "2001:db8:a:1::2", "{json}");
     // A machine that has only just begun to boot stops all the same, and soon.
-    lab.sh("systemctl restart systemd-nspawn@web; timeout 30 nsctl stop web")?;
+    lab.sh("nsctl stop web; systemctl start systemd-nspawn@web; timeout 30 nsctl stop web")?;
     must!(lab.machine("web")?["state"] == "stopped", "{}", lab.machine("web")?);
     lab.nsctl_ok("create db --routed --image debian-13")?;
     lab.nsctl_ok("remove web --keep-image")?;

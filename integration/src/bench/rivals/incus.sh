@@ -35,6 +35,10 @@ image() { # ALIAS, which is the tree's name
 }
 # The host's networkd would take a ve-* for its own.
 create() { incus launch -q debian-13 "$1" -d "eth0,ipv6.address=$2" -d "eth0,host_name=vr-$1"; }
+# Nothing of ours; a hook that sets the address once more, unchecked.
+plain() { incus config set "$1" raw.lxc 'lxc.init.cmd = /sbin/init systemd.firstboot=no'; }
+hooked() { incus config set "$1" raw.lxc 'lxc.init.cmd = /sbin/init systemd.firstboot=no
+lxc.hook.start-host = /usr/local/bin/nodad-hook'; }
 start() { incus start "$1"; }
 stop() { incus stop --force "$1"; }
 delete() { incus delete --force "$1"; }

@@ -53,6 +53,9 @@ create() { # NAME ADDRESS
     printf 'lxc.net.0.ipv6.address = %s/64\nlxc.net.0.hwaddr = 10:66:6a:%s\n' "$2" "$mac" >> $LXC/"$1"/config
     lxc-start -n "$1"
 }
+# Nothing of ours; a hook that sets the address once more, unchecked.
+plain() { sed -i '/nodad-hook/d' $LXC/"$1"/config; }
+hooked() { plain "$1"; echo 'lxc.hook.start-host = /usr/local/bin/nodad-hook' >> $LXC/"$1"/config; }
 start() { lxc-start -n "$1"; }
 stop() { lxc-stop -n "$1" -k; }
 delete() { lxc-destroy -f -n "$1"; }
