@@ -12,7 +12,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 format!("takes packets of {} bytes only", uplink.mtu),
                 "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link",
             )
-            .mend(format!("ip link set {} mtu 1500", uplink.name)),
+            .mend(format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name)),
         ];
     }
     let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));

@@ -14,7 +14,7 @@ struct Trap {
     says: &'static str,
 }
 
-const TRAPS: [Trap; 29] = [
+const TRAPS: [Trap; 32] = [
     Trap { set_up: "printf '[Match]\\nName=no0\\n[Network]\\nbridge=vbr0\\n' > /etc/systemd/network/70-x.network", says: "Bridge= is" },
     Trap { set_up: "printf '[NetDev]\\nName=no1\\nkind=bridge\\n' > /etc/systemd/network/70-x.netdev; rm /etc/systemd/network/70-x.network", says: "Kind= is" },
     Trap { set_up: "rm /etc/systemd/network/70-x.netdev; printf '[Exce]\\nBoot=yes\\n' > /etc/systemd/nspawn/other.nspawn", says: "[Exec] is" },
@@ -39,6 +39,9 @@ const TRAPS: [Trap; 29] = [
     Trap { set_up: "nft delete table inet theirs; nft 'table inet filter {\n chain input {\n type filter hook input priority 0\n policy drop\n iifname lo accept\n ct state established accept\n }\n }'", says: "drops ICMPv6" },
     Trap { set_up: "nft delete table inet filter; nft 'table inet filter {\n chain input {\n type filter hook input priority 0\n iifname lo icmpv6 type echo-request drop\n }\n }'", says: "::1 does not answer" },
     Trap { set_up: "nft delete table inet filter; ip link set wan0 mtu 1400", says: "may send more bytes at once than wan0" },
+    Trap { set_up: "ip link set wan0 mtu 1200", says: "takes packets of 1200 bytes only" },
+    Trap { set_up: "printf 'image = \"debian-13\"\nautostart = false\n[network]\nmode = \"routed\"\n' > /etc/nsctl/machines.d/late.toml", says: "is defined and holds no subnet" },
+    Trap { set_up: "nsctl remove late; NSCTL_KILL_AT=9 nsctl-faults create cut --routed --image debian-13 || test -e /var/lib/nsctl/journal.json", says: "was cut short" },
     Trap { set_up: "systemctl disable -q systemd-networkd", says: "does not start with the host" },
     Trap { set_up: "systemctl stop systemd-resolved", says: "systemd-resolved does not run" },
     Trap { set_up: "systemctl stop 'systemd-networkd*.socket' systemd-networkd", says: "systemd-networkd does not run" },
