@@ -5,6 +5,7 @@ mod effects;
 mod files;
 mod machines;
 pub mod others;
+mod stale;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,8 @@ pub use checks::Refusal;
 pub use effects::Effect;
 pub use files::{diff, kept_beside};
 pub use machines::check;
-pub use step::{Source, Stale, Step, stages, undo};
+pub use stale::Stale;
+pub use step::{Source, Step, stages, undo};
 
 use crate::emit::{self, Owner};
 use crate::fit::Wishes;

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Stale;
 use crate::emit::expose::Unit;
-use crate::emit::names::RESOLVED_DIR;
-use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::Sharing;
@@ -306,116 +305,12 @@ pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     steps.chunk_by(move |one, next| kinds.iter().any(|is| is(one) && is(next)))
 }
 
-const UNITS_DIR: &str = "/etc/systemd/system";
-/// How many units systemd is asked about before it reads all of them again.
-const FEW_UNITS: usize = 8;
-
-/// The unit that a file of systemd's is about: its own, or a drop-in's.
-fn unit_of(path: &Path) -> Option<String> {
-    let rest = path.strip_prefix(UNITS_DIR).ok()?;
-    let first = rest.components().next()?.as_os_str().to_str()?;
-    Some(first.strip_suffix(".d").unwrap_or(first).to_owned())
-}
-
-/// Who has to read changed files again.
-#[derive(Debug, Default)]
-pub struct Stale {
-    systemd: bool,
-    /// Machines whose units systemd has loaded; none: that is not known.
-    loaded: Option<BTreeSet<MachineName>>,
-    /// Units whose files change, and which systemd has not loaded.
-    fresh: BTreeSet<String>,
-    networkd: bool,
-    firewall: bool,
-    resolved: bool,
-}
-
-impl Stale {
-    /// For a host on which systemd has loaded the units of these machines.
-    pub fn beside(loaded: BTreeSet<MachineName>) -> Stale {
-        Stale { loaded: Some(loaded), ..Stale::default() }
-    }
-
-    /// Whether systemd will read the unit of this machine when it starts.
-    fn is_fresh(&self, machine: &MachineName) -> bool {
-        self.loaded.as_ref().is_some_and(|loaded| !loaded.contains(machine))
-    }
-
-    /// systemd reads what it has not loaded when it needs it. What it has loaded, it looks for
-    /// changes of, but before version 257 not for a first drop-in (systemd issue 31752).
-    fn note_unit(&mut self, unit: String) {
-        match MachineName::from_unit(&unit).filter(|machine| self.is_fresh(machine)) {
-            Some(_) => _ = self.fresh.insert(unit),
-            None => self.systemd = true,
-        }
-    }
-
-    /// Remembers who reads what this step changes; whether it is a step that anybody reads.
-    pub fn note(&mut self, step: &Step) -> bool {
-        match step {
-            Step::Write { path, .. } => {
-                if let Some(unit) = unit_of(path) {
-                    self.note_unit(unit);
-                }
-                self.networkd |= path.starts_with("/etc/systemd/network");
-                self.resolved |= path.starts_with(RESOLVED_DIR);
-                self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
-            }
-            Step::Enable { machines } => {
-                self.systemd |= !machines.iter().all(|machine| self.is_fresh(machine));
-            }
-            // What no longer starts with the host would still be named by the target.
-            Step::Disable { .. } => self.systemd = true,
-            _ => return false,
-        }
-        true
-    }
-
-    /// The firewall's table is not what its files say.
-    pub fn note_firewall(&mut self) {
-        self.firewall = true;
-    }
-
-    /// The reloads that are due; none are due afterwards.
-    pub fn reloads(&mut self) -> Vec<Step> {
-        let loaded = self.loaded.clone();
-        let Stale { systemd, fresh: units, networkd, firewall, resolved, .. } =
-            std::mem::replace(self, Stale { loaded, ..Stale::default() });
-        let anyway = systemd || units.len() > FEW_UNITS;
-        let due = [
-            (anyway, Step::ReloadSystemd { units: BTreeSet::new() }),
-            (!anyway && !units.is_empty(), Step::ReloadSystemd { units }),
-            (networkd, Step::ReloadNetworkd),
-            (firewall, Step::ReloadFirewall),
-            (resolved, Step::RestartResolved),
-        ];
-        due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn write(path: &str, old: Option<&str>, new: Option<&str>) -> Step {
         Step::Write { path: path.into(), old: old.map(Into::into), new: new.map(Into::into) }
-    }
-
-    #[test]
-    fn systemd_reads_all_units_again_for_one_that_it_has_loaded() {
-        let reload = |path: &str, stale: &mut Stale| {
-            stale.note(&write(path, None, Some("2")));
-            stale.reloads()
-        };
-        let drop_in =
-            |name: &str| format!("/etc/systemd/system/systemd-nspawn@{name}.service.d/50-nsctl.conf");
-        let all = [Step::ReloadSystemd { units: BTreeSet::new() }];
-        let mut stale = Stale::beside(["old".parse().unwrap()].into());
-        assert_eq!(reload(&drop_in("old"), &mut stale), all);
-        let one = ["systemd-nspawn@new.service".to_owned()].into();
-        assert_eq!(reload(&drop_in("new"), &mut stale), [Step::ReloadSystemd { units: one }]);
-        assert_eq!(reload("/etc/systemd/system/nsctl-firewall.service", &mut stale), all);
-        assert_eq!(reload(&drop_in("new"), &mut Stale::default()), all);
     }
 
     #[test]

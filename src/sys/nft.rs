@@ -31,6 +31,8 @@ impl NftError {
 async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut command = Command::new("nft");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C");
+    // Who gives up on a load must not have it come about later.
+    command.kill_on_drop(true);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
