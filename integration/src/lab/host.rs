@@ -161,6 +161,9 @@ impl Lab {
                  ip link set port0 master {bridge} && ip link set port0 up",
                 place.pid()
             ))?;
+            // A host that has been up for a while: its own addresses are long
+            // settled, which would take 2 s after each boot (RFC 4862, 5.4).
+            place.script(&format!("sysctl -qw net.ipv6.conf.{name}.accept_dad=0"))?;
         }
         fs::create_dir_all(&self.cgroup)?;
         let door = self.dir.join("door/notify");
