@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use futures_util::future::join_all;
 
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{FIREWALL_FILE, PLACES, Place};
+use crate::emit::{FIREWALL_FILE, PLACES, Place, WANTS_DIR};
 use crate::name::MachineName;
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Nftables, Observed, Running, accept_ra,
@@ -14,9 +14,6 @@ use crate::observed::{
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
 use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft};
-
-/// Where systemd keeps the links of machines that start with the host.
-pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
 
 /// What stands between us and the host.
 #[derive(Debug, thiserror::Error)]

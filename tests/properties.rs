@@ -99,7 +99,7 @@ fn carry_out(observed: &mut Observed, step: &Step) {
         Step::RemoveImage { name } => _ = observed.images.remove(name.as_str()),
         Step::Enable { machines } => observed.enabled.extend(machines),
         Step::Disable { machines } => observed.enabled.retain(|name| !machines.contains(name)),
-        Step::ReloadFirewall => {
+        Step::ReloadFirewall { .. } => {
             let ours = observed.file(FIREWALL_FILE.as_ref()).is_some();
             observed.nftables = Some(Nftables { ours, ..Nftables::default() });
         }

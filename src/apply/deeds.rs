@@ -13,7 +13,6 @@ use super::{Listener, Sighting, World, links, trees};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, nspawn_file};
 use crate::name::MachineName;
-use crate::observe::WANTS_DIR;
 use crate::plan::Step;
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
@@ -81,7 +80,7 @@ async fn live(
         Step::ReloadSystemd { units } => bus.reload_systemd(units).await?,
         Step::ReloadNetworkd => bus.reload_networkd().await?,
         Step::RestartResolved => bus.restart_resolved().await?,
-        Step::ReloadFirewall => reload_firewall().await?,
+        Step::ReloadFirewall { prune } => reload_firewall(*prune).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,
         Step::TunnelUp { link, .. } => links::tunnel_up(link).await?,
@@ -136,9 +135,11 @@ pub async fn take_back<'a>(world: World<'_>, stage: &'a [Step]) -> Vec<(&'a Step
 fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
     let Step::Write { path, old, new } = step else { return Ok(false) };
     let current = world.disk.read(path)?;
+    // A power cut leaves new files empty.
+    let torn = current.as_deref() == Some("");
     // machined copies and removes .nspawn files along with trees.
     let machined = path.extension().is_some_and(|end| end == "nspawn");
-    if current != *new && current != *old && !machined {
+    if current != *new && current != *old && !machined && !torn {
         return Err(DeedError::Touched(path.clone()));
     }
     Ok(current != *new)
@@ -194,7 +195,7 @@ fn model(path: &Path) -> PathBuf {
 /// The links that `systemctl enable` makes, as the units' [Install] says. systemd itself
 /// would make them, too, but take all its units for stale until it has read them again.
 fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
-    let links: Vec<PathBuf> = machines.iter().map(|name| Path::new(WANTS_DIR).join(name.unit())).collect();
+    let links: Vec<PathBuf> = machines.iter().map(emit::wants_link).collect();
     if !on {
         let gone = links.iter().map(|path| Change { path, text: None, like: path });
         return disk.change(&gone.collect::<Vec<_>>());
@@ -236,7 +237,11 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
 }
 
 /// The table as its file says; no file, no table.
-async fn reload_firewall() -> Result<(), NftError> {
+async fn reload_firewall(prune: bool) -> Result<(), NftError> {
     let file = Path::new(FIREWALL_FILE);
-    if file.exists() { nft::load(file).await } else { nft::unload().await }
+    if !file.exists() {
+        return nft::unload().await;
+    }
+    nft::load(file).await?;
+    if prune { nft::prune().await } else { Ok(()) }
 }

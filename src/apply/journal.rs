@@ -1,5 +1,6 @@
 //! The journal: what a plan is about to do, on disk before its first step.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub enum Fate {
 /// The steps of a plan, and how far it may have come. Undoing a write that was
 /// not begun does no harm, so not every step is noted: only those that make or
 /// start something, which must not be undone unless they were begun.
+///
+/// As long as all would be undone, only the journal itself is synced step by step; what
+/// the steps changed is synced before the journal says, or its end does, that it stays.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
@@ -58,6 +62,9 @@ pub struct Journal {
     /// Whether it is on the disk at all.
     #[serde(skip, default = "yes")]
     is_kept: bool,
+    /// What the steps before this one changed is on the disk.
+    #[serde(skip)]
+    settled: usize,
 }
 
 fn yes() -> bool {
@@ -70,10 +77,16 @@ fn ends_by_itself(steps: &[Step]) -> bool {
     matches!(steps, [Step::Start { .. } | Step::Stop { .. }])
 }
 
-/// The first step from `from` on that must be noted before it is begun.
+/// The first step from `from` on that must be noted before it is begun. That a machine
+/// starts need not be, when it is one whose tree is made before: all of it goes anyway.
 fn milestone(steps: &[Step], from: usize) -> usize {
-    let next = steps.iter().skip(from).position(Step::is_milestone);
-    next.map_or(steps.len(), |next| from + next)
+    let next = (from..steps.len()).find(|at| steps[*at].is_milestone() && !starts_new(steps, *at));
+    next.unwrap_or(steps.len())
+}
+
+fn starts_new(steps: &[Step], at: usize) -> bool {
+    let makes = |name| steps[..at].iter().any(|step| matches!(step, Step::MakeTree { to, .. } if to == name));
+    matches!(&steps[at], Step::Start { machines, .. } if machines.iter().all(makes))
 }
 
 impl Journal {
@@ -89,33 +102,48 @@ impl Journal {
             reached: milestone(steps, 0),
             steps: steps.to_vec(),
             is_kept: !ends_by_itself(steps),
+            settled: 0,
         };
-        journal.advance(0);
+        journal.advance(0..1);
         journal.save(disk)?;
         Ok(journal)
     }
 
-    /// Writes down, before a step, what must be known of it after a crash.
+    /// Writes down, before steps are taken together, what must be known of them after a crash.
     ///
     /// # Errors
-    /// When it cannot be kept; the step must not be begun then.
-    pub fn reach(&mut self, disk: &Disk, index: usize) -> Result<(), JournalError> {
-        if self.advance(index) { self.save(disk) } else { Ok(()) }
+    /// When it cannot be kept; the steps must not be begun then.
+    pub fn reach(&mut self, disk: &Disk, stage: Range<usize>) -> Result<(), JournalError> {
+        let before = self.fate;
+        let begin = stage.start;
+        if !self.advance(stage) {
+            return Ok(());
+        }
+        if self.fate != before {
+            self.settle(disk, begin)?;
+        }
+        self.save(disk)
     }
 
-    /// Goes on to a step; whether that must be known of it before it is begun.
-    fn advance(&mut self, index: usize) -> bool {
-        let step = &self.steps[index];
-        let all_done = self.steps[index..].iter().all(Step::is_check);
+    /// Goes on to steps; whether that must be known of them before they are begun.
+    fn advance(&mut self, stage: Range<usize>) -> bool {
+        let all_done = self.steps[stage.start..].iter().all(Step::is_check);
         let fate = match self.fate {
-            Fate::Undo if step.is_final() => Fate::Finish,
+            Fate::Undo if self.steps[stage.clone()].iter().any(Step::is_final) => Fate::Finish,
             Fate::Undo if all_done => Fate::Keep,
             fate => fate,
         };
-        let reached = if step.is_milestone() { milestone(&self.steps, index + 1) } else { self.reached };
+        let reached =
+            if stage.contains(&self.reached) { milestone(&self.steps, stage.end) } else { self.reached };
         let news = (fate, reached) != (self.fate, self.reached);
         (self.fate, self.reached) = (fate, reached);
         news
+    }
+
+    fn settle(&mut self, disk: &Disk, until: usize) -> Result<(), JournalError> {
+        let paths: Vec<_> = self.steps[self.settled..until].iter().flat_map(Step::paths).collect();
+        self.settled = until;
+        Ok(disk.settle(&paths)?)
     }
 
     /// Writes down that a step failed, and that all of it is being undone.
@@ -124,6 +152,7 @@ impl Journal {
     /// When it cannot be kept.
     pub fn fall_back(&mut self, disk: &Disk) -> Result<(), JournalError> {
         self.fate = Fate::Undo;
+        self.settled = 0;
         self.save(disk)
     }
 
@@ -153,10 +182,11 @@ impl Journal {
     ///
     /// # Errors
     /// When the file stays.
-    pub fn end(&self, disk: &Disk) -> Result<(), JournalError> {
+    pub fn end(&mut self, disk: &Disk) -> Result<(), JournalError> {
         if !self.is_kept {
             return Ok(());
         }
+        self.settle(disk, self.steps.len())?;
         Ok(disk.remove(Path::new(JOURNAL_FILE))?)
     }
 }

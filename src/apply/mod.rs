@@ -109,7 +109,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     let mut index = 0;
     for stage in stages(&plan.steps) {
         let end = index + stage.len();
-        if let Err(error) = journal.reach(world.disk, index) {
+        if let Err(error) = journal.reach(world.disk, index..end) {
             return Err(fall_back(world, &mut journal, index..end, Some((0, error.into()))).await);
         }
         fault::point();
@@ -122,7 +122,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
         let done = tokio::select! {
             done = &mut doing => done.map_err(Some),
             () = interrupt.came(), if !is_final => {
-                if let [step] = stage && step.makes_tree() {
+                if let Some(step) = stage.iter().find(|step| step.makes_tree()) {
                     deeds::cancel(world, step).await;
                     let _ = doing.await;
                 }
@@ -169,8 +169,7 @@ async fn fall_back(
     let begun = if untouched { stage.start } else { stage.end };
     // Where even this cannot be written, the undoing may still work.
     let _ = journal.fall_back(world.disk);
-    let steps = &journal.steps;
-    let mut left = revert(world, &steps[..begun]).await;
+    let mut left = revert(world, &journal.steps[..begun]).await;
     if left.is_empty()
         && let Err(error) = journal.end(world.disk)
     {
@@ -179,7 +178,7 @@ async fn fall_back(
     match fault {
         None => Failure::Interrupted { left },
         Some((at, source)) => {
-            let step = &steps[stage.start + at];
+            let step = &journal.steps[stage.start + at];
             let doing =
                 if step.is_write() && stage.len() > 1 { "change files".into() } else { step.describe() };
             Failure::Step { doing, source: Box::new(source), left }
@@ -210,7 +209,7 @@ async fn revert(world: World<'_>, done: &[Step]) -> Vec<String> {
 /// When the journal cannot be read, or not everything could be undone.
 pub async fn recover(world: World<'_>) -> Result<(), Failure> {
     world.disk.sweep(STATE_DIR.as_ref())?;
-    let Some(journal) = Journal::find(world.disk)? else { return Ok(()) };
+    let Some(mut journal) = Journal::find(world.disk)? else { return Ok(()) };
     for step in &journal.steps {
         if let Step::Write { path, .. } = step
             && let Some(folder) = path.parent()

@@ -18,7 +18,7 @@ pub async fn make_tree(
     to: &MachineName,
     listener: &dyn Listener,
 ) -> Result<(), DeedError> {
-    if bus.images().await?.contains(to.as_str()) {
+    if bus.has_image(to.as_str()).await? {
         return Err(DeedError::TreeTaken(to.clone()));
     }
     match source {
@@ -30,8 +30,7 @@ pub async fn make_tree(
 
 /// Done already, where the tree has its new name.
 pub async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), DeedError> {
-    let images = bus.images().await?;
-    if images.contains(to.as_str()) && !images.contains(from.as_str()) {
+    if bus.has_image(to.as_str()).await? && !bus.has_image(from.as_str()).await? {
         return Ok(());
     }
     Ok(bus.rename_image(from.as_str(), to.as_str()).await?)

@@ -47,6 +47,14 @@ pub fn nspawn_file(name: &MachineName) -> PathBuf {
     PathBuf::from(format!("/etc/systemd/nspawn/{name}.nspawn"))
 }
 
+/// Where systemd keeps the links of machines that start with the host.
+pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
+
+/// That of one machine.
+pub fn wants_link(name: &MachineName) -> PathBuf {
+    PathBuf::from(format!("{WANTS_DIR}/{}", name.unit()))
+}
+
 impl<'a> MachineFiles<'a> {
     pub fn new(
         name: &'a MachineName,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
 pub use host::{switches, tunnel_of};
 use machine::MachineFiles;
-pub use machine::{GATEWAY, MOUNT_BURST, guest_file, nspawn_file};
+pub use machine::{GATEWAY, MOUNT_BURST, WANTS_DIR, guest_file, nspawn_file, wants_link};
 pub use origin::Origin;
 
 use crate::name::{IfName, MachineName};
@@ -130,7 +130,7 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 14] = [
+pub const PLACES: [Place; 15] = [
     Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
     Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
@@ -143,6 +143,7 @@ pub const PLACES: [Place; 14] = [
     Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
     Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("nftables.service", ".d")) },
     Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("modprobe@", ".service.d")) },
+    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-importd.service", ".d")) },
     Place { dir: GUEST_DIR, mark: ".network", nested: None },
     Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-nspawn@", ".service.d")) },
 ];

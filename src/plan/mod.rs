@@ -165,16 +165,14 @@ fn steps(
         stale.note_firewall();
     }
     steps.extend(read);
-    // After the .nspawn file: machined copies the image's where there is none,
-    // and when a tree is deleted its .nspawn goes with it.
-    steps.extend(
-        wanted.images.iter().filter(|_| observed.live).flat_map(|image| image_steps(image, observed)),
-    );
     if observed.live {
         let renamed = wanted.rename_tree.clone();
         steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
         steps.extend(changed_tunnels(changes));
         steps.append(&mut stale.reloads());
+        // After the .nspawn file: machined copies the image's where there is none,
+        // and when a tree is deleted its .nspawn goes with it.
+        steps.extend(wanted.images.iter().flat_map(|image| image_steps(image, observed)));
         steps.append(&mut bridge_steps(wanted, observed, changes));
         steps.append(&mut host_steps(wanted, observed, changes));
     }

@@ -29,6 +29,8 @@ pub struct Stale {
     fresh: BTreeSet<String>,
     networkd: bool,
     firewall: bool,
+    /// Chains of the firewall may be left to which nothing leads.
+    prune: bool,
     resolved: bool,
 }
 
@@ -55,13 +57,15 @@ impl Stale {
     /// Remembers who reads what this step changes; whether it is a step that anybody reads.
     pub fn note(&mut self, step: &Step) -> bool {
         match step {
-            Step::Write { path, .. } => {
+            Step::Write { path, new, .. } => {
                 if let Some(unit) = unit_of(path) {
                     self.note_unit(unit);
                 }
                 self.networkd |= path.starts_with("/etc/systemd/network");
                 self.resolved |= path.starts_with(RESOLVED_DIR);
-                self.firewall |= path == Path::new(FIREWALL_FILE) || path.starts_with(FIREWALL_DIR);
+                let shared = path == Path::new(FIREWALL_FILE);
+                self.firewall |= shared || path.starts_with(FIREWALL_DIR);
+                self.prune |= shared || (path.starts_with(FIREWALL_DIR) && new.is_none());
             }
             Step::Enable { machines } => {
                 self.systemd |= !machines.iter().all(|machine| self.is_fresh(machine));
@@ -81,14 +85,14 @@ impl Stale {
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
         let loaded = self.loaded.clone();
-        let Stale { systemd, fresh: units, networkd, firewall, resolved, .. } =
+        let Stale { systemd, fresh: units, networkd, firewall, prune, resolved, .. } =
             std::mem::replace(self, Stale { loaded, ..Stale::default() });
         let anyway = systemd || units.len() > FEW_UNITS;
         let due = [
             (anyway, Step::ReloadSystemd { units: BTreeSet::new() }),
             (!anyway && !units.is_empty(), Step::ReloadSystemd { units }),
             (networkd, Step::ReloadNetworkd),
-            (firewall, Step::ReloadFirewall),
+            (firewall, Step::ReloadFirewall { prune }),
             (resolved, Step::RestartResolved),
         ];
         due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Stale;
-use crate::emit::expose::Unit;
+use crate::emit::{expose::Unit, wants_link};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::Sharing;
@@ -99,7 +99,11 @@ pub enum Step {
     },
     ReloadNetworkd,
     /// Loads the firewall's table anew, or drops it where its file is gone.
-    ReloadFirewall,
+    ReloadFirewall {
+        /// Whether chains may be left to which nothing leads.
+        #[serde(default)]
+        prune: bool,
+    },
     /// Makes systemd-resolved read its files again; it listens on other addresses only then.
     RestartResolved,
     /// Sets a switch of the kernel.
@@ -189,6 +193,17 @@ impl Step {
         Step::Start { machines, addresses }
     }
 
+    /// The files and links that it changes.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            Step::Write { path, .. } => vec![path.clone()],
+            Step::Enable { machines } | Step::Disable { machines } => {
+                machines.iter().map(wants_link).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// It changes a file; several in a row are changed in one go.
     pub fn is_write(&self) -> bool {
         matches!(self, Step::Write { .. })
@@ -198,7 +213,10 @@ impl Step {
     pub fn is_reload(&self) -> bool {
         matches!(
             self,
-            Step::ReloadSystemd { .. } | Step::ReloadNetworkd | Step::ReloadFirewall | Step::RestartResolved
+            Step::ReloadSystemd { .. }
+                | Step::ReloadNetworkd
+                | Step::ReloadFirewall { .. }
+                | Step::RestartResolved
         )
     }
 
@@ -254,7 +272,7 @@ impl Step {
             Step::ReloadSystemd { .. } => "reload systemd".into(),
             Step::ReloadNetworkd => "reload networkd".into(),
             Step::RestartResolved => "restart systemd-resolved".into(),
-            Step::ReloadFirewall => "load the firewall".into(),
+            Step::ReloadFirewall { .. } => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
@@ -298,11 +316,13 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
     steps
 }
 
-/// Steps as they are taken: files that change in a row in one go, reloads and checks
-/// at once, all others one by one.
+/// Steps as they are taken: files that change in a row in one go, checks at once, and
+/// reloads, too, with the tree that is made next; all others one by one.
 pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let kinds = [Step::is_write, Step::is_reload, Step::is_check];
-    steps.chunk_by(move |one, next| kinds.iter().any(|is| is(one) && is(next)))
+    steps.chunk_by(move |one, next| {
+        kinds.iter().any(|is| is(one) && is(next)) || (one.is_reload() && next.makes_tree())
+    })
 }
 
 #[cfg(test)]

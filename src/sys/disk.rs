@@ -42,7 +42,7 @@ impl DiskError {
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".nsctl-draft-";
 /// How many files are synced one by one.
-const FEW: usize = 16;
+const FEW: usize = 32;
 /// No configuration or state file is larger.
 const LIMIT: u64 = 64 << 20;
 
@@ -132,37 +132,43 @@ impl Disk {
 
     /// Replaces files whole, makes or removes them, in this order. A new one gets
     /// the permissions of the old one, or else of its `like`. All are written beside their
-    /// places and synced before the first is renamed, and their folders are synced at
-    /// the end, so that a power cut leaves of each the old or the new.
+    /// places before the first is renamed, and what replaces a file is synced by then: a
+    /// power cut leaves the old or the new of it. Of files that were not there it may
+    /// leave empty ones, until [`Disk::settle`].
     ///
     /// # Errors
     /// When one cannot be put there; it is then as it was, and so are those after it.
     pub fn change(&self, changes: &[Change<'_>]) -> Result<(), DiskError> {
-        let few = changes.len() <= FEW;
-        let draft = |change: &Change<'_>| {
-            let mode = self.mode(change);
-            change.text.map(|text| self.draft(change.path, text, mode, few)).transpose()
-        };
-        let drafts = changes.iter().map(draft).collect::<Result<Vec<_>, _>>();
+        let drafts = changes.iter().map(|change| self.draft_of(change)).collect::<Result<Vec<_>, _>>();
         let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
-        let mut folders: BTreeSet<PathBuf> =
-            drafts.iter().flatten().filter_map(|draft| Some(draft.parent()?.to_owned())).collect();
-        if !few {
-            sync_file_systems(&folders)?;
-        }
+        let pairs = changes.iter().zip(&drafts);
+        let replacing = pairs.filter(|(change, _)| self.exists(change.path));
+        sync(&replacing.filter_map(|(_, draft)| draft.as_deref()).collect::<Vec<_>>())?;
         for (change, draft) in changes.iter().zip(drafts) {
             match draft {
                 Some(draft) => self.put(change.path, draft)?,
-                None => folders.extend(self.take_away(change.path)?),
+                None => _ = self.take_away(change.path)?,
             }
         }
-        // That of a drop-in may have gone with the last file in it.
-        folders.retain(|folder| folder.exists());
-        if few {
-            folders.iter().try_for_each(|folder| sync_folder(folder))
-        } else {
-            sync_file_systems(&folders)
-        }
+        Ok(())
+    }
+
+    fn draft_of(&self, change: &Change<'_>) -> Result<Option<TempPath>, DiskError> {
+        let mode = self.mode(change);
+        change.text.map(|text| self.draft(change.path, text, mode)).transpose()
+    }
+
+    /// Makes sure that these files, or that there are none, are on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn settle(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
+        let places = paths.iter().map(|path| self.at(path)).collect::<Result<Vec<_>, _>>()?;
+        let is_file = |place: &&Path| place.symlink_metadata().is_ok_and(|meta| meta.is_file());
+        let mut all: BTreeSet<&Path> = places.iter().map(PathBuf::as_path).filter(is_file).collect();
+        // The folder of a drop-in may have gone with the last file in it.
+        all.extend(places.iter().filter_map(|place| place.ancestors().skip(1).find(|above| above.exists())));
+        sync(&all.into_iter().collect::<Vec<_>>())
     }
 
     /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
@@ -182,28 +188,26 @@ impl Disk {
         mode(change.path).or_else(|| mode(change.like)).unwrap_or(0o644)
     }
 
-    /// Replaces a file that is nobody's business but root's, as [`Disk::change`] does.
+    /// Replaces a file that is nobody's business but root's; it is on the disk then.
     ///
     /// # Errors
     /// When the text cannot be put there.
     pub fn write_private(&self, path: &Path, text: &str) -> Result<(), DiskError> {
-        let draft = self.draft(path, text, 0o600, true)?;
+        let draft = self.draft(path, text, 0o600)?;
+        sync(&[&draft])?;
         let folder = draft.parent().map(Path::to_owned);
         self.put(path, draft)?;
-        folder.map_or(Ok(()), |folder| sync_folder(&folder))
+        folder.map_or(Ok(()), |folder| sync(&[&folder]))
     }
 
     /// Writes a text beside its place.
-    fn draft(&self, path: &Path, text: &str, mode: u32, sync: bool) -> Result<TempPath, DiskError> {
+    fn draft(&self, path: &Path, text: &str, mode: u32) -> Result<TempPath, DiskError> {
         let place = self.at(path)?;
         let folder = place.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         draft.write_all(text.as_bytes())?;
         draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        if sync {
-            draft.as_file().sync_all()?;
-        }
         Ok(draft.into_temp_path())
     }
 
@@ -262,13 +266,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Removes a file, and the folder that it was the last in, if that is a drop-in's.
+    /// Removes a file, and the folder that it was the last in, if that is a drop-in's; it is
+    /// gone from the disk then.
     ///
     /// # Errors
     /// When it is there and stays there.
     pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
         match self.take_away(path)? {
-            Some(folder) => sync_folder(&folder),
+            Some(folder) => sync(&[&folder]),
             None => Ok(()),
         }
     }
@@ -292,16 +297,14 @@ impl Disk {
     /// # Errors
     /// When one cannot be made.
     pub fn link(&self, links: &[(PathBuf, &str)]) -> Result<(), DiskError> {
-        let mut folders = BTreeSet::new();
         for (path, to) in links {
             self.take_away(path)?;
             let place = self.at(path)?;
             let folder = place.parent().unwrap_or(&self.root);
             fs::create_dir_all(folder)?;
             fs::os::unix::fs::symlink(to, &place)?;
-            folders.insert(folder.to_owned());
         }
-        folders.iter().try_for_each(|folder| sync_folder(folder))
+        Ok(())
     }
 
     /// The files of a folder, by path, whose names the filter takes.
@@ -373,19 +376,20 @@ fn is_drop_in(folder: &Path) -> bool {
     [".service.d", ".network.d"].iter().any(|end| name.ends_with(end)) || name.contains("/nsctl/expose/")
 }
 
-fn sync_folder(folder: &Path) -> Result<(), DiskError> {
-    Ok(fs::File::open(folder)?.sync_all()?)
-}
-
-/// Syncs the file systems that hold these folders, whole (syncfs(2)): for many
-/// files that takes hardly longer than for one.
-fn sync_file_systems(folders: &BTreeSet<PathBuf>) -> Result<(), DiskError> {
+/// Syncs files and folders: a few one by one, many by way of the file systems that hold
+/// them, whole (syncfs(2)), which takes hardly longer than one does.
+fn sync(places: &[&Path]) -> Result<(), DiskError> {
     let mut file_systems = BTreeMap::new();
-    for folder in folders {
-        file_systems.insert(fs::metadata(folder)?.dev(), folder);
+    for place in places {
+        let open = fs::File::open(*place)?;
+        if places.len() <= FEW {
+            open.sync_all()?;
+        } else {
+            file_systems.insert(open.metadata()?.dev(), open);
+        }
     }
-    for folder in file_systems.into_values() {
-        nix::unistd::syncfs(fs::File::open(folder)?).map_err(std::io::Error::from)?;
+    for open in file_systems.into_values() {
+        nix::unistd::syncfs(open).map_err(std::io::Error::from)?;
     }
     Ok(())
 }
@@ -422,6 +426,7 @@ mod tests {
             disk.change(&paths.map(|path| Change { path, text, like: path })).unwrap();
         }
         assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
+        disk.settle(&paths.map(PathBuf::from)).unwrap();
         fs::write(root.path().join("etc/file"), "").unwrap();
         let paths = ["/etc/x.service.d/1.conf", "/etc/file/no-folder"].map(Path::new);
         assert!(disk.change(&paths.map(|path| Change { path, text: Some("x"), like: path })).is_err());
@@ -436,6 +441,7 @@ mod tests {
         let change = |path, text| Change { path, text, like: path };
         let new: Vec<Change> = paths.iter().map(|path| change(path, Some("x"))).collect();
         disk.change(&new).unwrap();
+        disk.settle(&paths).unwrap();
         assert!(paths.iter().all(|path| disk.read(path).unwrap().as_deref() == Some("x")));
         // One that cannot be written: none of the others changes.
         let mut bad: Vec<Change> = paths.iter().map(|path| change(path, None)).collect();

@@ -41,13 +41,19 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     Ok(child.wait_with_output().await?)
 }
 
-/// Loads a file of rules in one transaction, then drops the chains of machines
-/// that are gone: nothing leads to them any more.
+/// Loads a file of rules in one transaction.
 ///
 /// # Errors
 /// When nft does not take them; the old ones stay then.
 pub async fn load(file: &Path) -> Result<(), NftError> {
-    done(&nft(&["-f", &file.to_string_lossy()], "").await?)?;
+    done(&nft(&["-f", &file.to_string_lossy()], "").await?)
+}
+
+/// Drops the chains of machines that are gone: nothing leads to them any more.
+///
+/// # Errors
+/// When they stay.
+pub async fn prune() -> Result<(), NftError> {
     let output = nft(&["-j", "-t", "list", "table", "inet", TABLE], "").await?;
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let unused = nftables::unused(&listed);

@@ -17,6 +17,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     if lab.suite() == Suite::Forky {
         lab.install("libcurl4t64")?;
     }
+    let environment = lab.sh("systemctl show systemd-importd -P Environment")?;
+    must!(environment.contains("SYSTEMD_IMPORT_BTRFS_QUOTA=0"), "importd turns on quota groups: {environment}");
     formats(lab)?;
     hostile(lab)?;
     full_disk(lab)?;

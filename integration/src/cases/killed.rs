@@ -18,9 +18,26 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(applied > 3, "apply was killed {applied} times only");
     until_it_gets_through(lab, "remove victim")?;
     at_any_instant(lab)?;
+    power_fails(lab)?;
     let trees = lab.sh("ls /var/lib/machines")?;
     must!(!trees.contains("victim"), "a tree is left: {trees}");
     must!(lab.machine("keeper")?["addresses"][0] == "2001:db8:a:1::2", "{}", lab.machine("keeper")?);
+    Ok(())
+}
+
+/// Of a file that was not there a power cut may leave an empty one (fsync(2)): it goes, too.
+fn power_fails(lab: &Lab) -> Result<()> {
+    let before = host(lab)?;
+    lab.sh("find /etc /var/lib/nsctl -type f | sort > /root/before")?;
+    lab.sh("! NSCTL_KILL_AT=17 nsctl-faults create victim --routed --image debian-13 --no-start 2> /dev/null")?;
+    let torn = lab.sh(
+        "find /etc /var/lib/nsctl -type f ! -name '.nsctl*' ! -name journal.json | sort | comm -13 /root/before - > /root/torn
+         xargs truncate -s 0 < /root/torn; wc -l < /root/torn",
+    )?;
+    must!(torn.trim().parse::<u32>()? > 3, "{torn} files were written");
+    let next = lab.nsctl("bridge create vbr0 --uplink enp6s0")?;
+    must!(next.ok() && next.stderr.contains("was cut short"), "{}", next.all());
+    must!(host(lab)? == before, "something is left");
     Ok(())
 }
 

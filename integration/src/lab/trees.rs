@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::cgroup;
-use super::run::{check, words};
+use super::run::{capture, check, words};
 
 /// One supported systemd, named after the Debian suite that brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,8 @@ impl Trees {
         }
         let (image, target) = (image.to_string_lossy(), self.mounted.to_string_lossy());
         check(&mut words(&["mount", "-o", "loop,noatime,compress=no", &image, &target]))?;
+        // importd turns them on, for all hosts and the next runs; a host of nsctl's has none.
+        let _ = capture(&mut words(&["btrfs", "quota", "disable", &target]))?;
         Ok(())
     }
 

@@ -171,6 +171,18 @@ impl Bus {
         Ok(images.into_iter().map(|image| image.0).filter(|name| name != ".host").collect())
     }
 
+    /// Whether machined has an image of this name.
+    ///
+    /// # Errors
+    /// When machined does not answer.
+    pub async fn has_image(&self, name: &str) -> Result<bool, BusError> {
+        let found = self.machined.get_image(name.to_owned()).await;
+        match found.map_err(sort(MACHINED, format!("asking for the image '{name}'"))) {
+            Err(error) if error.is_missing() => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
     /// All images with what machined knows of them.
     ///
     /// # Errors
