@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 
 use super::figures::{Figures, Goal, Sheet};
-use super::measure::{cost, milliseconds};
+use super::measure::milliseconds;
 use super::rivals;
-use super::starts::{answered, booted, used};
+use super::starts::{answered, part};
 use crate::lab::{Lab, Suite, Trees};
 
 const CREATES: usize = 7;
@@ -98,10 +98,8 @@ fn rounds(lab: &Lab) -> Result<Vec<Figures>> {
 fn share(lab: &Lab, sheet: &mut Sheet) -> Result<()> {
     let mut shares = Figures::default();
     for round in 0..CREATES {
-        let before = used(lab)?;
-        let mine = cost(lab, &format!("nsctl create own{round} --routed --image debian-13"))?.cpu;
-        booted(lab, &format!("own{round}"))?;
-        shares.add(100.0 * mine / (used(lab)? - before));
+        let create = format!("nsctl create own{round} --routed --image debian-13");
+        shares.add(part(lab, &create, &format!("own{round}"))?);
         lab.sh(&format!("nsctl remove own{round}; sync"))?;
     }
     sheet.single("nsctl's share of the processor time of `create`", "%", &shares, 3.0);

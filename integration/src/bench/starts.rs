@@ -169,15 +169,22 @@ pub fn answered(lab: &Lab, line: &str, address: &str, link: &str) -> Result<(Dur
 fn share(lab: &Lab, suite: Suite, ours: &Side, sheet: &mut Sheet) -> Result<()> {
     let mut shares = Figures::default();
     for _ in 0..STARTS {
-        let before = used(lab)?;
-        let mine = cost(lab, &ours.start)?.cpu;
-        booted(lab, "ours")?;
-        shares.add(100.0 * mine / (used(lab)? - before));
+        shares.add(part(lab, &ours.start, "ours")?);
         lab.sh(&ours.stop)?;
     }
     let what = format!("nsctl's share of the processor time of `start`, systemd {}", suite.systemd());
     sheet.single(&what, "%", &shares, 3.0);
     Ok(())
+}
+
+/// The part, in percent, that a command has in the processor time of all that comes about
+/// until the machine has booted. It runs beside the host's own control group.
+pub fn part(lab: &Lab, line: &str, machine: &str) -> Result<f64> {
+    let before = used(lab)?;
+    let entering = cost(lab, ":")?.cpu;
+    let mine = cost(lab, line)?.cpu - entering;
+    booted(lab, machine)?;
+    Ok(100.0 * mine / (used(lab)? - before + mine))
 }
 
 /// Waits until a guest has booted. It has no bus at first, and says nothing.
@@ -189,7 +196,7 @@ pub fn booted(lab: &Lab, machine: &str) -> Result<()> {
 }
 
 /// Milliseconds of processor time that all of the host has taken.
-pub fn used(lab: &Lab) -> Result<f64> {
+fn used(lab: &Lab) -> Result<f64> {
     let text = fs::read_to_string(lab.cgroup().join("cpu.stat"))?;
     let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")).context("no usage_usec")?;
     Ok(usage.trim().parse::<f64>()? / 1000.0)
