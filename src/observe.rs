@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use futures_util::future::join_all;
 
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{FIREWALL_FILE, PLACES, Place, WANTS_DIR};
+use crate::emit::{FIREWALL_FILE, Names, PLACES, Place, WANTS_DIR};
 use crate::name::MachineName;
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Nftables, Observed, Running, accept_ra,
 };
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, kernel, nft};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft};
 
 /// What stands between us and the host.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
     match bus {
         None => {
             observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
-            (observed.files, observed.enabled) = (files(disk)?, enabled(disk)?);
+            (observed.files, observed.enabled) = files(disk).await?;
         }
         Some(bus) => live(&mut observed, disk, bus).await?,
     }
@@ -54,7 +54,7 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
         bus.systemd_version(),
         network(),
         nft::look(),
-        files_meanwhile(disk),
+        files(disk),
     );
     networkd?;
     (observed.files, observed.enabled) = files?;
@@ -69,39 +69,45 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
     Ok(())
 }
 
-/// Reads files while the services and nft(8), which have been asked before, are at work.
-async fn files_meanwhile(
-    disk: &Disk,
-) -> Result<(BTreeMap<PathBuf, String>, BTreeSet<MachineName>), DiskError> {
-    tokio::task::yield_now().await;
-    Ok((files(disk)?, enabled(disk)?))
-}
-
 /// Links and default routes; a netlink socket takes one dump at a time.
 async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
     let net = Net::host()?;
     Ok((net.links().await?, net.default_routes().await?.into_iter().collect()))
 }
 
-/// What `list` shows, without what only a plan needs; machined may start for it.
+/// What `list` shows, without what only a plan needs, and, for root, the addresses of those
+/// machines that run; machined may start for it.
 ///
 /// # Errors
 /// When a file cannot be read, or machined or the kernel does not answer.
-pub async fn machines(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
+pub async fn machines(
+    disk: &Disk,
+    bus: Option<&Bus>,
+) -> Result<(Observed, BTreeMap<String, Vec<Address>>), ObserveError> {
     let mut observed = Observed::default();
     let Some(bus) = bus else {
-        (observed.files, observed.enabled) = (files(disk)?, enabled(disk)?);
-        return Ok(observed);
+        (observed.files, observed.enabled) = files(disk).await?;
+        return Ok((observed, BTreeMap::new()));
     };
     let net = Net::host()?;
     let (machines, units, net, files) =
-        tokio::join!(bus.machines(), bus.nspawn_units(), own(&net), files_meanwhile(disk));
+        tokio::join!(located(bus), bus.nspawn_units(), own(&net), files(disk));
+    let addresses;
     (observed.files, observed.enabled) = files?;
-    (observed.machines, observed.units) = (machines?, units?);
+    (observed.machines, addresses) = machines?;
+    observed.units = units?;
     (observed.links, observed.addresses) = net?;
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.live = true;
-    Ok(observed)
+    Ok((observed, addresses))
+}
+
+type Located = (BTreeMap<String, Running>, BTreeMap<String, Vec<Address>>);
+
+async fn located(bus: &Bus) -> Result<Located, BusError> {
+    let machines = bus.machines().await?;
+    let addresses = if is_root() { addresses(&machines).await } else { BTreeMap::new() };
+    Ok((machines, addresses))
 }
 
 /// The host's links and addresses; a netlink socket takes one dump at a time.
@@ -117,7 +123,7 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     let mut observed = Observed { files: inputs(disk)?, live: true, ..Observed::default() };
     if !observed.files.contains_key(Path::new(STATE_FILE)) {
         // The leases are read from the rendered files then.
-        observed.files.append(&mut rendered(disk)?);
+        rendered(disk, &mut observed.files)?;
     }
     if let Some(text) = disk.read(Path::new(FIREWALL_FILE))? {
         observed.files.insert(FIREWALL_FILE.into(), text);
@@ -128,10 +134,17 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     Ok(observed)
 }
 
-fn files(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
-    let mut files = inputs(disk)?;
-    files.append(&mut rendered(disk)?);
-    Ok(files)
+/// Every file, and who starts with the host; read on a thread of its own, as the services that
+/// are asked meanwhile have much to say.
+async fn files(disk: &Disk) -> Result<(BTreeMap<PathBuf, String>, BTreeSet<MachineName>), DiskError> {
+    let disk = disk.clone();
+    let read = move || {
+        let mut files = inputs(&disk)?;
+        rendered(&disk, &mut files)?;
+        Ok((files, enabled(&disk)?))
+    };
+    let done = tokio::task::spawn_blocking(read).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// The user's files, and the state.
@@ -146,24 +159,30 @@ fn inputs(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
 }
 
 /// Every file that is ours or may be.
-fn rendered(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
-    let mut files = BTreeMap::new();
+fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
     for place in &PLACES {
-        files.append(&mut place_files(disk, place)?);
+        read_place(disk, place, files)?;
     }
-    Ok(files)
+    Ok(())
 }
 
-fn place_files(disk: &Disk, place: &Place) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+fn read_place(disk: &Disk, place: &Place, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
     let dir = Path::new(place.dir);
     let Some((begin, end)) = place.nested else {
-        return disk.folder(dir, |name| name.contains(place.mark));
+        files.extend(disk.folder(dir, |name| place.names.hold(name))?);
+        return Ok(());
     };
-    let mut texts = BTreeMap::new();
-    for name in disk.names(dir)?.iter().filter(|name| name.starts_with(begin) && name.ends_with(end)) {
-        texts.append(&mut disk.folder(&dir.join(name), |name| name.contains(place.mark))?);
+    let folders = disk.names(dir)?.into_iter().filter(|name| name.starts_with(begin) && name.ends_with(end));
+    for folder in folders.map(|name| dir.join(name)) {
+        match place.names {
+            Names::With(_) => files.extend(disk.folder(&folder, |name| place.names.hold(name))?),
+            Names::Just(name) => {
+                let path = folder.join(name);
+                files.extend(disk.read(&path)?.map(|text| (path, text)));
+            }
+        }
     }
-    Ok(texts)
+    Ok(())
 }
 
 fn enabled(disk: &Disk) -> Result<BTreeSet<MachineName>, DiskError> {

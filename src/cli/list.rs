@@ -2,7 +2,6 @@
 
 use super::text::{err, out};
 use clap::Args;
-use std::collections::BTreeMap;
 
 use super::session::{bus, spec, state, tell_of_journal};
 use super::show::unknown;
@@ -55,17 +54,15 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     tell_of_journal(&disk);
-    let observed = observe::machines(&disk, bus.as_ref()).await?;
+    let (observed, addresses) = observe::machines(&disk, bus.as_ref()).await?;
     let leases = state(&observed)?.leases;
     let spec = spec(&observed).unwrap_or_else(|problems| {
         Fault::from(problems).print();
         Spec::default()
     });
-    let root = is_root();
-    if observed.live && !root && !observed.machines.is_empty() && !global.quiet {
+    if observed.live && !is_root() && !observed.machines.is_empty() && !global.quiet {
         err!("note: addresses are read from the machines' own networks, which takes root");
     }
-    let addresses = if root { observe::addresses(&observed.machines).await } else { BTreeMap::new() };
     let mut rows = view::rows(&observed, &spec, &leases, &addresses);
     for row in rows.iter_mut().filter(|row| observed.live && row.network.mode == "bridge") {
         row.duid = row.name.parse().ok().and_then(|name| duid(&name));

@@ -118,10 +118,27 @@ pub fn owner_of(path: &Path) -> Owner {
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     pub dir: &'static str,
-    /// What the names of our files hold; other files there are none of our business.
-    pub mark: &'static str,
+    /// What our files are called; others there are none of our business.
+    pub names: Names,
     /// The files are one level below, in folders of this beginning and end.
     pub nested: Option<(&'static str, &'static str)>,
+}
+
+/// The names of files.
+#[derive(Debug, Clone, Copy)]
+pub enum Names {
+    /// All that hold this.
+    With(&'static str),
+    Just(&'static str),
+}
+
+impl Names {
+    pub fn hold(self, name: &str) -> bool {
+        match self {
+            Names::With(mark) => name.contains(mark),
+            Names::Just(one) => name == one,
+        }
+    }
 }
 
 /// Files that are bound into machines.
@@ -131,21 +148,29 @@ const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
 pub const PLACES: [Place; 15] = [
-    Place { dir: NETWORK_DIR, mark: "-nsctl-", nested: None },
-    Place { dir: NETWORK_DIR, mark: "-nsctl.conf", nested: Some(("", ".network.d")) },
-    Place { dir: "/etc/systemd/nspawn", mark: ".nspawn", nested: None },
-    Place { dir: "/etc/sysctl.d", mark: "-nsctl.conf", nested: None },
-    Place { dir: "/var/lib/nsctl", mark: "firewall.nft", nested: None },
-    Place { dir: names::RESOLVED_DIR, mark: "-nsctl.conf", nested: None },
-    Place { dir: expose::EXPOSE_DIR, mark: expose::MARK, nested: Some(("", ".d")) },
-    Place { dir: DROPIN_DIR, mark: expose::MARK, nested: None },
-    Place { dir: FIREWALL_DIR, mark: ".nft", nested: None },
-    Place { dir: DROPIN_DIR, mark: FIREWALL_UNIT, nested: None },
-    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("nftables.service", ".d")) },
-    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("modprobe@", ".service.d")) },
-    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-importd.service", ".d")) },
-    Place { dir: GUEST_DIR, mark: ".network", nested: None },
-    Place { dir: DROPIN_DIR, mark: "-nsctl.conf", nested: Some(("systemd-nspawn@", ".service.d")) },
+    Place { dir: NETWORK_DIR, names: Names::With("-nsctl-"), nested: None },
+    Place { dir: NETWORK_DIR, names: Names::Just("05-nsctl.conf"), nested: Some(("", ".network.d")) },
+    Place { dir: "/etc/systemd/nspawn", names: Names::With(".nspawn"), nested: None },
+    Place { dir: "/etc/sysctl.d", names: Names::With("-nsctl.conf"), nested: None },
+    Place { dir: "/var/lib/nsctl", names: Names::With("firewall.nft"), nested: None },
+    Place { dir: names::RESOLVED_DIR, names: Names::With("-nsctl.conf"), nested: None },
+    Place { dir: expose::EXPOSE_DIR, names: Names::With(expose::MARK), nested: Some(("", ".d")) },
+    Place { dir: DROPIN_DIR, names: Names::With(expose::MARK), nested: None },
+    Place { dir: FIREWALL_DIR, names: Names::With(".nft"), nested: None },
+    Place { dir: DROPIN_DIR, names: Names::With(FIREWALL_UNIT), nested: None },
+    Place { dir: DROPIN_DIR, names: Names::Just("50-nsctl.conf"), nested: Some(("nftables.service", ".d")) },
+    Place { dir: DROPIN_DIR, names: Names::Just("50-nsctl.conf"), nested: Some(("modprobe@", ".service.d")) },
+    Place {
+        dir: DROPIN_DIR,
+        names: Names::Just("50-nsctl.conf"),
+        nested: Some(("systemd-importd.service", ".d")),
+    },
+    Place { dir: GUEST_DIR, names: Names::With(".network"), nested: None },
+    Place {
+        dir: DROPIN_DIR,
+        names: Names::Just("50-nsctl.conf"),
+        nested: Some(("systemd-nspawn@", ".service.d")),
+    },
 ];
 
 impl Place {
@@ -160,7 +185,7 @@ impl Place {
                     && name(dir).is_some_and(|folder| folder.starts_with(begin) && folder.ends_with(end))
             }
         };
-        folder_fits && name(path).is_some_and(|file| file.contains(self.mark))
+        folder_fits && name(path).is_some_and(|file| self.names.hold(&file))
     }
 }
 
