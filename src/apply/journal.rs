@@ -71,8 +71,8 @@ fn yes() -> bool {
     true
 }
 
-/// A start or stop alone is carried out by systemd to its end, whatever becomes of us:
-/// to undo it later would not be what was asked for.
+/// A start or stop alone is carried out by systemd, whatever becomes of us: to undo it later
+/// would not be what was asked for.
 fn ends_by_itself(steps: &[Step]) -> bool {
     matches!(steps, [Step::Start { .. } | Step::Stop { .. }])
 }

@@ -13,7 +13,7 @@ use crate::sys::{Bus, BusError, Net, NetError, kernel, net};
 /// The machines that are waited for, by their links on this host.
 type Early<'a> = BTreeMap<String, (&'a MachineName, Ipv6Addr)>;
 
-/// Queues all start jobs at once and waits for their ends; meanwhile, each machine
+/// Queues the start jobs and waits for their ends; meanwhile, each machine
 /// is plugged in as soon as its veth is there. What fails of that comes a little later
 /// from the guest itself.
 pub async fn start(

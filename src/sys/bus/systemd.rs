@@ -1,11 +1,12 @@
 //! systemd's manager: units, and the jobs that start and stop them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use zbus_systemd::systemd1::UnitProxy;
-use zbus_systemd::zbus::proxy::CacheProperties;
+use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
 use super::{Bus, BusError, SYSTEMD, sort};
 use crate::name::MachineName;
@@ -27,6 +28,46 @@ impl Verb {
             Verb::TryRestart => "restart",
         }
     }
+}
+
+/// How many machines begin to start before the first has: all of a thousand at once would
+/// take each other the time, and systemd gives a start up after 90 s (systemd-system.conf(5)).
+const STARTS: usize = 64;
+
+/// The jobs of one command.
+struct Jobs {
+    verb: Verb,
+    under_way: HashSet<OwnedObjectPath>,
+    /// Jobs that ended, of others too: one may be over before we hear which it is.
+    over: HashMap<OwnedObjectPath, (String, String)>,
+    faults: Vec<BusError>,
+}
+
+impl Jobs {
+    fn queued(&mut self, job: OwnedObjectPath) {
+        match self.over.remove(&job) {
+            Some((unit, result)) => self.conclude(unit, result),
+            None => _ = self.under_way.insert(job),
+        }
+    }
+
+    fn ended(&mut self, job: OwnedObjectPath, unit: String, result: String) {
+        if self.under_way.remove(&job) {
+            self.conclude(unit, result);
+        } else {
+            self.over.insert(job, (unit, result));
+        }
+    }
+
+    fn conclude(&mut self, unit: String, result: String) {
+        if result != "done" {
+            self.faults.push(BusError::Job { unit, verb: self.verb.word(), result });
+        }
+    }
+}
+
+fn doing(verb: Verb) -> impl FnOnce(zbus::Error) -> BusError {
+    sort(SYSTEMD, format!("systemd does not {} a unit", verb.word()))
 }
 
 impl Bus {
@@ -103,42 +144,52 @@ impl Bus {
         Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
     }
 
-    /// Starts or stops units: all jobs are queued at once, and their ends awaited.
+    /// Starts or stops units: jobs are queued at once, starts so many at a time, and their
+    /// ends awaited.
     ///
     /// # Errors
     /// The first unit whose job did not end well, after all have ended.
     pub async fn run(&self, verb: Verb, units: &[String]) -> Result<(), BusError> {
-        let doing = || sort(SYSTEMD, format!("systemd does not {} a unit", verb.word()));
         // Once a connection: a second time is refused, and does not matter.
         let _ = self.systemd.subscribe().await;
-        let mut ended = self.systemd.receive_job_removed().await.map_err(doing())?;
-        let queue = units.iter().map(async |unit| {
-            let job = match verb {
-                Verb::Start => self.systemd.start_unit(unit.clone(), "replace".into()).await,
-                Verb::Stop => self.systemd.stop_unit(unit.clone(), "replace".into()).await,
-                Verb::TryRestart => self.systemd.try_restart_unit(unit.clone(), "replace".into()).await,
-            };
-            job.map_err(doing())
-        });
-        let mut jobs = HashSet::new();
-        let mut faults = Vec::new();
-        for queued in join_all(queue).await {
-            match queued {
-                Ok(job) => _ = jobs.insert(job),
-                // To stop what was never loaded is done already.
-                Err(fault) if verb != Verb::Start && fault.is_missing() => {}
-                Err(fault) => faults.push(fault),
+        let mut ended = self.systemd.receive_job_removed().await.map_err(doing(verb))?;
+        let mut todo = units.iter();
+        let mut asked = FuturesUnordered::new();
+        let mut jobs = Jobs { verb, under_way: HashSet::new(), over: HashMap::new(), faults: Vec::new() };
+        let at_once = if verb == Verb::Start { STARTS } else { usize::MAX };
+        loop {
+            let free = at_once - asked.len() - jobs.under_way.len();
+            asked.extend(todo.by_ref().take(free).map(|unit| self.queue(verb, unit)));
+            if asked.is_empty() && jobs.under_way.is_empty() {
+                return jobs.faults.into_iter().next().map_or(Ok(()), Err);
+            }
+            tokio::select! {
+                Some(job) = asked.next() => match job {
+                    Ok(job) => job.into_iter().for_each(|job| jobs.queued(job)),
+                    Err(fault) => jobs.faults.push(fault),
+                },
+                signal = ended.next() => {
+                    let signal = signal.ok_or(BusError::Nonsense(SYSTEMD))?;
+                    if let Ok(end) = signal.args() {
+                        jobs.ended(end.job.clone(), end.unit.clone(), end.result.clone());
+                    }
+                }
             }
         }
-        while !jobs.is_empty() {
-            let Some(signal) = ended.next().await else { return Err(BusError::Nonsense(SYSTEMD)) };
-            let Ok(args) = signal.args() else { continue };
-            if jobs.remove(&args.job) && args.result != "done" {
-                let (unit, result) = (args.unit.clone(), args.result.clone());
-                faults.push(BusError::Job { unit, verb: verb.word(), result });
-            }
+    }
+
+    /// Queues the job; none where there is nothing to do: to stop what was never loaded.
+    async fn queue(&self, verb: Verb, unit: &str) -> Result<Option<OwnedObjectPath>, BusError> {
+        let (unit, mode) = (unit.to_owned(), "replace".to_owned());
+        let job = match verb {
+            Verb::Start => self.systemd.start_unit(unit, mode).await,
+            Verb::Stop => self.systemd.stop_unit(unit, mode).await,
+            Verb::TryRestart => self.systemd.try_restart_unit(unit, mode).await,
+        };
+        match job.map_err(doing(verb)) {
+            Err(fault) if verb != Verb::Start && fault.is_missing() => Ok(None),
+            job => job.map(Some),
         }
-        faults.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// The processes of a unit; none where it does not run.
