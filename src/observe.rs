@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use futures_util::future::join_all;
-
 use crate::emit::names::HOSTS_FILE;
 use crate::emit::{FIREWALL_FILE, Names, PLACES, Place, WANTS_DIR};
 use crate::name::MachineName;
 use crate::observed::{
-    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, Nftables, Observed, Running, accept_ra,
+    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
+    accept_ra,
 };
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together};
 
 /// What stands between us and the host.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +62,7 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
     (observed.links, observed.default_routes) = net?;
     observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));
-    let switches = switches.chain([FORWARDING.to_owned(), INOTIFY_INSTANCES.to_owned()]);
+    let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
     Ok(())
@@ -200,5 +199,5 @@ pub async fn addresses(machines: &BTreeMap<String, Running>) -> BTreeMap<String,
         };
         (name.clone(), addresses)
     });
-    join_all(asked).await.into_iter().collect()
+    together(asked).await.into_iter().collect()
 }

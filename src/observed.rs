@@ -194,6 +194,8 @@ pub const BRIDGE_NETFILTER: [(&str, &str); 2] =
 
 /// The switch for how many inotify(7) instances a user may have, its machines' included.
 pub const INOTIFY_INSTANCES: &str = "fs/inotify/max_user_instances";
+/// How many IPv6 neighbours the kernel remembers, of all its network namespaces together.
+pub const NEIGHBOURS: &str = "net/ipv6/neigh/default/gc_thresh3";
 
 /// The switch for what an interface does with router advertisements; slashes,
 /// as the name may hold dots.

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-
 use super::error::DeedError;
 use super::sight;
 use super::start::start;
@@ -17,7 +15,7 @@ use crate::plan::Step;
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::disk::Change;
-use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft};
+use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft, together};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -35,7 +33,7 @@ pub async fn perform(
     if stage.iter().all(Step::is_write) {
         return write(world, stage).map(|()| Vec::new()).map_err(|error| (0, error.into()));
     }
-    let done = join_all(stage.iter().map(|step| one(world, step, started))).await;
+    let done = together(stage.iter().map(|step| one(world, step, started))).await;
     let done: Result<Vec<_>, _> =
         done.into_iter().enumerate().map(|(at, done)| done.map_err(|error| (at, error))).collect();
     Ok(done?.into_iter().flatten().collect())

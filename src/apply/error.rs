@@ -58,6 +58,8 @@ pub enum DeedError {
     Touched(PathBuf),
     #[error(transparent)]
     Journal(#[from] super::JournalError),
+    #[error("the kernel has no room for another IPv6 neighbour")]
+    Crowded,
     #[error("interrupted")]
     Interrupted,
     #[error("that needs a running host, not a folder of files")]
@@ -77,6 +79,7 @@ impl DeedError {
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
                  without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
             )),
+            DeedError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
             DeedError::NotDelegated => Some(
                 "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),
             ),

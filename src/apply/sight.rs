@@ -1,5 +1,6 @@
 //! Sees that a machine is where it should be.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ pub async fn answer(
     while begin.elapsed() < ANSWER_TIME {
         let found = net.wait(Duration::from_secs(1), async |net| own_address(net, planned).await).await?;
         if let Some(address) = found
-            && ping::answers(address, Duration::from_secs(2)).await?
+            && ping::answers(address, Duration::from_secs(2)).await.map_err(crowded)?
         {
             let after = started.map(|started| started.elapsed());
             return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
@@ -39,6 +40,13 @@ pub async fn answer(
     let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
     let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
     Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
+}
+
+fn crowded(error: std::io::Error) -> DeedError {
+    match error.kind() {
+        ErrorKind::InvalidInput => DeedError::Crowded,
+        _ => error.into(),
+    }
 }
 
 /// The machine's address in its /64: the planned one, or else the first. Of a

@@ -151,7 +151,7 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
             large_ones_vanish,
         })
     });
-    let all = futures_util::future::join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let all = sys::together(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     if args.json {
         text::json(&all)?;
     } else {

@@ -100,10 +100,7 @@ async fn verify(
     checks: &[Step],
     started: Instant,
 ) -> Result<(), Fault> {
-    let seen = futures_util::future::join_all(
-        checks.iter().map(|step| apply::verify(session.world(), step, started)),
-    )
-    .await;
+    let seen = sys::together(checks.iter().map(|step| apply::verify(session.world(), step, started))).await;
     let mut fault = None;
     for sighting in seen {
         match sighting {

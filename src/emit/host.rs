@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::ini::Ini;
 use super::{DROPIN_DIR, NETWORK_DIR, network_path};
 use crate::name::IfName;
-use crate::observed::{FORWARDING, INOTIFY_INSTANCES, accept_ra};
+use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra};
 use crate::pool::Pool;
 use crate::spec::{AcceptRa, HostSpec, Tunnel, Uplink};
 
@@ -64,6 +64,9 @@ fn importd() -> String {
 /// - A machine with systemd takes about ten inotify instances. The kernel's 128
 ///   for root and all its machines are used up by the fourteenth: its networkd
 ///   then ends with "Too many open files".
+/// - A routed machine and its host know each other by three or four addresses: with the
+///   kernel's 1024, packets to some get lost from about three hundred machines on. A host
+///   that is a container itself has no such switch.
 /// - The kernel forwards by `all.forwarding` alone, and drops the uplink's
 ///   router advertisements then, unless it was told before to keep them.
 pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
@@ -75,13 +78,16 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
         switches.push((accept_ra(interface.as_str()), 2));
     }
     if host.pool.is_some() {
+        switches.push((NEIGHBOURS.to_owned(), 8192));
         switches.push((FORWARDING.to_owned(), 1));
     }
     switches
 }
 
 fn sysctl(host: &HostSpec) -> String {
-    switches(host).iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    let may_be_missing = |key: &str| if key == NEIGHBOURS { "-" } else { "" };
+    let lines = switches(host).into_iter();
+    lines.map(|(key, value)| format!("{}{key} = {value}\n", may_be_missing(&key))).collect()
 }
 
 /// Without the unreachable route (RFC 7084 L-14), a packet for a subnet that

@@ -29,6 +29,16 @@ pub use nft::NftError;
 
 use std::time::Instant;
 
+use futures_util::{StreamExt, stream};
+
+/// How many things are asked at a time: each takes sockets, of which a process has a thousand.
+const AT_ONCE: usize = 64;
+
+/// Asks many at once, though not all of a thousand; answers come in order.
+pub async fn together<F: Future>(asked: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
 /// The clock that never goes back.
 pub fn now() -> Instant {
     Instant::now()

@@ -19,7 +19,8 @@ const NO_WAY_YET: Duration = Duration::from_millis(5);
 /// Sends echo requests until the first answer; `false` when none came in time.
 ///
 /// # Errors
-/// When we may not open a raw socket.
+/// When we may not open a raw socket; EINVAL when the kernel has no room for another
+/// neighbour (ip6_output.c).
 pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
     let socket = raw_socket()?;
     let to = SocketAddrV6::new(address, 0, 0, 0);
@@ -29,8 +30,13 @@ pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
         let s = sequence.to_be_bytes();
         // The kernel fills in the checksum of ICMPv6 (RFC 3542 3.1).
         let request = [ECHO_REQUEST, 0, 0, 0, id[0], id[1], s[0], s[1]];
+        let mut fault = None;
         let patience = match socket.send_to(&request, to).await {
             Ok(_) => PATIENCE,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                fault = Some(error);
+                PATIENCE
+            }
             Err(error) => later(error).map(|()| NO_WAY_YET)?,
         };
         let wait = (Instant::now() + patience).min(end);
@@ -38,7 +44,7 @@ pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
             return Ok(true);
         }
         if Instant::now() >= end {
-            break;
+            return fault.map_or(Ok(false), Err);
         }
     }
     Ok(false)

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use futures_util::future::join_all;
 use zbus_systemd::machine1;
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
@@ -13,6 +12,7 @@ use crate::name::MachineName;
 use crate::observed::Running;
 use crate::sys::processes::uid_shift;
 use crate::sys::pty::Pty;
+use crate::sys::together;
 
 /// One of machined's images.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ impl Bus {
             // A machine may end while we ask; then it is none.
             Some((name, self.machine(path).await.ok()?))
         });
-        Ok(join_all(asked).await.into_iter().flatten().collect())
+        Ok(together(asked).await.into_iter().flatten().collect())
     }
 
     async fn proxy(&self, path: OwnedObjectPath) -> zbus::Result<machine1::MachineProxy<'static>> {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use zbus_systemd::systemd1::UnitProxy;
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
@@ -11,6 +10,7 @@ use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 use super::{Bus, BusError, SYSTEMD, sort};
 use crate::name::MachineName;
 use crate::observed::Service;
+use crate::sys::together;
 
 /// What to do with units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Bus {
     /// # Errors
     /// When it refuses.
     pub async fn reload_systemd(&self, units: &BTreeSet<String>) -> Result<(), BusError> {
-        let stale = join_all(units.iter().map(|unit| self.is_stale(unit))).await;
+        let stale = together(units.iter().map(|unit| self.is_stale(unit))).await;
         if stale.is_empty() || stale.contains(&true) {
             self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))?;
         }
