@@ -24,7 +24,7 @@ const DEAF_TIME: Duration = Duration::from_secs(2);
 /// start, if they were.
 ///
 /// # Errors
-/// Which of them failed, and why; of several checks, the first.
+/// Which of them failed, and why: of several the first, unless one says that it left nothing.
 pub async fn perform(
     world: World<'_>,
     stage: &[Step],
@@ -34,12 +34,23 @@ pub async fn perform(
         return write(world, stage).map(|()| Vec::new()).map_err(|error| (0, error.into()));
     }
     let done = together(stage.iter().map(|step| one(world, step, started))).await;
-    let done: Result<Vec<_>, _> =
-        done.into_iter().enumerate().map(|(at, done)| done.map_err(|error| (at, error))).collect();
-    Ok(done?.into_iter().flatten().collect())
+    let (mut seen, mut faults) = (Vec::new(), Vec::new());
+    for (at, done) in done.into_iter().enumerate() {
+        match done {
+            Ok(sighting) => seen.extend(sighting),
+            Err(error) => faults.push((at, error)),
+        }
+    }
+    faults.sort_by_key(|(at, error)| (!error.left_nothing(), *at));
+    faults.into_iter().next().map_or(Ok(seen), Err)
 }
 
-async fn one(world: World<'_>, step: &Step, started: Option<Instant>) -> Result<Option<Sighting>, DeedError> {
+/// Does one step.
+pub async fn one(
+    world: World<'_>,
+    step: &Step,
+    started: Option<Instant>,
+) -> Result<Option<Sighting>, DeedError> {
     match step {
         Step::Enable { machines } => enable(world.disk, machines, true)?,
         Step::Disable { machines } => enable(world.disk, machines, false)?,
@@ -133,8 +144,11 @@ pub async fn take_back<'a>(world: World<'_>, stage: &'a [Step]) -> Vec<(&'a Step
 fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
     let Step::Write { path, old, new } = step else { return Ok(false) };
     let current = world.disk.read(path)?;
-    // A power cut leaves new files empty.
-    let torn = current.as_deref() == Some("");
+    // A power cut leaves the beginning of a new file, or no more than its length.
+    let begun = |text: &str| {
+        text.trim_matches('\0').is_empty() || old.as_ref().is_some_and(|old| old.starts_with(text))
+    };
+    let torn = current.as_deref().is_some_and(begun) && world.disk.is_file(path);
     // machined copies and removes .nspawn files along with trees.
     let machined = path.extension().is_some_and(|end| end == "nspawn");
     if current != *new && current != *old && !machined && !torn {
@@ -198,7 +212,7 @@ fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskErr
         let gone = links.iter().map(|path| Change { path, text: None, like: path });
         return disk.change(&gone.collect::<Vec<_>>());
     }
-    let target = PathBuf::from("/etc/systemd/system/multi-user.target.wants/machines.target");
+    let target = PathBuf::from(emit::TARGET_LINK);
     let target = (!disk.exists(&target)).then_some((target, "/usr/lib/systemd/system/machines.target"));
     let machines = links.into_iter().map(|path| (path, "/usr/lib/systemd/system/systemd-nspawn@.service"));
     disk.link(&machines.chain(target).collect::<Vec<_>>())
@@ -217,7 +231,10 @@ async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
     loop {
         match tokio::time::timeout(DEAF_TIME, &mut stopping).await {
             Ok(done) => break done?,
-            Err(_) => bus.signal(machines, halt_signal()).await?,
+            Err(_) => tokio::select! {
+                done = &mut stopping => break done?,
+                sent = bus.signal(machines, halt_signal()) => sent?,
+            },
         }
     }
     bus.reset_failed(&units).await;

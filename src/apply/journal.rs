@@ -47,8 +47,8 @@ pub enum Fate {
 /// not begun does no harm, so not every step is noted: only those that make or
 /// start something, which must not be undone unless they were begun.
 ///
-/// As long as all would be undone, only the journal itself is synced step by step; what
-/// the steps changed is synced before the journal says, or its end does, that it stays.
+/// As long as all would be undone, only the journal itself, and what replaces a file, is synced
+/// step by step; new files are before the journal says, or its end does, that they stay.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
@@ -116,13 +116,13 @@ impl Journal {
     pub fn reach(&mut self, disk: &Disk, stage: Range<usize>) -> Result<(), JournalError> {
         let before = self.fate;
         let begin = stage.start;
-        if !self.advance(stage) {
-            return Ok(());
-        }
-        if self.fate != before {
+        // What starts with the host must not do so from half of its files.
+        let enables = self.steps[stage.clone()].iter().any(|step| matches!(step, Step::Enable { .. }));
+        let is_news = self.advance(stage);
+        if enables || self.fate != before {
             self.settle(disk, begin)?;
         }
-        self.save(disk)
+        if is_news { self.save(disk) } else { Ok(()) }
     }
 
     /// Goes on to steps; whether that must be known of them before they are begun.
@@ -146,12 +146,12 @@ impl Journal {
         Ok(disk.settle(&paths)?)
     }
 
-    /// Writes down that a step failed, and that all of it is being undone.
+    /// Writes down that a step failed, and that all before this one is being undone.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub fn fall_back(&mut self, disk: &Disk) -> Result<(), JournalError> {
-        self.fate = Fate::Undo;
+    pub fn fall_back(&mut self, disk: &Disk, begun: usize) -> Result<(), JournalError> {
+        (self.fate, self.reached) = (Fate::Undo, self.reached.min(begun));
         self.settled = 0;
         self.save(disk)
     }

@@ -11,7 +11,6 @@ mod trees;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
-use std::slice;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +22,7 @@ pub use journal::{JOURNAL_FILE, Journal, JournalError};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};
-use crate::sys::{Bus, Disk, DiskError, fault, now};
+use crate::sys::{Bus, Disk, DiskError, fault, now, together};
 
 /// The host, and somebody who hears what happens to it.
 #[derive(Clone, Copy)]
@@ -124,9 +123,10 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
             () = interrupt.came(), if !is_final => {
                 if let Some(step) = stage.iter().find(|step| step.makes_tree()) {
                     deeds::cancel(world, step).await;
-                    let _ = doing.await;
+                    Err(doing.await.err().filter(|(_, error)| error.left_nothing()))
+                } else {
+                    Err(None)
                 }
-                Err(None)
             }
         };
         match done {
@@ -143,16 +143,18 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
     Ok(sightings)
 }
 
-/// Sees that a machine is where it should be, outside any plan.
+/// Sees whether each machine is where it should be, outside any plan.
 ///
 /// # Errors
-/// When it is not.
-pub async fn verify(world: World<'_>, check: &Step, started: Instant) -> Result<Option<Sighting>, DeedError> {
+/// When the user does not want to wait for that.
+pub async fn verify(
+    world: World<'_>,
+    checks: &[Step],
+    started: Instant,
+) -> Result<Vec<Result<Option<Sighting>, DeedError>>, DeedError> {
     let mut interrupt = Interrupt::new();
     tokio::select! {
-        done = deeds::perform(world, slice::from_ref(check), Some(started)) => {
-            done.map(|seen| seen.into_iter().next()).map_err(|(_, error)| error)
-        }
+        seen = together(checks.iter().map(|check| deeds::one(world, check, Some(started)))) => Ok(seen),
         () = interrupt.came() => Err(DeedError::Interrupted),
     }
 }
@@ -168,7 +170,7 @@ async fn fall_back(
     let untouched = fault.as_ref().is_some_and(|(_, error)| error.left_nothing());
     let begun = if untouched { stage.start } else { stage.end };
     // Where even this cannot be written, the undoing may still work.
-    let _ = journal.fall_back(world.disk);
+    let _ = journal.fall_back(world.disk, begun);
     let mut left = revert(world, &journal.steps[..begun]).await;
     if left.is_empty()
         && let Err(error) = journal.end(world.disk)

@@ -25,28 +25,29 @@ pub async fn answer(
     let begin = now();
     let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
+    let mut crowded = false;
     while begin.elapsed() < ANSWER_TIME {
         let found = net.wait(Duration::from_secs(1), async |net| own_address(net, planned).await).await?;
-        if let Some(address) = found
-            && ping::answers(address, Duration::from_secs(2)).await.map_err(crowded)?
-        {
-            let after = started.map(|started| started.elapsed());
-            return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
+        if let Some(address) = found {
+            match ping::answers(address, Duration::from_secs(2)).await {
+                Ok(true) => {
+                    let after = started.map(|started| started.elapsed());
+                    return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
+                }
+                Err(error) if error.kind() != ErrorKind::InvalidInput => return Err(error.into()),
+                answer => crowded = answer.is_err(),
+            }
         }
         if bus.leader(machine).await? != Some(leader) {
             return Err(DeedError::Ended(machine.clone()));
         }
     }
+    if crowded {
+        return Err(DeedError::Crowded);
+    }
     let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
     let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
     Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
-}
-
-fn crowded(error: std::io::Error) -> DeedError {
-    match error.kind() {
-        ErrorKind::InvalidInput => DeedError::Crowded,
-        _ => error.into(),
-    }
 }
 
 /// The machine's address in its /64: the planned one, or else the first. Of a

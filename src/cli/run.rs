@@ -100,7 +100,7 @@ async fn verify(
     checks: &[Step],
     started: Instant,
 ) -> Result<(), Fault> {
-    let seen = sys::together(checks.iter().map(|step| apply::verify(session.world(), step, started))).await;
+    let seen = apply::verify(session.world(), checks, started).await?;
     let mut fault = None;
     for sighting in seen {
         match sighting {

@@ -151,12 +151,10 @@ fn chain(name: &MachineName) -> String {
 }
 
 /// What must hold before a machine starts: its part of the table is loaded. Where
-/// somebody flushed all rules it is loaded again.
+/// somebody flushed all rules it is loaded again; a machine whose part is missing does not start.
 pub fn guard(name: &MachineName) -> String {
-    format!(
-        "/bin/sh -c 'nft list chain inet nsctl {} > /dev/null 2>&1 || exec nft -f {FIREWALL_FILE}'",
-        chain(name)
-    )
+    let list = format!("nft list chain inet nsctl {} > /dev/null", chain(name));
+    format!("/bin/sh -c '{list} 2>&1 || {{ nft -f {FIREWALL_FILE} && {list}; }}'")
 }
 
 /// Where a machine's part of the table is.

@@ -50,6 +50,9 @@ pub fn nspawn_file(name: &MachineName) -> PathBuf {
 /// Where systemd keeps the links of machines that start with the host.
 pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
 
+/// What makes all of them start.
+pub const TARGET_LINK: &str = "/etc/systemd/system/multi-user.target.wants/machines.target";
+
 /// That of one machine.
 pub fn wants_link(name: &MachineName) -> PathBuf {
     PathBuf::from(format!("{WANTS_DIR}/{}", name.unit()))

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
 pub use host::{switches, tunnel_of};
 use machine::MachineFiles;
-pub use machine::{GATEWAY, MOUNT_BURST, WANTS_DIR, guest_file, nspawn_file, wants_link};
+pub use machine::{GATEWAY, MOUNT_BURST, TARGET_LINK, WANTS_DIR, guest_file, nspawn_file, wants_link};
 pub use origin::Origin;
 
 use crate::name::{IfName, MachineName};

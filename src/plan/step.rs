@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Stale;
-use crate::emit::{expose::Unit, wants_link};
+use crate::emit::{TARGET_LINK, expose::Unit, wants_link};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::Sharing;
@@ -198,7 +198,7 @@ impl Step {
         match self {
             Step::Write { path, .. } => vec![path.clone()],
             Step::Enable { machines } | Step::Disable { machines } => {
-                machines.iter().map(wants_link).collect()
+                machines.iter().map(wants_link).chain([PathBuf::from(TARGET_LINK)]).collect()
             }
             _ => Vec::new(),
         }

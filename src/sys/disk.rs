@@ -143,7 +143,8 @@ impl Disk {
         let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
         let pairs = changes.iter().zip(&drafts);
         let replacing = pairs.filter(|(change, _)| self.exists(change.path));
-        sync(&replacing.filter_map(|(_, draft)| draft.as_deref()).collect::<Vec<_>>())?;
+        let synced = sync(&replacing.filter_map(|(_, draft)| draft.as_deref()).collect::<Vec<_>>());
+        synced.inspect_err(|_| self.clear_drop_ins(changes))?;
         for (change, draft) in changes.iter().zip(drafts) {
             match draft {
                 Some(draft) => self.put(change.path, draft)?,
@@ -362,6 +363,11 @@ impl Disk {
             Some(kind) if kind == XFS || kind == BCACHEFS => Sharing::Reflink,
             _ => Sharing::Copy,
         }
+    }
+
+    /// Whether a file itself is there: no link to one.
+    pub fn is_file(&self, path: &Path) -> bool {
+        self.at(path).is_ok_and(|place| place.symlink_metadata().is_ok_and(|meta| meta.is_file()))
     }
 
     /// Whether a folder or file is there.

@@ -34,9 +34,12 @@ use futures_util::{StreamExt, stream};
 /// How many things are asked at a time: each takes sockets, of which a process has a thousand.
 const AT_ONCE: usize = 64;
 
-/// Asks many at once, though not all of a thousand; answers come in order.
+/// Asks many at once, though not all of a thousand; gives the answers in order.
 pub async fn together<F: Future>(asked: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    stream::iter(asked).buffered(AT_ONCE).collect().await
+    let numbered = asked.into_iter().enumerate().map(async |(at, one)| (at, one.await));
+    let mut answers: Vec<_> = stream::iter(numbered).buffer_unordered(AT_ONCE).collect().await;
+    answers.sort_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// The clock that never goes back.

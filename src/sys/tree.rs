@@ -176,6 +176,14 @@ impl Tree {
         }
     }
 
+    /// Makes sure that all changes are on the disk (syncfs(2)).
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn settle(&self) -> std::io::Result<()> {
+        Ok(nix::unistd::syncfs(&self.root)?)
+    }
+
     /// Replaces a file; one that is there keeps its owner and permissions.
     fn write(&self, path: &str, text: &str, mode: u32) -> std::io::Result<()> {
         let (folder, name) = self.folder_of(path)?;

@@ -183,16 +183,8 @@ pub fn part(lab: &Lab, line: &str, machine: &str) -> Result<f64> {
     let before = used(lab)?;
     let entering = cost(lab, ":")?.cpu;
     let mine = cost(lab, line)?.cpu - entering;
-    booted(lab, machine)?;
+    lab.booted(machine)?;
     Ok(100.0 * mine / (used(lab)? - before + mine))
-}
-
-/// Waits until a guest has booted. It has no bus at first, and says nothing.
-pub fn booted(lab: &Lab, machine: &str) -> Result<()> {
-    lab.sh(&format!(
-        "until systemctl --machine {machine} is-system-running 2> /dev/null | grep -qE 'running|degraded'; do sleep 0.5; done"
-    ))
-    .map(drop)
 }
 
 /// Milliseconds of processor time that all of the host has taken.

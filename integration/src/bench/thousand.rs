@@ -30,7 +30,7 @@ impl Neighbours {
 
     fn raise() -> Result<Neighbours> {
         let before = fs::read_to_string(Neighbours::SWITCH)?;
-        fs::write(Neighbours::SWITCH, "8192")?;
+        fs::write(Neighbours::SWITCH, before.trim().parse::<u32>()?.max(8192).to_string())?;
         Ok(Neighbours { before })
     }
 }

@@ -98,6 +98,7 @@ fn false_senders(lab: &Lab) -> Result<()> {
 
 /// A false sender reaches neither an open nor a closed port of another machine.
 fn false_senders_to_ports(lab: &Lab) -> Result<()> {
+    lab.booted("web")?;
     lab.inside("web", "nft 'table ip6 watch {
         chain c {
             type filter hook prerouting priority -300

@@ -11,6 +11,7 @@ use crate::must;
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13 --open udp/5000")?;
+    lab.booted("web")?;
     // Counts what arrives in the machine, by port. No answer: the sender's socket would fail.
     lab.inside(
         "web",

@@ -319,6 +319,16 @@ impl Lab {
         capture(&mut self.within(machine, &["bash", "-euc", lines])?)
     }
 
+    /// Waits until a guest has booted: nsctl does not, and a guest's own start of
+    /// nftables.service, say, takes away what was loaded before.
+    pub fn booted(&self, machine: &str) -> Result<()> {
+        // It has no bus at first, and says nothing. To ask is work for it: not too often.
+        self.sh(&format!(
+            "until systemctl --machine {machine} is-system-running 2> /dev/null | grep -qE 'running|degraded'; do sleep 0.5; done"
+        ))
+        .map(drop)
+    }
+
     /// `list --json`, parsed.
     pub fn list(&self) -> Result<serde_json::Value> {
         let text = self.nsctl_ok("list --json")?;

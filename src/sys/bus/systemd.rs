@@ -32,7 +32,7 @@ impl Verb {
 
 /// How many machines begin to start before the first has: all of a thousand at once would
 /// take each other the time, and systemd gives a start up after 90 s (systemd-system.conf(5)).
-const STARTS: usize = 64;
+const AT_ONCE: usize = 64;
 
 /// The jobs of one command.
 struct Jobs {
@@ -144,11 +144,10 @@ impl Bus {
         Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
     }
 
-    /// Starts or stops units: jobs are queued at once, starts so many at a time, and their
-    /// ends awaited.
+    /// Starts or stops units, so many at a time, and awaits the ends of the jobs.
     ///
     /// # Errors
-    /// The first unit whose job did not end well, after all have ended.
+    /// The first unit whose job did not end well, after all that were queued have ended.
     pub async fn run(&self, verb: Verb, units: &[String]) -> Result<(), BusError> {
         // Once a connection: a second time is refused, and does not matter.
         let _ = self.systemd.subscribe().await;
@@ -156,9 +155,10 @@ impl Bus {
         let mut todo = units.iter();
         let mut asked = FuturesUnordered::new();
         let mut jobs = Jobs { verb, under_way: HashSet::new(), over: HashMap::new(), faults: Vec::new() };
-        let at_once = if verb == Verb::Start { STARTS } else { usize::MAX };
         loop {
-            let free = at_once - asked.len() - jobs.under_way.len();
+            // Stops take no time of each other's; but systemd's answers are read in time.
+            let busy = asked.len() + if verb == Verb::Start { jobs.under_way.len() } else { 0 };
+            let free = if jobs.faults.is_empty() { AT_ONCE - busy } else { 0 };
             asked.extend(todo.by_ref().take(free).map(|unit| self.queue(verb, unit)));
             if asked.is_empty() && jobs.under_way.is_empty() {
                 return jobs.faults.into_iter().next().map_or(Ok(()), Err);
