@@ -197,5 +197,11 @@ fn flushed(lab: &Lab) -> Result<()> {
     lab.sh("nsctl stop db; nft flush ruleset; systemctl start systemd-nspawn@db")?;
     until(Duration::from_secs(30), "the host reaches the machine", || hello(lab, "host", DB))?;
     must!(!hello(lab, "router", DB)?, "systemd starts a machine without its firewall");
+    // A file that is lost: it does not start at all.
+    lab.sh(
+        "nsctl stop db; nft flush ruleset; mv /var/lib/nsctl/firewall/db.nft /root/
+         ! systemctl start systemd-nspawn@db 2> /dev/null; nsctl apply --yes > /dev/null; nsctl start db",
+    )?;
+    must!(!hello(lab, "router", DB)?, "apply does not bring back a file that is lost");
     Ok(())
 }
