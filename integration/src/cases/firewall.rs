@@ -200,7 +200,7 @@ fn flushed(lab: &Lab) -> Result<()> {
     // A file that is lost: it does not start at all.
     lab.sh(
         "nsctl stop db; nft flush ruleset; mv /var/lib/nsctl/firewall/db.nft /root/
-         ! systemctl start systemd-nspawn@db 2> /dev/null; nsctl apply --yes > /dev/null; nsctl start db",
+         ! systemctl start systemd-nspawn@db 2> /dev/null || exit 1; nsctl apply --yes > /dev/null; nsctl start db",
     )?;
     must!(!hello(lab, "router", DB)?, "apply does not bring back a file that is lost");
     Ok(())

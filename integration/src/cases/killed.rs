@@ -47,11 +47,11 @@ fn at_any_instant(lab: &Lab) -> Result<()> {
         lab.sh(
             "timeout -s KILL 0.$(shuf -i 10-99 -n1) nsctl create victim --routed --image debian-13 > /dev/null 2>&1 || true
              nsctl bridge create vbr0 --uplink enp6s0 > /dev/null
-             ! test -e /var/lib/nsctl/journal.json; test -z \"$(find /etc /var/lib/nsctl -name '.nsctl*')\"
+             ! test -e /var/lib/nsctl/journal.json || exit 1; test -z \"$(find /etc /var/lib/nsctl -name '.nsctl*')\"
              if test -e /etc/nsctl/machines.d/victim.toml; then
                  test \"$(nsctl plan)\" = 'nothing to do'; nsctl remove victim > /dev/null
              fi
-             ! test -e /var/lib/machines/victim; ! test -e /etc/systemd/nspawn/victim.nspawn",
+             ! test -e /var/lib/machines/victim || exit 1; ! test -e /etc/systemd/nspawn/victim.nspawn",
         )?;
     }
     Ok(())

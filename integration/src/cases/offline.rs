@@ -14,7 +14,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          test -L etc/systemd/system/machines.target.wants/systemd-nspawn@web.service
          nsctl --root /tmp/r apply --yes
          nsctl --root /tmp/r remove web
-         ! test -e etc/systemd/system/machines.target.wants/systemd-nspawn@web.service
+         ! test -e etc/systemd/system/machines.target.wants/systemd-nspawn@web.service || exit 1
          ! test -e var/lib/nsctl/journal.json",
     )?;
     // A lease is not freed while the files of its machine are there.

@@ -33,7 +33,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // A tree that somebody else made under the name of one that was never begun stays.
     lab.sh("NSCTL_KILL_AT=8 nsctl-faults create slow --routed --image debian-13 > /dev/null 2>&1 || true
-            test -e /var/lib/nsctl/journal.json; ! test -e /var/lib/machines/slow; machinectl clone debian-13 slow")?;
+            test -e /var/lib/nsctl/journal.json; ! test -e /var/lib/machines/slow || exit 1; machinectl clone debian-13 slow")?;
     let done = lab.nsctl("restart other")?;
     must!(done.stderr.contains("was cut short"), "{}", done.all());
     lab.sh("test -e /var/lib/machines/slow/etc/os-release; machinectl remove slow")?;
