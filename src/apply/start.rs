@@ -65,12 +65,18 @@ async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Re
     let processes = bus.processes(&name.unit()).await;
     let inside = net::secluded(&processes).ok_or_else(|| NetError::NoLink(name.routed_link()))?;
     let net = Net::at(&inside)?;
+    // Without it all is the same, only a second later now and then.
+    let _ = net::inside(&inside, || kernel::set(RETRANSMIT.0, RETRANSMIT.1));
     if Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd()) {
         return net.plug(near, address, GATEWAY).await;
     }
     net.far_end(near).await?;
     Ok(net::inside(&inside, || HASTE.iter().try_for_each(|(key, value)| kernel::set(key, value)))??)
 }
+
+/// It may have somebody to answer a moment before its router is there, and would ask for that
+/// again after a second (RFC 4861 10, RETRANS_TIMER).
+const RETRANSMIT: (&str, &str) = ("net/ipv6/neigh/host0/retrans_time_ms", "50");
 
 /// Nobody else is on its link, so nobody has its address already (RFC 4862 5.4), and no router
 /// is asked by many at once (RFC 4861 6.3.7): a second each.
