@@ -165,8 +165,8 @@ impl Disk {
     /// When it cannot be done.
     pub fn settle(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
         let places = paths.iter().map(|path| self.at(path)).collect::<Result<Vec<_>, _>>()?;
-        let is_file = |place: &&Path| place.symlink_metadata().is_ok_and(|meta| meta.is_file());
-        let mut all: BTreeSet<&Path> = places.iter().map(PathBuf::as_path).filter(is_file).collect();
+        let files = places.iter().map(PathBuf::as_path).filter(|place| is_plain(place));
+        let mut all: BTreeSet<&Path> = files.collect();
         // The folder of a drop-in may have gone with the last file in it.
         all.extend(places.iter().filter_map(|place| place.ancestors().skip(1).find(|above| above.exists())));
         sync(&all.into_iter().collect::<Vec<_>>())
@@ -367,13 +367,17 @@ impl Disk {
 
     /// Whether a file itself is there: no link to one.
     pub fn is_file(&self, path: &Path) -> bool {
-        self.at(path).is_ok_and(|place| place.symlink_metadata().is_ok_and(|meta| meta.is_file()))
+        self.at(path).is_ok_and(|place| is_plain(&place))
     }
 
     /// Whether a folder or file is there.
     pub fn exists(&self, path: &Path) -> bool {
         self.at(path).is_ok_and(|place| place.exists())
     }
+}
+
+fn is_plain(place: &Path) -> bool {
+    place.symlink_metadata().is_ok_and(|meta| meta.is_file())
 }
 
 /// A folder of drop-ins or bound units, which is nothing without a file in it.
