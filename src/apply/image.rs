@@ -112,35 +112,16 @@ pub async fn import_file(
     limit: u64,
     listener: &dyn Listener,
 ) -> Result<(), DeedError> {
-    let raw = kind_of(&path.to_string_lossy()) == Some(Kind::Raw);
+    let kind = kind_of(&path.to_string_lossy()).unwrap_or(Kind::Tar);
     // importd reads these back and forth.
-    if raw && path.extension().is_some_and(|end| end == "qcow2") {
+    if kind == Kind::Raw && path.extension().is_some_and(|end| end == "qcow2") {
         let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
         return Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?);
     }
-    let first = import_archive(bus, path, raw, name, limit, listener).await;
-    match first {
-        // importd of systemd 262 may go on writing the padding of a tar after its
-        // tar has seen the end and gone ("Broken pipe"): a matter of moments.
-        Err(DeedError::Bus(BusError::Transfer { .. })) if !raw => {
-            import_archive(bus, path, raw, name, limit, listener).await
-        }
-        done => done,
-    }
-}
-
-async fn import_archive(
-    bus: &Bus,
-    path: &Path,
-    raw: bool,
-    name: &str,
-    limit: u64,
-    listener: &dyn Listener,
-) -> Result<(), DeedError> {
     // A machine that nsctl exported is a tree, too.
     let (_, archive) = Unpacked::open(path)?.definition()?;
-    let (pipe, feed) = archive.feed(limit)?;
-    let what = if raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
+    let (pipe, feed) = archive.feed(kind, limit)?;
+    let what = if kind == Kind::Raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
     let done = bus.transfer(what, name, &|_| listener.progresses(feed.progress())).await;
     feed.end()?;
     Ok(done?)
@@ -180,8 +161,10 @@ async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) 
         building.end(&hears).await?;
         return import_folder(bus, &building.tree(), name, listener).await;
     };
-    let imported = bus.transfer(Transfer::ImportTar(tar), name, &|_| {});
+    let (pipe, feed) = Unpacked::stream(recipe.tool, tar)?.feed(Kind::Tar, u64::MAX)?;
+    let imported = bus.transfer(Transfer::ImportTar(pipe), name, &|_| {});
     let (built, imported) = tokio::join!(building.end(&hears), imported);
     built?;
+    feed.end()?;
     Ok(imported?)
 }

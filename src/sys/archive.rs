@@ -7,13 +7,13 @@ use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::build::PATH;
 use super::disk::DiskError;
+use super::tarball;
 use crate::fit::Init;
+use crate::spec::image::Kind;
 
 /// Where the definition of an exported machine stands, before its tree.
 const DEFINITION: &str = "nsctl-definition.toml";
@@ -138,7 +138,8 @@ impl Unpacked {
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
     pub fn init(self) -> Init {
         let mut archive = tar::Archive::new(self.reader);
-        let entries = archive.entries().into_iter().flatten().flatten();
+        // Raw: nobody's long names are kept in memory.
+        let entries = archive.entries().into_iter().flat_map(|entries| entries.raw(true)).flatten();
         let found = entries.filter_map(|entry| {
             let path = entry.path().ok()?.to_string_lossy().trim_start_matches("./").to_owned();
             let target = entry.link_name().ok().flatten();
@@ -158,45 +159,35 @@ impl Unpacked {
         init
     }
 
+    /// What a tool gives, unpacked.
+    ///
+    /// # Errors
+    /// When its pipe cannot be shared.
+    pub fn stream(tool: &str, pipe: File) -> Result<Unpacked, ArchiveError> {
+        let path = format!("what {tool} gives");
+        let file = pipe.try_clone().map_err(|error| ArchiveError::Io(path.clone(), error))?;
+        Ok(Unpacked { path, file, size: 0, tool: None, reader: Box::new(pipe) })
+    }
+
     /// Feeds a pipe with it, as far as `limit` bytes.
     ///
     /// # Errors
     /// When no pipe can be had.
-    pub fn feed(self, limit: u64) -> Result<(File, Feed), ArchiveError> {
-        let Unpacked { path, file, size, mut tool, reader } = self;
+    pub fn feed(self, kind: Kind, limit: u64) -> Result<(File, Feed), ArchiveError> {
+        let Unpacked { path, file, size, tool, reader } = self;
         let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
-        let state = Arc::new(State::default());
-        let shared = Arc::clone(&state);
-        let pump = std::thread::spawn(move || {
-            let result = pump(reader, input, limit, &shared);
-            if let Some(tool) = &mut tool {
-                if result.is_err() {
-                    let _ = tool.kill();
-                }
-                let whole = tool.wait().is_ok_and(|status| status.success());
-                shared.is_torn.store(result.is_ok() && !whole, Ordering::Relaxed);
-            }
-            result
-        });
-        Ok((File::from(OwnedFd::from(output)), Feed { path, file, size, limit, state, pump: Some(pump) }))
+        let reader = Bounded { reader, limit, count: 0 };
+        let pump = std::thread::spawn(move || pump(path, reader, tool, input, kind));
+        Ok((File::from(OwnedFd::from(output)), Feed { file, size, pump }))
     }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    is_too_large: AtomicBool,
-    is_torn: AtomicBool,
 }
 
 /// An archive on its way to importd.
 #[derive(Debug)]
 pub struct Feed {
-    path: String,
     file: File,
     size: u64,
-    limit: u64,
-    state: Arc<State>,
-    pump: Option<JoinHandle<io::Result<()>>>,
+    pump: JoinHandle<Result<(), ArchiveError>>,
 }
 
 impl Feed {
@@ -209,34 +200,49 @@ impl Feed {
     /// Whether it was fed whole.
     ///
     /// # Errors
-    /// When it is too large, or torn.
-    pub fn end(mut self) -> Result<(), ArchiveError> {
-        let done = self.pump.take().map_or(Ok(Ok(())), JoinHandle::join);
-        if self.state.is_too_large.load(Ordering::Relaxed) {
-            return Err(ArchiveError::TooLarge { path: self.path, limit: self.limit });
-        }
-        match done {
-            // importd has said why it reads no further.
-            Ok(Ok(()) | Err(_)) if !self.state.is_torn.load(Ordering::Relaxed) => Ok(()),
-            _ => Err(ArchiveError::Torn(self.path)),
-        }
+    /// When it is too large, torn, or cannot be read.
+    pub fn end(self) -> Result<(), ArchiveError> {
+        self.pump.join().unwrap_or(Ok(()))
     }
 }
 
-fn pump(mut reader: Box<dyn ReadSend>, mut input: PipeWriter, limit: u64, state: &State) -> io::Result<()> {
-    let mut buffer = vec![0; 128 << 10];
-    let mut count = 0u64;
-    loop {
-        let length = reader.read(&mut buffer)?;
-        if length == 0 {
-            return Ok(());
-        }
-        count += length as u64;
-        if count > limit {
-            state.is_too_large.store(true, Ordering::Relaxed);
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        input.write_all(&buffer[..length])?;
+/// Ends in an error where more than `limit` bytes are read.
+struct Bounded {
+    reader: Box<dyn ReadSend>,
+    limit: u64,
+    count: u64,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.count += length as u64;
+        if self.count > self.limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(length) }
+    }
+}
+
+fn pump(
+    path: String,
+    mut reader: Bounded,
+    mut tool: Option<Child>,
+    mut input: PipeWriter,
+    kind: Kind,
+) -> Result<(), ArchiveError> {
+    let passed = match kind {
+        Kind::Tar => tarball::pass_on(&mut reader, input),
+        Kind::Raw => io::copy(&mut reader, &mut input).map(drop),
+    };
+    if let (Err(_), Some(tool)) = (&passed, &mut tool) {
+        let _ = tool.kill();
+    }
+    let whole = tool.is_none_or(|mut tool| tool.wait().is_ok_and(|status| status.success()));
+    match passed.map_err(|error| (error.kind(), error)) {
+        Ok(()) if whole => Ok(()),
+        Ok(()) => Err(ArchiveError::Torn(path)),
+        Err((io::ErrorKind::FileTooLarge, _)) => Err(ArchiveError::TooLarge { path, limit: reader.limit }),
+        // importd has said why it reads no further.
+        Err((io::ErrorKind::BrokenPipe, _)) => Ok(()),
+        Err((_, error)) => Err(ArchiveError::Io(path, error)),
     }
 }
 
@@ -339,7 +345,7 @@ mod tests {
             packing.end().unwrap();
             let (definition, unpacked) = Unpacked::open(&path).unwrap().definition().unwrap();
             assert_eq!(definition.unwrap(), "image = \"x\"\n");
-            let (mut pipe, feed) = unpacked.feed(100).unwrap();
+            let (mut pipe, feed) = unpacked.feed(Kind::Tar, 100).unwrap();
             let mut rest = String::new();
             pipe.read_to_string(&mut rest).unwrap();
             assert_eq!(rest, "tree");
@@ -353,18 +359,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.tar");
         std::fs::write(&path, vec![1; 400_000]).unwrap();
-        let (mut pipe, feed) = Unpacked::open(&path).unwrap().feed(200_000).unwrap();
+        let (mut pipe, feed) = Unpacked::open(&path).unwrap().feed(Kind::Tar, 200_000).unwrap();
         let mut rest = Vec::new();
         pipe.read_to_end(&mut rest).unwrap();
         assert!(matches!(feed.end(), Err(ArchiveError::TooLarge { .. })) && rest.len() <= 200_000);
         let path = folder.path().join("x.tar.gz");
         std::fs::write(&path, "no gzip").unwrap();
-        let (_pipe, feed) = Unpacked::open(&path).unwrap().feed(200_000).unwrap();
+        let (_pipe, feed) = Unpacked::open(&path).unwrap().feed(Kind::Tar, 200_000).unwrap();
         assert!(matches!(feed.end(), Err(ArchiveError::Torn(_))));
         let other = folder.path().join("other.tar");
         std::fs::write(&other, vec![7; 1000]).unwrap();
         let (definition, whole) = Unpacked::open(&other).unwrap().definition().unwrap();
-        let (mut pipe, _feed) = whole.feed(200_000).unwrap();
+        let (mut pipe, _feed) = whole.feed(Kind::Tar, 200_000).unwrap();
         let mut rest = Vec::new();
         pipe.read_to_end(&mut rest).unwrap();
         assert!(definition.is_none() && rest == vec![7; 1000]);

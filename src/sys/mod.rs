@@ -17,6 +17,7 @@ pub mod ping;
 pub mod processes;
 pub mod pty;
 pub mod sockets;
+pub mod tarball;
 pub mod trace;
 pub mod tree;
 

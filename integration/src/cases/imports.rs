@@ -20,6 +20,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let environment = lab.sh("systemctl show systemd-importd -P Environment")?;
     must!(environment.contains("SYSTEMD_IMPORT_BTRFS_QUOTA=0"), "importd turns on quota groups: {environment}");
     formats(lab)?;
+    padded(lab)?;
     hostile(lab)?;
     full_disk(lab)?;
     fetched(lab)?;
@@ -45,6 +46,28 @@ fn formats(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("image remove disk")?;
     refused(lab, "image remove nothing", 1, "there is no image")?;
     refused(lab, "image import /root/none.tar", 1, "does not exist")
+}
+
+/// A tool that writes the padding of its tar a moment after the end.
+fn padded(lab: &Lab) -> Result<()> {
+    lab.sh(
+        "cat > /usr/local/sbin/mmdebstrap <<'end'
+#!/usr/bin/python3
+import sys, tarfile, time
+with tarfile.open('/root/tiny.tar') as tar: end = tar.getmembers() and tar.offset + 1024
+whole, out = open('/root/tiny.tar', 'rb').read(), sys.stdout.buffer
+assert len(whole) > end and not any(whole[end - 1024:])
+for part in whole[:end], whole[end:]:
+    out.write(part)
+    out.flush()
+    time.sleep(1)
+end
+         chmod +x /usr/local/sbin/mmdebstrap",
+    )?;
+    lab.nsctl_ok("image build debian:sid")?;
+    lab.sh("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/debian-sid/sbin/init; rm /usr/local/sbin/mmdebstrap")?;
+    lab.nsctl_ok("image remove debian-sid")?;
+    Ok(())
 }
 
 fn hostile(lab: &Lab) -> Result<()> {
