@@ -26,26 +26,17 @@ pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
 ///   they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
 /// - To the host go neighbour discovery, DHCP, DNS and ping; no router
 ///   advertisements or redirects, which would change the host's own routes.
-const TABLE: &str = "\
-table inet nsctl {
-	# The hosts' ends of the machines' veths.
-	set machines {
-		type ifname
-	}
-
-	# Which chain judges what is sent to a machine.
-	map inbound {
-		type ifname : verdict
-	}
-
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-	}
-
-	chain input {
-		type filter hook input priority filter; policy accept;
-	}
-}
+///
+/// What must be there before it is emptied are commands: each block of a table costs nft(8)
+/// half a megabyte and half a millisecond, so there is one.
+const HEAD: &str = "\
+add table inet nsctl
+# The hosts' ends of the machines' veths.
+add set inet nsctl machines { type ifname; }
+# Which chain judges what is sent to a machine.
+add map inet nsctl inbound { type ifname : verdict; }
+add chain inet nsctl forward { type filter hook forward priority filter; policy accept; }
+add chain inet nsctl input { type filter hook input priority filter; policy accept; }
 
 flush table inet nsctl
 flush set inet nsctl machines
@@ -72,25 +63,19 @@ table inet nsctl {
 		tcp dport 53 accept
 		counter drop
 	}
-
-	chain forward {
-		iifname @machines jump own-address
-	}
-
-	chain input {
-		iifname @machines jump host-input
-	}
-}
 ";
 const INCLUDE: &str = "\ninclude \"/var/lib/nsctl/firewall/*.nft\"\n";
 
 /// The files that all machines share.
 pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
     let fixed = host.fixed_pool();
-    let pool = rules_of_pool(fixed);
     let dns = fixed.filter(|_| host.dns_listener().is_some()).map(rules_of_dns);
+    let (guests, asks) = dns.unwrap_or_default();
+    let forward =
+        chain("forward", &[vec!["iifname @machines jump own-address".into()], rules_of_pool(fixed)].concat());
+    let input = chain("input", &[vec!["iifname @machines jump host-input".into()], asks].concat());
     vec![
-        (FIREWALL_FILE.into(), format!("{TABLE}{pool}{}{INCLUDE}", dns.unwrap_or_default())),
+        (FIREWALL_FILE.into(), format!("{HEAD}{guests}{forward}{input}}}\n{INCLUDE}")),
         (unit_file(), unit()),
         (companion_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
     ]
@@ -104,22 +89,26 @@ pub fn companion_file() -> PathBuf {
 /// All of a pool is routed by this host: who sends from an address of it and
 /// comes in where no route leads back is not who he says, and `open … from` of
 /// a machine must not let him in.
-fn rules_of_pool(pool: Option<Pool>) -> String {
-    let spoofed = pool.map(|pool| format!("\t\tip6 saddr {pool} oifname @machines jump own-address\n"));
-    let spoofed = spoofed.unwrap_or_default();
-    format!("\ntable inet nsctl {{\n\tchain forward {{\n{spoofed}\t\toifname vmap @inbound\n\t}}\n}}\n")
+fn rules_of_pool(pool: Option<Pool>) -> Vec<String> {
+    let spoofed = pool.map(|pool| format!("ip6 saddr {pool} oifname @machines jump own-address"));
+    spoofed.into_iter().chain(["oifname vmap @inbound".to_owned()]).collect()
 }
 
 /// The name server that machines ask is theirs alone: it would answer, and
 /// amplify, for the whole world.
-fn rules_of_dns(pool: Pool) -> String {
-    let listener = format!(
-        "iifname != \"lo\" ip6 daddr {} meta l4proto {{ tcp, udp }} th dport 53",
-        pool.host_address()
+fn rules_of_dns(pool: Pool) -> (String, Vec<String>) {
+    let guests = [format!("ip6 saddr != {pool} counter drop"), "jump own-address".into()];
+    let listener = pool.host_address();
+    let asks = format!(
+        "iifname != \"lo\" ip6 daddr {listener} meta l4proto {{ tcp, udp }} th dport 53 jump dns-guests"
     );
-    format!(
-        "\ntable inet nsctl {{\n\tchain dns-guests {{\n\t\tip6 saddr != {pool} counter drop\n\t\tjump own-address\n\t}}\n\n\tchain input {{\n\t\t{listener} jump dns-guests\n\t}}\n}}\n"
-    )
+    (chain("dns-guests", &guests), vec![asks])
+}
+
+/// A chain in the table's block.
+fn chain(name: &str, rules: &[String]) -> String {
+    let rules: String = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
+    format!("\n\tchain {name} {{\n{rules}\t}}\n")
 }
 
 pub fn unit_file() -> PathBuf {
@@ -146,14 +135,14 @@ fn unit() -> String {
 
 /// The name of the chain that judges what is sent to a machine. No shared chain
 /// begins like it, whatever machines are called.
-fn chain(name: &MachineName) -> String {
+fn chain_of(name: &MachineName) -> String {
     format!("to-{name}")
 }
 
 /// What must hold before a machine starts: its part of the table is loaded. Where
 /// somebody flushed all rules it is loaded again; a machine whose part is missing does not start.
 pub fn guard(name: &MachineName) -> String {
-    let list = format!("nft list chain inet nsctl {} > /dev/null", chain(name));
+    let list = format!("nft list chain inet nsctl {} > /dev/null", chain_of(name));
     format!("/bin/sh -c '{list} 2>&1 || {{ nft -f {FIREWALL_FILE} && {list}; }}'")
 }
 
@@ -165,7 +154,7 @@ pub fn machine_file(name: &MachineName) -> PathBuf {
 /// What comes in to one machine. One command a line: a block of its own for each
 /// machine costs nft(8) half a megabyte and a third of a millisecond.
 pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
-    let (chain, link) = (chain(name), kernel_name(&name.routed_link()));
+    let (chain, link) = (chain_of(name), kernel_name(&name.routed_link()));
     let mut open = open.to_vec();
     open.sort();
     open.dedup();

@@ -364,8 +364,7 @@ pub(super) fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T
     inside(&File::open(format!("/proc/{pid}/ns/net"))?, deed)
 }
 
-/// Runs `deed` in a network namespace. This thread is the only one of ours, and `deed`
-/// does not wait.
+/// Runs `deed` in a network namespace, where this thread alone goes; `deed` does not wait.
 ///
 /// # Errors
 /// When we are not root.
