@@ -43,9 +43,19 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
         // What it was doing may be over already.
         let _ = bus.cancel_transfer(&draft).await;
         bus.remove_image(&draft).await?;
-        return Err(error);
+        return Err(of_image(error, name));
     }
     Ok(bus.rename_image(&draft, name).await?)
+}
+
+/// The user knows the image by its own name alone.
+fn of_image(error: DeedError, name: &str) -> DeedError {
+    match error {
+        DeedError::Bus(BusError::Transfer { said, fetches, .. }) => {
+            DeedError::Bus(BusError::Transfer { name: name.to_owned(), said, fetches })
+        }
+        other => other,
+    }
 }
 
 async fn transfer(

@@ -156,10 +156,10 @@ fn fetched(lab: &Lab) -> Result<()> {
     lab.sh("find /var/lib/machines -maxdepth 1 -name '.tar-*' -exec machinectl clean --all \\; > /dev/null 2>&1 || true")?;
     std::fs::write(web.join("SHA256SUMS"), sums.replace(&sums[..4], "0000"))?;
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz --verify checksum --name fetched", 1, "")?;
-    refused(lab, "image pull http://192.0.2.1/nothing.tar.gz --verify no --name fetched", 1, "")?;
+    refused(lab, "image pull http://192.0.2.1/nothing.tar.gz --verify no --name fetched", 1, "the transfer of 'fetched' failed: ")?;
     let half = std::fs::read(web.join("tiny.tar.gz"))?;
     std::fs::write(web.join("half.tar.gz"), &half[..half.len() / 2])?;
-    refused(lab, "image pull http://192.0.2.1/half.tar.gz --verify no --name fetched", 1, "")?;
+    refused(lab, "image pull http://192.0.2.1/half.tar.gz --verify no --name fetched", 1, "the transfer of 'fetched' failed: ")?;
     must!(!lab.nsctl_ok("image list")?.contains("fetched"), "{}", lab.nsctl_ok("image list")?);
     refused(lab, "image pull ftp://192.0.2.1/x.tar", 1, "nothing to fetch")
 }

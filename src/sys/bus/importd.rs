@@ -82,7 +82,12 @@ impl Bus {
             }
             None
         };
-        let done = tokio::select! { done = end => done, () = watched => None };
+        let done = tokio::select! {
+            // What it complained of came before the end.
+            biased;
+            () = watched => None,
+            done = end => done,
+        };
         match done {
             Some(true) => Ok(()),
             Some(false) => Err(BusError::Transfer { name: name.to_owned(), said, fetches }),
@@ -90,7 +95,7 @@ impl Bus {
         }
     }
 
-    /// Tells how far a transfer is, and keeps what it complained of last; never ends.
+    /// Tells how far a transfer is, and keeps what it complained of; never ends.
     async fn watch(&self, path: OwnedObjectPath, hears: Hears<'_>, said: &mut String) {
         let builder = TransferProxy::builder(&self.connection).path(path);
         let Ok(transfer) = builder.cache_properties(CacheProperties::No).build().await else {
@@ -103,9 +108,11 @@ impl Bus {
             match tokio::time::timeout(LOOK, messages.next()).await {
                 Ok(Some(message)) => {
                     if let Ok(args) = message.args()
-                        && args.priority <= ERROR
+                        && args.priority & LEVEL <= ERROR
+                        && said.len() < ENOUGH
                     {
-                        said.clone_from(&args.line);
+                        said.push_str(if said.is_empty() { "" } else { "; " });
+                        said.push_str(args.line.trim().trim_end_matches('.'));
                     }
                 }
                 Ok(None) => return std::future::pending().await,
@@ -140,5 +147,8 @@ impl Bus {
     }
 }
 
-/// syslog(3)'s priority.
+/// syslog(3)'s priorities: a level, and above its bits a facility.
+const LEVEL: u32 = 7;
 const ERROR: u32 = 3;
+/// So many bytes of complaints are kept; there may be one for each file.
+const ENOUGH: usize = 400;

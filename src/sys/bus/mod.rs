@@ -53,6 +53,10 @@ impl BusError {
                 if *service == "systemd-networkd" { "systemd" } else { "systemd-container" }
             )),
             BusError::Job { unit, .. } => Some(format!("`journalctl -u {unit} -n 50` says why")),
+            // Of a plain tar, importd since systemd 258 takes no padding that comes late.
+            BusError::Transfer { said, fetches: true, .. } if said.contains("Broken pipe") => {
+                Some("download it with `curl -LO URL`, then `nsctl image import FILE`".into())
+            }
             BusError::Transfer { fetches, .. } => {
                 let curl = "; with systemd 258 or later, is libcurl there (on Debian: libcurl4t64)?";
                 let curl = if *fetches { curl } else { "" };
