@@ -171,7 +171,7 @@ async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) 
         building.end(&hears).await?;
         return import_folder(bus, &building.tree(), name, listener).await;
     };
-    let (pipe, feed) = Unpacked::stream(recipe.tool, tar)?.feed(Kind::Tar, u64::MAX)?;
+    let (pipe, feed) = Unpacked::stream(recipe.tool, tar).feed(Kind::Tar, u64::MAX)?;
     let imported = bus.transfer(Transfer::ImportTar(pipe), name, &|_| {});
     let (built, imported) = tokio::join!(building.end(&hears), imported);
     built?;

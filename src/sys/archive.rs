@@ -80,11 +80,17 @@ fn command(tool: &'static str, words: &[&str]) -> Command {
 #[derive(Debug)]
 pub struct Unpacked {
     path: String,
-    /// Shares its position with the tool that reads it.
-    file: File,
-    size: u64,
+    source: Option<Source>,
     tool: Option<Child>,
     reader: Box<dyn ReadSend>,
+}
+
+/// The file, which shares its position with who reads it, and its size. Of a pipe there is
+/// none: as long as somebody held it, who writes would not learn that nobody reads.
+#[derive(Debug)]
+struct Source {
+    file: File,
+    size: u64,
 }
 
 trait ReadSend: Read + Send + std::fmt::Debug {}
@@ -102,7 +108,8 @@ impl Unpacked {
         let size = file.metadata().map_err(io)?.len();
         let again = file.try_clone().map_err(io)?;
         let Some(tool) = packer(path) else {
-            return Ok(Unpacked { path: shown, file, size, tool: None, reader: Box::new(again) });
+            let source = Some(Source { file, size });
+            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again) });
         };
         let mut child = command(tool, &["-dc"])
             .stdin(again)
@@ -110,7 +117,8 @@ impl Unpacked {
             .spawn()
             .map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
         let output = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Unpacked { path: shown, file, size, tool: Some(child), reader: Box::new(output) })
+        let source = Some(Source { file, size });
+        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output) })
     }
 
     /// Takes the definition off an exported machine, whose tree is what is left; none
@@ -160,13 +168,8 @@ impl Unpacked {
     }
 
     /// What a tool gives, unpacked.
-    ///
-    /// # Errors
-    /// When its pipe cannot be shared.
-    pub fn stream(tool: &str, pipe: File) -> Result<Unpacked, ArchiveError> {
-        let path = format!("what {tool} gives");
-        let file = pipe.try_clone().map_err(|error| ArchiveError::Io(path.clone(), error))?;
-        Ok(Unpacked { path, file, size: 0, tool: None, reader: Box::new(pipe) })
+    pub fn stream(tool: &str, pipe: File) -> Unpacked {
+        Unpacked { path: format!("what {tool} gives"), source: None, tool: None, reader: Box::new(pipe) }
     }
 
     /// Feeds a pipe with it, as far as `limit` bytes.
@@ -174,27 +177,27 @@ impl Unpacked {
     /// # Errors
     /// When no pipe can be had.
     pub fn feed(self, kind: Kind, limit: u64) -> Result<(File, Feed), ArchiveError> {
-        let Unpacked { path, file, size, tool, reader } = self;
+        let Unpacked { path, source, tool, reader } = self;
         let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
         let reader = Bounded { reader, limit, count: 0 };
         let pump = std::thread::spawn(move || pump(path, reader, tool, input, kind));
-        Ok((File::from(OwnedFd::from(output)), Feed { file, size, pump }))
+        Ok((File::from(OwnedFd::from(output)), Feed { source, pump }))
     }
 }
 
 /// An archive on its way to importd.
 #[derive(Debug)]
 pub struct Feed {
-    file: File,
-    size: u64,
+    source: Option<Source>,
     pump: JoinHandle<Result<(), ArchiveError>>,
 }
 
 impl Feed {
     /// How far the file has been read, from 0 to 1.
     pub fn progress(&self) -> f64 {
-        let at = (&self.file).stream_position().unwrap_or(0);
-        if self.size == 0 { 0.0 } else { at as f64 / self.size as f64 }
+        let Some(Source { file, size }) = &self.source else { return 0.0 };
+        let at = { file }.stream_position().unwrap_or(0);
+        if *size == 0 { 0.0 } else { at as f64 / *size as f64 }
     }
 
     /// Whether it was fed whole.
@@ -374,5 +377,17 @@ mod tests {
         let mut rest = Vec::new();
         pipe.read_to_end(&mut rest).unwrap();
         assert!(definition.is_none() && rest == vec![7; 1000]);
+    }
+
+    #[test]
+    fn a_tool_learns_that_nobody_reads_on() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let pipe = File::from(OwnedFd::from(reader));
+        let (pipe, _feed) = Unpacked::stream("tool", pipe).feed(Kind::Raw, u64::MAX).unwrap();
+        drop(pipe);
+        let (learned, learns) = std::sync::mpsc::channel();
+        std::thread::spawn(move || learned.send((0..100).find_map(|_| writer.write_all(&[0; 4096]).err())));
+        let error = learns.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for ever");
+        assert_eq!(error.unwrap().kind(), io::ErrorKind::BrokenPipe);
     }
 }

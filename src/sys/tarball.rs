@@ -15,8 +15,6 @@ const END: u64 = 2;
 /// No member's pax records are longer.
 const RECORDS_LIMIT: u64 = 1 << 20;
 
-type Block = [u8; BLOCK];
-
 /// Passes a tar on without its padding; what is no tar is passed on as it is.
 ///
 /// # Errors
@@ -42,25 +40,29 @@ impl<R: Read, W: Write> Passage<R, W> {
         // Of the next member, where its records tell it (pax(1), "size").
         let mut size = None;
         loop {
-            let mut block = [0; BLOCK];
-            let length = self.fill(&mut block)?;
-            if length == BLOCK && block.iter().all(|byte| *byte == 0) {
+            let block = self.block()?;
+            if block == [0; BLOCK] {
                 empty += 1;
                 continue;
             }
-            let is_end = length == 0;
+            let is_end = block.is_empty();
             self.write_empty(if is_end { END.min(empty) } else { empty })?;
             empty = 0;
-            self.writer.write_all(&block[..length])?;
+            self.writer.write_all(&block)?;
             if is_end {
                 return Ok(());
             }
-            let header = Header::from_byte_slice(&block[..]);
-            if length < BLOCK || !is_sound(header) || !self.member(header, &mut size)? {
-                io::copy(&mut self.reader, &mut self.writer)?;
-                return Ok(());
+            let header = (block.len() == BLOCK).then(|| Header::from_byte_slice(&block));
+            let Some(header) = header.filter(|header| is_sound(header)) else { return self.rest() };
+            if !self.member(header, &mut size)? {
+                return self.rest();
             }
         }
+    }
+
+    /// Passes on all that is left, whatever it is.
+    fn rest(&mut self) -> io::Result<()> {
+        io::copy(&mut self.reader, &mut self.writer).map(drop)
     }
 
     /// Passes on what follows a member's header; false where that is not understood.
@@ -98,30 +100,22 @@ impl<R: Read, W: Write> Passage<R, W> {
 
     /// Passes on the further headers of a sparse file (tar(5), "GNU tar Archives").
     fn sparse(&mut self) -> io::Result<()> {
-        let mut further = GnuExtSparseHeader::new();
         loop {
-            let mut block = [0; BLOCK];
-            let length = self.fill(&mut block)?;
-            self.writer.write_all(&block[..length])?;
-            further.as_mut_bytes().copy_from_slice(&block);
+            let block = self.block()?;
+            self.writer.write_all(&block)?;
+            let mut further = GnuExtSparseHeader::new();
+            further.as_mut_bytes()[..block.len()].copy_from_slice(&block);
             if !further.is_extended() {
                 return Ok(());
             }
         }
     }
 
-    /// Reads a block, or what is left.
-    fn fill(&mut self, block: &mut Block) -> io::Result<usize> {
-        let mut length = 0;
-        while length < BLOCK {
-            match self.reader.read(&mut block[length..]) {
-                Ok(0) => break,
-                Ok(more) => length += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(length)
+    /// The next block, or what is left of one.
+    fn block(&mut self) -> io::Result<Vec<u8>> {
+        let mut block = Vec::with_capacity(BLOCK);
+        self.reader.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+        Ok(block)
     }
 
     fn write_empty(&mut self, count: u64) -> io::Result<()> {
