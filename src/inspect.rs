@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::apply::Journal;
+use crate::apply;
 use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
 use crate::name::MachineName;
@@ -48,11 +48,12 @@ pub async fn host(
         // Who may not ask says nothing.
         loopback_answers: loopback.unwrap_or(true),
         switches: switches(&observed),
-        cut_short: Journal::find(disk).ok().flatten().map(|journal| journal.command),
+        cut_short: apply::cut_short(disk).into_iter().next().map(|left| left.command),
         spec,
         state,
         observed,
         pending: None,
+        left_out: Vec::new(),
         guests: BTreeMap::new(),
     };
     facts.observed.addresses = addresses?;

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{FIREWALL_FILE, Names, PLACES, Place, WANTS_DIR};
+use crate::emit::{FIREWALL_FILE, Names, PLACES, Place, TREES_DIR, WANTS_DIR};
 use crate::name::MachineName;
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
-    accept_ra,
+    STOPPED_DIR, TreeId, accept_ra,
 };
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::STATE_FILE;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together};
+use crate::sys::{
+    Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together, tree,
+};
 
 /// What stands between us and the host.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,7 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
     match bus {
         None => {
             observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
-            (observed.files, observed.enabled) = files(disk).await?;
+            files(disk).await?.put_into(&mut observed);
         }
         Some(bus) => live(&mut observed, disk, bus).await?,
     }
@@ -56,7 +58,7 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
         files(disk),
     );
     networkd?;
-    (observed.files, observed.enabled) = files?;
+    files?.put_into(observed);
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.systemd, observed.nftables) = (systemd?, nftables?);
     (observed.links, observed.default_routes) = net?;
@@ -85,14 +87,14 @@ pub async fn machines(
 ) -> Result<(Observed, BTreeMap<String, Vec<Address>>), ObserveError> {
     let mut observed = Observed::default();
     let Some(bus) = bus else {
-        (observed.files, observed.enabled) = files(disk).await?;
+        files(disk).await?.put_into(&mut observed);
         return Ok((observed, BTreeMap::new()));
     };
     let net = Net::host()?;
     let (machines, units, net, files) =
         tokio::join!(located(bus), bus.nspawn_units(), own(&net), files(disk));
     let addresses;
-    (observed.files, observed.enabled) = files?;
+    files?.put_into(&mut observed);
     (observed.machines, addresses) = machines?;
     observed.units = units?;
     (observed.links, observed.addresses) = net?;
@@ -119,7 +121,10 @@ async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
 /// # Errors
 /// When a file cannot be read, or machined or nft does not answer.
 pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
-    let mut observed = Observed { files: inputs(disk)?, live: true, ..Observed::default() };
+    let mut observed = Observed { live: true, ..Observed::default() };
+    let mut files = Files::default();
+    files.read_inputs(disk)?;
+    files.put_into(&mut observed);
     if !observed.files.contains_key(Path::new(STATE_FILE)) {
         // The leases are read from the rendered files then.
         rendered(disk, &mut observed.files)?;
@@ -133,28 +138,82 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     Ok(observed)
 }
 
+/// What the disk has.
+#[derive(Default)]
+struct Files {
+    texts: BTreeMap<PathBuf, String>,
+    unreadable: BTreeMap<PathBuf, String>,
+    enabled: BTreeSet<MachineName>,
+    trees: BTreeMap<MachineName, TreeId>,
+    stopped: BTreeSet<MachineName>,
+}
+
 /// Every file, and who starts with the host; read on a thread of its own, as the services that
 /// are asked meanwhile have much to say.
-async fn files(disk: &Disk) -> Result<(BTreeMap<PathBuf, String>, BTreeSet<MachineName>), DiskError> {
+async fn files(disk: &Disk) -> Result<Files, DiskError> {
     let disk = disk.clone();
     let read = move || {
-        let mut files = inputs(&disk)?;
-        rendered(&disk, &mut files)?;
-        Ok((files, enabled(&disk)?))
+        let mut files = Files::default();
+        files.read_inputs(&disk)?;
+        rendered(&disk, &mut files.texts)?;
+        files.enabled = names(&disk, WANTS_DIR, MachineName::from_unit)?;
+        files.stopped = names(&disk, STOPPED_DIR, |name| name.parse().ok())?;
+        files.read_claims(&disk)?;
+        Ok(files)
     };
     let done = tokio::task::spawn_blocking(read).await;
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// The user's files, and the state.
-fn inputs(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
-    let mut files = disk.folder(Path::new(MACHINES_DIR), |name| name.ends_with(".toml"))?;
-    for single in [HOST_FILE, STATE_FILE, HOSTS_FILE] {
-        if let Some(text) = disk.read(Path::new(single))? {
-            files.insert(single.into(), text);
+impl Files {
+    /// The user's files, and the state. A definition that cannot be read stands for itself alone.
+    fn read_inputs(&mut self, disk: &Disk) -> Result<(), DiskError> {
+        let folder = Path::new(MACHINES_DIR);
+        for path in
+            disk.names(folder)?.iter().filter(|name| name.ends_with(".toml")).map(|name| folder.join(name))
+        {
+            match disk.read_definition(&path) {
+                Ok(text) => self.texts.extend(text.map(|text| (path, text))),
+                Err(error) => _ = self.unreadable.insert(path, error.to_string()),
+            }
         }
+        for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
+            self.texts.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
+        }
+        let host = Path::new(HOST_FILE);
+        self.texts.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
+        Ok(())
     }
-    Ok(files)
+
+    /// Which trees are nsctl's, and which trees those of machines are.
+    fn read_claims(&mut self, disk: &Disk) -> Result<(), DiskError> {
+        self.texts.extend(disk.folder(Path::new(TREES_DIR), |_| true)?);
+        let defined = self.texts.keys().chain(self.unreadable.keys());
+        let machines = defined.filter_map(|path| match path.parent() {
+            Some(folder) if folder == Path::new(MACHINES_DIR) => path.file_stem()?.to_str()?.parse().ok(),
+            Some(folder) if folder == Path::new(TREES_DIR) => path.file_name()?.to_str()?.parse().ok(),
+            _ => None,
+        });
+        let machines: BTreeSet<MachineName> = machines.collect();
+        let trees = machines.into_iter().filter_map(|name| Some((tree::identity(name.as_str())?, name)));
+        self.trees = trees.map(|(id, name)| (name, id)).collect();
+        Ok(())
+    }
+
+    fn put_into(self, observed: &mut Observed) {
+        let Files { texts, unreadable, enabled, trees, stopped } = self;
+        (observed.files, observed.unreadable, observed.enabled) = (texts, unreadable, enabled);
+        (observed.trees, observed.stopped) = (trees, stopped);
+    }
+}
+
+/// The machines that the files in a folder are named after.
+fn names(
+    disk: &Disk,
+    folder: &str,
+    machine: impl Fn(&str) -> Option<MachineName>,
+) -> Result<BTreeSet<MachineName>, DiskError> {
+    Ok(disk.names(Path::new(folder))?.iter().filter_map(|name| machine(name)).collect())
 }
 
 /// Every file that is ours or may be.
@@ -182,11 +241,6 @@ fn read_place(disk: &Disk, place: &Place, files: &mut BTreeMap<PathBuf, String>)
         }
     }
     Ok(())
-}
-
-fn enabled(disk: &Disk) -> Result<BTreeSet<MachineName>, DiskError> {
-    let names = disk.names(Path::new(WANTS_DIR))?;
-    Ok(names.iter().filter_map(|unit| MachineName::from_unit(unit)).collect())
 }
 
 /// The addresses of machines, read from their own network namespaces, all at

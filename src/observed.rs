@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::emit::{self, Origin, Owner, claim_file};
 use crate::name::{IfName, MachineName};
 
 /// What is on the host.
@@ -16,10 +17,16 @@ pub struct Observed {
     pub live: bool,
     /// Texts of every file that is ours or may be, of the user's own files, and of the state.
     pub files: BTreeMap<PathBuf, String>,
+    /// Definitions that cannot be read, and why.
+    pub unreadable: BTreeMap<PathBuf, String>,
     /// Running machines by name, those of others too.
     pub machines: BTreeMap<String, Running>,
     /// machined's images: trees and disk images below /var/lib/machines.
     pub images: BTreeSet<String>,
+    /// The trees of machines that there are: which they are.
+    pub trees: BTreeMap<MachineName, TreeId>,
+    /// Machines that somebody stopped by hand since the host booted.
+    pub stopped: BTreeSet<MachineName>,
     /// What a copy of an image costs.
     pub sharing: Sharing,
     /// The version of the host's systemd.
@@ -39,6 +46,35 @@ pub struct Observed {
     pub nftables: Option<Nftables>,
     /// The kernel's switches that a step may change, as read from /proc/sys.
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// Which tree it is, whatever its name: what the file system made it with, and nothing in it
+/// can change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TreeId(String);
+
+impl TreeId {
+    /// A folder or disk image: its inode, and when that was made, in nanoseconds (statx(2)).
+    pub fn inode(number: u64, born: u128) -> TreeId {
+        TreeId(format!("inode {number} born {born}"))
+    }
+
+    /// A subvolume: all of them have one inode number, and a snapshot has its origin's birth time.
+    pub fn subvolume(uuid: u128) -> TreeId {
+        TreeId(format!("subvolume {uuid:032x}"))
+    }
+
+    /// As it was written down.
+    pub fn recorded(text: &str) -> TreeId {
+        TreeId(text.trim().to_owned())
+    }
+}
+
+impl std::fmt::Display for TreeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// How a clone and its image share what they have in common.
@@ -184,6 +220,9 @@ pub struct Managed {
     pub state: String,
 }
 
+/// Names the machines that somebody stopped by hand; gone with the boot, which starts them again.
+pub const STOPPED_DIR: &str = "/run/nsctl/stopped";
+
 /// The switch that makes the host forward IPv6 at all (kernel, ip-sysctl.rst).
 pub const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
@@ -224,6 +263,22 @@ impl Observed {
 
     pub fn is_running(&self, machine: &MachineName) -> bool {
         self.machines.contains_key(machine.as_str())
+    }
+
+    /// The rendered files of a machine that somebody edited.
+    pub fn edited(&self, machine: &MachineName) -> Vec<PathBuf> {
+        let owner = Owner::Machine(machine.clone());
+        let edited = self
+            .files
+            .iter()
+            .filter(|(path, text)| Origin::of(text) == Origin::Edited && emit::owner_of(path) == owner);
+        edited.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Whether the tree of a machine is the one that nsctl made, and no other of its name.
+    pub fn tree_is_ours(&self, machine: &MachineName) -> bool {
+        let claim = self.file(&claim_file(machine)).map(TreeId::recorded);
+        claim.is_some() && self.trees.get(machine) == claim.as_ref()
     }
 
     pub fn is_bridge(&self, name: &IfName) -> bool {

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::emit::ini::Ini;
 use crate::emit::{self, Origin, Owner};
 use crate::name::MachineName;
-use crate::pool::{Leases, Pool, Subnet};
+use crate::pool::{Leases, Pool, Resting, Subnet};
 
 /// What nsctl keeps for itself.
 pub const STATE_DIR: &str = "/var/lib/nsctl";
 /// Where the leases are kept.
 pub const STATE_FILE: &str = "/var/lib/nsctl/state.toml";
 /// The format that this nsctl writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: &str = "# The leases of this host, kept by nsctl. Not for editing.\n";
 
 /// Why a state file cannot be used. It is never overwritten then.
@@ -42,8 +42,8 @@ impl StateError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     pub leases: Leases,
-    /// Machines whose trees nsctl made, and may delete with them.
-    pub trees: BTreeSet<MachineName>,
+    /// Machines whose trees an nsctl before this one made: it wrote down their names alone.
+    pub unclaimed: BTreeSet<MachineName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,11 +51,29 @@ pub struct State {
 struct File {
     version: u32,
     #[serde(default)]
-    resting: Vec<Subnet>,
+    resting: Vec<Rested>,
+    /// Of format 1.
     #[serde(default)]
     trees: BTreeSet<MachineName>,
     #[serde(default)]
     leases: BTreeMap<MachineName, Subnet>,
+}
+
+/// In format 1 the subnet alone.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Rested {
+    Subnet(Subnet),
+    Held { subnet: Subnet, machine: MachineName },
+}
+
+impl From<Rested> for Resting {
+    fn from(rested: Rested) -> Resting {
+        match rested {
+            Rested::Subnet(subnet) => Resting { subnet, machine: None },
+            Rested::Held { subnet, machine } => Resting { subnet, machine: Some(machine) },
+        }
+    }
 }
 
 /// Reads the text of the state file; no file means no leases.
@@ -67,20 +85,21 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
     let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
     let table = toml::from_str::<toml::Table>(text).map_err(damaged)?;
     match table.get("version").and_then(toml::Value::as_integer) {
-        Some(1) => {}
+        Some(1..=2) => {}
         Some(other) if other > i64::from(VERSION) => {
             return Err(StateError::Newer(u32::try_from(other).unwrap_or(u32::MAX)));
         }
         _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
     }
     let file: File = table.try_into().map_err(damaged)?;
-    let leases = Leases::new(file.leases, file.resting)
+    let resting = file.resting.into_iter().map(Resting::from).collect();
+    let leases = Leases::new(file.leases, resting)
         .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))?;
-    Ok(State { leases, trees: file.trees })
+    Ok(State { leases, unclaimed: file.trees })
 }
 
 /// The leases that rendered files show: a routed machine's own name its /64.
-/// What rested is forgotten, and so is which trees are nsctl's to delete.
+/// What rested is forgotten.
 ///
 /// # Errors
 /// When two files name one subnet.
@@ -93,7 +112,7 @@ pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     });
     let leases = Leases::new(held.collect(), Vec::new())
         .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))?;
-    Ok(State { leases, trees: BTreeSet::new() })
+    Ok(State { leases, unclaimed: BTreeSet::new() })
 }
 
 /// The subnet that a rendered file is about, or its number in a delegated prefix.
@@ -107,15 +126,14 @@ fn subnet_of(ini: &Ini) -> Option<Subnet> {
 }
 
 /// The text of the state file.
-pub fn render(State { leases, trees }: &State) -> String {
+pub fn render(leases: &Leases) -> String {
     use std::fmt::Write;
-    let mut text = format!("{HEADER}version = {VERSION}\ntrees = [");
-    for name in trees {
-        let _ = write!(text, "\n    \"{name}\",");
-    }
-    text.push_str(if trees.is_empty() { "]\nresting = [" } else { "\n]\nresting = [" });
-    for subnet in leases.resting() {
-        let _ = write!(text, "\n    \"{subnet}\",");
+    let mut text = format!("{HEADER}version = {VERSION}\nresting = [");
+    for Resting { subnet, machine } in leases.resting() {
+        let _ = match machine {
+            None => write!(text, "\n    \"{subnet}\","),
+            Some(name) => write!(text, "\n    {{ subnet = \"{subnet}\", machine = \"{name}\" }},"),
+        };
     }
     text.push_str(if leases.resting().is_empty() { "]\n\n[leases]\n" } else { "\n]\n\n[leases]\n" });
     for (name, subnet) in leases.held() {
@@ -123,6 +141,13 @@ pub fn render(State { leases, trees }: &State) -> String {
         let _ = writeln!(text, "\"{name}\" = \"{subnet}\"");
     }
     text
+}
+
+/// A state file without what a command wrote into it that is taken back, whatever others have
+/// written since; none where it cannot be read. What was there before may be no file at all.
+pub fn take_back(current: Option<&str>, written: Option<&str>, before: Option<&str>) -> Option<String> {
+    let read = |text| parse(text).ok().map(|state| state.leases);
+    Some(render(&read(current)?.take_back(&read(written)?, &read(before)?)))
 }
 
 /// The state file's path, for messages.
@@ -139,7 +164,7 @@ mod tests {
     #[test]
     fn damaged_and_newer_files_are_refused() {
         let fault = |text: &str| parse(Some(text)).unwrap_err();
-        assert!(matches!(fault("version = 2\nmood = 3"), StateError::Newer(2)));
+        assert!(matches!(fault("version = 3\nmood = 3"), StateError::Newer(3)));
         for text in [
             "",
             "version = 0",
@@ -154,6 +179,15 @@ mod tests {
         assert!(parse(None).unwrap().leases.held().is_empty());
     }
 
+    #[test]
+    fn format_1_is_read() {
+        let text = "version = 1\ntrees = [\"web\"]\nresting = [\"2001:db8::/64\"]\n[leases]\nweb = \"2001:db8:0:1::/64\"\n";
+        let state = parse(Some(text)).unwrap();
+        assert_eq!(state.unclaimed.len(), 1);
+        assert_eq!(state.leases.resting().len(), 1);
+        assert_eq!(parse(Some(&render(&state.leases))).unwrap().leases, state.leases);
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_what_is_read(
@@ -162,10 +196,11 @@ mod tests {
         ) {
             let pool: crate::pool::Pool = "2001:db8::/32".parse().unwrap();
             let held = names.iter().filter_map(|name| name.parse().ok()).zip((1..).filter_map(|k| pool.subnet(k)));
-            let rest = resting.into_iter().filter_map(|k| pool.subnet(k)).collect();
-            let trees = names.iter().take(3).filter_map(|name| name.parse().ok()).collect();
-            let state = State { leases: Leases::new(held.collect(), rest).unwrap(), trees };
-            prop_assert_eq!(parse(Some(&render(&state))).unwrap(), state);
+            let rest = resting.into_iter().filter_map(|k| pool.subnet(k));
+            let rest = rest.zip([None, "web".parse().ok()].into_iter().cycle());
+            let rest = rest.map(|(subnet, machine)| Resting { subnet, machine }).collect();
+            let leases = Leases::new(held.collect(), rest).unwrap();
+            prop_assert_eq!(parse(Some(&render(&leases))).unwrap().leases, leases);
         }
     }
 }

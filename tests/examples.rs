@@ -21,7 +21,7 @@ fn every_example_is_planned_and_then_at_rest() {
         .map(|entry| entry.unwrap().path())
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
-            (Path::new(MACHINES_DIR).join(path.file_name().unwrap()), text)
+            (Path::new(MACHINES_DIR).join(path.file_name().unwrap()), Ok(text))
         })
         .collect();
     assert!(definitions.len() >= 3);

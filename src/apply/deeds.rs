@@ -11,7 +11,8 @@ use super::{Listener, Sighting, World, links, trees};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, nspawn_file};
 use crate::name::MachineName;
-use crate::plan::Step;
+use crate::observed::STOPPED_DIR;
+use crate::plan::{self, Step};
 use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::disk::Change;
@@ -52,11 +53,17 @@ pub async fn one(
     started: Option<Instant>,
 ) -> Result<Option<Sighting>, DeedError> {
     match step {
+        Step::Claim { machine } => trees::claim(world.disk, machine)?,
+        Step::Disclaim { machine } => trees::disclaim(world.disk, machine)?,
         Step::Enable { machines } => enable(world.disk, machines, true)?,
         Step::Disable { machines } => enable(world.disk, machines, false)?,
         _ => {
             let bus = world.bus.ok_or(DeedError::Offline)?;
-            return live(bus, step, started, world.listener).await;
+            let seen = live(bus, step, started, world.listener).await?;
+            if let Step::Start { machines, .. } = step {
+                forget_stopped(world.disk, machines);
+            }
+            return Ok(seen);
         }
     }
     Ok(None)
@@ -72,7 +79,7 @@ async fn live(
         Step::MakeTree { source, to, .. } => trees::make_tree(bus, source, to, listener).await?,
         Step::RenameTree { from, to } => trees::rename_tree(bus, from, to).await?,
         Step::Fit { machine, wishes } => trees::fit_tree(machine, wishes)?,
-        Step::RemoveImage { name } => bus.remove_image(name.as_str()).await?,
+        Step::RemoveImage { name, tree } => trees::remove_tree(bus, name, tree.as_ref()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
         Step::Kill { machines } => {
             bus.signal(machines, nix::libc::SIGKILL).await?;
@@ -104,46 +111,50 @@ async fn live(
         Step::LanAddress { machine, moved } => {
             return Ok(Some(sight::lan_address(bus, machine, *moved).await?));
         }
-        Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. } => {}
+        Step::Write { .. }
+        | Step::Claim { .. }
+        | Step::Disclaim { .. }
+        | Step::Enable { .. }
+        | Step::Disable { .. } => {}
     }
     Ok(None)
 }
 
 /// Does the inverses of steps that may or may not have been begun; gives those that
 /// could not be done, and why.
-pub async fn take_back<'a>(world: World<'_>, stage: &'a [Step]) -> Vec<(&'a Step, DeedError)> {
+pub async fn take_back(world: World<'_>, stage: &[Step]) -> Vec<(Step, DeedError)> {
     let mut faults = Vec::new();
     if stage.iter().all(Step::is_write) {
         let mut due = Vec::new();
         for step in stage {
-            match is_due(world, step) {
-                Ok(true) => due.push(step.clone()),
-                Ok(false) => {}
-                Err(error) => faults.push((step, error)),
+            match due_write(world, step) {
+                Ok(write) => due.extend(write),
+                Err(error) => faults.push((step.clone(), error)),
             }
         }
         if write(world, &due).is_err() {
             // One stands in the way of all: the others are done without it.
-            let tries = stage
-                .iter()
-                .filter(|step| due.contains(step))
-                .map(|step| (step, write(world, slice::from_ref(step))));
-            faults.extend(tries.filter_map(|(step, done)| Some((step, done.err()?.into()))));
+            let tries = due.iter().map(|step| (step, write(world, slice::from_ref(step))));
+            faults.extend(tries.filter_map(|(step, done)| Some((step.clone(), done.err()?.into()))));
         }
         return faults;
     }
     for step in stage {
         if let Err(error) = take_one_back(world, step).await {
-            faults.push((step, error));
+            faults.push((step.clone(), error));
         }
     }
     faults
 }
 
-/// Whether a file is not as it was before.
-fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
-    let Step::Write { path, old, new } = step else { return Ok(false) };
+/// What is to be written so that a file is as it was before; none where it is. What others
+/// have changed meanwhile in a file that all machines share stays as they want it.
+fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
+    let Step::Write { path, old, new } = step else { return Ok(None) };
     let current = world.disk.read(path)?;
+    if current == *new {
+        return Ok(None);
+    }
     // A power cut leaves the beginning of a new file, or no more than its length.
     let begun = |text: &str| {
         text.trim_matches('\0').is_empty() || old.as_ref().is_some_and(|old| old.starts_with(text))
@@ -151,28 +162,42 @@ fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
     let torn = current.as_deref().is_some_and(begun) && world.disk.is_file(path);
     // machined copies and removes .nspawn files along with trees.
     let machined = path.extension().is_some_and(|end| end == "nspawn");
-    if current != *new && current != *old && !machined && !torn {
-        return Err(DeedError::Touched(path.clone()));
+    if current == *old || machined || torn {
+        return Ok(Some(step.clone()));
     }
-    Ok(current != *new)
+    let merged = plan::take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
+    let new = merged.ok_or_else(|| DeedError::Touched(path.clone()))?;
+    let due = Step::Write { path: path.clone(), old: current.clone(), new: new.clone() };
+    Ok((current != new).then_some(due))
 }
 
 async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
-    if let (Step::RemoveImage { name }, Some(bus)) = (step, world.bus) {
+    if let (Step::RemoveImage { name, .. }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
     }
-    if matches!(step, Step::Enable { .. } | Step::Disable { .. }) || world.bus.is_some() {
+    let on_disk = matches!(step, Step::Enable { .. } | Step::Disable { .. } | Step::Disclaim { .. });
+    if on_disk || world.bus.is_some() {
         one(world, step, None).await?;
     }
     Ok(())
 }
 
-/// Ends the making of a tree that somebody does not want to wait for.
-pub async fn cancel(world: World<'_>, step: &Step) {
-    if let (Step::MakeTree { to, .. }, Some(bus)) = (step, world.bus) {
-        // It may be over already.
-        let _ = bus.cancel_transfer(to.as_str()).await;
+/// Remembers that somebody stopped these machines, until they are started or the host is.
+pub fn remember_stopped(disk: &Disk, machines: &[MachineName]) {
+    let paths: Vec<PathBuf> = machines.iter().map(stopped_file).collect();
+    let marks = paths.iter().map(|path| Change { path, text: Some(""), like: path });
+    // Without it the next `apply` starts them again, and says so.
+    let _ = disk.change(&marks.collect::<Vec<_>>());
+}
+
+fn forget_stopped(disk: &Disk, machines: &[MachineName]) {
+    for path in machines.iter().map(stopped_file) {
+        let _ = disk.remove_unsynced(&path);
     }
+}
+
+fn stopped_file(machine: &MachineName) -> PathBuf {
+    Path::new(STOPPED_DIR).join(machine.as_str())
 }
 
 fn units(machines: &[MachineName]) -> Vec<String> {

@@ -8,7 +8,7 @@ use crate::fit::Unfit;
 use crate::name::MachineName;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
-use crate::sys::{BusError, DiskError, GuestError, NetError, NftError};
+use crate::sys::{BusError, DiskError, GuestError, LockError, NetError, NftError};
 
 /// How long a machine may take to answer after its start.
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -36,6 +36,8 @@ pub enum DeedError {
     TreeTaken(MachineName),
     #[error("'{0}' is a disk image: nothing can be put into it")]
     NoTree(MachineName),
+    #[error("the tree named '{0}' is not the one that nsctl made: it is left alone")]
+    AnotherTree(MachineName),
     #[error("the password cannot be hashed")]
     NoHash,
     #[error(transparent)]
@@ -58,6 +60,8 @@ pub enum DeedError {
     Touched(PathBuf),
     #[error(transparent)]
     Journal(#[from] super::JournalError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("the kernel has no room for another IPv6 neighbour")]
     Crowded,
     #[error("interrupted")]
@@ -72,6 +76,8 @@ impl DeedError {
             DeedError::Disk(error) => error.hint(),
             DeedError::Bus(error) => error.hint(),
             DeedError::Nft(error) => error.hint(),
+            DeedError::Journal(error) => error.hint(),
+            DeedError::Lock(error) => error.hint(),
             DeedError::Archive(error) => error.hint(),
             DeedError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
             DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),

@@ -10,6 +10,7 @@ use crate::spec::recipe::Recipe;
 use crate::sys::archive::{Packing, Unpacked};
 use crate::sys::build::Building;
 use crate::sys::bus::Transfer;
+use crate::sys::tree;
 use crate::sys::{Bus, BusError, Disk};
 
 /// What an image is made of.
@@ -45,7 +46,8 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
         bus.remove_image(&draft).await?;
         return Err(of_image(error, name));
     }
-    Ok(bus.rename_image(&draft, name).await?)
+    bus.rename_image(&draft, name).await?;
+    Ok(tokio::task::spawn_blocking(tree::settle_all).await.unwrap_or(Ok(()))?)
 }
 
 /// The user knows the image by its own name alone.

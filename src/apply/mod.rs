@@ -2,9 +2,12 @@
 
 mod deeds;
 mod error;
+mod executor;
 pub mod image;
 mod journal;
 mod links;
+mod live;
+mod recover;
 mod sight;
 mod start;
 mod trees;
@@ -13,36 +16,18 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::state::STATE_DIR;
+pub use deeds::remember_stopped;
 pub use error::DeedError;
+pub use executor::{Executor, Listener, Records};
 use journal::Fate;
-pub use journal::{JOURNAL_FILE, Journal, JournalError};
+pub use journal::{JOURNAL_DIR, Journal, JournalError, Owner};
+pub use live::Interrupt;
+pub use live::World;
+pub use recover::{Unmended, cut_short, recover};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};
-use crate::sys::{Bus, Disk, DiskError, fault, now, together};
-
-/// The host, and somebody who hears what happens to it.
-#[derive(Clone, Copy)]
-pub struct World<'a> {
-    pub disk: &'a Disk,
-    /// None below `--root`: just files then.
-    pub bus: Option<&'a Bus>,
-    pub listener: &'a dyn Listener,
-}
-
-/// Hears of each step as it begins.
-pub trait Listener {
-    fn begins(&self, step: &Step);
-    /// What a tool says that is at work.
-    fn says_in_passing(&self, line: &str);
-    /// How far the step is, from 0 to 1.
-    fn progresses(&self, part: f64);
-    /// A word between the steps: what is undone, who is waited for.
-    fn says(&self, text: &str);
-}
+use crate::sys::{fault, together};
 
 /// What was seen while the plan was carried out.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,27 +51,25 @@ pub enum Failure {
     },
     #[error("interrupted")]
     Interrupted { left: Vec<String> },
-    #[error("what `nsctl {command}` had begun cannot be undone")]
-    Unmended { command: String, left: Vec<String> },
     #[error("cannot finish: {doing}; the next nsctl tries again")]
     Unfinished {
         doing: String,
         #[source]
         source: Box<DeedError>,
     },
+    #[error("all was done, but it is not sure to outlive a power cut")]
+    NotSettled(#[source] Box<DeedError>),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Other(Box<DeedError>),
 }
 
 impl Failure {
     /// What could not be undone.
     pub fn left(&self) -> &[String] {
         match self {
-            Failure::Step { left, .. } | Failure::Interrupted { left } | Failure::Unmended { left, .. } => {
-                left
-            }
+            Failure::Step { left, .. } | Failure::Interrupted { left } => left,
             _ => &[],
         }
     }
@@ -96,51 +79,70 @@ impl Failure {
 ///
 /// # Errors
 /// The step that failed, after everything before it was undone.
-pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<Sighting>, Failure> {
+pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<Vec<Sighting>, Failure> {
     if plan.steps.is_empty() {
         return Ok(Vec::new());
     }
     fault::point();
-    let mut journal = Journal::begin(world.disk, command, &plan.steps)?;
+    let mut journal = Journal::begin(host, command, &plan.steps)?;
+    let waits = first_wait(&plan.steps);
     let mut sightings = Vec::new();
-    let mut interrupt = Interrupt::new();
     let mut started = None;
     let mut index = 0;
     for stage in stages(&plan.steps) {
-        let end = index + stage.len();
-        if let Err(error) = journal.reach(world.disk, index..end) {
-            return Err(fall_back(world, &mut journal, index..end, Some((0, error.into()))).await);
+        let range = index..index + stage.len();
+        if index == waits {
+            host.release();
         }
-        fault::point();
-        stage.iter().for_each(|step| world.listener.begins(step));
         if matches!(stage, [Step::Start { .. }]) {
-            started = Some(now());
+            started = Some(host.now());
         }
-        let is_final = journal.fate == Fate::Finish;
-        let mut doing = std::pin::pin!(deeds::perform(world, stage, started));
-        let done = tokio::select! {
-            done = &mut doing => done.map_err(Some),
-            () = interrupt.came(), if !is_final => {
-                if let Some(step) = stage.iter().find(|step| step.makes_tree()) {
-                    deeds::cancel(world, step).await;
-                    Err(doing.await.err().filter(|(_, error)| error.left_nothing()))
-                } else {
-                    Err(None)
-                }
-            }
-        };
-        match done {
+        match carry_out(host, &mut journal, range.clone(), started).await {
             Ok(seen) => sightings.extend(seen),
-            Err(Some((at, source))) if is_final => {
-                return Err(Failure::Unfinished { doing: stage[at].describe(), source: Box::new(source) });
+            Err(Some((at, source))) if journal.fate == Fate::Finish => {
+                return Err(unfinished(host, &mut journal, &stage[at], source));
             }
-            Err(fault) => return Err(fall_back(world, &mut journal, index..end, fault).await),
+            Err(fault) => return Err(fall_back(host, &mut journal, range, fault, index >= waits).await),
         }
-        index = end;
+        index += stage.len();
     }
     fault::point();
-    journal.end(world.disk)?;
+    journal.end(host).await.map_err(|error| Failure::NotSettled(Box::new(error)))?;
     Ok(sightings)
+}
+
+/// From which step on a plan only waits for machines.
+fn first_wait(steps: &[Step]) -> usize {
+    steps.len() - steps.iter().rev().take_while(|step| step.waits()).count()
+}
+
+/// Does steps that are taken together; none in the error: interrupted.
+async fn carry_out(
+    host: &impl Executor,
+    journal: &mut Journal,
+    range: Range<usize>,
+    started: Option<Instant>,
+) -> Result<Vec<Sighting>, Option<(usize, DeedError)>> {
+    journal.reach(host, range.clone()).await.map_err(|error| Some((0, error)))?;
+    fault::point();
+    let stage = &journal.steps[range];
+    stage.iter().for_each(|step| host.listener().begins(step));
+    let mut doing = std::pin::pin!(host.perform(stage, started));
+    tokio::select! {
+        biased;
+        done = &mut doing => done.map_err(Some),
+        () = host.interrupted(), if journal.fate != Fate::Finish => {
+            let Some(step) = stage.iter().find(|step| step.makes_tree()) else { return Err(None) };
+            host.cancel(step).await;
+            Err(doing.await.err().filter(|(_, error)| error.left_nothing()))
+        }
+    }
+}
+
+fn unfinished(host: &impl Executor, journal: &mut Journal, step: &Step, source: DeedError) -> Failure {
+    // Where that cannot be written, the next nsctl finds out by itself.
+    let _ = journal.is_stuck(host, format!("cannot {}: {}", step.describe(), error::chain(&source)));
+    Failure::Unfinished { doing: step.describe(), source: Box::new(source) }
 }
 
 /// Sees whether each machine is where it should be, outside any plan.
@@ -159,117 +161,41 @@ pub async fn verify(
     }
 }
 
-/// Undoes what was done before the stage that failed, and what of that may have been.
+/// Undoes what was done before the stage that failed, and what of that may have been. What only
+/// waits for a machine is undone while others may still change the host.
 async fn fall_back(
-    world: World<'_>,
+    host: &impl Executor,
     journal: &mut Journal,
     stage: Range<usize>,
     fault: Option<(usize, DeedError)>,
+    is_released: bool,
 ) -> Failure {
     // The stage may have been done in part, unless it says that it was not.
     let untouched = fault.as_ref().is_some_and(|(_, error)| error.left_nothing());
     let begun = if untouched { stage.start } else { stage.end };
+    let doing = fault.map(|(at, source)| (describe(&journal.steps[stage.clone()], at), source));
+    let undoing = undo(&journal.steps[..begun]);
+    let waits = if is_released { undoing.iter().take_while(|step| step.waits()).count() } else { 0 };
+    let mut left = recover::revert(host, &undoing[..waits]).await;
+    if is_released && let Err(error) = host.retake().await {
+        let left = vec![format!("{}; the next nsctl undoes the rest", error::chain(&error))];
+        return failure(doing, left);
+    }
     // Where even this cannot be written, the undoing may still work.
-    let _ = journal.fall_back(world.disk, begun);
-    let mut left = revert(world, &journal.steps[..begun]).await;
-    if left.is_empty()
-        && let Err(error) = journal.end(world.disk)
-    {
-        left.push(error.to_string());
-    }
-    match fault {
+    let _ = journal.fall_back(host, begun);
+    left.extend(recover::revert(host, &undoing[waits..]).await);
+    let why = recover::conclude(host, journal, left).await.unwrap_or_else(|error| vec![error::chain(&error)]);
+    failure(doing, why)
+}
+
+fn describe(stage: &[Step], at: usize) -> String {
+    let step = &stage[at];
+    if step.is_write() && stage.len() > 1 { "change files".into() } else { step.describe() }
+}
+
+fn failure(doing: Option<(String, DeedError)>, left: Vec<String>) -> Failure {
+    match doing {
         None => Failure::Interrupted { left },
-        Some((at, source)) => {
-            let step = &journal.steps[stage.start + at];
-            let doing =
-                if step.is_write() && stage.len() > 1 { "change files".into() } else { step.describe() };
-            Failure::Step { doing, source: Box::new(source), left }
-        }
-    }
-}
-
-/// Undoes steps; gives what could not be undone.
-async fn revert(world: World<'_>, done: &[Step]) -> Vec<String> {
-    let steps = undo(done);
-    if !steps.is_empty() {
-        world.listener.says("undoing what was done");
-    }
-    let mut left = Vec::new();
-    for stage in stages(&steps) {
-        stage.iter().for_each(|step| world.listener.begins(step));
-        let faults = deeds::take_back(world, stage).await;
-        left.extend(
-            faults.iter().map(|(step, fault)| format!("cannot {}: {}", step.describe(), error::chain(fault))),
-        );
-    }
-    left
-}
-
-/// Finishes or undoes what a killed nsctl left, and says which.
-///
-/// # Errors
-/// When the journal cannot be read, or not everything could be undone.
-pub async fn recover(world: World<'_>) -> Result<(), Failure> {
-    world.disk.sweep(STATE_DIR.as_ref())?;
-    let Some(mut journal) = Journal::find(world.disk)? else { return Ok(()) };
-    for step in &journal.steps {
-        if let Step::Write { path, .. } = step
-            && let Some(folder) = path.parent()
-        {
-            world.disk.sweep(folder)?;
-        }
-    }
-    let Journal { command, steps, .. } = &journal;
-    match journal.fate {
-        Fate::Keep => world.listener.says(&format!(
-            "`nsctl {command}` was cut short when all was done, and only whether it works was not yet seen"
-        )),
-        Fate::Finish => {
-            world.listener.says(&format!("finishing `nsctl {command}`, which was cut short"));
-            finish(world, steps).await?;
-        }
-        Fate::Undo => {
-            world.listener.says(&format!("`nsctl {command}` was cut short"));
-            let left = revert(world, &steps[..journal.reached.min(steps.len())]).await;
-            if !left.is_empty() {
-                return Err(Failure::Unmended { command: command.clone(), left });
-            }
-        }
-    }
-    Ok(journal.end(world.disk)?)
-}
-
-/// Does what comes after the point of no return.
-async fn finish(world: World<'_>, steps: &[Step]) -> Result<(), Failure> {
-    let begun = steps.iter().position(Step::is_final).unwrap_or(steps.len());
-    for stage in stages(&steps[begun..]) {
-        stage.iter().for_each(|step| world.listener.begins(step));
-        let done = deeds::perform(world, stage, None).await;
-        done.map_err(|(at, source)| Failure::Unfinished {
-            doing: stage[at].describe(),
-            source: Box::new(source),
-        })?;
-    }
-    Ok(())
-}
-
-/// SIGINT and SIGTERM: a plan is undone before we go.
-struct Interrupt {
-    signals: Vec<tokio::signal::unix::Signal>,
-}
-
-impl Interrupt {
-    fn new() -> Interrupt {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        // Without handlers a signal just ends us, and the journal remains.
-        Interrupt { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
-    }
-
-    async fn came(&mut self) {
-        if self.signals.is_empty() {
-            return std::future::pending().await;
-        }
-        let waits = self.signals.iter_mut().map(|one| Box::pin(one.recv()));
-        futures_util::future::select_all(waits).await;
+        Some((doing, source)) => Failure::Step { doing, source: Box::new(source), left },
     }
 }

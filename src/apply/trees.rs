@@ -1,14 +1,18 @@
 //! Trees of machines: made, renamed, and made fit for their first boot.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::DeedError;
 use super::{Listener, image};
+use crate::emit;
 use crate::fit::{self, Texts, Wishes};
 use crate::name::MachineName;
+use crate::observed::TreeId;
 use crate::plan::Source;
+use crate::sys::disk::Change;
 use crate::sys::pty::random;
-use crate::sys::tree::Tree;
+use crate::sys::tree::{self, Tree};
 use crate::sys::{Bus, Disk};
 
 /// Makes a tree, or leaves none.
@@ -57,9 +61,38 @@ pub fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError>
     for change in fit::changes(&tree.guest(), wishes, &texts, &id)? {
         tree.change(&change)?;
     }
-    // Keys and passwords do not come again by themselves, as the machine-id does.
-    if wishes.is_plain() { Ok(()) } else { Ok(tree.settle()?) }
+    Ok(())
 }
+
+/// Writes down which tree is the machine's, so that no other of its name is ever taken for it.
+pub fn claim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
+    let id = tree::identity(machine.as_str()).ok_or_else(|| DeedError::NoTree(machine.clone()))?;
+    let path = emit::claim_file(machine);
+    Ok(disk.change(&[Change { path: &path, text: Some(&format!("{id}\n")), like: &path }])?)
+}
+
+/// Forgets it.
+pub fn disclaim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
+    Ok(disk.remove(&emit::claim_file(machine))?)
+}
+
+/// Deletes a tree, if it is still the one that was meant. While machined's own child still
+/// deletes it, it is busy: its lock is waited for.
+pub async fn remove_tree(bus: &Bus, name: &MachineName, id: Option<&TreeId>) -> Result<(), DeedError> {
+    let there = tree::identity(name.as_str());
+    if id.is_some() && there.is_some() && there.as_ref() != id {
+        return Err(DeedError::AnotherTree(name.clone()));
+    }
+    match bus.remove_image(name.as_str()).await {
+        Err(error) if error.is_busy() && tree::wait_until_unlocked(name.as_str(), BUSY_TIME).await => {
+            Ok(bus.remove_image(name.as_str()).await?)
+        }
+        removed => Ok(removed?),
+    }
+}
+
+/// How long machined may go on deleting a tree that a killed nsctl asked it to delete.
+const BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// The first line of a file, as shadow(5) has it: hashed already, or hashed now.
 fn hash(text: &str) -> Result<String, DeedError> {

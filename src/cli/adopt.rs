@@ -35,7 +35,7 @@ pub struct Adopt {
 pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let session = Session::begin(global).await?;
-    if session.spec.machines.contains_key(&name) {
+    if session.spec.machines.contains_key(&name) || session.spec.broken.contains_key(&name) {
         return Err(Fault::new(format!("'{name}' is one of nsctl's machines already"))
             .hint(format!("`nsctl show {name}` shows it")));
     }

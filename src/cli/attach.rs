@@ -25,6 +25,9 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let mut network = args.place.network()?;
     let session = Session::begin(global).await?;
+    if session.spec.broken.contains_key(&name) {
+        session.machine(&name)?;
+    }
     let mut spec = session.spec.clone();
     let path = definition_path(&name);
     let (definition, handwritten) = match spec.machines.get_mut(&name) {

@@ -4,14 +4,13 @@ use clap::Args;
 
 use super::create::{refuse_taken, resolver};
 use super::session::Session;
-use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::emit::nspawn_file;
 use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, Wanted, kept_beside, settle};
-use crate::spec::{MachineSpec, Network, Routed, definition_path, edit};
+use crate::spec::{Network, Routed, definition_path, edit};
 use crate::state::State;
 
 /// Make another machine of a machine, with a subnet and a machine-id of its own
@@ -35,11 +34,6 @@ pub struct Rename {
     new: String,
 }
 
-fn ours<'s>(session: &'s Session, name: &MachineName) -> Result<&'s MachineSpec, Fault> {
-    let known = session.spec.machines.keys().map(MachineName::as_str);
-    session.spec.machines.get(name).ok_or_else(|| unknown(name.as_str(), known))
-}
-
 /// There is nothing of that name.
 pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> {
     refuse_taken(session, name)?;
@@ -53,7 +47,7 @@ pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> 
 pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
     let session = Session::begin(global).await?;
-    let mut machine = ours(&session, &name)?.clone();
+    let mut machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
     if session.observed.is_running(&name) {
         session
@@ -91,7 +85,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
 pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
     let session = Session::begin(global).await?;
-    let machine = ours(&session, &name)?.clone();
+    let machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
     if session.observed.is_running(&name) {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
@@ -103,14 +97,11 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let mut spec = session.spec.clone();
     spec.machines.remove(&name);
     spec.machines.insert(new.clone(), machine);
-    let State { mut leases, mut trees } = session.state.clone();
+    let mut leases = session.state.leases.clone();
     leases.rename(&name, &new);
-    if trees.remove(&name) {
-        trees.insert(new.clone());
-    }
     let scope = Scope::Renamed(name.clone(), new.clone());
     let leases = settle(&spec, leases, &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, trees }, scope);
+    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), None);
     wanted.inputs.insert(definition_path(&new), text);
     let beside = kept_beside(&nspawn_file(&name));

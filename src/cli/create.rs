@@ -185,7 +185,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
 }
 
 pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
-    if session.spec.machines.contains_key(name) {
+    if session.spec.machines.contains_key(name) || session.spec.broken.contains_key(name) {
         return Err(Fault::new(format!("there is already a machine named '{name}'"))
             .hint(format!("`nsctl show {name}` shows it, `nsctl remove {name}` removes it")));
     }
@@ -240,7 +240,7 @@ fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<
         return Ok(Some(ImageWord::Build(build)));
     }
     let there_are: Vec<String> = images.iter().cloned().collect();
-    Err(Fault::from(vec![Refusal::NoImage { image: name.to_string(), there_are }])
+    Err(Fault::from(vec![Refusal::NoImage { machine: name.clone(), image: name.to_string(), there_are }])
         .hint("or set a default in /etc/nsctl/nsctl.toml: [defaults] image = \"…\""))
 }
 

@@ -13,7 +13,7 @@ use super::show::unknown;
 use super::text::{err, out};
 use super::{Fault, Global, text};
 use crate::doctor::{Finding, Level, examine, services};
-use crate::plan::{Step, plan};
+use crate::plan::{Step, Whole};
 use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
 use crate::{inspect, observe};
@@ -51,7 +51,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
     }
     let mut findings = findings(global).await?;
     if let Some(name) = &args.name {
-        let rows = look(global).await?;
+        let rows = look(global).await?.rows;
         let Some(row) = rows.iter().find(|row| row.name == *name) else {
             return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
         };
@@ -98,9 +98,11 @@ async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
     let (spec, state) = (spec(&observed)?, state(&observed)?);
     let mut facts = inspect::host(&disk, &bus, observed, spec, state, services).await?;
     if facts.cut_short.is_none() {
-        let wanted = everything(facts.spec.clone(), facts.state.clone(), &facts.observed);
-        let plan = wanted.ok().and_then(|wanted| plan(&wanted, &facts.observed).ok());
-        facts.pending = plan.map(|plan| plan.steps.iter().map(Step::describe).collect());
+        let whole = everything(&facts.spec, &facts.state, &facts.observed, Vec::new());
+        if let Ok(Whole { plan, left_out, .. }) = whole {
+            facts.pending = Some(plan.steps.iter().map(Step::describe).collect());
+            facts.left_out = left_out;
+        }
     }
     Ok(examine(&facts))
 }

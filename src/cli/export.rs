@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::clone::must_be_free;
 use super::session::Session;
-use super::show::unknown;
 use super::{Fault, Global, text};
 use crate::apply::{self, Listener};
 use crate::name::MachineName;
@@ -47,9 +46,7 @@ pub struct Import {
 pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let session = Session::begin(global).await?;
-    if !session.spec.machines.contains_key(&name) {
-        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
-    }
+    session.machine(&name)?;
     if session.observed.is_running(&name) {
         session.progress.says(&format!("note: '{name}' is running: its files are as after a power cut"));
     }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::session::Session;
-use super::show::unknown;
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
@@ -108,15 +107,14 @@ async fn change(
 ) -> Result<u8, Fault> {
     let name: MachineName = word.parse()?;
     let session = Session::begin(global).await?;
+    let mut machine = session.machine(&name)?.clone();
     let mut spec = session.spec.clone();
-    let Some(machine) = spec.machines.get_mut(&name) else {
-        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
-    };
-    let said = edit(machine, &name)?;
+    let said = edit(&mut machine, &name)?;
     let path = definition_path(&name);
     let text = edit::set_expose(session.observed.file(&path).unwrap_or_default(), &machine.expose)?;
+    spec.machines.insert(name.clone(), machine);
     let one_port = spec.ports_of_the_host();
-    one_port.map_err(|clash| Fault::new(clash).hint("choose another with --host PORT"))?;
+    one_port.map_err(|(_, clash)| Fault::new(clash).hint("choose another with --host PORT"))?;
     let scope = Scope::Machine(name);
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::text::err;
 
 use super::text;
-use crate::apply::{DeedError, Failure, JOURNAL_FILE, JournalError};
+use crate::apply::{DeedError, Failure, JournalError};
 use crate::name::NameError;
 use crate::observe::ObserveError;
 use crate::plan::Refusal;
@@ -53,6 +53,14 @@ impl Fault {
                 said.push(hint);
             }
         }
+    }
+}
+
+/// What went wrong, without hints.
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let errors: Vec<String> = self.errors.iter().map(describe).collect();
+        f.write_str(&errors.join("; "))
     }
 }
 
@@ -154,18 +162,23 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Fault {
         let left = failure.left().to_vec();
         let hint = match &failure {
-            Failure::Step { source, .. } | Failure::Unfinished { source, .. } => DeedError::hint(source),
+            Failure::Step { source, .. }
+            | Failure::Unfinished { source, .. }
+            | Failure::NotSettled(source)
+            | Failure::Other(source) => DeedError::hint(source),
             Failure::Journal(error) => error.hint(),
-            Failure::Disk(error) => error.hint(),
-            Failure::Unmended { .. } => Some(format!(
-                "mend what is named above and try again; {JOURNAL_FILE} tells what had been begun"
-            )),
             Failure::Interrupted { .. } => None,
         };
         let undone = matches!(failure, Failure::Step { .. } | Failure::Interrupted { .. }) && left.is_empty();
         let mut fault = plain(failure).hint_some(hint);
         fault.errors.extend(left.into_iter().map(|text| anyhow::Error::msg(format!("not undone: {text}"))));
-        if undone { fault.hint("what had been done was undone; nothing is left over") } else { fault }
+        if undone {
+            return fault.hint("what had been done was undone; nothing is left over");
+        }
+        if fault.errors.len() > 1 {
+            return fault.hint("mend what is named there; each nsctl that changes the host tries it again");
+        }
+        fault
     }
 }
 

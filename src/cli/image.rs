@@ -224,7 +224,13 @@ impl Works {
         }
         let making = making()?;
         self.progress.says_in_passing(&format!("making the image '{name}'"));
-        let world = World { disk: &self.disk, bus: Some(&self.bus), listener: &self.progress };
+        let world = World {
+            disk: &self.disk,
+            bus: Some(&self.bus),
+            listener: &self.progress,
+            lock: None,
+            interrupt: None,
+        };
         make(world, making, name, limit).await?;
         Ok(true)
     }

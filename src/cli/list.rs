@@ -1,16 +1,19 @@
 //! `nsctl list`: all machines, with the addresses that they really have.
 
+use std::path::Path;
+
 use super::text::{err, out};
 use clap::Args;
 
-use super::session::{bus, spec, state, tell_of_journal};
+use super::session::{bus, definitions, state, tell_of_journal};
 use super::show::unknown;
 use super::view::{self, Row};
 use super::{Fault, Global, text};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observe;
-use crate::spec::Spec;
+use crate::spec::{HOST_FILE, Problems, Spec};
+use crate::state::rebuild;
 use crate::sys::tree::Tree;
 use crate::sys::{Disk, is_root};
 
@@ -25,18 +28,19 @@ pub struct List {
 }
 
 pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
-    let mut rows = look(global).await?;
+    let Looked { mut rows, is_whole } = look(global).await?;
     if let Some(nobody) = args.names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
         return Err(unknown(nobody, rows.iter().map(|row| row.name.as_str())));
     }
     rows.retain(|row| args.names.is_empty() || args.names.contains(&row.name));
+    let status = u8::from(!is_whole);
     if args.json {
         text::json(&rows)?;
-        return Ok(0);
+        return Ok(status);
     }
     if rows.is_empty() {
         out!("no machines; `nsctl create NAME --routed --image IMAGE` makes one");
-        return Ok(0);
+        return Ok(status);
     }
     let header = ["NAME", "STATE", "NETWORK", "ADDRESSES", "INTERFACE"];
     out!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
@@ -45,21 +49,36 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
             err!("note: {}: {}", text::tame(&row.name), text::tame(line));
         }
     }
-    Ok(0)
+    Ok(status)
+}
+
+/// What there is to see.
+pub struct Looked {
+    pub rows: Vec<Row>,
+    /// Whether all of the user's files can be used.
+    pub is_whole: bool,
 }
 
 /// Every machine as it is now. Takes no lock: it never waits. What is wrong in
 /// the user's files is told, and does not hide what runs.
-pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
+pub async fn look(global: &Global) -> Result<Looked, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     tell_of_journal(&disk);
     let (observed, addresses) = observe::machines(&disk, bus.as_ref()).await?;
-    let leases = state(&observed)?.leases;
-    let spec = spec(&observed).unwrap_or_else(|problems| {
-        Fault::from(problems).print();
-        Spec::default()
-    });
+    let (leases, state_fault) = match state(&observed) {
+        Ok(state) => (state.leases, None),
+        Err(error) => (rebuild(&observed.files).map(|state| state.leases).unwrap_or_default(), Some(error)),
+    };
+    let (spec, mut problems) = Spec::read(observed.file(Path::new(HOST_FILE)), &definitions(&observed));
+    problems.extend(spec.strays.iter().cloned());
+    let is_whole = problems.is_empty() && state_fault.is_none() && spec.broken.is_empty();
+    if !problems.is_empty() {
+        Fault::from(Problems(problems)).print();
+    }
+    if let Some(error) = state_fault {
+        Fault::from(error).print();
+    }
     if observed.live && !is_root() && !observed.machines.is_empty() && !global.quiet {
         err!("note: addresses are read from the machines' own networks, which takes root");
     }
@@ -67,7 +86,7 @@ pub async fn look(global: &Global) -> Result<Vec<Row>, Fault> {
     for row in rows.iter_mut().filter(|row| observed.live && row.network.mode == "bridge") {
         row.duid = row.name.parse().ok().and_then(|name| duid(&name));
     }
-    Ok(rows)
+    Ok(Looked { rows, is_whole })
 }
 
 /// The DUID of a guest that has been started once.

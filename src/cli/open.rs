@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::session::Session;
-use super::show::unknown;
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
@@ -34,10 +33,8 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let ports = ports(&args)?;
     let session = Session::begin(global).await?;
+    let mut machine = session.machine(&name)?.clone();
     let mut spec = session.spec.clone();
-    let Some(machine) = spec.machines.get_mut(&name) else {
-        return Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)));
-    };
     if matches!(machine.network, Network::Bridge(_)) {
         return Err(Fault::new(format!(
             "'{name}' is on a bridge, where nsctl filters nothing: all its ports are open"
@@ -56,6 +53,7 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     }
     let path = definition_path(&name);
     let text = edit::set_open(session.observed.file(&path).unwrap_or_default(), &machine.open)?;
+    spec.machines.insert(name.clone(), machine);
     let scope = Scope::Machine(name.clone());
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);

@@ -27,7 +27,7 @@ struct View<'a> {
     free: u64,
     leases: Vec<Lease<'a>>,
     /// The one freed longest ago first.
-    resting: &'a [Subnet],
+    resting: Vec<Subnet>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +60,7 @@ fn view(pool: Pool, leases: &Leases) -> View<'_> {
         size,
         free: size.saturating_sub(used as u64),
         leases: leases.held().iter().map(|(machine, subnet)| Lease { machine, subnet: *subnet }).collect(),
-        resting: leases.resting(),
+        resting: leases.resting().iter().map(|rested| rested.subnet).collect(),
     }
 }
 

@@ -9,9 +9,10 @@ use super::image::{self, MAX_SIZE};
 use super::session::{Session, bus, spec, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::fit::Wishes;
+use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Effect, Plan, Scope, Step, Wanted, diff, plan as make, settle};
+use crate::plan::{Effect, Plan, Refusal, Step, Whole, diff, whole};
 use crate::spec::Spec;
 use crate::spec::image::ImageWord;
 use crate::state::State;
@@ -41,6 +42,20 @@ struct PlanView<'a> {
     notes: &'a [String],
     effects: &'a [Effect],
     steps: Vec<StepView<'a>>,
+    left_out: Vec<LeftOut>,
+}
+
+/// A machine that stays as it is, and why.
+#[derive(Serialize)]
+struct LeftOut {
+    machine: Option<MachineName>,
+    why: String,
+}
+
+impl LeftOut {
+    fn of(refusal: &Refusal) -> LeftOut {
+        LeftOut { machine: refusal.machine(), why: refusal.to_string() }
+    }
 }
 
 #[derive(Serialize)]
@@ -55,50 +70,74 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let bus = bus(global).await?;
     tell_of_journal(&disk);
     let observed = observe::host(&disk, bus.as_ref()).await?;
-    let plan = make(&everything(spec(&observed)?, state(&observed)?, &observed)?, &observed)?;
+    let (spec, state) = (spec(&observed)?, state(&observed)?);
+    let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, Vec::new())?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
-        text::json(&PlanView { notes: &plan.notes, effects: &plan.effects, steps })?;
+        let left_out: Vec<LeftOut> = left_out.iter().map(LeftOut::of).collect();
+        text::json(&PlanView { notes: &plan.notes, effects: &plan.effects, steps, left_out })?;
     } else {
         out!("{}", sheet(&plan));
+    }
+    if !left_out.is_empty() || !spec.strays.is_empty() {
+        tell(&spec, left_out);
+        return Ok(1);
     }
     Ok(if args.exit_code && !plan.steps.is_empty() { 3 } else { 0 })
 }
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let session = Session::begin(global).await?;
-    let wanted = everything(session.spec.clone(), session.state.clone(), &session.observed)?;
-    let plan = make(&wanted, &session.observed)?;
+    let held = session.held(|_| true).collect();
+    let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
     session.progress.end();
     if plan.steps.is_empty() {
         session.say("nothing to do");
-        return Ok(0);
-    }
-    if !args.yes {
-        super::text::err!("{}", sheet(&plan));
-        if !text::agree("Do that?")? {
+    } else {
+        if !args.yes {
+            super::text::err!("{}", sheet(&plan));
+        }
+        if !args.yes && plan.takes_away() && !text::agree("Do that?")? {
             return Err(Fault::new("nothing was changed"));
         }
+        for word in to_make(&session.spec, &session.observed) {
+            image::ensure(global, &word).await?;
+        }
+        session.perform(&plan).await?;
     }
-    for word in to_make(&session.spec, &session.observed) {
-        image::ensure(global, &word).await?;
+    if left_out.is_empty() && session.spec.strays.is_empty() {
+        return Ok(0);
     }
-    session.perform(&plan).await?;
-    Ok(0)
+    session.progress.end();
+    tell(&session.spec, left_out);
+    Ok(1)
+}
+
+/// Says which machines stay as they are, and why.
+fn tell(spec: &Spec, left_out: Vec<Refusal>) {
+    let strays = spec.strays.iter().map(|problem| Refusal::Stray(problem.clone()));
+    Fault::from(left_out.into_iter().chain(strays).collect::<Vec<_>>()).print();
 }
 
 /// The host as its files say: machines without a tree get one of their image,
 /// and those that start with the host run.
-pub fn everything(spec: Spec, state: State, observed: &Observed) -> Result<Wanted, Fault> {
-    let leases = settle(&spec, state.leases.clone(), &Scope::All)?;
+pub fn everything(
+    spec: &Spec,
+    state: &State,
+    observed: &Observed,
+    held: Vec<Refusal>,
+) -> Result<Whole, Vec<Refusal>> {
     let live = spec.machines.iter().filter(|_| observed.live);
-    let start = live.clone().filter(|(_, machine)| machine.autostart).map(|(name, _)| name.clone()).collect();
     let treeless = live.filter(|(name, _)| !observed.images.contains(name.as_str()));
-    let images = treeless.filter_map(|(name, machine)| Some((name, machine.image.as_deref()?)));
-    let images = images.map(|(name, word)| new_image(&word.parse()?, name, Wishes::default(), MAX_SIZE));
-    let images = images.collect::<Result<_, Fault>>()?;
-    let made = to_make(&spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();
-    Ok(Wanted { start, images, made, ..Wanted::new(spec, State { leases, ..state }, Scope::All) })
+    let images = treeless.filter_map(|(name, machine)| {
+        let word = machine.image.as_deref()?;
+        let image = word.parse().map_err(Fault::from);
+        let image = image.and_then(|word| new_image(&word, name, Wishes::default(), MAX_SIZE));
+        let unmade = |fault: Fault| Refusal::NoSource { machine: name.clone(), why: fault.to_string() };
+        Some((name.clone(), image.map_err(unmade)))
+    });
+    let made = to_make(spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();
+    whole(spec, state, observed, &images.collect(), made, held)
 }
 
 /// The images that are made before the machines of them are.

@@ -5,7 +5,7 @@ use clap::Args;
 use super::session::Session;
 use super::show::unknown;
 use super::{Fault, Global, text};
-use crate::emit::nspawn_file;
+use crate::emit::{claim_file, nspawn_file};
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::plan::{Scope, Wanted, kept_beside, settle};
@@ -29,37 +29,37 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let session = Session::begin(global).await?;
     let mut spec = session.spec.clone();
-    if spec.machines.remove(&name).is_none() {
-        let known = session.spec.machines.keys().map(MachineName::as_str);
-        return Err(if session.observed.images.contains(name.as_str()) {
-            Fault::new(format!("'{name}' is not one of nsctl's machines"))
-                .hint(format!("`machinectl remove {name}` deletes a tree that nsctl does not manage"))
-        } else {
-            unknown(name.as_str(), known)
-        });
-    }
-    // A tree that was there before nsctl is not nsctl's to delete.
-    let there = session.observed.images.contains(name.as_str());
-    let made = session.state.trees.contains(&name);
-    let delete = there && made && !args.keep_image;
-    session.progress.end();
-    if !args.yes {
-        let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
-        let tree = if delete { " and everything in /var/lib/machines/" } else { "" };
-        let tree = if delete { format!("{tree}{name}") } else { String::new() };
-        if !text::agree(&format!("This {running}deletes the configuration of {name}{tree}. Go on?"))? {
-            return Err(Fault::new("nothing was changed"));
-        }
+    let known = spec.machines.remove(&name).is_some() | spec.broken.remove(&name).is_some();
+    if !known {
+        return Err(nobody(&session, &name));
     }
     let scope = Scope::Machine(name.clone());
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), None);
     give_back(&mut wanted, &session.observed, &name);
+    let edited = session.observed.edited(&name);
+    wanted.take_over.extend(edited.iter().cloned());
+    // A tree that is not the one that nsctl made is not nsctl's to delete.
+    let there = session.observed.trees.contains_key(&name);
+    let delete = there && is_made(&session, &name) && !args.keep_image;
     if delete {
         wanted.drop_images.push(name.clone());
     }
-    session.carry_out(&wanted).await?;
+    let plan = session.plan(&wanted)?;
+    session.progress.end();
+    for path in edited {
+        text::err!("note: {} was edited by hand, and goes, too", text::tame(&path.display().to_string()));
+    }
+    if !args.yes {
+        let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
+        let tree =
+            if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
+        if !text::agree(&format!("This {running}deletes the configuration of {name}{tree}. Go on?"))? {
+            return Err(Fault::new("nothing was changed"));
+        }
+    }
+    session.perform(&plan).await?;
     let subnet = session.state.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
     let tree = if there && !delete {
         format!("; its tree stays in /var/lib/machines/{name}")
@@ -68,6 +68,20 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     };
     session.say(format!("removed {name}{subnet}{tree}"));
     Ok(0)
+}
+
+/// An nsctl before this one wrote down the names of trees alone.
+fn is_made(session: &Session, name: &MachineName) -> bool {
+    let claimed = session.observed.file(&claim_file(name)).is_some();
+    session.observed.tree_is_ours(name) || (!claimed && session.state.unclaimed.contains(name))
+}
+
+fn nobody(session: &Session, name: &MachineName) -> Fault {
+    if session.observed.images.contains(name.as_str()) {
+        return Fault::new(format!("'{name}' is not one of nsctl's machines"))
+            .hint(format!("`machinectl remove {name}` deletes a tree that nsctl does not manage"));
+    }
+    unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str))
 }
 
 /// The hand-written file goes back to its place, so it is kept beside it no longer.

@@ -40,7 +40,7 @@ struct Client {
 }
 
 pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
-    let rows = look(global).await?;
+    let rows = look(global).await?.rows;
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };

@@ -1,5 +1,6 @@
 //! `nsctl start|stop|restart`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
 use crate::plan::{Plan, Scope, Step, Wanted, check, flushed};
+use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys;
 
 /// Which machines
@@ -32,9 +34,17 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let mut names: Vec<MachineName> = args.names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     names.sort();
     names.dedup();
-    let session = Session::begin_to_run(global).await?;
+    let session = match way {
+        Way::Stop => Session::begin_to_stop(global).await?,
+        Way::Start | Way::Restart => Session::begin_to_start(global).await?,
+    };
     for name in &names {
         refuse_unknown(&session, name).await?;
+    }
+    if way != Way::Stop
+        && let Some(refusal) = session.held(|name| names.contains(name)).next()
+    {
+        return Err(vec![refusal].into());
     }
     let idle = |name: &&MachineName| match way {
         Way::Start => session.observed.is_running(name),
@@ -55,7 +65,10 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let steps = steps(way, &machines, &checks, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
-        Way::Stop => machines.iter().for_each(|name| session.say(format!("{name} is stopped"))),
+        Way::Stop => {
+            apply::remember_stopped(&session.disk, &machines);
+            machines.iter().for_each(|name| session.say(format!("{name} is stopped")));
+        }
         Way::Start | Way::Restart => verify(&session, &machines, &checks, started).await?,
     }
     Ok(0)
@@ -81,7 +94,13 @@ fn steps(way: Way, machines: &[MachineName], checks: &[Step], flushed: bool) -> 
 }
 
 async fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fault> {
-    if session.spec.machines.contains_key(name) || session.observed.is_running(name) {
+    if session.spec.broken.contains_key(name) {
+        session.machine(name)?;
+    }
+    if session.spec.machines.contains_key(name)
+        || session.observed.is_running(name)
+        || session.disk.exists(&definition_path(name))
+    {
         return Ok(());
     }
     if let Some(bus) = &session.bus
@@ -89,7 +108,8 @@ async fn refuse_unknown(session: &Session, name: &MachineName) -> Result<(), Fau
     {
         return Ok(());
     }
-    Err(unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str)))
+    let known = session.disk.names(Path::new(MACHINES_DIR))?;
+    Err(unknown(name.as_str(), known.iter().filter_map(|file| file.strip_suffix(".toml"))))
 }
 
 /// Sees that each of our machines is where it should be. One that does not

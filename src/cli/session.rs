@@ -1,19 +1,21 @@
 //! What every verb that changes the host begins and ends with.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::path::Path;
 use std::time::Duration;
 
-use super::text::out;
+use super::text::{err, out, tame};
 
 use super::progress::Progress;
+use super::show::unknown;
 use super::{Fault, Global};
-use crate::apply::{self, Journal, Listener, Sighting, World};
+use crate::apply::{self, Interrupt, Listener, Sighting, Unmended, World};
+use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Wanted, plan};
+use crate::plan::{Plan, Refusal, Scope, Wanted, plan};
 use crate::pool::Subnet;
-use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
+use crate::spec::{Definitions, HOST_FILE, MACHINES_DIR, MachineSpec, Problem, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
 
@@ -25,8 +27,11 @@ pub struct Session {
     pub spec: Spec,
     pub state: State,
     pub progress: Progress,
+    /// What could be neither finished nor undone: its machines are left alone.
+    unmended: Vec<Unmended>,
     quiet: bool,
-    _lock: Lock,
+    lock: Lock,
+    interrupt: RefCell<Interrupt>,
 }
 
 /// Whether the files below a folder are all there is.
@@ -47,29 +52,45 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Tells who only reads of a plan that was cut short. Nobody waits for a lock here.
+/// Tells who only reads of plans that were cut short. Nobody waits for a lock here.
 pub fn tell_of_journal(disk: &Disk) {
-    if let Ok(Some(journal)) = Journal::find(disk)
-        && !sys::lock::is_held(disk)
-    {
-        let command = super::text::tame(&journal.command);
-        super::text::err!(
-            "note: `nsctl {command}` was cut short; the next command that changes the host mends that first"
-        );
+    for left in apply::cut_short(disk) {
+        if left.why.is_empty() {
+            let command = tame(&left.command);
+            err!(
+                "note: `nsctl {command}` was cut short; the next command that changes the host mends that first"
+            );
+        } else {
+            err!("{}", told_unmended(&left));
+        }
     }
 }
 
-/// The host, locked, and with nothing half done.
+/// In one line.
+fn told_unmended(Unmended { command, machines, why }: &Unmended) -> String {
+    let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
+    let of = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+    tame(&format!("note: `nsctl {command}`{of} is not mended yet: {}", why.join("; "))).replace('\n', " ")
+}
+
+/// The host, locked, and with nothing half done that could be mended.
 struct Locked {
     disk: Disk,
     bus: Option<Bus>,
     progress: Progress,
+    unmended: Vec<Unmended>,
     quiet: bool,
     lock: Lock,
 }
 
 impl Locked {
     async fn take(global: &Global) -> Result<Locked, Fault> {
+        let mut host = Locked::take_as_it_is(global).await?;
+        host.recover().await?;
+        Ok(host)
+    }
+
+    async fn take_as_it_is(global: &Global) -> Result<Locked, Fault> {
         must_be_root(global)?;
         if !global.root.is_dir() {
             return Err(Fault::new(format!("{} is not a folder", global.root.display())));
@@ -79,14 +100,28 @@ impl Locked {
         let wait = Duration::from_secs(global.wait);
         let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
         let bus = bus(global).await?;
-        apply::recover(World { disk: &disk, bus: bus.as_ref(), listener: &progress }).await?;
-        Ok(Locked { disk, bus, progress, quiet: global.quiet, lock })
+        Ok(Locked { disk, bus, progress, unmended: Vec::new(), quiet: global.quiet, lock })
     }
 
-    fn known(self, observed: Observed, state: State) -> Result<Session, Fault> {
-        let spec = spec(&observed)?;
-        let Locked { disk, bus, progress, quiet, lock } = self;
-        Ok(Session { disk, bus, observed, spec, state, progress, quiet, _lock: lock })
+    async fn recover(&mut self) -> Result<(), Fault> {
+        let world = World {
+            disk: &self.disk,
+            bus: self.bus.as_ref(),
+            listener: &self.progress,
+            lock: None,
+            interrupt: None,
+        };
+        self.unmended = apply::recover(&world).await?;
+        for left in &self.unmended {
+            self.progress.says(&told_unmended(left));
+        }
+        Ok(())
+    }
+
+    fn known(self, observed: Observed, spec: Spec, state: State) -> Session {
+        let Locked { disk, bus, progress, unmended, quiet, lock } = self;
+        let interrupt = RefCell::new(Interrupt::new());
+        Session { disk, bus, observed, spec, state, progress, unmended, quiet, lock, interrupt }
     }
 }
 
@@ -103,37 +138,90 @@ impl Session {
     ) -> Result<Session, Fault> {
         let host = Locked::take(global).await?;
         let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
-        let state = state(&observed)?;
-        host.known(observed, state)
+        let (spec, state) = (spec(&observed)?, state(&observed)?);
+        Ok(host.known(observed, spec, state))
     }
 
-    /// Just what a start or stop needs to know: it is to begin at once.
-    pub async fn begin_to_run(global: &Global) -> Result<Session, Fault> {
+    /// Just what a start needs to know: it is to begin at once.
+    pub async fn begin_to_start(global: &Global) -> Result<Session, Fault> {
         let host = Locked::take(global).await?;
-        let Some(bus) = &host.bus else {
-            return Err(Fault::new("machines are started and stopped on a running host, not below --root"));
-        };
-        let observed = observe::running(&host.disk, bus).await?;
-        let state = state(&observed)?;
-        host.known(observed, state)
+        let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
+        let (spec, state) = (spec(&observed)?, state(&observed)?);
+        Ok(host.known(observed, spec, state))
+    }
+
+    /// Just what a stop needs to know: which machines run. Nothing that is wrong with files
+    /// stands in its way.
+    pub async fn begin_to_stop(global: &Global) -> Result<Session, Fault> {
+        let mut host = Locked::take_as_it_is(global).await?;
+        if let Err(fault) = host.recover().await {
+            host.progress.end();
+            fault.print();
+        }
+        let bus = host.bus.as_ref().ok_or_else(not_below_root)?;
+        let observed = Observed { machines: bus.machines().await?, live: true, ..Observed::default() };
+        Ok(host.known(observed, Spec::default(), State::default()))
+    }
+
+    /// A machine of ours, if its definition can be used.
+    pub fn machine(&self, name: &MachineName) -> Result<&MachineSpec, Fault> {
+        if let Some(problems) = self.spec.broken.get(name) {
+            return Err(Problems(problems.clone()).into());
+        }
+        let known = self.spec.machines.keys().map(MachineName::as_str);
+        self.spec.machines.get(name).ok_or_else(|| unknown(name.as_str(), known))
     }
 
     /// What is wanted, to begin with: what there is.
     pub fn world(&self) -> World<'_> {
-        World { disk: &self.disk, bus: self.bus.as_ref(), listener: &self.progress }
+        World {
+            disk: &self.disk,
+            bus: self.bus.as_ref(),
+            listener: &self.progress,
+            lock: Some(&self.lock),
+            interrupt: Some(&self.interrupt),
+        }
+    }
+
+    /// Why these machines are left alone.
+    pub fn held<'s>(
+        &'s self,
+        takes: impl Fn(&MachineName) -> bool + 's,
+    ) -> impl Iterator<Item = Refusal> + 's {
+        let all = self.unmended.iter().flat_map(|left| left.machines.iter().map(move |name| (left, name)));
+        all.filter(move |(_, name)| takes(name)).map(|(left, name)| Refusal::Held {
+            machine: name.clone(),
+            command: left.command.clone(),
+            why: left.why.clone(),
+        })
     }
 
     /// Plans, once it is sure that what will be written can be read again.
     pub fn plan(&self, wanted: &Wanted) -> Result<Plan, Fault> {
-        let mut after = Observed { files: self.observed.files.clone(), ..Observed::default() };
+        let named = |name: &MachineName| match &wanted.scope {
+            Scope::Machine(one) => name == one,
+            Scope::Renamed(old, new) => name == old || name == new,
+            Scope::All | Scope::Records | Scope::Host | Scope::Bridge(_) => false,
+        };
+        let held: Vec<Refusal> = self.held(named).collect();
+        if !held.is_empty() {
+            return Err(held.into());
+        }
+        let mut after = Observed {
+            files: self.observed.files.clone(),
+            unreadable: self.observed.unreadable.clone(),
+            ..Observed::default()
+        };
         for (path, text) in &wanted.inputs {
             match text {
                 Some(text) => _ = after.files.insert(path.clone(), text.clone()),
                 None => _ = after.files.remove(path),
             }
         }
-        spec(&after)?;
-        Ok(plan(wanted, &self.observed)?)
+        let mut after = spec(&after)?.broken;
+        after.retain(|name, problems| self.spec.broken.get(name) != Some(problems));
+        let new: Vec<Problem> = after.into_values().flatten().collect();
+        if new.is_empty() { Ok(plan(wanted, &self.observed)?) } else { Err(Problems(new).into()) }
     }
 
     /// Plans, tells, does, and prints what was seen.
@@ -148,7 +236,7 @@ impl Session {
     /// Does a plan that the user knows, and prints what was seen.
     pub async fn perform(&self, plan: &Plan) -> Result<Vec<Sighting>, Fault> {
         let command = sys::command_line();
-        let sightings = apply::apply(self.world(), plan, &command).await;
+        let sightings = apply::apply(&self.world(), plan, &command).await;
         self.progress.end();
         let sightings = sightings?;
         if !self.quiet {
@@ -163,7 +251,7 @@ impl Session {
     pub fn say(&self, line: impl AsRef<str>) {
         self.progress.end();
         if !self.quiet {
-            out!("{}", super::text::tame(line.as_ref()));
+            out!("{}", tame(line.as_ref()));
         }
     }
 }
@@ -178,13 +266,19 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
 
 /// The spec that the observed files hold.
 pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
-    let definitions: BTreeMap<PathBuf, String> = observed
-        .files
-        .iter()
-        .filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)))
-        .map(|(path, text)| (path.clone(), text.clone()))
-        .collect();
-    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)
+    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions(observed))
+}
+
+/// The definitions among the observed files.
+pub fn definitions(observed: &Observed) -> Definitions {
+    let texts = observed.files.iter().map(|(path, text)| (path, Ok(text.clone())));
+    let all = texts.chain(observed.unreadable.iter().map(|(path, why)| (path, Err(why.clone()))));
+    let defined = all.filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)));
+    defined.map(|(path, text)| (path.clone(), text)).collect()
+}
+
+fn not_below_root() -> Fault {
+    Fault::new("machines are started and stopped on a running host, not below --root")
 }
 
 /// A sighting as a sentence.

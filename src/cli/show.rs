@@ -23,7 +23,7 @@ pub struct Show {
 }
 
 pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
-    let rows = look(global).await?;
+    let rows = look(global).await?.rows;
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };

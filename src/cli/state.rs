@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::session::Session;
 use super::{Fault, Global};
 use crate::plan::{Scope, Wanted};
-use crate::state::{self, STATE_FILE};
+use crate::state::{self, STATE_FILE, StateError};
 
 /// The state file
 #[derive(Debug, Subcommand)]
@@ -19,7 +19,11 @@ pub enum State {
 pub async fn run(global: &Global, State::Rebuild: State) -> Result<u8, Fault> {
     let session = Session::begin_with(global, |observed| state::rebuild(&observed.files)).await?;
     let there = session.observed.file(Path::new(STATE_FILE));
-    if there.is_some_and(|text| state::parse(Some(text)).is_ok()) {
+    let parsed = there.map(|text| state::parse(Some(text)));
+    if let Some(Err(newer @ StateError::Newer(_))) = parsed {
+        return Err(newer.into());
+    }
+    if matches!(parsed, Some(Ok(_))) {
         return Err(Fault::new(format!("{STATE_FILE} is there and in order"))
             .hint("delete it first if you do want the leases of the rendered files"));
     }

@@ -50,14 +50,18 @@ pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
     Ok(())
 }
 
-/// Asks for a yes where a person sits at the terminal; scripts have decided already.
+/// Asks for a yes at the terminal, whatever standard error is. Where nobody can be asked, what
+/// deletes or replaces is not done.
 pub fn agree(question: &str) -> Result<bool, super::Fault> {
     use std::io::{IsTerminal, Write};
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Ok(true);
+    if !std::io::stdin().is_terminal() {
+        let question = question.trim_end_matches(" Go on?").trim_end_matches('.');
+        return Err(super::Fault::new(format!("{question}: nobody can be asked whether that is meant"))
+            .hint("--yes says so; nothing was changed"));
     }
-    write!(anstream::stderr(), "{question} [y/N] ")?;
-    std::io::stderr().flush()?;
+    let mut terminal = crate::sys::pty::terminal()?;
+    write!(terminal, "{} [y/N] ", tame(question))?;
+    terminal.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::emit::ini::Ini;
 use crate::emit::{self, Origin, Owner, Rendered};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
+use crate::plan::wrong_link;
 use crate::pool::{Leases, Subnet};
 use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
 
@@ -54,7 +56,7 @@ pub fn rows(
     leases: &Leases,
     addresses: &BTreeMap<String, Vec<Address>>,
 ) -> Vec<Row> {
-    let ours = spec.machines.keys().map(ToString::to_string);
+    let ours = spec.machines.keys().chain(spec.broken.keys()).map(ToString::to_string);
     let units = observed.units.keys().map(ToString::to_string);
     let enabled = observed.enabled.iter().map(ToString::to_string);
     let written = observed.files.keys().filter(|path| path.starts_with("/etc/systemd/nspawn"));
@@ -67,7 +69,7 @@ pub fn rows(
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
     for row in &mut rows {
         row.old_addresses = old_addresses(row);
-        row.drift = drift(row, observed, &files, addresses.contains_key(&row.name));
+        row.drift = drift(row, observed, spec, &files, addresses.contains_key(&row.name));
     }
     rows
 }
@@ -86,8 +88,11 @@ fn by_machine(files: emit::Files) -> MachineFiles {
 }
 
 /// Where the machine is not as it was planned, or its files are not as they were configured.
-fn drift(row: &Row, observed: &Observed, files: &MachineFiles, looked: bool) -> Vec<String> {
+fn drift(row: &Row, observed: &Observed, spec: &Spec, files: &MachineFiles, looked: bool) -> Vec<String> {
     let Ok(name) = row.name.parse::<MachineName>() else { return Vec::new() };
+    if let Some(problems) = spec.broken.get(&name) {
+        return problems.iter().map(|problem| format!("its definition cannot be used: {problem}")).collect();
+    }
     let mine = files.get(&name).into_iter().flatten();
     let mut drift: Vec<String> = mine.filter_map(|(path, file)| file_drift(path, file, observed)).collect();
     let planned = row.network.address.map(IpAddr::V6).filter(|_| row.state == "running" && looked);
@@ -101,6 +106,8 @@ fn drift(row: &Row, observed: &Observed, files: &MachineFiles, looked: bool) -> 
     if observed.is_running(&name) && row.network.mode != "unmanaged" && !by_unit {
         drift.push(format!("it runs, but not by {}: somebody started it otherwise", name.unit()));
     }
+    let definition = spec.machines.get(&name).filter(|_| observed.is_running(&name));
+    drift.extend(definition.and_then(|machine| wrong_link(&name, machine, observed)));
     drift
 }
 
@@ -132,11 +139,14 @@ fn row(
     Row {
         state: state(observed, machine.as_ref(), running.is_some()).to_owned(),
         old_addresses: Vec::new(),
-        network: network(
-            definition,
-            lease.and_then(|lease| of_the_day(observed, machine.as_ref()?, lease)),
-            lease,
-        ),
+        network: match machine.as_ref().filter(|name| spec.broken.contains_key(*name)) {
+            Some(name) => network_of_files(observed, name, lease),
+            None => network(
+                definition,
+                lease.and_then(|lease| of_the_day(observed, machine.as_ref()?, lease)),
+                lease,
+            ),
+        },
         addresses: seen.filter(|a| a.global).map(|a| a.address).collect(),
         host_interface: machine.as_ref().and_then(|m| observed.host_end(m)).map(|link| link.name.clone()),
         open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
@@ -190,19 +200,37 @@ fn old_addresses(row: &Row) -> Vec<IpAddr> {
     old.copied().collect()
 }
 
+const UNMANAGED: NetworkView =
+    NetworkView { mode: "unmanaged", prefix: None, number: None, address: None, bridge: None };
+
+/// Of a machine whose definition cannot be used: what it has been given.
+fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subnet>) -> NetworkView {
+    let settings = observed.file(&emit::nspawn_file(name)).map(Ini::parse);
+    let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
+    match (bridge, lease) {
+        (Some(bridge), _) => NetworkView { mode: "bridge", bridge: Some(bridge), ..UNMANAGED },
+        (None, Some(lease)) => NetworkView {
+            mode: "routed",
+            prefix: of_the_day(observed, name, lease),
+            number: lease.id(),
+            ..UNMANAGED
+        },
+        (None, None) => UNMANAGED,
+    }
+}
+
 fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Subnet>) -> NetworkView {
-    let nothing = NetworkView { mode: "unmanaged", prefix: None, number: None, address: None, bridge: None };
     match definition.map(|machine| &machine.network) {
-        None => nothing,
+        None => UNMANAGED,
         Some(Network::Routed(routed)) => NetworkView {
             mode: "routed",
             prefix,
             number: lease.and_then(Subnet::id),
             address: prefix.map(|subnet| routed.address(subnet)),
-            ..nothing
+            ..UNMANAGED
         },
         Some(Network::Bridge(bridge)) => {
-            NetworkView { mode: "bridge", bridge: Some(bridge.to_string()), ..nothing }
+            NetworkView { mode: "bridge", bridge: Some(bridge.to_string()), ..UNMANAGED }
         }
     }
 }

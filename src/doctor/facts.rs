@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::fit::Guest;
 use crate::name::MachineName;
 use crate::observed::{Address, Link, Managed, Observed, Route, Service};
+use crate::plan::Refusal;
 use crate::spec::Spec;
 use crate::state::State;
 
@@ -33,6 +34,8 @@ pub struct Facts {
     pub guests: BTreeMap<MachineName, GuestFacts>,
     /// What `apply` would do, one line a step; none where it cannot be planned.
     pub pending: Option<Vec<String>>,
+    /// Machines that stay as they are, and why.
+    pub left_out: Vec<Refusal>,
     /// The command that was cut short, if one was.
     pub cut_short: Option<String>,
 }

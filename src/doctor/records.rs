@@ -18,6 +18,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         );
     }
     findings.extend(leases(facts));
+    findings.extend(left_out(facts));
     findings.extend(pending(facts));
     findings.extend(user_ids(facts));
     findings
@@ -42,6 +43,25 @@ fn leases(facts: &Facts) -> Vec<Finding> {
             .mend("nsctl apply --yes")
     });
     idle.chain(bare).collect()
+}
+
+/// Machines that cannot be as they should; each by itself.
+fn left_out(facts: &Facts) -> Vec<Finding> {
+    let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine()?, refusal)));
+    let strays = facts.spec.strays.iter().map(|problem| {
+        Finding::error("the definitions", problem.to_string(), "it defines no machine")
+            .mend(format!("ls -l {MACHINES_DIR}"))
+    });
+    let found = machines.map(|(name, refusal)| {
+        let mend = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
+        Finding::error(
+            name.as_str(),
+            format!("stays as it is: {refusal}"),
+            "what its definition says has no effect",
+        )
+        .mend(mend)
+    });
+    found.chain(strays).collect()
 }
 
 /// What a reconcile would change.

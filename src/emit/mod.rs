@@ -98,7 +98,8 @@ pub fn owner_of(path: &Path) -> Owner {
         .or_else(|| expose::machine_of(&file).map(String::from).filter(|_| path.starts_with(DROPIN_DIR)))
         .or_else(|| between(&file, "", ".nspawn"))
         .or_else(|| between(&file, "", ".nft").filter(|_| path.starts_with(FIREWALL_DIR)))
-        .or_else(|| between(&file, "", ".network").filter(|_| path.starts_with(GUEST_DIR)));
+        .or_else(|| between(&file, "", ".network").filter(|_| path.starts_with(GUEST_DIR)))
+        .or_else(|| Some(file.clone()).filter(|_| path.starts_with(TREES_DIR)));
     let bridge =
         || between(&file, "05-nsctl-bridge-", ".netdev").or(between(&file, "05-nsctl-bridge-", ".network"));
     let firewall = [PathBuf::from(FIREWALL_FILE), firewall::unit_file(), firewall::companion_file()];
@@ -112,6 +113,14 @@ pub fn owner_of(path: &Path) -> Owner {
         Some(machine) => Owner::Machine(machine),
         None => bridge().and_then(|name| name.parse().ok()).map_or(Owner::Host, Owner::Bridge),
     }
+}
+
+/// Which trees nsctl made, and may delete with their machines: a file each.
+pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
+
+/// Where it is written down which tree is a machine's own.
+pub fn claim_file(name: &MachineName) -> PathBuf {
+    PathBuf::from(format!("{TREES_DIR}/{name}"))
 }
 
 /// A folder in which files of ours can be.
@@ -225,7 +234,9 @@ gateway = ["192.168.5.1"]
         ];
         let texts = definitions
             .iter()
-            .map(|(name, text)| (crate::spec::definition_path(&name.parse().unwrap()), (*text).to_owned()))
+            .map(|(name, text)| {
+                (crate::spec::definition_path(&name.parse().unwrap()), Ok((*text).to_owned()))
+            })
             .collect();
         let spec = Spec::parse(Some(HOST), &texts).unwrap();
         let mut leases = Leases::default();

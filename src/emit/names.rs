@@ -64,6 +64,42 @@ pub fn merge(old: &str, entries: &[Entry], zone: &str) -> String {
     format!("{before}{gap}{BEGIN}\n{}{END}\n{after}", lines(entries, zone, &known))
 }
 
+/// /etc/hosts without what a command wrote into our block that is taken back, whatever others
+/// have written since.
+pub fn take_back(current: &str, written: &str, before: &str) -> String {
+    let (written, before) = (block(written), block(before));
+    let mut lines = block(current);
+    lines.retain(|line| !written.contains(line) || before.contains(line));
+    lines.extend(before.iter().filter(|line| !written.contains(line)));
+    let address = |line: &&str| line.split_whitespace().next().and_then(|word| word.parse::<Ipv6Addr>().ok());
+    lines.sort_by_key(address);
+    lines.dedup();
+    let (head, tail) = without_block(current);
+    if lines.is_empty() {
+        return format!("{head}{tail}");
+    }
+    let gap = if head.is_empty() || head.ends_with('\n') { "" } else { "\n" };
+    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    format!("{head}{gap}{BEGIN}\n{lines}{END}\n{tail}")
+}
+
+/// The machines that our block names, with their addresses.
+pub fn listed(text: &str, zone: &str) -> Vec<Entry> {
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (address, name) = (words.next()?.parse().ok()?, words.next()?);
+        Some(Entry { address, name: name.strip_suffix(zone)?.strip_suffix('.')?.to_owned() })
+    };
+    block(text).into_iter().filter_map(entry).collect()
+}
+
+/// The lines of our block.
+fn block(text: &str) -> Vec<&str> {
+    let (before, after) = without_block(text);
+    let inside = &text[before.len()..text.len() - after.len()];
+    inside.lines().filter(|line| !line.starts_with('#')).collect()
+}
+
 /// What stands before and after our block. Where its end is missing, it ends with
 /// the last line in a row that is of our form.
 fn without_block(text: &str) -> (&str, &str) {
@@ -129,6 +165,21 @@ mod tests {
         let one = merge(&old, &[entry("2001:db8::3", "db")], "internal");
         assert!(one.contains("192.0.2.7 mine") && !one.contains("2001:db8::2 "), "{one}");
         assert_eq!(merge(&one, &[entry("2001:db8::3", "db")], "internal"), one);
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_the_lines_of_others() {
+        let one = entry("2001:db8::2", "web");
+        let before = merge("127.0.0.1 localhost\n", std::slice::from_ref(&one), "internal");
+        let two = [one.clone(), entry("2001:db8::3", "db")];
+        let written = merge(&before, &two, "internal");
+        assert_eq!(take_back(&written, &written, &before), before);
+        let three = [two.to_vec(), vec![entry("2001:db8::4", "new")]].concat();
+        let now = format!("{}192.0.2.7 mine\n", merge(&written, &three, "internal"));
+        let back = take_back(&now, &written, &before);
+        assert!(back.contains("192.0.2.7 mine") && back.contains(" new") && !back.contains(" db"), "{back}");
+        assert_eq!(take_back(&written, &written, "127.0.0.1 localhost\n"), "127.0.0.1 localhost\n");
+        assert_eq!(listed(&written, "internal"), two);
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::files::Change;
 use super::{NewImage, Scope, Source, Wanted};
-use crate::emit::Owner;
+use crate::emit::{self, Owner};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::PoolError;
@@ -41,10 +41,18 @@ pub enum Refusal {
     TreeTaken(MachineName),
     #[error("'{0}' cannot start: it has no tree in /var/lib/machines, and its definition names no image")]
     NoTree(MachineName),
+    #[error("'{machine}' waits until `nsctl {command}` is undone:\n{}", .why.join("\n"))]
+    Held { machine: MachineName, command: String, why: Vec<String> },
+    #[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Broken { machine: MachineName, problems: Vec<Problem> },
+    #[error("{0}")]
+    Stray(Problem),
+    #[error("'{machine}' cannot be made: {why}")]
+    NoSource { machine: MachineName, why: String },
     #[error("routed machines need nftables for their firewall, and there is no nft")]
     NoNft,
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
-    NoImage { image: String, there_are: Vec<String> },
+    NoImage { machine: MachineName, image: String, there_are: Vec<String> },
 }
 
 fn no_bridge(machine: &MachineName, bridge: &IfName) -> String {
@@ -88,7 +96,40 @@ impl Refusal {
                 "name one in {}: image = \"…\"; `machinectl list-images` lists them",
                 definition_path(name).display()
             )),
+            Refusal::Held { .. } => {
+                Some("mend what is named there; each nsctl that changes the host tries it again".into())
+            }
+            Refusal::Broken { .. } => Some("mend that in the file; the machine stays as it is".into()),
+            Refusal::Stray(_) => Some("name the file after its machine, or move it away".into()),
+            Refusal::NoSource { .. } => {
+                Some("image = \"…\" takes a tar file, a disk image, a folder, or an image's name: `nsctl image list`".into())
+            }
             Refusal::PortIsBridge(_) => None,
+        }
+    }
+
+    /// The machine that alone it is about; none: the host, or a bridge.
+    pub fn machine(&self) -> Option<MachineName> {
+        match self {
+            Refusal::Edited { path, .. } | Refusal::Foreign { path, .. } => match emit::owner_of(path) {
+                Owner::Machine(name) => Some(name),
+                Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) => None,
+            },
+            Refusal::NoPool(machine)
+            | Refusal::NoLease(machine, _)
+            | Refusal::NoBridge { machine, .. }
+            | Refusal::TreeTaken(machine)
+            | Refusal::NoTree(machine)
+            | Refusal::NoImage { machine, .. }
+            | Refusal::Held { machine, .. }
+            | Refusal::Broken { machine, .. }
+            | Refusal::NoSource { machine, .. } => Some(machine.clone()),
+            Refusal::NoUplink(..)
+            | Refusal::PortTaken { .. }
+            | Refusal::BridgeTaken(_)
+            | Refusal::PortIsBridge(_)
+            | Refusal::Stray(_)
+            | Refusal::NoNft => None,
         }
     }
 }
@@ -100,12 +141,12 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
         return refusals;
     }
     for (name, bridge) in wanted.spec.bridges_in_use() {
-        if wanted.scope.holds(&Owner::Machine(name.clone())) {
+        if wanted.holds(&Owner::Machine(name.clone())) {
             refusals.extend(bridge_missing(wanted, observed, name, bridge));
         }
     }
     for (name, bridge) in &wanted.spec.host.bridges {
-        if wanted.scope.holds(&Owner::Bridge(name.clone())) {
+        if wanted.holds(&Owner::Bridge(name.clone())) {
             refusals.extend(port_refused(observed, name, bridge));
         }
     }
@@ -160,7 +201,7 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
 }
 
 fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let needed = wanted.spec.host.pool.is_some() && wanted.scope.holds(&Owner::Firewall);
+    let needed = wanted.spec.host.pool.is_some() && wanted.holds(&Owner::Firewall);
     (needed && observed.nftables.is_none()).then_some(Refusal::NoNft)
 }
 
@@ -179,7 +220,7 @@ fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Opti
     match source {
         Source::Clone(from) if !observed.images.contains(from) && !wanted.made.contains(from) => {
             let there_are = observed.images.iter().cloned().collect();
-            Some(Refusal::NoImage { image: from.clone(), there_are })
+            Some(Refusal::NoImage { machine: to.clone(), image: from.clone(), there_are })
         }
         _ => None,
     }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Refusal, Step, Wanted, state_file};
+use super::{Refusal, Step, Wanted};
 use crate::emit::{self, Origin, Owner, Rendered, names};
 use crate::observed::Observed;
+use crate::pool::Leases;
+use crate::state;
 
 /// One file that will not be as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Change {
 /// Every file in the way that is not ours, or that somebody edited.
 pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<Refusal>> {
     let mut rendered = emit::render(&wanted.spec, &wanted.leases);
-    rendered.retain(|_, file| wanted.scope.holds(&file.owner));
+    rendered.retain(|_, file| wanted.holds(&file.owner));
     let stale = stale(wanted, observed, &rendered);
     let mut changes = Vec::new();
     let mut refusals = Vec::new();
@@ -56,7 +58,13 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     let path = Path::new(names::HOSTS_FILE);
     let old = observed.file(path);
     let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
-    let entries = zone.map(|_| names::entries(&wanted.spec, &wanted.leases)).unwrap_or_default();
+    let mut entries = zone.map(|_| names::entries(&wanted.spec, &wanted.leases)).unwrap_or_default();
+    // Who is left out keeps the name and address that it runs with.
+    let is_left_out = |name: &str| wanted.left_out.iter().any(|other| other.as_str() == name);
+    entries.retain(|entry| !is_left_out(&entry.name));
+    let there = names::listed(old.unwrap_or_default(), zone.unwrap_or_default());
+    entries.extend(there.into_iter().filter(|entry| is_left_out(&entry.name)));
+    entries.sort();
     let new = names::merge(old.unwrap_or_default(), &entries, zone.unwrap_or_default());
     let same = new == old.unwrap_or_default();
     let change = Change {
@@ -67,7 +75,7 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     };
     // What is no UTF-8 would not be written back as it is.
     let same = same || old.is_some_and(|text| text.contains('\u{fffd}'));
-    (!same && wanted.scope.holds(&Owner::Names)).then_some(change)
+    (!same && wanted.holds(&Owner::Names)).then_some(change)
 }
 
 /// Where the file that stood in the place of one of ours is kept.
@@ -105,7 +113,7 @@ fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<Pa
     };
     let candidates = observed.files.iter().filter(|(path, text)| ours(path, text)).map(|(path, _)| path);
     let mut stale: Vec<PathBuf> = candidates
-        .filter(|path| !rendered.contains_key(*path) && wanted.scope.holds(&emit::owner_of(path)))
+        .filter(|path| !rendered.contains_key(*path) && wanted.holds(&emit::owner_of(path)))
         .cloned()
         .collect();
     // A port's file does not tell whose it is: only a view of the whole host can call it stale.
@@ -117,16 +125,47 @@ fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<Pa
 
 /// The state and the user's own files, before anything else changes.
 pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
-    let (path, state, text) = state_file(wanted);
-    let nothing_yet = observed.file(path).is_none() && state == Default::default();
-    let state = (path.to_owned(), Some(text));
+    let path = state::path();
+    let nothing_yet = observed.file(path).is_none() && wanted.leases == Leases::default();
+    let state = (path.to_owned(), Some(state::render(&wanted.leases)));
     let inputs = wanted.inputs.iter().map(|(path, text)| (path.clone(), text.clone()));
     std::iter::once(state)
         .filter(|_| !nothing_yet)
         .chain(inputs)
+        .chain(claims(wanted, observed))
         .filter_map(|(path, new)| {
             let old = observed.file(&path).map(str::to_owned);
             (old != new).then_some(Step::Write { path, old, new })
         })
         .collect()
+}
+
+/// Which trees are nsctl's, as it is to be: forgotten where the definition has gone, or the tree,
+/// or another is in its place; and taken over from an nsctl that wrote down names alone.
+fn claims(wanted: &Wanted, observed: &Observed) -> Vec<(PathBuf, Option<String>)> {
+    let mut claims = Vec::new();
+    let renamed = wanted.rename_tree.as_ref();
+    for (path, text) in observed.files.range(PathBuf::from(emit::TREES_DIR)..) {
+        let Owner::Machine(name) = emit::owner_of(path) else { continue };
+        if !path.starts_with(emit::TREES_DIR) || !wanted.holds(&Owner::Machine(name.clone())) {
+            continue;
+        }
+        // Below --root nobody sees which tree it is.
+        let is_ours = !observed.live || observed.tree_is_ours(&name);
+        if let Some((_, new)) = renamed.filter(|(from, _)| *from == name && is_ours) {
+            claims.push((emit::claim_file(new), Some(text.clone())));
+        }
+        let known = wanted.spec.machines.contains_key(&name) || wanted.spec.broken.contains_key(&name);
+        if !known || !is_ours {
+            claims.push((path.clone(), None));
+        }
+    }
+    let old = wanted.unclaimed.iter().filter(|name| wanted.spec.machines.contains_key(*name));
+    let old = old.filter(|name| observed.file(&emit::claim_file(name)).is_none());
+    claims.extend(
+        old.filter_map(|name| {
+            Some((emit::claim_file(name), Some(format!("{}\n", observed.trees.get(name)?))))
+        }),
+    );
+    claims
 }

@@ -1,11 +1,10 @@
 //! What becomes of each machine: nothing, a move while it runs, a restart, an end.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use super::effects::restart_reason;
 use super::files::Change;
-use super::{Step, Wanted};
+use super::{Scope, Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::{self, MOUNT_BURST, Owner};
 use crate::name::{IfName, MachineName};
@@ -16,8 +15,10 @@ use crate::spec::{MachineSpec, Network};
 #[derive(Debug, Default)]
 pub struct Fates {
     stop: Vec<MachineName>,
-    /// With the file that they read only when they start.
-    restart: Vec<(MachineName, PathBuf)>,
+    /// And why.
+    restart: Vec<(MachineName, String)>,
+    /// Stopped by hand, though they start with the host.
+    stay: Vec<MachineName>,
     start: Vec<MachineName>,
     enable: Vec<MachineName>,
     disable: Vec<MachineName>,
@@ -35,7 +36,7 @@ pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates 
         }
     }
     for (name, machine) in &wanted.spec.machines {
-        if wanted.scope.holds(&Owner::Machine(name.clone())) {
+        if wanted.holds(&Owner::Machine(name.clone())) {
             let mine = by_machine.get(name).map_or(&[][..], Vec::as_slice);
             fates.decide(name, machine, wanted, observed, mine);
         }
@@ -59,6 +60,7 @@ fn leaving(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<Mach
             Owner::Machine(name) if !wanted.spec.machines.contains_key(name) => Some(name.clone()),
             _ => None,
         })
+        .filter(|name| !wanted.left_out.contains(name))
         .chain(wanted.drop_images.iter().filter(|name| observed.is_running(name)).cloned())
         .collect();
     names.sort();
@@ -80,16 +82,21 @@ impl Fates {
         }
         let running = observed.is_running(name);
         if !running && !wanted.start.contains(name) {
+            if machine.autostart && wanted.scope == Scope::All && observed.stopped.contains(name) {
+                self.stay.push(name.clone());
+            }
             return;
         }
         if !running {
             self.start.push(name.clone());
-        } else if let Some(step) = move_of(name, machine, observed, changes) {
+        } else if let Some(step) = move_of(name, machine, observed) {
             self.moves.push(step);
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
             return;
         } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
-            self.restart.push((name.clone(), change.path.clone()));
+            self.restart.push((name.clone(), restart_reason(&change.path)));
+        } else if let Some(link) = wrong_link(name, machine, observed) {
+            self.restart.push((name.clone(), link));
         } else if changes.is_empty() {
             return;
         } else {
@@ -100,10 +107,14 @@ impl Fates {
 
     /// What the user should know: who is restarted.
     pub fn notes(&self) -> Vec<String> {
-        let restart = self.restart.iter().map(|(name, _)| {
-            format!("'{name}' is running and will be restarted: what changes is read when it starts")
+        let restart = self
+            .restart
+            .iter()
+            .map(|(name, why)| format!("'{name}' is running and will be restarted: {why}"));
+        let stay = self.stay.iter().map(|name| {
+            format!("'{name}' was stopped by hand, and stays so until `nsctl start {name}` or the next boot")
         });
-        restart.collect()
+        restart.chain(stay).collect()
     }
 
     fn restarting(&self) -> impl Iterator<Item = &MachineName> {
@@ -112,7 +123,7 @@ impl Fates {
 
     /// The units that restart, and why.
     pub fn reasons(&self) -> Vec<(String, String)> {
-        self.restart.iter().map(|(name, path)| (name.unit(), restart_reason(path))).collect()
+        self.restart.iter().map(|(name, why)| (name.unit(), why.clone())).collect()
     }
 
     pub fn stop(&self) -> Option<Step> {
@@ -150,6 +161,26 @@ pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step
     }
 }
 
+/// Where a running machine really is, if that is not where its definition says: somebody
+/// started it by other files, or took its link off or onto a bridge.
+pub fn wrong_link(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<String> {
+    let link = observed.host_end(name);
+    let master = link.and_then(|link| observed.master_of(link)).map(|master| master.name.as_str());
+    let (wanted, is_right) = match &machine.network {
+        Network::Routed(_) => {
+            let routed = link.is_some_and(|link| link.is_called(&name.routed_link()));
+            ("routed".to_owned(), routed && master.is_none())
+        }
+        Network::Bridge(bridge) => (format!("on {bridge}"), master == Some(bridge.as_str())),
+    };
+    let really = match (link, master) {
+        (None, _) => "it has no link to this host".to_owned(),
+        (Some(link), None) => format!("{} is on no bridge", link.name),
+        (Some(link), Some(master)) => format!("{} is on {master}", link.name),
+    };
+    (!is_right).then(|| format!("it is to be {wanted}, and {really}"))
+}
+
 /// Whether nspawn or the guest reads this change only when the machine starts.
 fn read_at_start(Change { path, old, new, .. }: &Change) -> bool {
     if path.extension().is_some_and(|end| end == "nspawn") {
@@ -173,25 +204,15 @@ fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
 
 /// A running machine goes to a bridge without a restart if it has a veth, and
 /// if its guest configures itself: one that was routed has a static address.
-fn move_of(
-    name: &MachineName,
-    machine: &MachineSpec,
-    observed: &Observed,
-    changes: &[&Change],
-) -> Option<Step> {
+fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<Step> {
     let Network::Bridge(bridge) = &machine.network else { return None };
     let link = observed.host_end(name)?;
     let routed_before = observed.file(&emit::guest_file(name)).is_some();
     let elsewhere = observed.master_of(link).map(|master| master.name.as_str()) != Some(bridge.as_str());
-    let replugs = changes.iter().any(|change| is_network(&change.path));
     let by = |link: &str, bridge: &IfName| Step::Move {
         machine: name.clone(),
         link: link.to_owned(),
         bridge: bridge.clone(),
     };
-    (!routed_before && elsewhere && replugs).then(|| by(&link.name, bridge))
-}
-
-fn is_network(path: &Path) -> bool {
-    path.starts_with("/etc/systemd/network")
+    (!routed_before && elsewhere).then(|| by(&link.name, bridge))
 }

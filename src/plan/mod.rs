@@ -7,6 +7,7 @@ mod machines;
 pub mod others;
 mod stale;
 mod step;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,10 @@ use std::path::{Path, PathBuf};
 pub use checks::Refusal;
 pub use effects::Effect;
 pub use files::{diff, kept_beside};
-pub use machines::check;
+pub use machines::{check, wrong_link};
 pub use stale::Stale;
-pub use step::{Source, Step, stages, undo};
+pub use step::{Source, Step, stages, undo, with_reloads};
+pub use whole::{Whole, whole};
 
 use crate::emit::{self, Owner};
 use crate::fit::Wishes;
@@ -32,8 +34,8 @@ pub struct Wanted {
     pub spec: Spec,
     /// The leases as they are to be; see [`settle`].
     pub leases: Leases,
-    /// The machines whose trees nsctl made, as it is to be.
-    pub trees: BTreeSet<MachineName>,
+    /// Machines whose trees an nsctl before this one made.
+    pub unclaimed: BTreeSet<MachineName>,
     /// The user's own files that the verb changes; none: taken away.
     pub inputs: BTreeMap<PathBuf, Option<String>>,
     pub scope: Scope,
@@ -48,16 +50,20 @@ pub struct Wanted {
     pub start: BTreeSet<MachineName>,
     /// Files of others that the user agreed to replace.
     pub take_over: BTreeSet<PathBuf>,
+    /// Machines that stay as they are, whatever the scope.
+    pub left_out: BTreeSet<MachineName>,
 }
 
 impl Wanted {
     pub fn new(spec: Spec, state: State, scope: Scope) -> Wanted {
-        let State { leases, trees } = state;
+        let State { leases, unclaimed } = state;
+        let left_out = spec.broken.keys().cloned().collect();
         Wanted {
             spec,
             leases,
-            trees,
+            unclaimed,
             scope,
+            left_out,
             inputs: BTreeMap::new(),
             images: Vec::new(),
             made: BTreeSet::new(),
@@ -66,6 +72,12 @@ impl Wanted {
             start: BTreeSet::new(),
             take_over: BTreeSet::new(),
         }
+    }
+
+    /// Whether what is somebody's is to be as it is wanted.
+    pub fn holds(&self, owner: &Owner) -> bool {
+        let is_left_out = matches!(owner, Owner::Machine(name) if self.left_out.contains(name));
+        self.scope.holds(owner) && !is_left_out
     }
 }
 
@@ -114,6 +126,27 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What happens to units, links and rules, and why.
     pub effects: Vec<Effect>,
+}
+
+impl Plan {
+    /// Whether something is deleted, replaced or stopped, and not only added.
+    pub fn takes_away(&self) -> bool {
+        let shared = |path: &Path| path == state::path() || path == Path::new(emit::names::HOSTS_FILE);
+        self.steps.iter().any(|step| match step {
+            Step::Write { path, old, .. } => old.is_some() && !shared(path),
+            Step::RenameTree { .. }
+            | Step::RemoveImage { .. }
+            | Step::Stop { .. }
+            | Step::Kill { .. }
+            | Step::Deafen { .. }
+            | Step::Inside { .. }
+            | Step::Disable { .. }
+            | Step::DeleteLink { .. }
+            | Step::FlushPort { .. }
+            | Step::Move { .. } => true,
+            _ => false,
+        })
+    }
 }
 
 /// The steps from what is observed to what is wanted.
@@ -188,7 +221,7 @@ fn steps(
 pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
     let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
     let loaded = observed.nftables.as_ref().is_none_or(|nftables| nftables.ours);
-    there && !loaded && wanted.scope.holds(&Owner::Firewall)
+    there && !loaded && wanted.holds(&Owner::Firewall)
 }
 
 /// The host's sockets for machines that run: those whose files are new or changed
@@ -212,7 +245,7 @@ fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Opt
 fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
     let path = emit::nspawn_file(name);
     let back = observed.file(&kept_beside(&path)).map(str::to_owned);
-    let remove = Step::RemoveImage { name: name.clone() };
+    let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
     let back = back.map(|text| Step::Write { path, old: None, new: Some(text) });
     std::iter::once(remove).chain(back).collect()
 }
@@ -220,8 +253,9 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
 fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
     let NewImage { source, to, wishes } = image.clone();
     let fit = wishes.map(|wishes| Step::Fit { machine: to.clone(), wishes });
+    let claim = Step::Claim { machine: to.clone() };
     let make = Step::MakeTree { source, to, sharing: observed.sharing };
-    std::iter::once(make).chain(fit).collect()
+    std::iter::once(make).chain(fit).chain([claim]).collect()
 }
 
 /// Bridges whose files are new: wait for them, and clean their ports. Those whose
@@ -261,7 +295,7 @@ fn is_netdev(path: &Path) -> bool {
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
 fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
     let mut steps = Vec::new();
-    if wanted.scope.holds(&Owner::Host) {
+    if wanted.holds(&Owner::Host) {
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
         let changed = changes.iter().any(|change| change.owner == Owner::Host);
@@ -290,9 +324,20 @@ fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
 ///
 /// # Errors
 /// Every machine that cannot get one.
-pub fn settle(spec: &Spec, mut leases: Leases, scope: &Scope) -> Result<Leases, Vec<Refusal>> {
+pub fn settle(spec: &Spec, leases: Leases, scope: &Scope) -> Result<Leases, Vec<Refusal>> {
+    let (leases, refusals) = settle_those(spec, leases, |name| scope.holds(&Owner::Machine(name.clone())));
+    if refusals.is_empty() { Ok(leases) } else { Err(refusals) }
+}
+
+/// The same for machines that the filter takes; and those that cannot get one.
+fn settle_those(
+    spec: &Spec,
+    mut leases: Leases,
+    takes: impl Fn(&MachineName) -> bool,
+) -> (Leases, Vec<Refusal>) {
     use crate::spec::Network;
-    let ours = |name: &MachineName| scope.holds(&Owner::Machine(name.clone()));
+    // What a definition wants that cannot be read is not known.
+    let ours = |name: &MachineName| takes(name) && !spec.broken.contains_key(name);
     let leaving: Vec<MachineName> = leases
         .held()
         .keys()
@@ -320,17 +365,22 @@ pub fn settle(spec: &Spec, mut leases: Leases, scope: &Scope) -> Result<Leases, 
             }
         }
     }
-    if refusals.is_empty() { Ok(leases) } else { Err(refusals) }
+    (leases, refusals)
 }
 
-/// The state file's path, and its text when all is done.
-fn state_file(wanted: &Wanted) -> (&'static Path, State, String) {
-    let mut trees = wanted.trees.clone();
-    for image in &wanted.images {
-        trees.insert(image.to.clone());
+/// The text of a file that all machines share, without what a command wrote into it that is
+/// taken back; none of a file that is somebody's own.
+pub fn take_back(
+    path: &Path,
+    current: Option<&str>,
+    written: Option<&str>,
+    before: Option<&str>,
+) -> Option<Option<String>> {
+    if path == state::path() {
+        return state::take_back(current, written, before).map(Some);
     }
-    trees.retain(|name| !wanted.drop_images.contains(name));
-    let state = State { leases: wanted.leases.clone(), trees };
-    let text = state::render(&state);
-    (state::path(), state, text)
+    let hosts = path == Path::new(emit::names::HOSTS_FILE);
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let back = || emit::names::take_back(&text(current), &text(written), &text(before));
+    hosts.then(back).map(|text| Some(text).filter(|text| !text.is_empty() || current.is_some()))
 }

@@ -62,8 +62,7 @@ impl Traffic {
 /// What the machines of a plan's scope send and receive.
 fn traffic(wanted: &Wanted) -> Vec<Traffic> {
     let host = &wanted.spec.host;
-    let mine =
-        wanted.spec.machines.iter().filter(|(name, _)| wanted.scope.holds(&Owner::Machine((*name).clone())));
+    let mine = wanted.spec.machines.iter().filter(|(name, _)| wanted.holds(&Owner::Machine((*name).clone())));
     let mut traffic = Vec::new();
     for (name, machine) in mine {
         match &machine.network {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Stale;
-use crate::emit::{TARGET_LINK, expose::Unit, wants_link};
+use crate::emit::{self, Owner, TARGET_LINK, expose::Unit, wants_link};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
-use crate::observed::Sharing;
+use crate::observed::{Sharing, TreeId};
 use crate::pool::{Pool, Subnet};
 
 /// What a machine's tree is made from.
@@ -52,8 +52,19 @@ pub enum Step {
         machine: MachineName,
         wishes: Wishes,
     },
+    /// Writes down which tree is the machine's own, made by nsctl.
+    Claim {
+        machine: MachineName,
+    },
+    /// Takes that back.
+    Disclaim {
+        machine: MachineName,
+    },
+    /// Deletes a tree: this one, where it is told which.
     RemoveImage {
         name: MachineName,
+        #[serde(default)]
+        tree: Option<TreeId>,
     },
     Stop {
         machines: Vec<MachineName>,
@@ -157,22 +168,80 @@ pub enum Step {
 impl Step {
     /// The step that undoes this one; none where nothing needs to be undone, or nothing can be.
     pub fn inverse(&self) -> Option<Step> {
-        Some(match self.clone() {
-            Step::Write { path, old, new } => Step::Write { path, old: new, new: old },
-            Step::MakeTree { to, .. } => Step::RemoveImage { name: to },
-            Step::RenameTree { from, to } => Step::RenameTree { from: to, to: from },
-            Step::Stop { machines } => Step::Start { machines, addresses: BTreeMap::new() },
-            Step::Start { machines, .. } => Step::Kill { machines },
-            Step::Listen { units } => Step::Deafen { units },
-            Step::Deafen { units } => Step::Listen { units },
-            Step::Inside { machine, old, new } => Step::Inside { machine, old: new, new: old },
-            Step::Enable { machines } => Step::Disable { machines },
-            Step::Disable { machines } => Step::Enable { machines },
-            Step::Switch { key, old, new } => Step::Switch { key, old: new, new: old },
+        match self.clone() {
+            Step::Write { path, old, new } => Some(Step::Write { path, old: new, new: old }),
+            Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
+            Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
+            Step::Claim { machine } => Some(Step::Disclaim { machine }),
+            Step::Stop { machines } => Some(Step::Start { machines, addresses: BTreeMap::new() }),
+            Step::Start { machines, .. } => Some(Step::Kill { machines }),
+            Step::Listen { units } => Some(Step::Deafen { units }),
+            Step::Deafen { units } => Some(Step::Listen { units }),
+            Step::Inside { machine, old, new } => Some(Step::Inside { machine, old: new, new: old }),
+            Step::Enable { machines } => Some(Step::Disable { machines }),
+            Step::Disable { machines } => Some(Step::Enable { machines }),
+            Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
             Step::BridgeUp { bridge: name, is_new: true, .. }
-            | Step::TunnelUp { link: name, is_new: true } => Step::DeleteLink { name },
-            _ => return None,
-        })
+            | Step::TunnelUp { link: name, is_new: true } => Some(Step::DeleteLink { name }),
+            // Who has read the files reads them again once they are back.
+            Step::ReloadSystemd { .. }
+            | Step::ReloadNetworkd
+            | Step::ReloadFirewall { .. }
+            | Step::RestartResolved => None,
+            // It goes with the tree.
+            Step::Fit { .. } => None,
+            // What is gone for good, and what only undoes.
+            Step::RemoveImage { .. } | Step::Kill { .. } | Step::Disclaim { .. } => None,
+            // networkd puts back what its files say.
+            Step::DeleteLink { .. } | Step::FlushPort { .. } | Step::Move { .. } => None,
+            Step::BridgeUp { is_new: false, .. } | Step::TunnelUp { is_new: false, .. } => None,
+            Step::PoolRoute { .. } | Step::Delegation | Step::Answer { .. } | Step::LanAddress { .. } => None,
+        }
+    }
+
+    /// The machines that it is about.
+    pub fn machines(&self) -> Vec<MachineName> {
+        match self {
+            Step::Write { path, .. } => match emit::owner_of(path) {
+                Owner::Machine(name) => vec![name],
+                _ => Vec::new(),
+            },
+            Step::MakeTree { to: name, .. } | Step::RemoveImage { name, .. } => vec![name.clone()],
+            Step::RenameTree { from, to } => vec![from.clone(), to.clone()],
+            Step::Fit { machine, .. }
+            | Step::Claim { machine }
+            | Step::Disclaim { machine }
+            | Step::Inside { machine, .. }
+            | Step::Move { machine, .. }
+            | Step::Answer { machine, .. }
+            | Step::LanAddress { machine, .. } => vec![machine.clone()],
+            Step::Stop { machines }
+            | Step::Start { machines, .. }
+            | Step::Kill { machines }
+            | Step::Enable { machines }
+            | Step::Disable { machines } => machines.clone(),
+            Step::Listen { units } | Step::Deafen { units } => {
+                units.iter().filter_map(|unit| emit::expose::machine_of(unit)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// It only waits for a machine, which may let us wait: nobody else needs to.
+    pub fn waits(&self) -> bool {
+        self.is_check()
+            || matches!(
+                self,
+                Step::Start { .. } | Step::Stop { .. } | Step::Inside { .. } | Step::Kill { .. }
+            )
+    }
+
+    /// It makes a tree, or changes one.
+    pub fn changes_trees(&self) -> bool {
+        matches!(
+            self,
+            Step::MakeTree { .. } | Step::RenameTree { .. } | Step::Fit { .. } | Step::RemoveImage { .. }
+        )
     }
 
     /// It makes or starts something: undone when it was not begun, it would
@@ -200,6 +269,7 @@ impl Step {
             Step::Enable { machines } | Step::Disable { machines } => {
                 machines.iter().map(wants_link).chain([PathBuf::from(TARGET_LINK)]).collect()
             }
+            Step::Claim { machine } | Step::Disclaim { machine } => vec![emit::claim_file(machine)],
             _ => Vec::new(),
         }
     }
@@ -255,7 +325,9 @@ impl Step {
             }
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Fit { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
-            Step::RemoveImage { name } => format!("delete the tree of '{name}'"),
+            Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),
+            Step::Disclaim { machine } => format!("forget whose the tree of '{machine}' is"),
+            Step::RemoveImage { name, .. } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
             Step::Start { machines, .. } => format!("start {}", list(machines)),
             Step::Listen { units } => format!("listen with {}", units.join(", ")),
@@ -304,15 +376,26 @@ fn list(machines: &[MachineName]) -> String {
 /// steps of a plan. systemd and networkd read their files again as soon as
 /// those are back, and before anything is started with them.
 pub fn undo(done: &[Step]) -> Vec<Step> {
+    with_reloads(done.iter().rev().filter_map(Step::inverse))
+}
+
+/// Steps that undo others, and between them that those read changed files again who must.
+pub fn with_reloads(undoing: impl IntoIterator<Item = Step>) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut stale = Stale::default();
-    for inverse in done.iter().rev().filter_map(Step::inverse) {
-        if !stale.note(&inverse) {
+    let (reloads, undoing): (Vec<Step>, Vec<Step>) = undoing.into_iter().partition(Step::is_reload);
+    for step in undoing {
+        if !stale.note(&step) {
             steps.append(&mut stale.reloads());
         }
-        steps.push(inverse);
+        steps.push(step);
     }
     steps.append(&mut stale.reloads());
+    for reload in reloads {
+        if !steps.contains(&reload) {
+            steps.push(reload);
+        }
+    }
     steps
 }
 

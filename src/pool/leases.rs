@@ -5,12 +5,19 @@ use std::collections::BTreeMap;
 use super::{Pool, PoolError, Subnet};
 use crate::name::MachineName;
 
+/// A subnet that was freed, and who held it last, if that is known: it gets it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resting {
+    pub subnet: Subnet,
+    pub machine: Option<MachineName>,
+}
+
 /// Who holds which subnet, and which were freed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leases {
     held: BTreeMap<MachineName, Subnet>,
     /// Freed subnets, the one freed longest ago first.
-    resting: Vec<Subnet>,
+    resting: Vec<Resting>,
     /// Every subnet in `held` or `resting`.
     used: Ranges,
 }
@@ -20,9 +27,9 @@ impl Leases {
     ///
     /// # Errors
     /// The first subnet that stands twice.
-    pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Subnet>) -> Result<Leases, Subnet> {
+    pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Resting>) -> Result<Leases, Subnet> {
         let mut used = Ranges::default();
-        for subnet in held.values().chain(&resting) {
+        for subnet in held.values().chain(resting.iter().map(|rested| &rested.subnet)) {
             if !used.insert(*subnet) {
                 return Err(*subnet);
             }
@@ -40,7 +47,7 @@ impl Leases {
     }
 
     /// Freed subnets, the one freed longest ago first.
-    pub fn resting(&self) -> &[Subnet] {
+    pub fn resting(&self) -> &[Resting] {
         &self.resting
     }
 
@@ -48,8 +55,8 @@ impl Leases {
         self.held.iter().find(|(_, held)| **held == subnet).map(|(name, _)| name)
     }
 
-    /// Leases a subnet to `name`: the pinned one, the one that it holds, or
-    /// the next. Never-used subnets go first, then the one freed longest ago.
+    /// Leases a subnet to `name`: the pinned one, the one that it holds, the one that it held
+    /// last, or the next. Never-used subnets go first, then the one freed longest ago.
     ///
     /// # Errors
     /// When the pool is full, or the pinned subnet cannot be had.
@@ -64,11 +71,13 @@ impl Leases {
             (Some(pin), Some(held)) if pin == held => return Ok(held),
             (None, Some(held)) if pool.contains(held) => return Ok(held),
             (Some(pin), _) => self.check_pin(pool, pin)?,
-            (None, _) => self.next(pool).ok_or(PoolError::Full(pool))?,
+            (None, _) => {
+                self.held_last(pool, name).or_else(|| self.next(pool)).ok_or(PoolError::Full(pool))?
+            }
         };
         self.release(name);
         if !self.used.insert(subnet) {
-            self.resting.retain(|rested| *rested != subnet);
+            self.resting.retain(|rested| rested.subnet != subnet);
         }
         self.held.insert(name.clone(), subnet);
         Ok(subnet)
@@ -88,7 +97,18 @@ impl Leases {
     }
 
     fn next(&self, pool: Pool) -> Option<Subnet> {
-        self.never_used(pool).or_else(|| self.resting.iter().copied().find(|s| pool.contains(*s)))
+        self.never_used(pool).or_else(|| self.rested(pool).next().map(|rested| rested.subnet))
+    }
+
+    /// What rests in a pool, the one freed longest ago first.
+    fn rested(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Resting> {
+        self.resting.iter().filter(move |rested| pool.contains(rested.subnet))
+    }
+
+    /// What a machine of this name held last, if nobody else has it since.
+    fn held_last(&self, pool: Pool, name: &MachineName) -> Option<Subnet> {
+        let last = self.rested(pool).rfind(|rested| rested.machine.as_ref() == Some(name))?;
+        Some(last.subnet)
     }
 
     /// The lowest subnet from 1 on that nobody ever had.
@@ -108,8 +128,29 @@ impl Leases {
     /// Frees what `name` holds; the subnet then rests.
     pub fn release(&mut self, name: &MachineName) -> Option<Subnet> {
         let subnet = self.held.remove(name)?;
-        self.resting.push(subnet);
+        self.resting.push(Resting { subnet, machine: Some(name.clone()) });
         Some(subnet)
+    }
+
+    /// These leases without what a command wrote that is taken back: machines have what they
+    /// had before it, unless others have changed that since.
+    #[must_use]
+    pub fn take_back(&self, written: &Leases, before: &Leases) -> Leases {
+        let (mut held, mut resting) = (self.held.clone(), self.resting.clone());
+        let changed = |name: &&MachineName| written.get(name) != before.get(name);
+        let names = written.held.keys().chain(before.held.keys()).filter(changed);
+        for name in names.filter(|name| self.get(name) == written.get(name)) {
+            if let Some(subnet) = held.remove(name) {
+                resting.extend(before.resting.iter().find(|rested| rested.subnet == subnet).cloned());
+            }
+            if let Some(subnet) =
+                before.get(name).filter(|subnet| !held.values().any(|taken| taken == subnet))
+            {
+                resting.retain(|rested| rested.subnet != subnet);
+                held.insert(name.clone(), subnet);
+            }
+        }
+        Leases::new(held, resting).unwrap_or_else(|_| self.clone())
     }
 }
 
@@ -184,6 +225,33 @@ mod tests {
         assert!(matches!(fault("2001:db8:a:7::/64"), PoolError::Taken { .. }));
         assert!(matches!(fault("2001:db8:a::/64"), PoolError::HostsOwn(_)));
         assert!(matches!(fault("2001:db8:b::/64"), PoolError::Outside { .. }));
+    }
+
+    #[test]
+    fn what_a_machine_held_last_it_gets_again() {
+        let pool = pool("2001:db8:a::/48");
+        let mut leases = Leases::default();
+        let get = |leases: &mut Leases, who: &str| leases.lease(pool, &name(who), None).unwrap();
+        let (web, _) = (get(&mut leases, "web"), get(&mut leases, "db"));
+        leases.release(&name("web"));
+        assert_ne!(get(&mut leases, "new"), web);
+        assert_eq!(get(&mut leases, "web"), web);
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_what_others_did_since() {
+        let pool = pool("2001:db8:a::/48");
+        let mut before = Leases::default();
+        before.lease(pool, &name("old"), None).unwrap();
+        let mut written = before.clone();
+        written.lease(pool, &name("web"), None).unwrap();
+        written.release(&name("old"));
+        assert_eq!(written.take_back(&written, &before), before);
+        let mut now = written.clone();
+        now.lease(pool, &name("other"), None).unwrap();
+        let back = now.take_back(&written, &before);
+        assert_eq!(back.get(&name("other")), now.get(&name("other")));
+        assert_eq!((back.get(&name("web")), back.get(&name("old"))), (None, before.get(&name("old"))));
     }
 
     #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
-pub use leases::Leases;
+pub use leases::{Leases, Resting};
 
 use crate::name::MachineName;
 

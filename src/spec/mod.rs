@@ -41,67 +41,98 @@ pub fn definition_path(name: &MachineName) -> PathBuf {
 pub struct Spec {
     pub host: HostSpec,
     pub machines: BTreeMap<MachineName, MachineSpec>,
+    /// Machines whose definitions cannot be used, and why: each stands for itself alone.
+    pub broken: BTreeMap<MachineName, Vec<Problem>>,
+    /// Files beside the definitions that are none.
+    pub strays: Vec<Problem>,
 }
 
+/// The texts of the definitions, by path; or why one cannot be read.
+pub type Definitions = BTreeMap<PathBuf, Result<String, String>>;
+
 impl Spec {
-    /// Parses the texts of nsctl.toml (if there is one) and of the definitions, by path.
+    /// Parses the texts of nsctl.toml (if there is one) and of the definitions.
     ///
     /// # Errors
-    /// Everything that is wrong in any file, at once, each with its place.
-    pub fn parse(host: Option<&str>, definitions: &BTreeMap<PathBuf, String>) -> Result<Spec, Problems> {
-        let mut problems = Vec::new();
+    /// Everything that is wrong, where it is the host's own file that cannot be used.
+    pub fn parse(host: Option<&str>, definitions: &Definitions) -> Result<Spec, Problems> {
+        let (spec, mut problems) = Spec::read(host, definitions);
+        if problems.is_empty() {
+            return Ok(spec);
+        }
+        problems.extend(spec.broken.into_values().flatten().chain(spec.strays));
+        Err(Problems(problems))
+    }
+
+    /// The same as far as it can be used, and what is wrong in the host's own file.
+    pub fn read(host: Option<&str>, definitions: &Definitions) -> (Spec, Vec<Problem>) {
         let mut spec = Spec::default();
+        let mut problems = Vec::new();
         match host.map(|text| HostSpec::parse(Path::new(HOST_FILE), text)) {
             Some(Ok(host)) => spec.host = host,
             Some(Err(mut found)) => problems.append(&mut found),
             None => {}
         }
-        let files = host.map(|text| (Path::new(HOST_FILE), text)).into_iter();
-        for (path, text) in
-            files.chain(definitions.iter().map(|(path, text)| (path.as_path(), text.as_str())))
-        {
-            if text.contains('\u{fffd}') {
-                problems.push(Problem::whole(path, "is not UTF-8 text"));
-            }
+        if host.is_some_and(is_torn) {
+            problems.push(Problem::whole(Path::new(HOST_FILE), NO_TEXT));
         }
         for (path, text) in definitions {
-            match parse_definition(path, text) {
-                Ok((name, machine)) => {
-                    spec.machines.insert(name, machine);
-                }
-                Err(mut found) => problems.append(&mut found),
-            }
+            spec.read_definition(path, text.as_deref().map_err(String::as_str));
         }
-        problems.extend(spec.cross_check(definitions));
-        problems.extend(interfaces::collisions(&spec, host.unwrap_or_default(), definitions));
-        if problems.is_empty() { Ok(spec) } else { Err(Problems(problems)) }
+        spec.cross_check(definitions);
+        problems.extend(interfaces::collisions(&mut spec, host.unwrap_or_default(), definitions));
+        (spec, problems)
+    }
+
+    fn read_definition(&mut self, path: &Path, text: Result<&str, &str>) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = match stem.parse::<MachineName>() {
+            Ok(name) => name,
+            Err(error) => return self.strays.push(Problem::whole(path, error.to_string())),
+        };
+        let parsed = match text {
+            Err(why) => Err(vec![Problem::whole(path, why)]),
+            Ok(text) if is_torn(text) => Err(vec![Problem::whole(path, NO_TEXT)]),
+            Ok(text) => MachineSpec::parse(path, text),
+        };
+        match parsed {
+            Ok(machine) => _ = self.machines.insert(name, machine),
+            Err(problems) => _ = self.broken.insert(name, problems),
+        }
+    }
+
+    /// Takes a machine out that cannot be as its definition says.
+    fn breaks(&mut self, name: &MachineName, problem: Problem) {
+        self.machines.remove(name);
+        self.broken.entry(name.clone()).or_default().push(problem);
     }
 
     /// What no single file can show: two machines on one pinned subnet, a pin outside the pool.
-    fn cross_check(&self, texts: &BTreeMap<PathBuf, String>) -> Vec<Problem> {
+    fn cross_check(&mut self, texts: &Definitions) {
+        let mut found = Vec::new();
         let mut pins: BTreeMap<Subnet, &MachineName> = BTreeMap::new();
-        let mut problems = Vec::new();
         for (name, machine) in &self.machines {
             let Network::Routed(Routed { subnet: Some(pin), .. }) = &machine.network else { continue };
-            if let Some(message) = self.pin_fault(*pin, pins.get(pin).copied()) {
-                let path = definition_path(name);
-                let text = texts.get(&path).map_or("", String::as_str);
-                problems.push(Problem::at_value(&path, text, "subnet", message));
+            match self.pin_fault(*pin, pins.get(pin).copied()) {
+                Some(message) => {
+                    let (path, text) = (definition_path(name), text_of(texts, name));
+                    found.push((name.clone(), Problem::at_value(&path, text, "subnet", message)));
+                }
+                None => _ = pins.insert(*pin, name),
             }
-            pins.insert(*pin, name);
         }
         let changes = self.host.pool.is_some() && self.host.fixed_pool().is_none();
         for (name, machine) in self.machines.iter().filter(|_| changes) {
             if machine.expose.iter().any(|expose| expose.host.is_some()) {
                 let message = "expose: `host` leads to a fixed address, and the prefix here is delegated and changes; \
                                `nsctl init --delegated` again gives machines a local prefix, too";
-                problems.push(Problem::whole(&definition_path(name), message));
+                found.push((name.clone(), Problem::whole(&definition_path(name), message)));
             }
         }
-        if let Err(message) = self.ports_of_the_host() {
-            problems.push(Problem::whole(Path::new(MACHINES_DIR), message));
+        found.into_iter().for_each(|(name, problem)| self.breaks(&name, problem));
+        while let Err((name, message)) = self.ports_of_the_host() {
+            self.breaks(&name, Problem::whole(&definition_path(&name), message));
         }
-        problems
     }
 
     fn pin_fault(&self, pin: Subnet, holder: Option<&MachineName>) -> Option<String> {
@@ -119,13 +150,15 @@ impl Spec {
     /// Which machine has which port of the host.
     ///
     /// # Errors
-    /// When two machines want one port.
-    pub fn ports_of_the_host(&self) -> Result<BTreeMap<u16, &MachineName>, String> {
+    /// When two machines want one port: the second, and why it cannot have it.
+    pub fn ports_of_the_host(&self) -> Result<BTreeMap<u16, &MachineName>, (MachineName, String)> {
         let mut ports = BTreeMap::new();
         for (name, machine) in &self.machines {
             for port in machine.expose.iter().filter_map(|expose| expose.host) {
                 if let Some(other) = ports.insert(port, name) {
-                    return Err(format!("port {port} of the host is to lead to both '{other}' and '{name}'"));
+                    let message =
+                        format!("port {port} of the host is to lead to both '{other}' and '{name}'");
+                    return Err((name.clone(), message));
                 }
             }
         }
@@ -141,10 +174,15 @@ impl Spec {
     }
 }
 
-fn parse_definition(path: &Path, text: &str) -> Result<(MachineName, MachineSpec), Vec<Problem>> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = stem.parse::<MachineName>().map_err(|e| vec![Problem::whole(path, e.to_string())])?;
-    Ok((name, MachineSpec::parse(path, text)?))
+const NO_TEXT: &str = "is not UTF-8 text";
+
+/// Whether some of its bytes were no text.
+fn is_torn(text: &str) -> bool {
+    text.contains('\u{fffd}')
+}
+
+fn text_of<'t>(texts: &'t Definitions, name: &MachineName) -> &'t str {
+    texts.get(&definition_path(name)).and_then(|text| text.as_deref().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -154,7 +192,9 @@ mod tests {
     fn parse(host: &str, machines: &[(&str, &str)]) -> Result<Spec, Problems> {
         let texts = machines
             .iter()
-            .map(|(name, text)| (Path::new(MACHINES_DIR).join(format!("{name}.toml")), (*text).to_owned()))
+            .map(|(name, text)| {
+                (Path::new(MACHINES_DIR).join(format!("{name}.toml")), Ok((*text).to_owned()))
+            })
             .collect();
         Spec::parse(Some(host), &texts)
     }
@@ -192,8 +232,24 @@ mod tests {
     fn a_pin_lies_in_the_pool_and_is_not_the_hosts() {
         for pin in ["2001:db8:b:7::/64", "2001:db8:a::/64"] {
             let text = format!("[network]\nmode = \"routed\"\nsubnet = \"{pin}\"\n");
-            assert!(parse("pool = \"2001:db8:a::/48\"", &[("a", &text)]).is_err(), "{pin}");
+            assert_eq!(
+                parse("pool = \"2001:db8:a::/48\"", &[("a", &text)]).unwrap().broken.len(),
+                1,
+                "{pin}"
+            );
         }
+    }
+
+    #[test]
+    fn a_broken_definition_breaks_no_other() {
+        let pin = "[network]\nmode = \"routed\"\nsubnet = \"2001:db8:a:7::/64\"\n";
+        let host = "[[expose]]\nport = \"tcp/80\"\nhost = 80\n[network]\nmode = \"routed\"\n";
+        let machines = [("a", pin), ("b", pin), ("c", "[netw"), ("d", host), ("e", host), ("-f", pin)];
+        let spec = parse("pool = \"2001:db8:a::/48\"", &machines).unwrap();
+        let names = |names: Vec<&MachineName>| names.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(spec.machines.keys().collect()), ["a", "d"]);
+        assert_eq!(names(spec.broken.keys().collect()), ["b", "c", "e"]);
+        assert_eq!(spec.strays.len(), 1);
     }
 
     proptest::proptest! {

@@ -19,8 +19,8 @@ pub enum DiskError {
     Io(#[from] std::io::Error),
     #[error("{0} leads out of the root {1}")]
     Escapes(PathBuf, PathBuf),
-    #[error("{0} is larger than {LIMIT} bytes; no file of ours is")]
-    TooLarge(PathBuf),
+    #[error("{} is larger than {limit} bytes; no file of its kind is", .path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
 }
 
 impl DiskError {
@@ -43,8 +43,10 @@ impl DiskError {
 const DRAFT: &str = ".nsctl-draft-";
 /// How many files are synced one by one.
 const FEW: usize = 32;
-/// No configuration or state file is larger.
+/// No file that others write, too, is larger.
 const LIMIT: u64 = 64 << 20;
+/// No file that a person writes is larger; parsed, it takes fifty times as much.
+const DEFINITION_LIMIT: u64 = 1 << 20;
 
 /// One file as it is to be.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +101,18 @@ impl Disk {
     /// # Errors
     /// When it cannot be read.
     pub fn read(&self, path: &Path) -> Result<Option<String>, DiskError> {
+        self.read_bounded(path, LIMIT)
+    }
+
+    /// The same of a file that a person writes.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is longer than any of them.
+    pub fn read_definition(&self, path: &Path) -> Result<Option<String>, DiskError> {
+        self.read_bounded(path, DEFINITION_LIMIT)
+    }
+
+    fn read_bounded(&self, path: &Path, limit: u64) -> Result<Option<String>, DiskError> {
         let place = self.at_plain(path)?;
         // A pipe would make us wait for somebody who writes.
         let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&place);
@@ -107,15 +121,15 @@ impl Disk {
             file => file?,
         };
         let meta = file.metadata()?;
-        if meta.len() > LIMIT {
-            return Err(DiskError::TooLarge(place));
+        if meta.len() > limit {
+            return Err(DiskError::TooLarge { path: place, limit });
         }
         // Masked with a link to /dev/null, say: something that is not ours.
         if !meta.is_file() {
             return Ok(Some(String::new()));
         }
         let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
-        file.take(LIMIT).read_to_end(&mut bytes)?;
+        file.take(limit).read_to_end(&mut bytes)?;
         Ok(Some(match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
@@ -279,6 +293,14 @@ impl Disk {
         }
     }
 
+    /// Removes a file whose return after a power cut does no harm.
+    ///
+    /// # Errors
+    /// When it is there and stays there.
+    pub fn remove_unsynced(&self, path: &Path) -> Result<(), DiskError> {
+        self.take_away(path).map(drop)
+    }
+
     /// The same; gives the folder that is to be synced.
     fn take_away(&self, path: &Path) -> Result<Option<PathBuf>, DiskError> {
         let place = self.at(path)?;
@@ -293,17 +315,20 @@ impl Disk {
         Ok(folder.exists().then(|| folder.to_owned()))
     }
 
-    /// Makes symbolic links, replacing those that are there: where, and where to.
+    /// Makes symbolic links: where, and where to. One that is there is replaced by the new one,
+    /// and missing at no time.
     ///
     /// # Errors
     /// When one cannot be made.
     pub fn link(&self, links: &[(PathBuf, &str)]) -> Result<(), DiskError> {
         for (path, to) in links {
-            self.take_away(path)?;
             let place = self.at(path)?;
             let folder = place.parent().unwrap_or(&self.root);
             fs::create_dir_all(folder)?;
-            fs::os::unix::fs::symlink(to, &place)?;
+            let draft = tempfile::Builder::new()
+                .prefix(DRAFT)
+                .make_in(folder, |draft| std::os::unix::fs::symlink(to, draft))?;
+            draft.into_temp_path().persist(&place).map_err(|e| e.error)?;
         }
         Ok(())
     }

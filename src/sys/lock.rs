@@ -1,10 +1,9 @@
 //! One nsctl at a time changes the host; who waits says for whom.
 
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
-
-use nix::fcntl::{Flock, FlockArg};
 
 use super::disk::{Disk, DiskError};
 
@@ -34,16 +33,10 @@ impl LockError {
     }
 }
 
-/// Held until dropped; the kernel frees it if we are killed.
+/// Held until it is released or dropped; the kernel frees it if we are killed (flock(2)).
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<std::fs::File>,
-}
-
-/// Whether some nsctl is changing the host just now.
-pub fn is_held(disk: &Disk) -> bool {
-    let Ok(Some(file)) = disk.open_to_read(Path::new(LOCK_FILE)) else { return false };
-    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EAGAIN)))
+    file: File,
 }
 
 const LOCK_FILE: &str = "/var/lib/nsctl/lock";
@@ -72,19 +65,35 @@ impl Lock {
         limit: Duration,
         tell: impl Fn(&str),
     ) -> Result<Lock, LockError> {
-        let mut file = disk.open_lock(Path::new(path))?;
+        let lock = Lock { file: disk.open_lock(Path::new(path))? };
+        lock.wait(limit, tell).await?;
+        Ok(lock)
+    }
+
+    /// Lets others have it.
+    pub fn release(&self) {
+        // What cannot be unlocked is freed when we end.
+        let _ = self.file.unlock();
+    }
+
+    /// Has it again.
+    ///
+    /// # Errors
+    /// When another nsctl holds it for longer than `limit`.
+    pub async fn retake(&self, limit: Duration) -> Result<(), LockError> {
+        self.wait(limit, |_| {}).await
+    }
+
+    async fn wait(&self, limit: Duration, tell: impl Fn(&str)) -> Result<(), LockError> {
         let mut told = false;
         let begin = tokio::time::Instant::now();
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut locked) => {
-                    write_holder(&mut locked)?;
-                    return Ok(Lock { _file: locked });
-                }
-                Err((again, nix::errno::Errno::EAGAIN)) => file = again,
-                Err((_, errno)) => return Err(LockError::Io(errno.into())),
+            match self.file.try_lock() {
+                Ok(()) => return Ok(write_holder(&self.file)?),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error.into()),
             }
-            let holder = read_holder(&mut file);
+            let holder = read_holder(&self.file);
             if begin.elapsed() >= limit {
                 return Err(LockError::Busy { holder, seconds: limit.as_secs() });
             }
@@ -98,13 +107,13 @@ impl Lock {
     }
 }
 
-fn write_holder(file: &mut std::fs::File) -> std::io::Result<()> {
+fn write_holder(mut file: &File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "nsctl {} (process {})", super::command_line(), std::process::id())
 }
 
-fn read_holder(file: &mut std::fs::File) -> String {
+fn read_holder(mut file: &File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(512).read_to_string(&mut text));
     let line: String = text.trim().chars().filter(|c| !c.is_control()).collect();

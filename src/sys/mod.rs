@@ -48,6 +48,21 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// This boot, and no other: what the kernel calls it (random(4)), and when the first process was
+/// started, as the kernel stays the same where the host is a container.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn boot_id() -> std::io::Result<String> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(format!("{} {}", kernel.trim(), processes::started(1).unwrap_or_default()))
+}
+
+/// Nanoseconds since 1970: what is named by them is in the order of its making.
+pub fn stamp() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
 /// The words after `nsctl` on the command line, in one line.
 pub fn command_line() -> String {
     std::env::args().skip(1).collect::<Vec<_>>().join(" ")

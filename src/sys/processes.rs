@@ -2,6 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// When a process was started, in ticks since the boot: with its number, that is it and no
+/// later one (proc_pid_stat(5)).
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name, in brackets, may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// A name that all processes of one machine share.
 pub fn namespace(pid: u32) -> Option<String> {
     let link = std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;

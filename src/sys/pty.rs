@@ -93,6 +93,14 @@ fn size(terminal: BorrowedFd<'_>) -> Option<Winsize> {
     (size.ws_row > 0 && size.ws_col > 0).then_some(size)
 }
 
+/// The terminal that we are in, wherever our output goes (tty(4)).
+///
+/// # Errors
+/// When we are in none.
+pub fn terminal() -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")
+}
+
 /// Whether a person sits at both ends.
 pub fn is_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()

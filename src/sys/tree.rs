@@ -4,15 +4,17 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat, renameat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2, readlinkat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
 use crate::fit::{Change, Guest, Init};
+use crate::observed::TreeId;
 
 /// No file that we read of a guest is longer.
 const LIMIT: u64 = 64 << 10;
@@ -20,6 +22,76 @@ const LIMIT: u64 = 64 << 10;
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
 /// A file that is being written.
 const DRAFT: &str = ".nsctl-draft";
+
+mod ioctl {
+    /// What the kernel says of a subvolume (linux/btrfs.h, `btrfs_ioctl_get_subvol_info_args`).
+    #[repr(C)]
+    pub struct Subvolume {
+        before: [u64; 37],
+        pub uuid: [u8; 16],
+        after: [u64; 24],
+    }
+
+    impl Subvolume {
+        pub const UNKNOWN: Subvolume = Subvolume { before: [0; 37], uuid: [0; 16], after: [0; 24] };
+    }
+
+    nix::ioctl_read!(get_subvolume, 0x94, 60, Subvolume);
+}
+
+/// The inode of each subvolume's root (btrfs(5), `BTRFS_FIRST_FREE_OBJECTID`).
+const SUBVOLUME: u64 = 256;
+
+/// Which tree the folder or disk image of this name is; none if there is none.
+pub fn identity(name: &str) -> Option<TreeId> {
+    let machines = Path::new("/var/lib/machines");
+    let places = [machines.join(name), machines.join(format!("{name}.raw"))];
+    places.iter().find_map(|place| identity_at(place))
+}
+
+fn identity_at(place: &Path) -> Option<TreeId> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place).ok()?;
+    let meta = file.metadata().ok()?;
+    if meta.is_dir() && meta.ino() == SUBVOLUME {
+        let mut subvolume = ioctl::Subvolume::UNKNOWN;
+        // SAFETY: the kernel fills in a value of ours, of the size that it knows, that lives through the call.
+        if unsafe { ioctl::get_subvolume(file.as_raw_fd(), &raw mut subvolume) }.is_ok() {
+            return Some(TreeId::subvolume(u128::from_be_bytes(subvolume.uuid)));
+        }
+    }
+    let born = meta.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(TreeId::inode(meta.ino(), born.as_nanos()))
+}
+
+/// Waits until machined lets go of a tree that it is at work with; whether it held it, and did
+/// let go in time. It locks the file of this name beside the tree, by open file description
+/// (fcntl(2)), and deletes it afterwards.
+pub async fn wait_until_unlocked(name: &str, limit: Duration) -> bool {
+    let path = Path::new("/var/lib/machines").join(format!(".#{name}.lck"));
+    let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open(path) else { return false };
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as _,
+        l_whence: nix::libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    if fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).is_ok() {
+        return false;
+    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole)).is_ok()));
+    matches!(tokio::time::timeout(limit, receiver).await, Ok(Ok(true)))
+}
+
+/// Makes sure that all trees are on the disk, as they are now (syncfs(2)).
+///
+/// # Errors
+/// When the disk does not take them.
+pub fn settle_all() -> std::io::Result<()> {
+    Ok(nix::unistd::syncfs(File::open("/var/lib/machines")?)?)
+}
 
 /// The folder of a tree.
 #[derive(Debug)]
@@ -176,14 +248,6 @@ impl Tree {
         }
     }
 
-    /// Makes sure that all changes are on the disk (syncfs(2)).
-    ///
-    /// # Errors
-    /// When it cannot be done.
-    pub fn settle(&self) -> std::io::Result<()> {
-        Ok(nix::unistd::syncfs(&self.root)?)
-    }
-
     /// Replaces a file; one that is there keeps its owner and permissions.
     fn write(&self, path: &str, text: &str, mode: u32) -> std::io::Result<()> {
         let (folder, name) = self.folder_of(path)?;
@@ -232,6 +296,21 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_is_known_whatever_its_name() {
+        assert_eq!(std::mem::size_of::<ioctl::Subvolume>(), 504);
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        std::fs::create_dir(&one).unwrap();
+        let id = identity_at(&one).unwrap();
+        std::fs::rename(&one, &other).unwrap();
+        assert_eq!(identity_at(&other), Some(id.clone()));
+        std::fs::create_dir(&one).unwrap();
+        assert_ne!(identity_at(&one), Some(id));
+        std::os::unix::fs::symlink(&one, folder.path().join("link")).unwrap();
+        assert_eq!(identity_at(&folder.path().join("link")), None);
+    }
 
     #[test]
     fn nothing_leads_out_of_a_tree() {

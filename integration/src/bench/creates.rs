@@ -100,7 +100,7 @@ fn share(lab: &Lab, sheet: &mut Sheet) -> Result<()> {
     for round in 0..CREATES {
         let create = format!("nsctl create own{round} --routed --image debian-13");
         shares.add(part(lab, &create, &format!("own{round}"))?);
-        lab.sh(&format!("nsctl remove own{round}; sync"))?;
+        lab.sh(&format!("nsctl remove -y own{round}; sync"))?;
     }
     sheet.single("nsctl's share of the processor time of `create`", "%", &shares, 3.0);
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use fs_err as fs;
 use nsctl::pool::{Leases, Pool};
-use nsctl::state::{State, parse, render};
+use nsctl::state::{parse, render};
 use nsctl::sys::Disk;
 
 use super::figures::{Figures, Sheet};
@@ -33,9 +33,8 @@ pub fn run(trees: &Trees, _: Suite, sheet: &mut Sheet) -> Result<()> {
         let begin = Instant::now();
         leases.lease(pool, &name, None)?;
         lease.add(milliseconds(begin.elapsed()));
-        let state = State { leases, ..State::default() };
         let begin = Instant::now();
-        let text = render(&state);
+        let text = render(&leases);
         disk.write_private("/var/lib/nsctl/state.toml".as_ref(), &text)?;
         save.add(milliseconds(begin.elapsed()));
         let begin = Instant::now();

@@ -18,14 +18,14 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          printf '%s' '{ROUTED}' > /etc/systemd/network/20-hand.network; networkctl reload
          machinectl clone debian-13 hand; systemctl start systemd-nspawn@hand"
     ))?;
-    refused(lab, "adopt hand", 1, "no pool")?;
+    refused(lab, "adopt hand --yes", 1, "no pool")?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     let own = || Ok(lab.machine("hand")?["addresses"].to_string().contains("2001:db8:a:42:"));
     until(Duration::from_secs(20), "the machine has an address by RA", own)?;
     let before = lab.machine("hand")?["addresses"].clone();
     let address = before.as_array().into_iter().flatten().filter_map(|a| a.as_str()).find(|a| a.starts_with("2001:db8:a:42:"));
 
-    let said = lab.nsctl("adopt hand")?;
+    let said = lab.nsctl("adopt hand --yes")?;
     must!(said.ok(), "{}", said.all());
     for shown in ["+mode = \"routed\"", "+subnet = \"2001:db8:a:42::/64\"", " Environment=A=1", "20-hand.network stays", "will be restarted"] {
         must!(said.stderr.contains(shown), "not shown: {shown}\n{}", said.stderr);
@@ -46,11 +46,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let leased = || Ok(lab.machine("hand")?["addresses"].to_string().contains("10.42.0."));
     until(Duration::from_secs(20), "its IPv4 address comes from the same server", leased)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
-    refused(lab, "adopt hand", 1, "already")?;
-    refused(lab, "adopt nobody", 1, "there is no machine or tree")?;
+    refused(lab, "adopt hand --yes", 1, "already")?;
+    refused(lab, "adopt nobody --yes", 1, "there is no machine or tree")?;
 
     // What was there before comes back.
-    lab.nsctl_ok("remove hand")?;
+    lab.nsctl_ok("remove -y hand")?;
     must!(lab.sh("cat /etc/systemd/nspawn/hand.nspawn")? == NSPAWN, "its own .nspawn is not back");
     must!(lab.sh("ls /etc/systemd/network")?.lines().all(|file| !file.contains("ve-hand")), "a file is left");
 

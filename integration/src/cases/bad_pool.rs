@@ -17,7 +17,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         ("", "is damaged"),
     ] {
         lab.sh(&format!("cp -n /var/lib/nsctl/state.toml /root/state.toml; printf '{text}' > /var/lib/nsctl/state.toml"))?;
-        for line in ["create db --routed --image debian-13", "remove web", "list", "apply --yes", "pool"] {
+        for line in ["create db --routed --image debian-13", "remove -y web", "list", "apply --yes", "pool"] {
             refused(lab, line, 1, says)?;
         }
     }

@@ -51,16 +51,16 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let again = lab.nsctl_ok(&format!("image build {word}"))?;
     must!(again.contains("was there already"), "{again}");
     refused(lab, &format!("create db2 --routed --image {image}x"), 1, "there is no image")?;
-    refused(lab, "image remove web", 1, "is the tree of a machine")?;
+    refused(lab, "image remove -y web", 1, "is the tree of a machine")?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
     // Two builds of one image at once make one.
-    lab.nsctl_ok(&format!("image remove {image}"))?;
+    lab.nsctl_ok(&format!("image remove -y {image}"))?;
     let both = lab.sh(&format!("nsctl image build {word} 2>&1 & nsctl image build {word} 2>&1; wait"))?;
     must!(both.matches("was there already").count() == 1, "{both}");
 
     // Interrupted, it leaves nothing.
-    lab.nsctl_ok(&format!("image remove {image}"))?;
+    lab.nsctl_ok(&format!("image remove -y {image}"))?;
     let cut = lab.sh(&format!(
         "nsctl image build {word} 2> log & pid=$!
          until grep -q 'installing' log; do :; done

@@ -68,7 +68,7 @@ fn renamed(lab: &Lab) -> Result<()> {
     must!(!left.contains("twin"), "something of its old name is left:\n{left}");
     must!(lab.sh("systemctl is-enabled systemd-nspawn@copy")?.contains("enabled"), "it does not start with the host");
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
-    lab.nsctl_ok("remove copy")?;
+    lab.nsctl_ok("remove -y copy")?;
     must!(!lab.sh("ls /var/lib/machines")?.contains("copy"), "its tree stays");
     Ok(())
 }
@@ -81,10 +81,10 @@ fn moved(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("export web /root/web.tar.gz")?;
     refused(lab, "export web /root/web.tar.gz", 1, "/root/web.tar.gz")?;
     for name in ["web", "tiny"] {
-        lab.nsctl(&format!("remove {name}"))?;
+        lab.nsctl(&format!("remove -y {name}"))?;
     }
     lab.nsctl_ok("init --pool 2001:db8:a:f000::/52 --uplink wan0")?;
-    let said = lab.nsctl("import /root/web.tar.gz")?;
+    let said = lab.nsctl("import --yes /root/web.tar.gz")?;
     must!(said.ok() && said.stdout.contains("web answers at 2001:db8:a:f001::2"), "{}", said.all());
     must!(said.stderr.contains("open = [\"tcp/7777\"]") && said.stderr.contains("gets another"), "{}", said.all());
     must!(lab.nsctl_ok("shell web cat /etc/machine-id")? == id, "it is another machine");

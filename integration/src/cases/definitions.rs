@@ -56,7 +56,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("rm /etc/nsctl/machines.d/lost.toml; machinectl remove lost")?;
 
     // A tree that was there before stays when its machine is removed.
-    lab.nsctl_ok("remove bot")?;
+    lab.nsctl_ok("remove -y bot")?;
     must!(lab.sh("ls /var/lib/machines")?.contains("bot"), "a tree that nsctl did not make is gone");
 
     // A machine whose settings change while it runs is restarted, and that is said before.

@@ -41,7 +41,7 @@ const TRAPS: [Trap; 32] = [
     Trap { set_up: "nft delete table inet filter; ip link set wan0 mtu 1400", says: "may send more bytes at once than wan0" },
     Trap { set_up: "ip link set wan0 mtu 1200", says: "takes packets of 1200 bytes only" },
     Trap { set_up: "printf 'image = \"debian-13\"\nautostart = false\n[network]\nmode = \"routed\"\n' > /etc/nsctl/machines.d/late.toml", says: "is defined and holds no subnet" },
-    Trap { set_up: "nsctl remove late; NSCTL_KILL_AT=9 nsctl-faults create cut --routed --image debian-13 || test -e /var/lib/nsctl/journal.json", says: "was cut short" },
+    Trap { set_up: "nsctl remove -y late; NSCTL_KILL_AT=9 nsctl-faults create cut --routed --image debian-13 || ls /var/lib/nsctl/journal/*.json > /dev/null", says: "was cut short" },
     Trap { set_up: "systemctl disable -q systemd-networkd", says: "does not start with the host" },
     Trap { set_up: "systemctl stop systemd-resolved", says: "systemd-resolved does not run" },
     Trap { set_up: "systemctl stop 'systemd-networkd*.socket' systemd-networkd", says: "systemd-networkd does not run" },
@@ -214,7 +214,7 @@ fn first_boot(lab: &Lab) -> Result<()> {
             printf '[nspawn.Exec]\\nParameters = \"systemd.firstboot=yes\"\\n' >> /etc/nsctl/machines.d/fresh.toml
             nsctl apply --yes")?;
     mended(lab, "waits in its first boot")?;
-    lab.nsctl_ok("remove fresh").map(drop)
+    lab.nsctl_ok("remove -y fresh").map(drop)
 }
 
 /// `--fix` does what is safe, after showing it.

@@ -21,7 +21,7 @@ fn before_networkd(lab: &Lab) -> Result<()> {
     must!(said.contains("answers at 2001:db8:a:1::2 ("), "{said}");
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a:1::2"])?;
     must!(ping.ok(), "the way out is not there yet: {}", ping.all());
-    lab.nsctl_ok("remove slow").map(drop)
+    lab.nsctl_ok("remove -y slow").map(drop)
 }
 
 fn by_ra(lab: &Lab) -> Result<()> {
@@ -30,7 +30,7 @@ fn by_ra(lab: &Lab) -> Result<()> {
     let waits = "sysctl -n net.ipv6.conf.host0.accept_dad net.ipv6.conf.host0.router_solicitation_delay";
     let seen = lab.inside("tiny", waits)?.stdout;
     must!(seen == "0\n0\n", "it waits: {seen}");
-    lab.nsctl_ok("remove tiny").map(drop)
+    lab.nsctl_ok("remove -y tiny").map(drop)
 }
 
 /// systemd of 252 does not see by itself that there is one now.
@@ -40,5 +40,5 @@ fn first_drop_in(lab: &Lab) -> Result<()> {
     lab.sh("printf '[limits]\\ntasks = 321\\n' >> /etc/nsctl/machines.d/bare.toml; nsctl apply --yes")?;
     let tasks = lab.sh("systemctl show -P TasksMax systemd-nspawn@bare")?;
     must!(tasks == "321\n", "systemd knows of another limit: {tasks}");
-    lab.nsctl_ok("remove bare").map(drop)
+    lab.nsctl_ok("remove -y bare").map(drop)
 }

@@ -62,7 +62,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
     lab.nsctl_ok("restart web")?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "the machine listens on IPv6 again");
-    lab.nsctl_ok("remove web")?;
+    lab.nsctl_ok("remove -y web")?;
     must!(!lab.sh("ss -ltn; ls /etc/systemd/system /var/lib/nsctl/expose 2>/dev/null || true")?.contains("expose-web"), "something is left");
     Ok(())
 }

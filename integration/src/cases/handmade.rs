@@ -47,7 +47,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let lease = || Ok(lab.machine("buildbot")?["addresses"].to_string().contains("192.168.5."));
     until(Duration::from_secs(20), "it has a lease of the LAN after a restart", lease)?;
 
-    lab.nsctl_ok("remove buildbot")?;
+    lab.nsctl_ok("remove -y buildbot")?;
     must!(lab.sh("cat /etc/systemd/nspawn/*")? == NSPAWN, "its own file is not back");
     must!(lab.sh("ls /var/lib/machines")?.contains("buildbot"), "a tree that nsctl did not make is gone");
     Ok(())

@@ -37,14 +37,14 @@ fn formats(lab: &Lab) -> Result<()> {
     let listed: serde_json::Value = serde_json::from_str(&lab.nsctl_ok("image list --json")?)?;
     must!(listed.as_array().is_some_and(|all| all.len() >= 7), "{listed}");
     for name in ["a", "b", "c", "d", "e"] {
-        lab.nsctl_ok(&format!("image remove {name}"))?;
+        lab.nsctl_ok(&format!("image remove -y {name}"))?;
     }
     // A disk image is one, too.
     lab.sh("truncate -s 4M /root/disk.raw; gzip -k /root/disk.raw")?;
     lab.nsctl_ok("image import /root/disk.raw.gz")?;
     must!(lab.nsctl_ok("image list")?.contains("disk"), "{}", lab.nsctl_ok("image list")?);
-    lab.nsctl_ok("image remove disk")?;
-    refused(lab, "image remove nothing", 1, "there is no image")?;
+    lab.nsctl_ok("image remove -y disk")?;
+    refused(lab, "image remove -y nothing", 1, "there is no image")?;
     refused(lab, "image import /root/none.tar", 1, "does not exist")
 }
 
@@ -66,7 +66,7 @@ end
     )?;
     lab.nsctl_ok("image build debian:sid")?;
     lab.sh("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/debian-sid/sbin/init; rm /usr/local/sbin/mmdebstrap")?;
-    lab.nsctl_ok("image remove debian-sid")?;
+    lab.nsctl_ok("image remove -y debian-sid")?;
     Ok(())
 }
 
@@ -101,7 +101,7 @@ end
         must!(done.ok() || done.stderr.contains("hint:"), "{}", done.all());
         lab.sh("cd /root/bad; test ! -e outside && sha256sum --quiet -c before")?;
         if done.ok() {
-            lab.nsctl_ok(&format!("image remove {name}"))?;
+            lab.nsctl_ok(&format!("image remove -y {name}"))?;
         }
         clean(lab)?;
     }
@@ -152,7 +152,7 @@ fn fetched(lab: &Lab) -> Result<()> {
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz --name signed", 1, "")?;
     lab.nsctl_ok("image pull http://192.0.2.1/tiny.tar.gz --verify checksum --name fetched")?;
     lab.sh("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/fetched/sbin/init")?;
-    lab.nsctl_ok("image remove fetched")?;
+    lab.nsctl_ok("image remove -y fetched")?;
     lab.sh("find /var/lib/machines -maxdepth 1 -name '.tar-*' -exec machinectl clean --all \\; > /dev/null 2>&1 || true")?;
     std::fs::write(web.join("SHA256SUMS"), sums.replace(&sums[..4], "0000"))?;
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz --verify checksum --name fetched", 1, "")?;

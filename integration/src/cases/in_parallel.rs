@@ -15,7 +15,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let out = lab.sh(
         "for k in $(seq 25 | shuf); do
              nsctl -q create new$k --routed --image tiny --no-start > /tmp/new.$k 2>&1 || cat /tmp/new.$k &
-             nsctl -q remove old$k > /tmp/old.$k 2>&1 || cat /tmp/old.$k &
+             nsctl -q remove -y old$k > /tmp/old.$k 2>&1 || cat /tmp/old.$k &
              nsctl list > /dev/null || echo list failed
          done; wait",
     )?;

@@ -16,7 +16,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("sed -i 's/^autostart.*//' /etc/nsctl/machines.d/victim.toml; printf 'bind = [\"/srv\"]\\n' | cat - /etc/nsctl/machines.d/victim.toml > /root/new && cp /root/new /etc/nsctl/machines.d/victim.toml")?;
     let applied = kills(lab, "apply --yes")?;
     must!(applied > 3, "apply was killed {applied} times only");
-    until_it_gets_through(lab, "remove victim")?;
+    until_it_gets_through(lab, "remove -y victim")?;
     at_any_instant(lab)?;
     power_fails(lab)?;
     let trees = lab.sh("ls /var/lib/machines")?;
@@ -31,7 +31,7 @@ fn power_fails(lab: &Lab) -> Result<()> {
     lab.sh("find /etc /var/lib/nsctl -type f | sort > /root/before")?;
     lab.sh("! NSCTL_KILL_AT=17 nsctl-faults create victim --routed --image debian-13 --no-start 2> /dev/null")?;
     let torn = lab.sh(
-        "find /etc /var/lib/nsctl -type f ! -name '.nsctl*' ! -name journal.json | sort | comm -13 /root/before - > /root/torn
+        "find /etc /var/lib/nsctl -type f ! -name '.nsctl*' ! -path '*/nsctl/journal/*' | sort | comm -13 /root/before - > /root/torn
          xargs truncate -s 0 < /root/torn; wc -l < /root/torn",
     )?;
     must!(torn.trim().parse::<u32>()? > 3, "{torn} files were written");
@@ -47,9 +47,9 @@ fn at_any_instant(lab: &Lab) -> Result<()> {
         lab.sh(
             "timeout -s KILL 0.$(shuf -i 10-99 -n1) nsctl create victim --routed --image debian-13 > /dev/null 2>&1 || true
              nsctl bridge create vbr0 --uplink enp6s0 > /dev/null
-             ! test -e /var/lib/nsctl/journal.json || exit 1; test -z \"$(find /etc /var/lib/nsctl -name '.nsctl*')\"
+             ! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1; test -z \"$(find /etc /var/lib/nsctl -name '.nsctl*')\"
              if test -e /etc/nsctl/machines.d/victim.toml; then
-                 test \"$(nsctl plan)\" = 'nothing to do'; nsctl remove victim > /dev/null
+                 test \"$(nsctl plan)\" = 'nothing to do'; nsctl remove -y victim > /dev/null
              fi
              ! test -e /var/lib/machines/victim || exit 1; ! test -e /etc/systemd/nspawn/victim.nspawn",
         )?;
@@ -73,13 +73,13 @@ fn kills(lab: &Lab, line: &str) -> Result<u32> {
             return Ok(point - 1);
         }
         must!(killed.status == 137, "`nsctl {line}` was not killed at {point}:\n{}", killed.all());
-        let began = lab.run(&["test", "-e", "/var/lib/nsctl/journal.json"])?.ok();
+        let began = lab.run(&["sh", "-c", "ls /var/lib/nsctl/journal/*.json > /dev/null"])?.ok();
         // Any verb mends first; this one then finds nothing to do for itself.
         let next = lab.nsctl("bridge create vbr0 --uplink enp6s0")?;
         must!(next.ok(), "after a kill at {point} of `nsctl {line}`:\n{}", next.all());
         let told = next.stderr.contains("was cut short");
         must!(began == told, "the user is not told after a kill at {point}:\n{}", next.all());
-        let left = lab.sh("find /etc /var/lib/nsctl -name '.nsctl*' -o -name journal.json")?;
+        let left = lab.sh("find /etc /var/lib/nsctl -name '.nsctl*' -o -path '*/nsctl/journal/*'")?;
         must!(left.is_empty(), "left after a kill at {point} of `nsctl {line}`: {left}");
         if next.stderr.contains("finishing") || host(lab)? != before {
             return through(lab, line, point, &next.stderr);

@@ -27,18 +27,18 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("nsctl stop web; systemctl start systemd-nspawn@web; timeout 30 nsctl stop web")?;
     must!(lab.machine("web")?["state"] == "stopped", "{}", lab.machine("web")?);
     lab.nsctl_ok("create db --routed --image debian-13")?;
-    lab.nsctl_ok("remove web --keep-image")?;
+    lab.nsctl_ok("remove -y web --keep-image")?;
     must!(lab.sh("ls /var/lib/machines")?.contains("web"), "--keep-image kept nothing");
     lab.sh("machinectl remove web")?;
-    lab.nsctl_ok("remove db")?;
+    lab.nsctl_ok("remove -y db")?;
     let pool = lab.nsctl_ok("pool --json")?;
     let pool: serde_json::Value = serde_json::from_str(&pool)?;
     let resting = serde_json::json!(["2001:db8:a:1::/64", "2001:db8:a:2::/64"]);
     must!(pool["resting"] == resting, "{pool}");
     lab.sh("rm /var/lib/nsctl/state.toml")?;
     must!(fingerprint(lab)? == empty, "something is left:\n{empty}\n---\n{}", fingerprint(lab)?);
-    for line in ["start nobody", "stop nobody", "restart nobody", "remove nobody", "show nobody", "attach nobody --routed"] {
+    for line in ["start nobody", "stop nobody", "restart nobody", "remove -y nobody", "show nobody", "attach nobody --routed"] {
         refused(lab, line, 1, "there is no machine")?;
     }
-    refused(lab, "remove debian-13", 1, "not one of nsctl's machines")
+    refused(lab, "remove -y debian-13", 1, "not one of nsctl's machines")
 }

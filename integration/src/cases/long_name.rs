@@ -22,7 +22,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.router.run(&["bash", "-c", port])?.stdout == "hello", "an open port is closed");
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
     lab.nsctl_ok(&format!("attach {name} --bridge vbr0"))?;
-    lab.nsctl_ok(&format!("remove {name}"))?;
+    lab.nsctl_ok(&format!("remove -y {name}"))?;
     must!(lab.list()?.as_array().is_some_and(Vec::is_empty), "{}", lab.list()?);
     Ok(())
 }

@@ -12,7 +12,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     for name in ["one", "two", "three"] {
         lab.nsctl_ok(&format!("create {name} --routed --image debian-13 --no-start"))?;
     }
-    lab.nsctl_ok("remove two")?;
+    lab.nsctl_ok("remove -y two")?;
     refused(lab, "state rebuild", 1, "in order")?;
     lab.sh("rm /var/lib/nsctl/state.toml")?;
     lab.nsctl_ok("create four --routed --image debian-13 --no-start")?;

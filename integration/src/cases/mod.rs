@@ -65,6 +65,10 @@ cases! {
     drift,
     offline,
     in_parallel,
+    by_hand,
+    alone,
+    crash,
+    asks,
 }
 
 /// Fails with the text unless the condition holds.

@@ -39,7 +39,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "list nobody", 1, "there is no machine")?;
 
     for name in ["web", "db"] {
-        lab.nsctl_ok(&format!("remove {name}"))?;
+        lab.nsctl_ok(&format!("remove -y {name}"))?;
     }
     must!(lab.sh("cat /etc/hosts 2>/dev/null || true")? == hosts, "a name is left: {}", lab.sh("cat /etc/hosts")?);
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);

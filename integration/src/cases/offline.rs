@@ -13,9 +13,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          nsctl --root /tmp/r create db --routed
          test -L etc/systemd/system/machines.target.wants/systemd-nspawn@web.service
          nsctl --root /tmp/r apply --yes
-         nsctl --root /tmp/r remove web
+         nsctl --root /tmp/r remove -y web
          ! test -e etc/systemd/system/machines.target.wants/systemd-nspawn@web.service || exit 1
-         ! test -e var/lib/nsctl/journal.json",
+         ! ls var/lib/nsctl/journal/*.json 2> /dev/null",
     )?;
     // A lease is not freed while the files of its machine are there.
     lab.sh("rm /tmp/r/etc/nsctl/machines.d/db.toml; nsctl --root /tmp/r create other --routed")?;

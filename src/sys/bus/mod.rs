@@ -66,6 +66,11 @@ impl BusError {
         }
     }
 
+    /// Whether something else is at work with it just now.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, BusError::Refused { answer, .. } if answer.contains("EBUSY"))
+    }
+
     /// Whether the service says that there is no such thing.
     pub fn is_missing(&self) -> bool {
         matches!(self, BusError::Refused { answer, .. }

@@ -1,0 +1,176 @@
+//! What a killed nsctl left: finished or undone. What cannot be is kept with its machine, tried
+//! again by the next nsctl, and holds up nobody else.
+
+use std::collections::BTreeSet;
+
+use super::error::{DeedError, chain};
+use super::journal::{Fate, Journal};
+use super::{Executor, Failure, Records};
+use crate::name::MachineName;
+use crate::plan::{Step, stages, undo, with_reloads};
+
+/// A command that is neither finished nor undone yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmended {
+    pub command: String,
+    /// Those that wait for it.
+    pub machines: BTreeSet<MachineName>,
+    /// Why, in sentences.
+    pub why: Vec<String>,
+}
+
+impl Unmended {
+    pub fn of(journal: &Journal) -> Unmended {
+        Unmended { command: journal.command.clone(), machines: journal.machines(), why: journal.left.clone() }
+    }
+}
+
+/// What was cut short, for who only looks.
+pub fn cut_short(records: &impl Records) -> Vec<Unmended> {
+    let journals = Journal::all(records).unwrap_or_default();
+    let dead = journals.iter().filter(|journal| !journal.is_under_way(records));
+    dead.map(Unmended::of).collect()
+}
+
+/// Finishes or undoes what killed ones left, and says which; gives what could not be.
+///
+/// # Errors
+/// When a journal cannot be read or written.
+pub async fn recover(host: &impl Executor) -> Result<Vec<Unmended>, Failure> {
+    host.clear_drafts(&[]).map_err(|error| Failure::Other(Box::new(error)))?;
+    let mut unmended = Vec::new();
+    for mut journal in Journal::all(host.records())? {
+        // Its own nsctl still waits for the machine.
+        if journal.is_under_way(host.records()) {
+            continue;
+        }
+        let mended = mend(host, &mut journal).await;
+        if !mended.map_err(|error| Failure::Other(Box::new(error)))? {
+            unmended.push(Unmended::of(&journal));
+        }
+    }
+    Ok(unmended)
+}
+
+/// Whether nothing is left of it.
+async fn mend(host: &impl Executor, journal: &mut Journal) -> Result<bool, DeedError> {
+    host.clear_drafts(&journal.steps)?;
+    let command = journal.command.clone();
+    let says = |text: String| host.listener().says(&text);
+    match journal.fate {
+        Fate::Keep => {
+            says(format!(
+                "`nsctl {command}` was cut short when all was done, and only whether it works was not yet seen"
+            ));
+            journal.end(host).await?;
+            Ok(true)
+        }
+        Fate::Finish => {
+            if journal.left.is_empty() {
+                says(format!("finishing `nsctl {command}`, which was cut short"));
+            }
+            if let Err((step, error)) = finish(host, &journal.steps).await {
+                journal.is_stuck(host, format!("cannot {}: {}", step.describe(), chain(&error)))?;
+                return Ok(false);
+            }
+            journal.end(host).await?;
+            Ok(true)
+        }
+        Fate::Undo => {
+            says(format!("`nsctl {command}` was cut short"));
+            let undoing = undo(&journal.steps[..journal.reached.min(journal.steps.len())]);
+            let undoing = stopped_first(host, journal, undoing).await?;
+            let left = revert(host, &undoing).await;
+            Ok(conclude(host, journal, left).await?.is_empty())
+        }
+        Fate::Left => {
+            let left = take_back(host, &journal.steps).await;
+            let done = conclude(host, journal, left).await?.is_empty();
+            if done {
+                says(format!("`nsctl {command}` is undone at last"));
+            }
+            Ok(done)
+        }
+    }
+}
+
+/// After a reboot, what runs by files that do not stay is stopped before they go, and started
+/// again by those that come back: boot has started it already, and to start it would do nothing.
+async fn stopped_first(
+    host: &impl Executor,
+    journal: &Journal,
+    undoing: Vec<Step>,
+) -> Result<Vec<Step>, DeedError> {
+    let same = host.records().boot_id()? == journal.boot;
+    if same || journal.boot.is_empty() {
+        return Ok(undoing);
+    }
+    let writes =
+        |step: &&Step| matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. });
+    let touched: BTreeSet<MachineName> = undoing.iter().filter(writes).flat_map(Step::machines).collect();
+    let wrong: Vec<MachineName> =
+        host.running().await?.into_iter().filter(|name| touched.contains(name)).collect();
+    if wrong.is_empty() {
+        return Ok(undoing);
+    }
+    let starts = |name: &MachineName| {
+        let again = |step: &Step| matches!(step, Step::Start { .. }) && step.machines().contains(name);
+        undoing.iter().any(again)
+    };
+    let has_files = |name: &MachineName| {
+        let back =
+            |step: &Step| matches!(step, Step::Write { new: Some(_), .. }) && step.machines().contains(name);
+        undoing.iter().any(back)
+    };
+    let again: Vec<MachineName> =
+        wrong.iter().filter(|name| has_files(name) && !starts(name)).cloned().collect();
+    let start = (!again.is_empty()).then(|| Step::start(again, &[]));
+    Ok(std::iter::once(Step::Stop { machines: wrong }).chain(undoing).chain(start).collect())
+}
+
+/// Takes steps that undo others; gives those that could not be done, and why.
+pub async fn revert(host: &impl Executor, undoing: &[Step]) -> Vec<(Step, DeedError)> {
+    if !undoing.is_empty() {
+        host.listener().says("undoing what was done");
+    }
+    take_back(host, undoing).await
+}
+
+async fn take_back(host: &impl Executor, undoing: &[Step]) -> Vec<(Step, DeedError)> {
+    let mut left = Vec::new();
+    for stage in stages(undoing) {
+        stage.iter().for_each(|step| host.listener().begins(step));
+        left.extend(host.take_back(stage).await);
+    }
+    left
+}
+
+/// Ends the journal, or keeps what is left in it; gives why, in sentences.
+///
+/// # Errors
+/// When the journal cannot be written.
+pub async fn conclude(
+    host: &impl Executor,
+    journal: &mut Journal,
+    left: Vec<(Step, DeedError)>,
+) -> Result<Vec<String>, DeedError> {
+    if left.is_empty() {
+        journal.end(host).await?;
+        return Ok(Vec::new());
+    }
+    let why: Vec<String> =
+        left.iter().map(|(step, error)| format!("cannot {}: {}", step.describe(), chain(error))).collect();
+    let steps = with_reloads(left.into_iter().map(|(step, _)| step));
+    journal.leave(host, steps, why.clone())?;
+    Ok(why)
+}
+
+/// Does what comes after the point of no return.
+async fn finish(host: &impl Executor, steps: &[Step]) -> Result<(), (Step, DeedError)> {
+    let begun = steps.iter().position(Step::is_final).unwrap_or(steps.len());
+    for stage in stages(&steps[begun..]) {
+        stage.iter().for_each(|step| host.listener().begins(step));
+        host.perform(stage, None).await.map_err(|(at, error)| (stage[at].clone(), error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,387 @@
+//! Whatever verb, whatever host, whatever goes wrong at whichever operation: nothing is lost,
+//! nothing is left over, and nobody else is touched. A host in memory stands for the live one.
+
+#![allow(clippy::unwrap_used)]
+
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::FutureExt;
+use model::{Host, Trouble};
+use nsctl::apply::{self, Failure, Sighting};
+use nsctl::emit::{self, names, render};
+use nsctl::fit::Wishes;
+use nsctl::name::MachineName;
+use nsctl::observed::Observed;
+use nsctl::plan::{NewImage, Plan, Scope, Source, Wanted, plan, settle, whole, wrong_link};
+use nsctl::spec::{Definitions, HOST_FILE, MACHINES_DIR, Spec, definition_path};
+use nsctl::state::{self, State};
+use proptest::prelude::*;
+
+const HOST: &str = "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n[bridge.vbr0]\nuplink = \"enp6s0\"\n[bridge.vbr1]\nuplink = \"enp7s0\"\n";
+
+/// What somebody does to a host.
+#[derive(Debug, Clone)]
+enum Deed {
+    Create(u8, u8),
+    Attach(u8, u8),
+    Remove(u8),
+    Rename(u8, u8),
+    /// Edits definitions by hand, or breaks or deletes them; then `apply`.
+    Edit(u8, u8),
+    Break(u8),
+    Delete(u8),
+    Apply,
+    /// Behind nsctl's back: a tree goes, or one is made by hand.
+    TreeGoes(u8),
+    TreeByHand(u8),
+    /// `attach` of a machine that nsctl did not make.
+    Adopt(u8, u8),
+}
+
+const MACHINES: u8 = 4;
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let (machine, network) = (0..MACHINES, 0..7u8);
+    prop_oneof![
+        4 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Create(k, n)),
+        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Attach(k, n)),
+        2 => machine.clone().prop_map(Deed::Remove),
+        1 => (machine.clone(), machine.clone()).prop_map(|(k, n)| Deed::Rename(k, n)),
+        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Edit(k, n)),
+        1 => machine.clone().prop_map(Deed::Break),
+        1 => machine.clone().prop_map(Deed::Delete),
+        2 => Just(Deed::Apply),
+        1 => machine.clone().prop_map(Deed::TreeGoes),
+        1 => machine.clone().prop_map(Deed::TreeByHand),
+        1 => (machine, network).prop_map(|(k, n)| Deed::Adopt(k, n)),
+    ]
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        1 => Just(Trouble::None),
+        2 => (1..40u32).prop_map(Trouble::Fails),
+        2 => (1..40u32).prop_map(Trouble::Killed),
+        3 => (1..40u32, any::<u64>()).prop_map(|(at, seed)| Trouble::PowerCut(at, seed)),
+    ]
+}
+
+fn machine(k: u8) -> MachineName {
+    format!("m{k}").parse().unwrap()
+}
+
+/// Several kinds of machines; some differ by a setting that only a restart brings in.
+fn definition(k: u8, kind: u8) -> String {
+    let (before, network) = match kind {
+        0 => ("", "mode = \"routed\"".to_owned()),
+        1 => ("", "mode = \"routed\"\ntoken = \"::7\"".to_owned()),
+        2 => ("", format!("mode = \"routed\"\nsubnet = \"2001:db8:a:{:x}::/64\"", k + 2)),
+        3 => ("limits = { memory = \"2G\" }\nenvironment = { A = \"b\" }\n", "mode = \"routed\"".to_owned()),
+        4 => ("autostart = false\n", "mode = \"routed\"".to_owned()),
+        bridge => ("", format!("mode = \"bridge\"\nbridge = \"vbr{}\"", bridge - 5)),
+    };
+    format!("image = \"base\"\n{before}[network]\n{network}\n")
+}
+
+fn definitions(observed: &Observed) -> Definitions {
+    let all = observed.files.iter().filter(|(path, _)| path.starts_with(MACHINES_DIR));
+    all.map(|(path, text)| (path.clone(), Ok(text.clone()))).collect()
+}
+
+fn spec(observed: &Observed) -> Spec {
+    Spec::parse(observed.file(HOST_FILE.as_ref()), &definitions(observed)).unwrap()
+}
+
+fn state(observed: &Observed) -> State {
+    state::parse(observed.file(state::path())).unwrap()
+}
+
+fn new_image(name: &MachineName) -> NewImage {
+    NewImage { source: Source::Clone("base".into()), to: name.clone(), wishes: Some(Wishes::default()) }
+}
+
+/// The whole host as its files say.
+fn everything(observed: &Observed) -> Plan {
+    let spec = spec(observed);
+    let treeless = spec.machines.keys().filter(|name| !observed.images.contains(name.as_str()));
+    let images = treeless.map(|name| (name.clone(), Ok(new_image(name)))).collect();
+    whole(&spec, &state(observed), observed, &images, BTreeSet::new(), Vec::new()).unwrap().plan
+}
+
+/// A verb's plan, as the command line makes it; none where it is refused.
+fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
+    let mut spec = spec(observed);
+    let state = state(observed);
+    let scoped = |spec: Spec, scope: Scope| {
+        let leases = settle(&spec, state.leases.clone(), &scope).ok()?;
+        Some(Wanted::new(spec, State { leases, ..state.clone() }, scope))
+    };
+    let mut insert = |spec: &mut Spec, name: &MachineName, text: &str| {
+        spec.machines
+            .insert(name.clone(), nsctl::spec::MachineSpec::parse(&definition_path(name), text).unwrap());
+    };
+    let wanted = match deed {
+        Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) => return Some(everything(observed)),
+        Deed::Create(k, network) | Deed::Adopt(k, network) | Deed::Attach(k, network) => {
+            let (name, text) = (machine(*k), definition(*k, *network));
+            let (known, there) = (spec.machines.contains_key(&name), observed.images.contains(name.as_str()));
+            let fits = match deed {
+                Deed::Create(..) => !known && !observed.is_running(&name),
+                Deed::Attach(..) => known,
+                _ => !known && there,
+            };
+            if !fits || spec.broken.contains_key(&name) {
+                return None;
+            }
+            insert(&mut spec, &name, &text);
+            let mut wanted = scoped(spec, Scope::Machine(name.clone()))?;
+            wanted.inputs.insert(definition_path(&name), Some(text));
+            if matches!(deed, Deed::Create(..)) {
+                wanted.images.extend((!there).then(|| new_image(&name)));
+                wanted.start.insert(name);
+            }
+            wanted
+        }
+        Deed::Remove(k) => {
+            let name = machine(*k);
+            if !(spec.machines.remove(&name).is_some() | spec.broken.remove(&name).is_some()) {
+                return None;
+            }
+            let mut wanted = scoped(spec, Scope::Machine(name.clone()))?;
+            wanted.inputs.insert(definition_path(&name), None);
+            wanted.drop_images.extend(observed.tree_is_ours(&name).then_some(name));
+            wanted
+        }
+        Deed::Rename(k, n) => {
+            let (name, new) = (machine(*k), machine(*n));
+            let taken = spec.machines.contains_key(&new) || observed.images.contains(new.as_str());
+            if taken || spec.broken.contains_key(&new) || observed.is_running(&name) {
+                return None;
+            }
+            let old = spec.machines.remove(&name)?;
+            spec.machines.insert(new.clone(), old);
+            let mut leases = state.leases.clone();
+            leases.rename(&name, &new);
+            let scope = Scope::Renamed(name.clone(), new.clone());
+            let leases = settle(&spec, leases, &scope).ok()?;
+            let mut wanted = Wanted::new(spec, State { leases, ..state.clone() }, scope);
+            let text = observed.file(&definition_path(&name)).map(str::to_owned);
+            wanted.inputs.insert(definition_path(&name), None);
+            wanted.inputs.insert(definition_path(&new), text);
+            if observed.images.contains(name.as_str()) {
+                wanted.rename_tree = Some((name, new));
+            }
+            wanted
+        }
+        Deed::TreeGoes(_) | Deed::TreeByHand(_) => return None,
+    };
+    plan(&wanted, observed).ok()
+}
+
+/// What happens before, or without, nsctl.
+fn behind_its_back(deed: &Deed, host: &Host) {
+    let observed = host.observed();
+    match deed {
+        Deed::Edit(k, network) => host.write(definition_path(&machine(*k)), Some(definition(*k, *network))),
+        Deed::Break(k) => host.write(definition_path(&machine(*k)), Some("[netw".into())),
+        Deed::Delete(k) => host.write(definition_path(&machine(*k)), None),
+        Deed::TreeGoes(k) if !observed.is_running(&machine(*k)) => host.drop_tree(&machine(*k)),
+        Deed::TreeByHand(k) if !observed.images.contains(machine(*k).as_str()) => {
+            host.make_tree(&machine(*k), true);
+        }
+        _ => {}
+    }
+}
+
+/// Runs a verb to its end, or to nsctl's; none where it was refused.
+fn verb(host: &Host, deed: &Deed) -> Option<Result<Vec<Sighting>, Failure>> {
+    let plan = planned(deed, &host.observed())?;
+    apply::apply(host, &plan, "verb").now_or_never()
+}
+
+fn host() -> Host {
+    let host = Host::new();
+    host.write(HOST_FILE.into(), Some(HOST.into()));
+    assert!(verb(&host, &Deed::Apply).unwrap().is_ok());
+    host
+}
+
+/// Machines whose definitions somebody edited since the last `apply`.
+type Edited = BTreeSet<MachineName>;
+
+// The invariants.
+
+/// What failed and was undone left nothing, and took nothing away.
+fn is_as_before(host: &Host, before: &Observed) {
+    let now = host.observed();
+    let all = |observed: &Observed| {
+        let running: BTreeSet<String> = observed.machines.keys().cloned().collect();
+        let links: BTreeSet<String> =
+            observed.links.iter().map(|link| format!("{} {:?}", link.name, link.master)).collect();
+        (
+            observed.files.clone(),
+            observed.images.clone(),
+            observed.trees.clone(),
+            observed.enabled.clone(),
+            running,
+            links,
+        )
+    };
+    assert_eq!(all(&now), all(before));
+}
+
+/// No two machines have one subnet, and the state can be read.
+fn leases_are_unique(observed: &Observed) {
+    let held = state(observed).leases.held().clone();
+    let subnets: BTreeSet<_> = held.values().collect();
+    assert_eq!(subnets.len(), held.len(), "{held:?}");
+}
+
+/// What is rendered is what the definitions and leases say; no file is left over.
+fn files_are_those_of_records(observed: &Observed) {
+    let (spec, state) = (spec(observed), state(observed));
+    let wanted = render(&spec, &state.leases);
+    let ours = observed.files.keys().filter(|path| emit::PLACES.iter().any(|place| place.holds(path)));
+    let of_broken = |path: &&std::path::PathBuf| match emit::owner_of(path) {
+        emit::Owner::Machine(name) => spec.broken.contains_key(&name),
+        _ => false,
+    };
+    let there: BTreeMap<_, _> =
+        ours.filter(|path| !of_broken(path)).map(|path| (path, observed.file(path))).collect();
+    let wanted: BTreeMap<_, _> = wanted.iter().map(|(path, file)| (path, Some(file.text.as_str()))).collect();
+    assert_eq!(there, wanted);
+}
+
+/// The block of /etc/hosts names whom the records name, but for whom somebody edited since.
+fn names_are_those_of_records(observed: &Observed, edited: &Edited) {
+    let (spec, state) = (spec(observed), state(observed));
+    let listed =
+        names::listed(observed.file(names::HOSTS_FILE.as_ref()).unwrap_or_default(), "machines.internal");
+    let known = |entry: &names::Entry| !edited.iter().any(|name| name.as_str() == entry.name);
+    let listed: Vec<_> = listed.into_iter().filter(known).collect();
+    let entries: Vec<_> = names::entries(&spec, &state.leases).into_iter().filter(known).collect();
+    assert_eq!(listed, entries);
+}
+
+/// What runs does so where its definition says.
+fn running_machines_are_in_their_places(observed: &Observed, edited: &Edited) {
+    for (name, machine) in &spec(observed).machines {
+        if observed.is_running(name) && !edited.contains(name) {
+            assert_eq!(wrong_link(name, machine, observed), None, "{name}");
+        }
+    }
+}
+
+/// No machine's tree lost its content to a power cut.
+fn trees_are_whole(host: &Host) {
+    let spec = spec(&host.observed());
+    for (name, tree) in host.trees.borrow().iter().filter(|(name, _)| spec.machines.contains_key(*name)) {
+        assert!(tree.settled, "the tree of {name} is not on the disk");
+    }
+}
+
+/// What somebody made by hand is never taken for nsctl's, nor deleted.
+fn trees_by_hand_are_nobody_elses(host: &Host, before: &BTreeMap<MachineName, model::Tree>) {
+    let trees = host.trees.borrow();
+    for tree in before.values().filter(|tree| tree.by_hand) {
+        assert!(trees.values().any(|other| other.id == tree.id), "{tree:?} is gone");
+    }
+    let observed = host.observed();
+    for (name, tree) in trees.iter().filter(|(_, tree)| tree.by_hand) {
+        assert!(!observed.tree_is_ours(name), "{name}: {tree:?} is claimed");
+    }
+}
+
+/// Whom no verb named goes on running, unless the host was off.
+fn others_are_untouched(host: &Host, deed: &Deed, before: &Observed, boots: u32) {
+    let (Deed::Create(k, _) | Deed::Attach(k, _) | Deed::Remove(k) | Deed::Adopt(k, _)) = deed else {
+        return;
+    };
+    if host.boots.get() != boots {
+        return;
+    }
+    let now = host.observed();
+    for (name, running) in before.machines.iter().filter(|(name, _)| **name != machine(*k).to_string()) {
+        let leader = now.machines.get(name).map(|running| running.leader);
+        assert_eq!(leader, Some(running.leader), "{name}");
+    }
+}
+
+fn invariants(host: &Host, edited: &Edited) {
+    let observed = host.observed();
+    assert_eq!(host.journals(), 0, "a journal is left");
+    leases_are_unique(&observed);
+    trees_are_whole(host);
+    names_are_those_of_records(&observed, edited);
+    running_machines_are_in_their_places(&observed, edited);
+}
+
+/// Does what the next nsctl does first.
+fn recovers(host: &Host) {
+    let left = apply::recover(host).now_or_never().unwrap();
+    assert!(left.unwrap().is_empty(), "something cannot be mended");
+}
+
+fn in_order(host: &Host) {
+    host.again();
+    assert!(verb(host, &Deed::Apply).unwrap().is_ok(), "apply does not put it in order");
+    invariants(host, &Edited::new());
+    files_are_those_of_records(&host.observed());
+    assert_eq!(everything(&host.observed()).steps, vec![], "something is left to do");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn nothing_is_lost_whatever_goes_wrong(
+        history in proptest::collection::vec((deed(), trouble()), 1..7),
+    ) {
+        let host = host();
+        let mut edited = Edited::new();
+        for (deed, trouble) in history {
+            let trees = host.trees.borrow().clone();
+            behind_its_back(&deed, &host);
+            let (before, boots) = (host.observed(), host.boots.get());
+            host.trouble.set(trouble);
+            let done = verb(&host, &deed);
+            let died = host.is_dead();
+            host.again();
+            if let (Trouble::PowerCut(_, seed), false) = (trouble, died) {
+                // It goes right after, if not in the middle: what said that it was done is there.
+                host.power_cut(seed);
+                host.again();
+            }
+            let undone = matches!(done, Some(Err(Failure::Step { .. }))) && host.boots.get() == boots;
+            recovers(&host);
+            if undone && !died {
+                is_as_before(&host, &before);
+            }
+            let succeeded = matches!(done, Some(Ok(_))) && !died;
+            if succeeded {
+                prop_assert_eq!(planned(&deed, &host.observed()).map_or(0, |plan| {
+                    plan.steps.iter().filter(|step| step.is_write()).count()
+                }), 0, "what said that it was done is not");
+            }
+            match deed {
+                Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) if succeeded => edited.clear(),
+                Deed::Edit(k, _) | Deed::Break(k) | Deed::Delete(k) => _ = edited.insert(machine(k)),
+                _ => {}
+            }
+            edited.extend(spec(&host.observed()).broken.into_keys());
+            invariants(&host, &edited);
+            let kept: BTreeMap<_, _> = trees.into_iter().filter(|(name, _)| !matches!(deed, Deed::TreeGoes(k) if machine(k) == *name)).collect();
+            trees_by_hand_are_nobody_elses(&host, &kept);
+            others_are_untouched(&host, &deed, &before, boots);
+        }
+        for k in 0..MACHINES {
+            let path = definition_path(&machine(k));
+            if host.observed().file(&path) == Some("[netw") {
+                host.write(path, Some(definition(k, 0)));
+            }
+        }
+        in_order(&host);
+    }
+}
