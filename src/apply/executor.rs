@@ -117,9 +117,9 @@ pub trait Executor {
     /// When others do not let go of it in time.
     async fn retake(&self) -> Result<(), DeedError>;
 
-    /// Removes what a killed run was only about to put in its place.
+    /// Removes from folders what a killed run was only about to put in its place.
     ///
     /// # Errors
     /// When some stays.
-    fn clear_drafts(&self, steps: &[Step]) -> Result<(), DeedError>;
+    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), DeedError>;
 }

@@ -11,10 +11,9 @@ use super::Sighting;
 use super::deeds;
 use super::error::DeedError;
 use super::executor::{Executor, Listener, Records};
-use super::journal::{JOURNAL_DIR, Owner};
+use super::journal::Owner;
 use crate::name::MachineName;
 use crate::plan::Step;
-use crate::state::STATE_DIR;
 use crate::sys::{self, Bus, Disk, DiskError, Lock, processes, tree};
 
 /// The host, and somebody who hears what happens to it.
@@ -135,11 +134,7 @@ impl Executor for World<'_> {
         }
     }
 
-    fn clear_drafts(&self, steps: &[Step]) -> Result<(), DeedError> {
-        self.disk.sweep(STATE_DIR.as_ref())?;
-        self.disk.sweep(JOURNAL_DIR.as_ref())?;
-        let folders: BTreeSet<PathBuf> =
-            steps.iter().flat_map(Step::paths).filter_map(|path| Some(path.parent()?.to_owned())).collect();
+    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), DeedError> {
         folders.iter().try_for_each(|folder| self.disk.sweep(folder))?;
         Ok(())
     }

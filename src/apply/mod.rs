@@ -23,7 +23,7 @@ use journal::Fate;
 pub use journal::{JOURNAL_DIR, Journal, JournalError, Owner};
 pub use live::Interrupt;
 pub use live::World;
-pub use recover::{Unmended, cut_short, recover};
+pub use recover::{Unmended, cut_short, recover, waited_for};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};

@@ -2,12 +2,14 @@
 //! again by the next nsctl, and holds up nobody else.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::error::{DeedError, chain};
-use super::journal::{Fate, Journal};
+use super::journal::{Fate, JOURNAL_DIR, Journal, JournalError};
 use super::{Executor, Failure, Records};
 use crate::name::MachineName;
 use crate::plan::{Step, stages, undo, with_reloads};
+use crate::state::STATE_DIR;
 
 /// A command that is neither finished nor undone yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,18 +34,30 @@ pub fn cut_short(records: &impl Records) -> Vec<Unmended> {
     dead.map(Unmended::of).collect()
 }
 
+/// The machines that other commands wait for just now.
+///
+/// # Errors
+/// When a journal cannot be read.
+pub fn waited_for(records: &impl Records) -> Result<BTreeSet<MachineName>, JournalError> {
+    let journals = Journal::all(records)?;
+    let under_way = journals.iter().filter(|journal| journal.is_under_way(records));
+    Ok(under_way.flat_map(Journal::machines).collect())
+}
+
 /// Finishes or undoes what killed ones left, and says which; gives what could not be.
 ///
 /// # Errors
 /// When a journal cannot be read or written.
 pub async fn recover(host: &impl Executor) -> Result<Vec<Unmended>, Failure> {
-    host.clear_drafts(&[]).map_err(|error| Failure::Other(Box::new(error)))?;
+    let journals = Journal::all(host.records())?;
+    let (under_way, cut_short): (Vec<Journal>, Vec<Journal>) =
+        journals.into_iter().partition(|journal| journal.is_under_way(host.records()));
+    let mut folders = BTreeSet::from([PathBuf::from(STATE_DIR)]);
+    // Who still waits for a machine may just be writing down that all is done.
+    folders.extend(under_way.is_empty().then(|| PathBuf::from(JOURNAL_DIR)));
+    host.clear_drafts(&folders).map_err(|error| Failure::Other(Box::new(error)))?;
     let mut unmended = Vec::new();
-    for mut journal in Journal::all(host.records())? {
-        // Its own nsctl still waits for the machine.
-        if journal.is_under_way(host.records()) {
-            continue;
-        }
+    for mut journal in cut_short {
         let mended = mend(host, &mut journal).await;
         if !mended.map_err(|error| Failure::Other(Box::new(error)))? {
             unmended.push(Unmended::of(&journal));
@@ -54,7 +68,8 @@ pub async fn recover(host: &impl Executor) -> Result<Vec<Unmended>, Failure> {
 
 /// Whether nothing is left of it.
 async fn mend(host: &impl Executor, journal: &mut Journal) -> Result<bool, DeedError> {
-    host.clear_drafts(&journal.steps)?;
+    let paths = journal.steps.iter().flat_map(Step::paths);
+    host.clear_drafts(&paths.filter_map(|path| Some(path.parent()?.to_owned())).collect())?;
     let command = journal.command.clone();
     let says = |text: String| host.listener().says(&text);
     match journal.fate {

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::attach::must_be_there;
 use super::handmade::{Handwritten, absorb, checked, push};
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::emit::ini::Ini;
 use crate::emit::{self, Origin};
@@ -34,7 +34,7 @@ pub struct Adopt {
 
 pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     if session.spec.machines.contains_key(&name) || session.spec.broken.contains_key(&name) {
         return Err(Fault::new(format!("'{name}' is one of nsctl's machines already"))
             .hint(format!("`nsctl show {name}` shows it")));

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::create::Place;
 use super::handmade::{Handwritten, absorb, checked};
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::name::MachineName;
@@ -24,7 +24,7 @@ pub struct Attach {
 pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let mut network = args.place.network()?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     if session.spec.broken.contains_key(&name) {
         session.machine(&name)?;
     }

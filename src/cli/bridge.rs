@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::IfName;
 use crate::plan::{Scope, Wanted};
@@ -45,7 +45,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
         address: addresses(&args.address)?,
         gateway: args.gateway.iter().map(|word| gateway(word)).collect::<Result<_, _>>()?,
     };
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Nobody).await?;
     let there = session.spec.host.bridges.get(&name);
     if there.is_some_and(|there| *there != bridge) {
         return Err(Fault::new(format!("there is already a bridge named {name}, made otherwise"))

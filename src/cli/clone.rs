@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::create::{refuse_taken, resolver};
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::emit::nspawn_file;
@@ -46,7 +46,7 @@ pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> 
 
 pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let mut machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
     if session.observed.is_running(&name) {
@@ -84,7 +84,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
 
 pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
     if session.observed.is_running(&name) {

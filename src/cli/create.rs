@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::handmade::{Handwritten, absorb, checked};
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global, image};
 use crate::fit::{Init, Wishes};
 use crate::name::MachineName;
@@ -124,7 +124,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     }
     let max_size = args.first_boot.max_size;
     let mut wishes = args.first_boot.wishes()?;
-    let mut session = Session::begin(global).await?;
+    let mut session = Session::begin(global, About::Those(&[&name])).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
     if let Some(word) = &word
@@ -133,7 +133,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         // That takes long, and others may change the host meanwhile.
         drop(session);
         image::ensure(global, word).await?;
-        session = Session::begin(global).await?;
+        session = Session::begin(global, About::Those(&[&name])).await?;
         refuse_taken(&session, &name)?;
     }
     if word.is_none() && !wishes.is_plain() {

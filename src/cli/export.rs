@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::clone::must_be_free;
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::apply::{self, Listener};
 use crate::name::MachineName;
@@ -45,7 +45,7 @@ pub struct Import {
 
 pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     session.machine(&name)?;
     if session.observed.is_running(&name) {
         session.progress.says(&format!("note: '{name}' is running: its files are as after a power cut"));
@@ -69,7 +69,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;
     let machine = MachineSpec::parse(&path, &definition).map_err(Problems)?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     must_be_free(&session, &name)?;
     let (machine, definition) = at_home_here(&session, machine, definition)?;
     session.progress.end();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
@@ -106,7 +106,7 @@ async fn change(
     edit: impl FnOnce(&mut MachineSpec, &MachineName) -> Result<String, Fault>,
 ) -> Result<u8, Fault> {
     let name: MachineName = word.parse()?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
     let mut spec = session.spec.clone();
     let said = edit(&mut machine, &name)?;

@@ -330,7 +330,14 @@ async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
     }
     works.progress.end();
     let place = Path::new("/var/lib/machines").join(name);
-    if !yes && !text::agree(&format!("This deletes {}. Go on?", place.display()))? {
+    let spec = spec(&observe::host(&works.disk, None).await?)?;
+    let users = spec.machines.iter().filter(|(_, machine)| machine.image.as_deref() == Some(name));
+    let users: Vec<String> = users.map(|(machine, _)| machine.to_string()).collect();
+    let of = match users.as_slice() {
+        [] => String::new(),
+        users => format!(", of which the definitions of {} say that they are made", users.join(", ")),
+    };
+    if !yes && !text::agree(&format!("This deletes {}{of}. Go on?", place.display()))? {
         return Err(Fault::new("nothing was changed"));
     }
     works.bus.remove_image(name).await?;

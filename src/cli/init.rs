@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::emit::ini::Ini;
 use crate::identity;
@@ -97,7 +97,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let tunnel = args.tunnel()?;
     let uplink = args.uplink.or(args.delegated).map(|word| word.parse()).transpose()?;
     let uplink: Option<IfName> = uplink;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Nobody).await?;
     if let Some((name, subnet)) =
         session.state.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet))
     {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Scope, Wanted, settle};
@@ -32,7 +32,7 @@ pub enum Way {
 pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let ports = ports(&args)?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
     let mut spec = session.spec.clone();
     if matches!(machine.network, Network::Bridge(_)) {

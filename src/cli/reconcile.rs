@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::create::new_image;
 use super::image::{self, MAX_SIZE};
-use super::session::{Session, bus, spec, state, tell_of_journal};
+use super::session::{About, Session, bus, spec, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::fit::Wishes;
 use crate::name::MachineName;
@@ -87,7 +87,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
 }
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Everybody).await?;
     let held = session.held(|_| true).collect();
     let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
     session.progress.end();

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::show::unknown;
 use super::{Fault, Global, text};
 use crate::emit::{claim_file, nspawn_file};
@@ -27,7 +27,7 @@ pub struct Remove {
 
 pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let session = Session::begin(global).await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut spec = session.spec.clone();
     let known = spec.machines.remove(&name).is_some() | spec.broken.remove(&name).is_some();
     if !known {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::session::{Session, tell};
+use super::session::{About, Session, tell};
 use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply;
@@ -36,7 +36,10 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     names.dedup();
     let session = match way {
         Way::Stop => Session::begin_to_stop(global).await?,
-        Way::Start | Way::Restart => Session::begin_to_start(global).await?,
+        Way::Start | Way::Restart => {
+            let about: Vec<&MachineName> = names.iter().collect();
+            Session::begin_to_start(global, About::Those(&about)).await?
+        }
     };
     for name in &names {
         refuse_unknown(&session, name).await?;

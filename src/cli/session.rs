@@ -73,6 +73,24 @@ fn told_unmended(Unmended { command, machines, why }: &Unmended) -> String {
     tame(&format!("note: `nsctl {command}`{of} is not mended yet: {}", why.join("; "))).replace('\n', " ")
 }
 
+/// The machines that a verb is about.
+#[derive(Debug, Clone, Copy)]
+pub enum About<'a> {
+    Nobody,
+    Those(&'a [&'a MachineName]),
+    Everybody,
+}
+
+impl About<'_> {
+    fn is(self, name: &MachineName) -> bool {
+        match self {
+            About::Nobody => false,
+            About::Those(names) => names.contains(&name),
+            About::Everybody => true,
+        }
+    }
+}
+
 /// The host, locked, and with nothing half done that could be mended.
 struct Locked {
     disk: Disk,
@@ -84,8 +102,23 @@ struct Locked {
 }
 
 impl Locked {
-    async fn take(global: &Global) -> Result<Locked, Fault> {
+    /// With nobody waiting any more for the machines that it is about.
+    async fn take(global: &Global, about: About<'_>) -> Result<Locked, Fault> {
         let mut host = Locked::take_as_it_is(global).await?;
+        let begin = sys::now();
+        let limit = Duration::from_secs(global.wait);
+        loop {
+            let waited_for = apply::waited_for(&host.disk)?;
+            let Some(name) = waited_for.iter().find(|name| about.is(name)) else { break };
+            if begin.elapsed() >= limit {
+                return Err(Fault::new(format!("another nsctl still waits for '{name}'"))
+                    .hint("wait for it to end, or give it more time with --wait SECONDS"));
+            }
+            host.progress.says_in_passing(&format!("another nsctl waits for '{name}'"));
+            host.lock.release();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            host.lock.retake(limit).await?;
+        }
         host.recover().await?;
         Ok(host)
     }
@@ -127,24 +160,25 @@ impl Locked {
 
 impl Session {
     /// Locks the host, mends what a killed nsctl left, and reads everything.
-    pub async fn begin(global: &Global) -> Result<Session, Fault> {
-        Session::begin_with(global, state).await
+    pub async fn begin(global: &Global, about: About<'_>) -> Result<Session, Fault> {
+        Session::begin_with(global, about, state).await
     }
 
     /// The same, with another way to come by the leases.
     pub async fn begin_with(
         global: &Global,
+        about: About<'_>,
         state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
-        let host = Locked::take(global).await?;
+        let host = Locked::take(global, about).await?;
         let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
         let (spec, state) = (spec(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
     }
 
     /// Just what a start needs to know: it is to begin at once.
-    pub async fn begin_to_start(global: &Global) -> Result<Session, Fault> {
-        let host = Locked::take(global).await?;
+    pub async fn begin_to_start(global: &Global, about: About<'_>) -> Result<Session, Fault> {
+        let host = Locked::take(global, about).await?;
         let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
         let (spec, state) = (spec(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::session::Session;
+use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::plan::{Scope, Wanted};
 use crate::state::{self, STATE_FILE, StateError};
@@ -17,7 +17,8 @@ pub enum State {
 }
 
 pub async fn run(global: &Global, State::Rebuild: State) -> Result<u8, Fault> {
-    let session = Session::begin_with(global, |observed| state::rebuild(&observed.files)).await?;
+    let session =
+        Session::begin_with(global, About::Nobody, |observed| state::rebuild(&observed.files)).await?;
     let there = session.observed.file(Path::new(STATE_FILE));
     let parsed = there.map(|text| state::parse(Some(text)));
     if let Some(Err(newer @ StateError::Newer(_))) = parsed {

@@ -451,7 +451,7 @@ impl Executor for Host {
         Ok(())
     }
 
-    fn clear_drafts(&self, _: &[Step]) -> Result<(), DeedError> {
+    fn clear_drafts(&self, _: &BTreeSet<PathBuf>) -> Result<(), DeedError> {
         Ok(())
     }
 }

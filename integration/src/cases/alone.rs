@@ -83,17 +83,16 @@ fn no_bus_inside(lab: &Lab) -> Result<()> {
 /// A tree that machined cannot delete stays, and goes as soon as it can.
 fn a_tree_that_stays(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("create busy --routed --image debian-13 --no-start")?;
-    let remount = |how: &str| {
-        lab.sh(&format!("nsenter -t $(systemctl show systemd-machined -p MainPID --value) -m mount -o remount,bind,{how} /var/lib/machines"))
-    };
-    remount("ro")?;
+    let in_machined = "nsenter -t $(systemctl show systemd-machined -p MainPID --value) -m";
+    let machines = "/var/lib/machines";
+    lab.sh(&format!("{in_machined} mount --bind {machines} {machines}; {in_machined} mount -o remount,bind,ro {machines}"))?;
     let done = lab.nsctl("remove -y busy")?;
     must!(done.status == 1 && done.stderr.contains("delete the tree of 'busy'"), "{}", done.all());
     let other = lab.nsctl("restart web")?;
     must!(other.ok() && other.stderr.contains("(busy) is not mended yet"), "{}", other.all());
     must!(other.stderr.lines().filter(|line| line.contains("not mended")).count() == 1, "not in one line: {}", other.all());
     refused(lab, "create busy --routed --image debian-13 --no-start", 1, "'busy' waits until")?;
-    remount("rw")?;
+    lab.sh(&format!("{in_machined} umount {machines}"))?;
     lab.sh("nsctl restart web; ! test -e /var/lib/machines/busy; ! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1").map(drop)
 }
 

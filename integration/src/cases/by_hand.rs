@@ -70,6 +70,7 @@ fn stopped(lab: &mut Lab) -> Result<()> {
     lab.sh("until machinectl show web > /dev/null 2>&1; do :; done")?;
     lab.nsctl_ok("stop web")?;
     lab.nsctl_ok("start web")?;
+    lab.booted("web")?;
     lab.sh("systemctl stop systemd-nspawn@web")?;
     lab.nsctl_ok("apply --yes")?;
     must!(lab.machine("web")?["state"] == "running", "apply does not start what ended by itself");

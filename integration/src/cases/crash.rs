@@ -13,7 +13,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
     lab.nsctl_ok("create web --routed --image debian-13")?;
     wrong_link(lab)?;
-    for point in (4..).step_by(5) {
+    for point in (4..).step_by(7) {
         let done = lab.run(&["sh", "-c", &format!("NSCTL_KILL_AT={point} nsctl-faults attach web --bridge vbr0")])?;
         if done.ok() {
             must!(point > 10, "it was not killed");
