@@ -14,7 +14,7 @@ faults:
 	$(CARGO) build --profile faults --features faults
 
 # What the laboratory needs besides a Rust toolchain.
-PACKAGES = mmdebstrap apt-utils btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
+PACKAGES = mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
     kea-dhcp6-server kea-dhcp4-server radvd
 tools:
 	@missing=$$(for p in $(PACKAGES); do \

@@ -59,6 +59,7 @@ cases! {
     undo,
     killed,
     bad_disk,
+    power_cut,
     definitions,
     lost_state,
     units,
