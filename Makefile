@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab tunnel demo bench lint
+.PHONY: build faults tools test unit lab tunnel demo bench lint torture
 
 build:
 	$(CARGO) build --release --workspace
@@ -28,6 +28,12 @@ unit:
 # Pick cases with FILTER: make lab FILTER=trixie::routed
 lab: build faults tools
 	$(LAB) test $(FILTER)
+
+# Random commands, kills and crashes: COUNT of those on each suite. SEED chooses the same ones again.
+COUNT ?= 200
+SUITES ?= bookworm trixie forky
+torture: build faults tools
+	for suite in $(SUITES); do $(LAB) torture $$suite "$(SEED)" $(COUNT) || exit 1; done
 
 # The tunnel of `init --tunnel he`, both ends, in an emulated machine.
 tunnel: build tools

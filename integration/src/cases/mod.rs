@@ -60,6 +60,7 @@ cases! {
     killed,
     bad_disk,
     power_cut,
+    torture,
     definitions,
     lost_state,
     units,
