@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab tunnel demo bench lint torture
+.PHONY: build faults tools test unit lab tunnel demo bench lint torture fuzz
 
 build:
 	$(CARGO) build --release --workspace
@@ -34,6 +34,11 @@ COUNT ?= 200
 SUITES ?= bookworm trixie forky
 torture: build faults tools
 	for suite in $(SUITES); do $(LAB) torture $$suite "$(SEED)" $(COUNT) || exit 1; done
+
+# Foreign bytes for each parser, so long for each; RUNS=… inputs for each instead.
+SECONDS ?= 60
+fuzz:
+	RUNS=$(RUNS) fuzz/run.sh $(SECONDS) $(TARGETS)
 
 # The tunnel of `init --tunnel he`, both ends, in an emulated machine.
 tunnel: build tools
