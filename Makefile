@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab tunnel demo bench lint
+.PHONY: build faults tools test unit lab tunnel demo bench lint torture fuzz
 
 build:
 	$(CARGO) build --release --workspace
@@ -14,7 +14,7 @@ faults:
 	$(CARGO) build --profile faults --features faults
 
 # What the laboratory needs besides a Rust toolchain.
-PACKAGES = mmdebstrap apt-utils btrfs-progs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
+PACKAGES = mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
     kea-dhcp6-server kea-dhcp4-server radvd
 tools:
 	@missing=$$(for p in $(PACKAGES); do \
@@ -28,6 +28,17 @@ unit:
 # Pick cases with FILTER: make lab FILTER=trixie::routed
 lab: build faults tools
 	$(LAB) test $(FILTER)
+
+# Random commands, kills and crashes: COUNT of those on each suite. SEED chooses the same ones again.
+COUNT ?= 200
+SUITES ?= bookworm trixie forky
+torture: build faults tools
+	for suite in $(SUITES); do $(LAB) torture $$suite "$(SEED)" $(COUNT) || exit 1; done
+
+# Foreign bytes for each parser, so long for each; RUNS=… inputs for each instead.
+SECONDS ?= 60
+fuzz:
+	RUNS=$(RUNS) fuzz/run.sh $(SECONDS) $(TARGETS)
 
 # The tunnel of `init --tunnel he`, both ends, in an emulated machine.
 tunnel: build tools

@@ -5,6 +5,7 @@ mod cases;
 mod demo;
 mod lab;
 mod shell;
+mod torture;
 mod tunnel;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
        lab demo
        lab bench [SUBJECT]
+       lab torture SUITE [SEED [COUNT]]
        lab tunnel
        lab trees";
 
@@ -28,6 +30,7 @@ fn main() -> Result<()> {
         Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
         Some("demo") => demo::run(),
         Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
+        Some("torture") => torture::run(&arguments.collect::<Vec<_>>()),
         Some("tunnel") => tunnel::run(),
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),

@@ -27,7 +27,7 @@ mod session;
 mod shell;
 mod show;
 mod state;
-mod text;
+pub mod text;
 mod view;
 
 use std::path::PathBuf;

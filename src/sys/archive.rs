@@ -127,39 +127,18 @@ impl Unpacked {
     /// # Errors
     /// When it cannot be read.
     pub fn definition(mut self) -> Result<(Option<String>, Unpacked), ArchiveError> {
-        let io = |error| ArchiveError::Io(self.path.clone(), error);
-        let mut begin = Vec::new();
-        self.reader.by_ref().take(512).read_to_end(&mut begin).map_err(io)?;
-        let header = (begin.len() == 512).then(|| tar::Header::from_byte_slice(&begin));
-        let ours = header.filter(|header| header.path_bytes().as_ref() == DEFINITION.as_bytes());
-        let size = ours.and_then(|header| header.entry_size().ok()).filter(|size| *size <= DEFINITION_LIMIT);
-        let Some(size) = size else {
-            self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
-            return Ok((None, self));
-        };
-        let mut text = Vec::new();
-        self.reader.by_ref().take(size.next_multiple_of(512)).read_to_end(&mut text).map_err(io)?;
-        text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-        Ok((Some(String::from_utf8_lossy(&text).into_owned()), self))
+        match definition(&mut self.reader).map_err(|error| ArchiveError::Io(self.path.clone(), error))? {
+            Ok(text) => Ok((Some(text), self)),
+            Err(begin) => {
+                self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
+                Ok((None, self))
+            }
+        }
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
     pub fn init(self) -> Init {
-        let mut archive = tar::Archive::new(self.reader);
-        // Raw: nobody's long names are kept in memory.
-        let entries = archive.entries().into_iter().flat_map(|entries| entries.raw(true)).flatten();
-        let found = entries.filter_map(|entry| {
-            let path = entry.path().ok()?.to_string_lossy().trim_start_matches("./").to_owned();
-            let target = entry.link_name().ok().flatten();
-            let busybox =
-                target.is_some_and(|target| target.file_name().is_some_and(|name| name == "busybox"));
-            match path.as_str() {
-                "usr/lib/systemd/systemd" | "lib/systemd/systemd" => Some(Init::Systemd(0)),
-                "sbin/init" | "usr/sbin/init" if busybox => Some(Init::Busybox),
-                _ => None,
-            }
-        });
-        let init = { found }.next().unwrap_or_default();
+        let init = init(self.reader);
         if let Some(mut tool) = self.tool {
             let _ = tool.kill();
             let _ = tool.wait();
@@ -317,6 +296,41 @@ impl Packing {
             Err(error) => Err(ArchiveError::Write(self.path, error)),
         }
     }
+}
+
+/// Takes the definition off the beginning of a tar; what was read where there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn definition(mut reader: impl Read) -> io::Result<Result<String, Vec<u8>>> {
+    let mut begin = Vec::new();
+    reader.by_ref().take(512).read_to_end(&mut begin)?;
+    let header = (begin.len() == 512).then(|| tar::Header::from_byte_slice(&begin));
+    let ours = header.filter(|header| header.path_bytes().as_ref() == DEFINITION.as_bytes());
+    let size = ours.and_then(|header| header.entry_size().ok()).filter(|size| *size <= DEFINITION_LIMIT);
+    let Some(size) = size else { return Ok(Err(begin)) };
+    let mut text = Vec::new();
+    reader.take(size.next_multiple_of(512)).read_to_end(&mut text)?;
+    text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+    Ok(Ok(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The first program of the guest in a tar.
+pub fn init(reader: impl Read) -> Init {
+    let mut archive = tar::Archive::new(reader);
+    // Raw: nobody's long names are kept in memory.
+    let entries = archive.entries().into_iter().flat_map(|entries| entries.raw(true)).flatten();
+    let found = entries.filter_map(|entry| {
+        let path = entry.path().ok()?.to_string_lossy().trim_start_matches("./").to_owned();
+        let target = entry.link_name().ok().flatten();
+        let busybox = target.is_some_and(|target| target.file_name().is_some_and(|name| name == "busybox"));
+        match path.as_str() {
+            "usr/lib/systemd/systemd" | "lib/systemd/systemd" => Some(Init::Systemd(0)),
+            "sbin/init" | "usr/sbin/init" if busybox => Some(Init::Busybox),
+            _ => None,
+        }
+    });
+    { found }.next().unwrap_or_default()
 }
 
 /// A tar's entry (pax(1), ustar) with no end after it: the tree's own follow.

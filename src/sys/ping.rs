@@ -71,9 +71,13 @@ async fn reply(socket: &UdpSocket, address: Ipv6Addr, id: [u8; 2]) {
     let mut buffer = [0; 64];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
-        let ours = length >= 8 && buffer[0] == ECHO_REPLY && buffer[4..6] == id;
-        if ours && from.ip() == address {
+        if is_reply(&buffer[..length], id) && from.ip() == address {
             return;
         }
     }
+}
+
+/// Whether a message of ICMPv6 answers one of our requests.
+pub fn is_reply(message: &[u8], id: [u8; 2]) -> bool {
+    message.len() >= 8 && message[0] == ECHO_REPLY && message[4..6] == id
 }

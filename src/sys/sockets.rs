@@ -52,7 +52,10 @@ fn dump(family: u8, socket_id: SocketId) -> io::Result<BTreeSet<(IpAddr, u16)>> 
 }
 
 /// Reads the messages of one answer; whether more will come.
-fn read(mut bytes: &[u8], found: &mut BTreeSet<(IpAddr, u16)>) -> io::Result<bool> {
+///
+/// # Errors
+/// When it is no such answer, or says that there is none.
+pub fn read(mut bytes: &[u8], found: &mut BTreeSet<(IpAddr, u16)>) -> io::Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
             .map_err(|error| io::Error::other(error.to_string()))?;

@@ -153,12 +153,9 @@ async fn told(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) ->
     let mut buffer = [0; 2048];
     loop {
         let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
-        let own = |at: usize| buffer[at..at + 4] == [id[0], id[1], sequence[0], sequence[1]];
-        match buffer[0] {
-            ECHO_REPLY if length >= 8 && own(4) => return None,
-            TOO_BIG if length >= 56 && own(52) => {
-                return Some(u32::from_be_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]));
-            }
+        match Heard::of(&buffer[..length], id, sequence) {
+            Some(Heard::Reply) => return None,
+            Some(Heard::TooBig(bytes)) => return Some(bytes),
             _ => {}
         }
     }
@@ -171,13 +168,42 @@ async fn answer(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) 
         let Ok((length, std::net::SocketAddr::V6(from))) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        let own = |at: usize| buffer.get(at..at + 4) == Some(&[id[0], id[1], sequence[0], sequence[1]]);
-        match buffer[0] {
-            ECHO_REPLY if length >= 8 && own(4) => return (*from.ip(), true),
-            // What it is about follows 8 bytes of its own and 40 of the header of IPv6.
-            TIME_EXCEEDED if length >= 56 && own(52) => return (*from.ip(), false),
-            UNREACHABLE if length >= 56 && own(52) => return (*from.ip(), true),
-            _ => {}
+        match Heard::of(&buffer[..length], id, sequence) {
+            Some(Heard::Reply | Heard::Unreachable) => return (*from.ip(), true),
+            Some(Heard::TimeExceeded) => return (*from.ip(), false),
+            Some(Heard::TooBig(_)) | None => {}
+        }
+    }
+}
+
+/// What a message of ICMPv6 says of one of our requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    Reply,
+    Unreachable,
+    TimeExceeded,
+    /// So many bytes are not too many for the next hop.
+    TooBig(u32),
+}
+
+impl Heard {
+    /// None: it is about something else.
+    pub fn of(message: &[u8], id: [u8; 2], sequence: [u8; 2]) -> Option<Heard> {
+        let own = [id[0], id[1], sequence[0], sequence[1]];
+        let (head, rest) = message.split_at_checked(4)?;
+        if head[0] == ECHO_REPLY {
+            return rest.starts_with(&own).then_some(Heard::Reply);
+        }
+        // What it is about follows 8 bytes of its own and 40 of the header of IPv6.
+        let about = message.get(52..56)?;
+        if about != own {
+            return None;
+        }
+        match head[0] {
+            UNREACHABLE => Some(Heard::Unreachable),
+            TIME_EXCEEDED => Some(Heard::TimeExceeded),
+            TOO_BIG => Some(Heard::TooBig(u32::from_be_bytes(rest.first_chunk().copied()?))),
+            _ => None,
         }
     }
 }
@@ -223,4 +249,31 @@ fn sender(socket: &Socket, at: Ipv6Addr) -> nix::Result<Option<Ipv6Addr>> {
     let from = message.address.map(|address| address.ip());
     let is_request = message.bytes > 0 && message.iovs().next().is_some_and(|piece| piece[0] == ECHO_REQUEST);
     Ok(from.filter(|_| is_request && to == Some(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_about_our_request_is_heard() {
+        let heard = |message: &[u8]| Heard::of(message, [1, 2], [3, 4]);
+        assert_eq!(heard(&[ECHO_REPLY, 0, 0, 0, 1, 2, 3, 4, 9]), Some(Heard::Reply));
+        assert_eq!(heard(&[ECHO_REPLY, 0, 0, 0, 1, 2, 3, 5]), None);
+        assert_eq!(heard(&[ECHO_REPLY, 0, 0, 0, 1, 2, 3]), None);
+        let about = |kind: u8, own: [u8; 4]| {
+            let mut message = vec![kind, 0, 0, 0, 0, 0, 5, 0];
+            message.resize(52, 0);
+            message.extend(own);
+            message
+        };
+        assert_eq!(heard(&about(TOO_BIG, [1, 2, 3, 4])), Some(Heard::TooBig(1280)));
+        assert_eq!(heard(&about(TIME_EXCEEDED, [1, 2, 3, 4])), Some(Heard::TimeExceeded));
+        assert_eq!(heard(&about(UNREACHABLE, [1, 2, 3, 4])), Some(Heard::Unreachable));
+        for message in
+            [&about(TOO_BIG, [1, 2, 3, 5])[..], &about(TOO_BIG, [1, 2, 3, 4])[..55], &[], &[TOO_BIG]]
+        {
+            assert_eq!(heard(message), None);
+        }
+    }
 }

@@ -59,6 +59,8 @@ cases! {
     undo,
     killed,
     bad_disk,
+    power_cut,
+    torture,
     definitions,
     lost_state,
     units,

@@ -1,12 +1,12 @@
 # Becomes PID 1 of a throwaway host. Run by unshare(1) with fresh namespaces;
 # TREE is the read-only root tree, REPO a repository of packages, RUN the folder
-# of this one host.
+# of this one host, STORE what is its disk.
 set -eu
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=$TREE,upperdir=$RUN/upper,workdir=$RUN/work" "$RUN/root"
+mount -t overlay overlay -o "lowerdir=$TREE,upperdir=$STORE/upper,workdir=$STORE/work" "$RUN/root"
 cd "$RUN/root"
 mkdir -p proc sys dev run tmp mnt var/lib/machines repository
-mount --bind "$RUN/machines" var/lib/machines
+mount --bind "$STORE/machines" var/lib/machines
 mount --bind -o ro "$REPO" repository
 mount -t proc proc proc
 mount -t sysfs sysfs sys

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cgroup;
+use super::disk::{Cut, Disk};
 use super::net::{Daemon, Namespace};
 use super::run::{Done, capture, check, words};
 use super::trees::{Suite, Trees, remove_tree, snapshot, subvolume};
@@ -45,6 +46,8 @@ pub struct Lab {
     suite: Suite,
     cgroup: PathBuf,
     servers: Vec<Daemon>,
+    /// Its own disk, where it has one.
+    disk: Option<Disk>,
     running: Option<Running>,
 }
 
@@ -71,6 +74,7 @@ impl Lab {
             suite,
             dir,
             servers: Vec::new(),
+            disk: None,
             running: None,
         };
         lab.lay_out()?;
@@ -185,7 +189,11 @@ impl Lab {
         command.args(["nsenter", &format!("--net=/proc/{}/ns/net", place.pid())]);
         command.args(["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup"]);
         command.args(["sh", "-c", BOOT]);
-        command.env("TREE", &self.tree).env("RUN", &self.dir).env("REPO", &self.repository);
+        command
+            .env("TREE", &self.tree)
+            .env("RUN", &self.dir)
+            .env("STORE", self.store())
+            .env("REPO", &self.repository);
         command.stdin(Stdio::null()).stderr(console.try_clone()?).stdout(console);
         Daemon::spawn(&mut command)
     }
@@ -206,6 +214,39 @@ impl Lab {
         cgroup::remove(&self.cgroup)
     }
 
+    /// The same host, rebooted, on an ext4 disk of its own, whose power can be cut.
+    pub fn move_to_ext4(&mut self) -> Result<()> {
+        self.power_off()?;
+        let disk = Disk::make(&self.dir)?;
+        for name in ["upper", "work", "machines"] {
+            let (from, to) = (self.dir.join(name), disk.place().join(name));
+            check(&mut words(&["cp", "-a", &from.to_string_lossy(), &to.to_string_lossy()]))?;
+        }
+        self.disk = Some(disk);
+        check(&mut words(&["sync", "--file-system", &self.store().to_string_lossy()]))?;
+        self.power_on()
+    }
+
+    /// What is on the disk at this instant.
+    pub fn cut(&mut self) -> Result<Cut> {
+        self.disk.as_mut().context("the host has no disk of its own")?.cut()
+    }
+
+    /// The power went at that cut: the host is off, and has what its disk had by then.
+    pub fn lose_power(&mut self, cut: Cut) -> Result<()> {
+        self.power_off()?;
+        self.disk.as_mut().context("the host has no disk of its own")?.fall_back(cut)
+    }
+
+    /// Whether it is on such a disk.
+    pub fn has_ext4(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    fn store(&self) -> &Path {
+        self.disk.as_ref().map_or(&self.dir, Disk::place)
+    }
+
     /// What the host's PID 1 printed.
     pub fn console(&self) -> String {
         fs::read(self.dir.join("console"))
@@ -219,7 +260,17 @@ impl Lab {
 
     /// The host's /var/lib/machines, seen from outside.
     pub fn machines(&self) -> PathBuf {
-        self.dir.join("machines")
+        self.store().join("machines")
+    }
+
+    /// The tree that its image `debian-13` was made from.
+    pub fn image(&self) -> PathBuf {
+        self.guest.clone()
+    }
+
+    /// What the host has changed of its root tree, seen from outside, also while it is off.
+    pub fn upper(&self) -> PathBuf {
+        self.store().join("upper")
     }
 
     /// The host's root, seen from outside.
@@ -349,6 +400,7 @@ impl Drop for Lab {
             eprintln!("cannot end a host: {error:#}");
         }
         self.servers.clear();
+        self.disk = None;
         if let Err(error) = remove_tree(&self.dir) {
             eprintln!("cannot remove {}: {error:#}", self.dir.display());
         }

@@ -2,6 +2,7 @@
 //! router and a LAN in two more, all gone when the value is dropped.
 
 mod cgroup;
+mod disk;
 mod guest;
 mod host;
 mod kea;

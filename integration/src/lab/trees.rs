@@ -65,10 +65,11 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
 const GENERATION: u32 = 9;
 const REPOSITORY: &str = include_str!("repository.sh");
 
-const TOOLS: [&str; 10] = [
+const TOOLS: [&str; 11] = [
     "mmdebstrap",
     "apt-ftparchive",
     "mkfs.btrfs",
+    "mkfs.ext4",
     "btrfs",
     "unshare",
     "nsenter",

@@ -1,6 +1,6 @@
 //! rtnetlink(7): links, addresses and routes, of the host or of a machine.
 
-mod message;
+pub mod message;
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,0 +1,3 @@
+//! Foreign bytes for each parser of nsctl.
+
+pub mod bodies;
