@@ -49,6 +49,7 @@ cases! {
     built,
     imports,
     copies,
+    carried,
     doctor,
     ra_guest,
     early,
