@@ -9,10 +9,9 @@ use super::sight;
 use super::start::start;
 use super::{Listener, Sighting, World, links, trees};
 use crate::emit::expose::Unit;
-use crate::emit::{self, FIREWALL_FILE, nspawn_file};
+use crate::emit::{self, FIREWALL_FILE};
 use crate::name::MachineName;
 use crate::plan::Step;
-use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::disk::Change;
 use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft, together};
@@ -142,7 +141,7 @@ pub async fn take_back<'a>(world: World<'_>, stage: &'a [Step]) -> Vec<(&'a Step
 
 /// Whether a file is not as it was before.
 fn is_due(world: World<'_>, step: &Step) -> Result<bool, DeedError> {
-    let Step::Write { path, old, new } = step else { return Ok(false) };
+    let Step::Write { path, old, new, .. } = step else { return Ok(false) };
     let current = world.disk.read(path)?;
     // A power cut leaves the beginning of a new file, or no more than its length.
     let begun = |text: &str| {
@@ -181,27 +180,11 @@ fn units(machines: &[MachineName]) -> Vec<String> {
 
 /// Changes files in one go.
 fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
-    let writes = steps.iter().filter_map(|step| match step {
-        Step::Write { path, new, .. } => Some((path, new.as_deref(), model(path))),
+    let changes = steps.iter().filter_map(|step| match step {
+        Step::Write { path, new, mode, .. } => Some(Change { path, text: new.as_deref(), mode: *mode }),
         _ => None,
     });
-    let writes: Vec<_> = writes.collect();
-    let changes: Vec<Change> =
-        writes.iter().map(|(path, text, like)| Change { path, text: *text, like }).collect();
-    world.disk.change(&changes)
-}
-
-/// The file whose permissions a new one gets: what is copied from a private
-/// .nspawn file stays private.
-fn model(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if let Some(original) = name.strip_suffix(".before-nsctl") {
-        return path.with_file_name(original);
-    }
-    match name.strip_suffix(".toml").and_then(|name| name.parse().ok()) {
-        Some(machine) if path.starts_with(MACHINES_DIR) => nspawn_file(&machine),
-        _ => path.to_owned(),
-    }
+    world.disk.change(&changes.collect::<Vec<_>>())
 }
 
 /// The links that `systemctl enable` makes, as the units' [Install] says. systemd itself
@@ -209,7 +192,7 @@ fn model(path: &Path) -> PathBuf {
 fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
     let links: Vec<PathBuf> = machines.iter().map(emit::wants_link).collect();
     if !on {
-        let gone = links.iter().map(|path| Change { path, text: None, like: path });
+        let gone = links.iter().map(|path| Change { path, text: None, mode: None });
         return disk.change(&gone.collect::<Vec<_>>());
     }
     let target = PathBuf::from(emit::TARGET_LINK);

@@ -5,6 +5,7 @@ mod error;
 pub mod image;
 mod journal;
 mod links;
+pub mod modes;
 mod sight;
 mod start;
 mod trees;
@@ -101,6 +102,7 @@ pub async fn apply(world: World<'_>, plan: &Plan, command: &str) -> Result<Vec<S
         return Ok(Vec::new());
     }
     fault::point();
+    let plan = &modes::settled(world.disk, plan);
     let mut journal = Journal::begin(world.disk, command, &plan.steps)?;
     let mut sightings = Vec::new();
     let mut interrupt = Interrupt::new();

@@ -83,6 +83,7 @@ pub struct Unpacked {
     source: Option<Source>,
     tool: Option<Child>,
     reader: Box<dyn ReadSend>,
+    mode: Option<u32>,
 }
 
 /// The file, which shares its position with who reads it, and its size. Of a pipe there is
@@ -109,7 +110,7 @@ impl Unpacked {
         let again = file.try_clone().map_err(io)?;
         let Some(tool) = packer(path) else {
             let source = Some(Source { file, size });
-            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again) });
+            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again), mode: None });
         };
         let mut child = command(tool, &["-dc"])
             .stdin(again)
@@ -118,7 +119,7 @@ impl Unpacked {
             .map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
         let output = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
         let source = Some(Source { file, size });
-        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output) })
+        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output), mode: None })
     }
 
     /// Takes the definition off an exported machine, whose tree is what is left; none
@@ -133,6 +134,7 @@ impl Unpacked {
         let header = (begin.len() == 512).then(|| tar::Header::from_byte_slice(&begin));
         let ours = header.filter(|header| header.path_bytes().as_ref() == DEFINITION.as_bytes());
         let size = ours.and_then(|header| header.entry_size().ok()).filter(|size| *size <= DEFINITION_LIMIT);
+        self.mode = ours.and_then(|header| header.mode().ok()).map(|mode| mode & 0o644 | 0o600);
         let Some(size) = size else {
             self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
             return Ok((None, self));
@@ -141,6 +143,11 @@ impl Unpacked {
         self.reader.by_ref().take(size.next_multiple_of(512)).read_to_end(&mut text).map_err(io)?;
         text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
         Ok((Some(String::from_utf8_lossy(&text).into_owned()), self))
+    }
+
+    /// The permissions of the definition that was taken off it.
+    pub fn definition_mode(&self) -> Option<u32> {
+        self.mode
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
@@ -169,7 +176,13 @@ impl Unpacked {
 
     /// What a tool gives, unpacked.
     pub fn stream(tool: &str, pipe: File) -> Unpacked {
-        Unpacked { path: format!("what {tool} gives"), source: None, tool: None, reader: Box::new(pipe) }
+        Unpacked {
+            path: format!("what {tool} gives"),
+            source: None,
+            tool: None,
+            reader: Box::new(pipe),
+            mode: None,
+        }
     }
 
     /// Feeds a pipe with it, as far as `limit` bytes.
@@ -177,7 +190,7 @@ impl Unpacked {
     /// # Errors
     /// When no pipe can be had.
     pub fn feed(self, kind: Kind, limit: u64) -> Result<(File, Feed), ArchiveError> {
-        let Unpacked { path, source, tool, reader } = self;
+        let Unpacked { path, source, tool, reader, .. } = self;
         let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
         let reader = Bounded { reader, limit, count: 0 };
         let pump = std::thread::spawn(move || pump(path, reader, tool, input, kind));
@@ -265,7 +278,7 @@ impl Packing {
     ///
     /// # Errors
     /// When it cannot be made, or its tool is not there.
-    pub fn begin(path: &Path, definition: &str) -> Result<(File, Packing), ArchiveError> {
+    pub fn begin(path: &Path, definition: &str, mode: u32) -> Result<(File, Packing), ArchiveError> {
         let shown = path.display().to_string();
         let io = |error| ArchiveError::Write(shown.clone(), error);
         if path.exists() {
@@ -286,7 +299,7 @@ impl Packing {
                 (Box::new(stdin), Some(child))
             }
         };
-        let head = head(definition);
+        let head = head(definition, mode);
         let pump = std::thread::spawn(move || {
             target.write_all(&head)?;
             let mut output: PipeReader = output;
@@ -320,11 +333,11 @@ impl Packing {
 }
 
 /// A tar's entry (pax(1), ustar) with no end after it: the tree's own follow.
-fn head(definition: &str) -> Vec<u8> {
+fn head(definition: &str, mode: u32) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     let _ = header.set_path(DEFINITION);
     header.set_size(definition.len() as u64);
-    header.set_mode(0o600);
+    header.set_mode(mode);
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
     let mut head = header.as_bytes().to_vec();
@@ -342,18 +355,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for end in ["tar", "tar.gz"] {
             let path = folder.path().join(format!("x.{end}"));
-            let (mut pipe, packing) = Packing::begin(&path, "image = \"x\"\n").unwrap();
+            let (mut pipe, packing) = Packing::begin(&path, "image = \"x\"\n", 0o640).unwrap();
             pipe.write_all(b"tree").unwrap();
             drop(pipe);
             packing.end().unwrap();
             let (definition, unpacked) = Unpacked::open(&path).unwrap().definition().unwrap();
             assert_eq!(definition.unwrap(), "image = \"x\"\n");
+            assert_eq!(unpacked.definition_mode(), Some(0o640));
+            let meta = std::fs::metadata(&path).unwrap();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777, 0o600);
             let (mut pipe, feed) = unpacked.feed(Kind::Tar, 100).unwrap();
             let mut rest = String::new();
             pipe.read_to_string(&mut rest).unwrap();
             assert_eq!(rest, "tree");
             feed.end().unwrap();
-            assert!(Packing::begin(&path, "").is_err(), "a file that is there is replaced");
+            assert!(Packing::begin(&path, "", 0o600).is_err(), "a file that is there is replaced");
         }
     }
 

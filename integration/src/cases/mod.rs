@@ -50,6 +50,7 @@ cases! {
     imports,
     copies,
     carried,
+    private,
     doctor,
     ra_guest,
     early,
