@@ -14,8 +14,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat
 
 use crate::fit::{Change, Guest, Init};
 
-/// No file that we read of a guest is longer.
-const LIMIT: u64 = 64 << 10;
+/// No file that we read of a guest is longer: half a file would be taken for a whole one.
+const LIMIT: u64 = 16 << 20;
 /// What a guest starts at its boot.
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
 /// A file that is being written.
@@ -55,7 +55,8 @@ impl Tree {
         let file = File::from(self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?);
         let plain = file.metadata().ok()?.is_file();
         let mut text = String::new();
-        (plain && file.take(LIMIT).read_to_string(&mut text).is_ok()).then_some(text)
+        let read = plain.then(|| file.take(LIMIT + 1).read_to_string(&mut text))?.ok()?;
+        (read as u64 <= LIMIT).then_some(text)
     }
 
     /// Whether a path leads to something.
@@ -232,6 +233,17 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_file_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "user:*:1::::::\n".repeat(10_000);
+        std::fs::write(folder.path().join("shadow"), &long).unwrap();
+        std::fs::write(folder.path().join("huge"), "x".repeat(17 << 20)).unwrap();
+        let tree = Tree::at(folder.path()).unwrap();
+        assert_eq!(tree.text("shadow").as_deref(), Some(&*long));
+        assert_eq!(tree.text("huge"), None);
+    }
 
     #[test]
     fn nothing_leads_out_of_a_tree() {
