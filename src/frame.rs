@@ -2,7 +2,8 @@
 //! exit status are in what comes back. machined tells neither when a command
 //! ends nor how (org.freedesktop.machine1(5), OpenMachineShell). Pure.
 
-/// Tells our words from those of the command: nobody else knows it.
+/// Tells our words from those of the command: in the guest, nobody else knows it but
+/// the shell that it is told, and whoever may look into that: the same user, and root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -10,6 +11,11 @@ pub struct Token(String);
 const MARK: u8 = 0x1e;
 /// A status is three digits at most.
 const WORD_LENGTH: usize = 64;
+/// Asks for the token: the words of a command stand in /proc, for every user to read, and
+/// those of a service in its unit file; what comes in by the terminal does not.
+const ASK: &[u8] = b"\x1ensctl?\x1e";
+/// How much is kept of what is said before the command begins.
+const BEFORE: usize = 4096;
 
 impl Token {
     /// From random bits.
@@ -19,14 +25,20 @@ impl Token {
 
     /// The words of sh(1) that run a command between our words: its own output is
     /// not changed where `plain`, for pipes.
-    pub fn wrap(&self, command: &[String], plain: bool) -> Vec<String> {
-        let prepare = if plain { "stty -opost -echo 2>/dev/null; " } else { "" };
+    pub fn wrap(command: &[String], plain: bool) -> Vec<String> {
+        let (prepare, then) = if plain { ("-opost -echo", ":") } else { ("-echo", "stty echo 2>/dev/null") };
         let script = format!(
-            "{prepare}token=$1; shift; printf '\\036%s\\036' \"$token\"; \"$@\"; printf '\\036%s:%d\\036' \"$token\" $?"
+            "stty {prepare} 2>/dev/null; unset token; printf '\\036nsctl?\\036'; IFS= read -r token; {then}; \
+             printf '\\036%s\\036' \"$token\"; \"$@\"; printf '\\036%s:%d\\036' \"$token\" $?"
         );
-        let mut words = vec!["-c".to_owned(), script, "sh".to_owned(), self.0.clone()];
+        let mut words = vec!["-c".to_owned(), script, "sh".to_owned()];
         words.extend_from_slice(command);
         words
+    }
+
+    /// What answers when it is asked for.
+    fn line(&self) -> Vec<u8> {
+        format!("{}\n", self.0).into_bytes()
     }
 
     fn begin(&self) -> Vec<u8> {
@@ -44,11 +56,12 @@ pub struct Frame {
     token: Token,
     pending: Vec<u8>,
     has_begun: bool,
+    has_told: bool,
 }
 
 impl Frame {
     pub fn new(token: Token) -> Frame {
-        Frame { token, pending: Vec::new(), has_begun: false }
+        Frame { token, pending: Vec::new(), has_begun: false, has_told: false }
     }
 
     /// Whether the command has been begun.
@@ -56,12 +69,24 @@ impl Frame {
         self.has_begun
     }
 
+    /// What is to be written to the terminal now: the token, once it is asked for.
+    pub fn answer(&mut self) -> Option<Vec<u8>> {
+        if self.has_told || find(&self.pending, ASK).is_none() {
+            return None;
+        }
+        self.has_told = true;
+        Some(self.token.line())
+    }
+
     /// What the command itself said in this piece, and its status if it has ended.
     pub fn feed(&mut self, piece: &[u8]) -> (Vec<u8>, Option<u8>) {
         self.pending.extend_from_slice(piece);
         if !self.has_begun {
             let begin = self.token.begin();
-            let Some(at) = find(&self.pending, &begin) else { return (Vec::new(), None) };
+            let Some(at) = find(&self.pending, &begin) else {
+                self.pending.drain(..self.pending.len().saturating_sub(BEFORE));
+                return (Vec::new(), None);
+            };
             self.pending.drain(..at + begin.len());
             self.has_begun = true;
         }
@@ -72,6 +97,10 @@ impl Frame {
                 let status = std::str::from_utf8(&rest[..length]).ok().and_then(|text| text.parse().ok());
                 self.pending.truncate(at);
                 return (std::mem::take(&mut self.pending), Some(status.unwrap_or(1)));
+            }
+            if rest.len() > WORD_LENGTH {
+                self.pending.truncate(at);
+                return (std::mem::take(&mut self.pending), Some(1));
             }
             let said = self.pending.drain(..at).collect();
             return (said, None);
@@ -123,6 +152,34 @@ mod tests {
             prop_assert_eq!(String::from_utf8(out).unwrap(), said);
             prop_assert_eq!(ended, Some(status));
         }
+    }
+
+    #[test]
+    fn a_flood_is_not_kept() {
+        let mut frame = Frame::new(Token::new(7));
+        for _ in 0..1000 {
+            assert_eq!(frame.feed(&[b'x'; 4096]), (Vec::new(), None));
+        }
+        assert!(frame.rest().len() <= BEFORE);
+        let mut begun = Frame::new(Token::new(7));
+        begun.feed(&Token::new(7).begin());
+        let (mut said, mut status) = begun.feed(&[Token::new(7).end(), vec![b'1'; 2 * WORD_LENGTH]].concat());
+        assert_eq!((std::mem::take(&mut said), status.take()), (Vec::new(), Some(1)));
+        for _ in 0..100 {
+            begun.feed(&[MARK; 4096]);
+        }
+        assert!(begun.rest().len() <= WORD_LENGTH);
+    }
+
+    #[test]
+    fn the_token_is_told_once_and_stands_in_no_word() {
+        let mut frame = Frame::new(Token::new(7));
+        assert!(Token::wrap(&["id".into()], true).iter().all(|word| !word.contains("0007")));
+        frame.feed(b"Welcome");
+        assert_eq!(frame.answer(), None);
+        frame.feed(ASK);
+        assert_eq!(frame.answer(), Some(format!("{:032x}\n", 7).into_bytes()));
+        assert_eq!(frame.answer(), None);
     }
 
     #[test]

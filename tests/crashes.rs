@@ -118,7 +118,7 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
         let leases = settle(&spec, state.leases.clone(), &scope).ok()?;
         Some(Wanted::new(spec, State { leases, ..state.clone() }, scope))
     };
-    let mut insert = |spec: &mut Spec, name: &MachineName, text: &str| {
+    let insert = |spec: &mut Spec, name: &MachineName, text: &str| {
         spec.machines
             .insert(name.clone(), nsctl::spec::MachineSpec::parse(&definition_path(name), text).unwrap());
     };

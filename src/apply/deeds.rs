@@ -9,11 +9,10 @@ use super::sight;
 use super::start::start;
 use super::{Listener, Sighting, World, links, trees};
 use crate::emit::expose::Unit;
-use crate::emit::{self, FIREWALL_FILE, nspawn_file};
+use crate::emit::{self, FIREWALL_FILE};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
-use crate::spec::MACHINES_DIR;
 use crate::sys::bus::Verb;
 use crate::sys::disk::Change;
 use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft, together};
@@ -150,7 +149,7 @@ pub async fn take_back(world: World<'_>, stage: &[Step]) -> Vec<(Step, DeedError
 /// What is to be written so that a file is as it was before; none where it is. What others
 /// have changed meanwhile in a file that all machines share stays as they want it.
 fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
-    let Step::Write { path, old, new } = step else { return Ok(None) };
+    let Step::Write { path, old, new, mode } = step else { return Ok(None) };
     let current = world.disk.read(path)?;
     if current == *new {
         return Ok(None);
@@ -167,7 +166,7 @@ fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
     }
     let merged = plan::take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
     let new = merged.ok_or_else(|| DeedError::Touched(path.clone()))?;
-    let due = Step::Write { path: path.clone(), old: current.clone(), new: new.clone() };
+    let due = Step::Write { path: path.clone(), old: current.clone(), new: new.clone(), mode: *mode };
     Ok((current != new).then_some(due))
 }
 
@@ -185,7 +184,7 @@ async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
 /// Remembers that somebody stopped these machines, until they are started or the host is.
 pub fn remember_stopped(disk: &Disk, machines: &[MachineName]) {
     let paths: Vec<PathBuf> = machines.iter().map(stopped_file).collect();
-    let marks = paths.iter().map(|path| Change { path, text: Some(""), like: path });
+    let marks = paths.iter().map(|path| Change { path, text: Some(""), mode: None });
     // Without it the next `apply` starts them again, and says so.
     let _ = disk.change(&marks.collect::<Vec<_>>());
 }
@@ -206,27 +205,11 @@ fn units(machines: &[MachineName]) -> Vec<String> {
 
 /// Changes files in one go.
 fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
-    let writes = steps.iter().filter_map(|step| match step {
-        Step::Write { path, new, .. } => Some((path, new.as_deref(), model(path))),
+    let changes = steps.iter().filter_map(|step| match step {
+        Step::Write { path, new, mode, .. } => Some(Change { path, text: new.as_deref(), mode: *mode }),
         _ => None,
     });
-    let writes: Vec<_> = writes.collect();
-    let changes: Vec<Change> =
-        writes.iter().map(|(path, text, like)| Change { path, text: *text, like }).collect();
-    world.disk.change(&changes)
-}
-
-/// The file whose permissions a new one gets: what is copied from a private
-/// .nspawn file stays private.
-fn model(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if let Some(original) = name.strip_suffix(".before-nsctl") {
-        return path.with_file_name(original);
-    }
-    match name.strip_suffix(".toml").and_then(|name| name.parse().ok()) {
-        Some(machine) if path.starts_with(MACHINES_DIR) => nspawn_file(&machine),
-        _ => path.to_owned(),
-    }
+    world.disk.change(&changes.collect::<Vec<_>>())
 }
 
 /// The links that `systemctl enable` makes, as the units' [Install] says. systemd itself
@@ -234,7 +217,7 @@ fn model(path: &Path) -> PathBuf {
 fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
     let links: Vec<PathBuf> = machines.iter().map(emit::wants_link).collect();
     if !on {
-        let gone = links.iter().map(|path| Change { path, text: None, like: path });
+        let gone = links.iter().map(|path| Change { path, text: None, mode: None });
         return disk.change(&gone.collect::<Vec<_>>());
     }
     let target = PathBuf::from(emit::TARGET_LINK);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DeedError, Interrupt, Listener, World};
 use crate::name::MachineName;
+use crate::spec::definition_path;
 use crate::spec::image::{Kind, kind_of};
 use crate::spec::recipe::Recipe;
 use crate::sys::archive::{Packing, Unpacked};
@@ -150,7 +151,8 @@ pub async fn export(
     file: &Path,
 ) -> Result<(), DeedError> {
     let bus = world.bus.ok_or(DeedError::Offline)?;
-    let (pipe, packing) = Packing::begin(file, definition)?;
+    let mode = world.disk.mode(&definition_path(name)).unwrap_or(0o600);
+    let (pipe, packing) = Packing::begin(file, definition, mode)?;
     let what = Transfer::ExportTar { file: pipe, format: "uncompressed".into() };
     let hears = |part| world.listener.progresses(part);
     let mut interrupt = Interrupt::new();

@@ -7,6 +7,7 @@ pub mod image;
 mod journal;
 mod links;
 mod live;
+pub mod modes;
 mod recover;
 mod sight;
 mod start;

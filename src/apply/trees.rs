@@ -68,7 +68,7 @@ pub fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError>
 pub fn claim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
     let id = tree::identity(machine.as_str()).ok_or_else(|| DeedError::NoTree(machine.clone()))?;
     let path = emit::claim_file(machine);
-    Ok(disk.change(&[Change { path: &path, text: Some(&format!("{id}\n")), like: &path }])?)
+    Ok(disk.change(&[Change { path: &path, text: Some(&format!("{id}\n")), mode: None }])?)
 }
 
 /// Forgets it.

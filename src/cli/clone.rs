@@ -1,5 +1,7 @@
 //! `nsctl clone`: another machine of the same tree, and `nsctl rename`.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
 use super::create::{refuse_taken, resolver};
@@ -70,6 +72,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&new), Some(text));
+    wanted.modes.extend(session.disk.mode(&definition_path(&name)).map(|mode| (definition_path(&new), mode)));
     let wishes = Some(Wishes { servers, zone, ..Wishes::default() });
     wanted.images.push(NewImage { source: Source::Clone(name.to_string()), to: new.clone(), wishes });
     if !args.no_start && session.observed.live {
@@ -104,6 +107,10 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
     wanted.inputs.insert(definition_path(&name), None);
     wanted.inputs.insert(definition_path(&new), text);
+    let mut keep =
+        |old: &Path, new: PathBuf| wanted.modes.extend(session.disk.mode(old).map(|mode| (new, mode)));
+    keep(&definition_path(&name), definition_path(&new));
+    keep(&kept_beside(&nspawn_file(&name)), kept_beside(&nspawn_file(&new)));
     let beside = kept_beside(&nspawn_file(&name));
     if let Some(kept) = session.observed.file(&beside) {
         wanted.inputs.insert(kept_beside(&nspawn_file(&new)), Some(kept.to_owned()));

@@ -1,28 +1,42 @@
 //! `nsctl cp`: files into a machine and out of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::session::{bus, must_be_root};
-use super::{Fault, Global};
+use super::{Fault, Global, text};
 use crate::name::MachineName;
+use crate::sys::Bus;
+use crate::sys::carry::{Inside, LeftOut, Place, Terms};
 
 /// Copy files or folders between this host and a machine that runs
+///
+/// What comes out of a machine is root's here, without setuid and capabilities; devices, pipes and
+/// links are left out. Where a link stands in the way here, nothing is copied.
 #[derive(Debug, Args)]
 pub struct Cp {
     /// A path here, or NAME:/path in a machine
     from: String,
     /// A path here, or NAME:/path in a machine; a folder where it ends in '/'
     to: String,
-    /// Replace a file that is there
+    /// Replace files that are there, and fill folders that are there
     #[arg(long, short)]
     force: bool,
+    /// Out of a machine: take symbolic links along, those that stay within what is copied
+    #[arg(long)]
+    links: bool,
+    /// Out of a machine: how much it may be: 500M, 20G
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    max_size: u64,
 }
 
 /// One end of a copy.
 enum End {
-    Here(PathBuf),
+    Here(String),
     Inside(MachineName, PathBuf),
 }
 
@@ -36,16 +50,8 @@ impl End {
                 }
                 Ok(End::Inside(name.parse()?, PathBuf::from(path)))
             }
-            _ => Ok(End::Here(std::path::absolute(word)?)),
+            _ => Ok(End::Here(word.to_owned())),
         }
-    }
-}
-
-/// A target that is a folder gets the name of the source in it.
-fn whole(target: PathBuf, word: &str, source: &Path, is_folder: bool) -> PathBuf {
-    match source.file_name() {
-        Some(name) if is_folder || word.ends_with('/') => target.join(name),
-        _ => target,
     }
 }
 
@@ -54,32 +60,73 @@ pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
     let Some(bus) = bus(global).await? else {
         return Err(Fault::new("files are copied into a running machine, not below --root"));
     };
-    let (name, from, to, inwards) = match (End::parse(&args.from)?, End::parse(&args.to)?) {
-        (End::Here(from), End::Inside(name, to)) => {
-            if !from.exists() {
-                return Err(
-                    Fault::new(format!("{} does not exist", from.display())).hint("nothing was copied")
-                );
-            }
-            let to = whole(to, &args.to, &from, false);
-            (name, from, to, true)
-        }
-        (End::Inside(name, from), End::Here(to)) => {
-            let is_folder = to.is_dir();
-            let to = whole(to, &args.to, &from, is_folder);
-            (name, from, to, false)
-        }
-        _ => {
-            return Err(Fault::new("one of the two is a path in a machine, and one is here")
-                .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`"));
-        }
-    };
-    if bus.leader(&name).await?.is_none() {
-        return Err(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
+    match (End::parse(&args.from)?, End::parse(&args.to)?) {
+        (End::Here(from), End::Inside(name, to)) => inwards(&bus, &args, &from, &name, to).await,
+        (End::Inside(name, from), End::Here(to)) => outwards(&bus, args, &name, from, &to).await,
+        _ => Err(Fault::new("one of the two is a path in a machine, and one is here")
+            .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`")),
     }
-    bus.copy(&name, &from, &to, inwards, args.force).await.map_err(|error| {
-        Fault::from(error)
-            .hint("is the source there, and the target's folder? --force replaces what is there")
-    })?;
+}
+
+async fn inside(bus: &Bus, name: &MachineName) -> Result<Inside, Fault> {
+    let stopped = || Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`"));
+    let leader = bus.leader(name).await?.ok_or_else(stopped)?;
+    let inside = Inside::of(leader)
+        .map_err(|error| Fault::new(format!("the files of '{name}' cannot be reached: {error}")))?;
+    // The number is still that of this machine's first process.
+    if bus.leader(name).await? == Some(leader) { Ok(inside) } else { Err(stopped()) }
+}
+
+/// machined copies in the machine's own view: whatever stands there leads nowhere else.
+async fn inwards(bus: &Bus, args: &Cp, from: &str, name: &MachineName, to: PathBuf) -> Result<u8, Fault> {
+    let from = std::path::absolute(from)?;
+    if !from.exists() {
+        return Err(Fault::new(format!("{} does not exist", from.display())).hint("nothing was copied"));
+    }
+    let inside = inside(bus, name).await?;
+    let to = match from.file_name() {
+        Some(own) if args.to.ends_with('/') || inside.is_folder(&to) => to.join(own),
+        _ => to,
+    };
+    if inside.has(&to) && !args.force {
+        return Err(Fault::new(format!("{name}:{} is there already", to.display()))
+            .hint("--force replaces files that are there, and fills folders"));
+    }
+    bus.copy_into(name, &from, &to, args.force)
+        .await
+        .map_err(|error| Fault::from(error).hint("is the folder there, in which it is to be?"))?;
     Ok(0)
+}
+
+async fn outwards(bus: &Bus, args: Cp, name: &MachineName, from: PathBuf, to: &str) -> Result<u8, Fault> {
+    let own = from.file_name().unwrap_or(name.as_str().as_ref());
+    let place = Place::of(to, own)?;
+    let inside = inside(bus, name).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let terms = Terms { links: args.links, force: args.force, limit: args.max_size, stop: stop.clone() };
+    let left_out = carried(inside, from, args.from, place, terms, stop).await?;
+    if !left_out.is_empty() {
+        text::err!("note: left out: {left_out}");
+    }
+    Ok(0)
+}
+
+/// Carries it, and ends where the user does not want to wait: nothing is left then.
+async fn carried(
+    inside: Inside,
+    from: PathBuf,
+    shown: String,
+    place: Place,
+    terms: Terms,
+    stop: Arc<AtomicBool>,
+) -> Result<LeftOut, Fault> {
+    let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let work = move || inside.carry(Path::new(&from), &shown, &place, &terms);
+    let mut work = tokio::task::spawn_blocking(work);
+    let done = tokio::select! {
+        done = &mut work => done,
+        _ = interrupt.recv() => { stop.store(true, Ordering::Relaxed); work.await }
+        _ = end.recv() => { stop.store(true, Ordering::Relaxed); work.await }
+    };
+    Ok(done.map_err(|_| Fault::new("the copy ended by itself"))??)
 }

@@ -62,7 +62,9 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let name = args.name.or_else(|| name_for(&file.to_string_lossy()));
     let name = name.ok_or_else(|| Fault::new("that makes no name for a machine").hint("--name NAME"))?;
     let name: MachineName = name.parse()?;
-    let (definition, _) = Unpacked::open(&file)?.definition()?;
+    let (definition, archive) = Unpacked::open(&file)?.definition()?;
+    let mode = archive.definition_mode().unwrap_or(0o600);
+    drop(archive);
     let path = definition_path(&name);
     let definition = definition.ok_or_else(|| {
         Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
@@ -82,6 +84,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let scope = Scope::Machine(name.clone());
     let leases = settle(&spec, session.state.leases.clone(), &scope)?;
     let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
+    wanted.modes.insert(path.clone(), mode);
     wanted.inputs.insert(path, Some(definition));
     let source = Source::File { path: file, limit: args.max_size };
     // It is the same machine as before: its tree stays as it is.

@@ -13,6 +13,7 @@ use crate::pool::PoolError;
 use crate::spec::{PortError, Problems};
 use crate::state::StateError;
 use crate::sys::archive::ArchiveError;
+use crate::sys::carry::CarryError;
 use crate::sys::{BusError, DiskError, LockError, NetError, NftError};
 
 /// An error on its way to the terminal.
@@ -98,7 +99,7 @@ macro_rules! with_hint {
     )*};
 }
 
-with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError, ArchiveError);
+with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError, ArchiveError, CarryError);
 
 impl From<NetError> for Fault {
     fn from(error: NetError) -> Fault {

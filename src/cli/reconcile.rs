@@ -91,6 +91,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let held = session.held(|_| true).collect();
     let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
     session.progress.end();
+    crate::apply::modes::follow(&session.disk, session.observed.files.keys())?;
     if plan.steps.is_empty() {
         session.say("nothing to do");
     } else {
@@ -155,7 +156,7 @@ fn sheet(plan: &Plan) -> String {
     }
     let notes = plan.notes.iter().map(|note| format!("note: {note}"));
     let steps = plan.steps.iter().map(|step| match step {
-        Step::Write { path, old, new } => {
+        Step::Write { path, old, new, .. } => {
             let (old, new) = (old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
             format!("{}\n{}", step.describe(), diff(path, old, new).trim_end())
         }

@@ -270,7 +270,8 @@ impl Session {
     /// Does a plan that the user knows, and prints what was seen.
     pub async fn perform(&self, plan: &Plan) -> Result<Vec<Sighting>, Fault> {
         let command = sys::command_line();
-        let sightings = apply::apply(&self.world(), plan, &command).await;
+        let plan = apply::modes::settled(&self.disk, plan);
+        let sightings = apply::apply(&self.world(), &plan, &command).await;
         self.progress.end();
         let sightings = sightings?;
         if !self.quiet {

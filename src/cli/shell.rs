@@ -1,6 +1,7 @@
 //! `nsctl shell`: a terminal in a machine, or one command.
 
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,9 @@ use crate::name::MachineName;
 use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
 
 /// Open a shell in a machine, or run a command there; its exit status is ours
+///
+/// The status is the guest's word: no other user inside can forge it, but the user that the
+/// command runs as, and the machine's root, can.
 #[derive(Debug, Args)]
 pub struct Shell {
     /// The machine's name
@@ -26,6 +30,11 @@ pub struct Shell {
 
 /// Pressed three times in a row it leaves the machine alone: Ctrl-].
 const LEAVE: u8 = 0x1d;
+const LEAVES: usize = 3;
+/// How long a guest may take to start a shell.
+const BEGIN_TIME: Duration = Duration::from_secs(20);
+/// How often it is told that the input is over, until it ends.
+const END_AGAIN: Duration = Duration::from_millis(200);
 /// What ends the input of a terminal: Ctrl-D.
 const END: u8 = 0x04;
 /// The user's own shell, as getent(1) knows it.
@@ -47,7 +56,7 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     };
     let person = is_terminal();
     let token = Token::new(random()?);
-    let words = token.wrap(&command, !person);
+    let words = Token::wrap(&command, !person);
     let environment = crate::sys::terminal_kind().map(|kind| format!("TERM={kind}")).into_iter().collect();
     let pty =
         bus.open_shell(name.as_str(), &args.user, "/bin/sh", words, environment).await.map_err(|e| {
@@ -56,22 +65,71 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
         })?;
     pty.fit();
     let raw = person.then(Raw::begin).transpose()?;
-    let status = forward(&pty, Frame::new(token)).await;
+    let status = forward(&pty, Frame::new(token), &name).await;
     drop(raw);
     status?.ok_or_else(|| Fault::new(format!("the connection to '{name}' ended before the command did")))
 }
 
-/// Hands everything on, both ways, until the command ends.
-async fn forward(pty: &Pty, mut frame: Frame) -> Result<Option<u8>, Fault> {
-    let mut input = stdin();
-    let mut resized = signal(SignalKind::window_change())?;
+/// Waits until the command has been begun; gives what it has said, and its status if it has ended.
+async fn begin(pty: &Pty, frame: &mut Frame) -> std::io::Result<(Vec<u8>, Option<u8>)> {
     let mut buffer = [0; 4096];
-    let mut leaving = 0;
-    let mut hears = true;
     loop {
-        let begun = frame.has_begun();
+        let length = pty.read(&mut buffer, true).await?;
+        let said = frame.feed(&buffer[..length]);
+        if frame.has_begun() {
+            return Ok(said);
+        }
+        if let Some(answer) = frame.answer() {
+            pty.write_all(&answer).await?;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What is on its way in.
+#[derive(Default)]
+struct Input {
+    waits: Vec<u8>,
+    leaving: usize,
+    is_over: bool,
+}
+
+impl Input {
+    /// Takes a piece; none: it is over, which a terminal is told by a key.
+    fn take(&mut self, piece: Option<Vec<u8>>) {
+        match piece {
+            Some(piece) => {
+                self.leaving = pressed(self.leaving, &piece);
+                self.waits = piece;
+            }
+            None => {
+                self.is_over = true;
+                self.waits = vec![END];
+            }
+        }
+    }
+}
+
+/// Hands everything on, both ways, until the command ends.
+async fn forward(pty: &Pty, mut frame: Frame, name: &MachineName) -> Result<Option<u8>, Fault> {
+    let deaf = |_| {
+        Fault::new(format!("'{name}' started no shell within {} s", BEGIN_TIME.as_secs()))
+            .hint(format!("`nsctl logs {name}` may tell why"))
+    };
+    let (text, status) = tokio::time::timeout(BEGIN_TIME, begin(pty, &mut frame)).await.map_err(deaf)??;
+    show(&text)?;
+    if status.is_some() {
+        return Ok(status);
+    }
+    let mut pieces = stdin();
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut again = tokio::time::interval(END_AGAIN);
+    let mut buffer = [0; 4096];
+    let mut input = Input::default();
+    loop {
+        let idle = input.waits.is_empty();
         tokio::select! {
-            length = pty.read(&mut buffer, !begun) => {
+            length = pty.read(&mut buffer, false) => {
                 let length = length?;
                 let (text, status) = frame.feed(&buffer[..length]);
                 show(&text)?;
@@ -80,19 +138,18 @@ async fn forward(pty: &Pty, mut frame: Frame) -> Result<Option<u8>, Fault> {
                     return Ok(status);
                 }
             }
-            piece = input.recv(), if hears && begun => match piece {
-                Some(piece) => {
-                    leaving = pressed(leaving, &piece);
-                    if leaving >= 3 {
-                        return Ok(None);
-                    }
-                    pty.write_all(&piece).await?;
+            piece = pieces.recv(), if idle && !input.is_over => {
+                input.take(piece);
+                if input.leaving >= LEAVES {
+                    return Ok(None);
                 }
-                None => {
-                    hears = false;
-                    pty.write_all(&[END]).await?;
-                }
-            },
+            }
+            // What the command says is read meanwhile: it may wait for that before it reads on.
+            length = pty.write(&input.waits), if !idle => {
+                input.waits.drain(..length?);
+            }
+            // A key that is pressed before a shell reads its line is lost, or ends but that line.
+            _ = again.tick(), if idle && input.is_over => input.take(None),
             _ = resized.recv() => pty.fit(),
         }
     }

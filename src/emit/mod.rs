@@ -77,7 +77,7 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
 }
 
 /// Folder of networkd's files.
-const NETWORK_DIR: &str = "/etc/systemd/network";
+pub const NETWORK_DIR: &str = "/etc/systemd/network";
 
 /// A networkd file of ours. 05 sorts before the distributions' own files and
 /// before what netplan writes (10-netplan-…).
@@ -151,7 +151,8 @@ impl Names {
 }
 
 /// Files that are bound into machines.
-const GUEST_DIR: &str = "/var/lib/nsctl/guest";
+/// What is bound into guests.
+pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 /// Drop-ins live in folders below this, named UNIT.d.
 const DROPIN_DIR: &str = "/etc/systemd/system";
 

@@ -20,7 +20,7 @@ pub struct Change {
 
 impl Change {
     pub fn step(&self) -> Step {
-        Step::Write { path: self.path.clone(), old: self.old.clone(), new: self.new.clone() }
+        Step::Write { path: self.path.clone(), old: self.old.clone(), new: self.new.clone(), mode: None }
     }
 }
 
@@ -135,7 +135,8 @@ pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
         .chain(claims(wanted, observed))
         .filter_map(|(path, new)| {
             let old = observed.file(&path).map(str::to_owned);
-            (old != new).then_some(Step::Write { path, old, new })
+            let mode = wanted.modes.get(&path).copied();
+            (old != new).then_some(Step::Write { path, old, new, mode })
         })
         .collect()
 }

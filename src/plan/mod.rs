@@ -38,6 +38,8 @@ pub struct Wanted {
     pub unclaimed: BTreeSet<MachineName>,
     /// The user's own files that the verb changes; none: taken away.
     pub inputs: BTreeMap<PathBuf, Option<String>>,
+    /// The permissions that new ones of them get.
+    pub modes: BTreeMap<PathBuf, u32>,
     pub scope: Scope,
     pub images: Vec<NewImage>,
     /// Images that are made before the plan is carried out.
@@ -65,6 +67,7 @@ impl Wanted {
             scope,
             left_out,
             inputs: BTreeMap::new(),
+            modes: BTreeMap::new(),
             images: Vec::new(),
             made: BTreeSet::new(),
             rename_tree: None,
@@ -246,7 +249,7 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
     let path = emit::nspawn_file(name);
     let back = observed.file(&kept_beside(&path)).map(str::to_owned);
     let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
-    let back = back.map(|text| Step::Write { path, old: None, new: Some(text) });
+    let back = back.map(|text| Step::Write { path, old: None, new: Some(text), mode: None });
     std::iter::once(remove).chain(back).collect()
 }
 

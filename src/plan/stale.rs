@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn systemd_reads_all_units_again_for_one_that_it_has_loaded() {
         let reload = |path: &str, stale: &mut Stale| {
-            stale.note(&Step::Write { path: path.into(), old: None, new: Some("2".into()) });
+            stale.note(&Step::Write { path: path.into(), old: None, new: Some("2".into()), mode: None });
             stale.reloads()
         };
         let drop_in =

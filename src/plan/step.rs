@@ -36,6 +36,9 @@ pub enum Step {
         path: PathBuf,
         old: Option<String>,
         new: Option<String>,
+        /// Its permissions, where they are known to be narrower than usual.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
     },
     /// Makes a tree, whole or not at all.
     MakeTree {
@@ -169,7 +172,7 @@ impl Step {
     /// The step that undoes this one; none where nothing needs to be undone, or nothing can be.
     pub fn inverse(&self) -> Option<Step> {
         match self.clone() {
-            Step::Write { path, old, new } => Some(Step::Write { path, old: new, new: old }),
+            Step::Write { path, old, new, mode } => Some(Step::Write { path, old: new, new: old, mode }),
             Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
             Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
             Step::Claim { machine } => Some(Step::Disclaim { machine }),
@@ -309,7 +312,7 @@ impl Step {
     /// What the step does, for the plan: "write /etc/…".
     pub fn describe(&self) -> String {
         match self {
-            Step::Write { path, old, new } => {
+            Step::Write { path, old, new, .. } => {
                 let verb = match (old, new) {
                     (_, None) => "remove",
                     (None, _) => "write",
@@ -413,7 +416,7 @@ mod tests {
     use super::*;
 
     fn write(path: &str, old: Option<&str>, new: Option<&str>) -> Step {
-        Step::Write { path: path.into(), old: old.map(Into::into), new: new.map(Into::into) }
+        Step::Write { path: path.into(), old: old.map(Into::into), new: new.map(Into::into), mode: None }
     }
 
     #[test]

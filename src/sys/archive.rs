@@ -83,6 +83,7 @@ pub struct Unpacked {
     source: Option<Source>,
     tool: Option<Child>,
     reader: Box<dyn ReadSend>,
+    mode: Option<u32>,
 }
 
 /// The file, which shares its position with who reads it, and its size. Of a pipe there is
@@ -109,7 +110,7 @@ impl Unpacked {
         let again = file.try_clone().map_err(io)?;
         let Some(tool) = packer(path) else {
             let source = Some(Source { file, size });
-            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again) });
+            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again), mode: None });
         };
         let mut child = command(tool, &["-dc"])
             .stdin(again)
@@ -118,7 +119,7 @@ impl Unpacked {
             .map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
         let output = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
         let source = Some(Source { file, size });
-        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output) })
+        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output), mode: None })
     }
 
     /// Takes the definition off an exported machine, whose tree is what is left; none
@@ -128,12 +129,20 @@ impl Unpacked {
     /// When it cannot be read.
     pub fn definition(mut self) -> Result<(Option<String>, Unpacked), ArchiveError> {
         match definition(&mut self.reader).map_err(|error| ArchiveError::Io(self.path.clone(), error))? {
-            Ok(text) => Ok((Some(text), self)),
+            Ok((text, mode)) => {
+                self.mode = Some(mode & 0o644 | 0o600);
+                Ok((Some(text), self))
+            }
             Err(begin) => {
                 self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
                 Ok((None, self))
             }
         }
+    }
+
+    /// The permissions of the definition that was taken off it.
+    pub fn definition_mode(&self) -> Option<u32> {
+        self.mode
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
@@ -148,7 +157,13 @@ impl Unpacked {
 
     /// What a tool gives, unpacked.
     pub fn stream(tool: &str, pipe: File) -> Unpacked {
-        Unpacked { path: format!("what {tool} gives"), source: None, tool: None, reader: Box::new(pipe) }
+        Unpacked {
+            path: format!("what {tool} gives"),
+            source: None,
+            tool: None,
+            reader: Box::new(pipe),
+            mode: None,
+        }
     }
 
     /// Feeds a pipe with it, as far as `limit` bytes.
@@ -156,7 +171,7 @@ impl Unpacked {
     /// # Errors
     /// When no pipe can be had.
     pub fn feed(self, kind: Kind, limit: u64) -> Result<(File, Feed), ArchiveError> {
-        let Unpacked { path, source, tool, reader } = self;
+        let Unpacked { path, source, tool, reader, .. } = self;
         let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
         let reader = Bounded { reader, limit, count: 0 };
         let pump = std::thread::spawn(move || pump(path, reader, tool, input, kind));
@@ -244,7 +259,7 @@ impl Packing {
     ///
     /// # Errors
     /// When it cannot be made, or its tool is not there.
-    pub fn begin(path: &Path, definition: &str) -> Result<(File, Packing), ArchiveError> {
+    pub fn begin(path: &Path, definition: &str, mode: u32) -> Result<(File, Packing), ArchiveError> {
         let shown = path.display().to_string();
         let io = |error| ArchiveError::Write(shown.clone(), error);
         if path.exists() {
@@ -265,7 +280,7 @@ impl Packing {
                 (Box::new(stdin), Some(child))
             }
         };
-        let head = head(definition);
+        let head = head(definition, mode);
         let pump = std::thread::spawn(move || {
             target.write_all(&head)?;
             let mut output: PipeReader = output;
@@ -289,8 +304,14 @@ impl Packing {
         let packed = self.tool.as_mut().is_none_or(|tool| tool.wait().is_ok_and(|status| status.success()));
         match written {
             Ok(length) if packed && length > 0 => {
+                // What has its name is whole, whatever happens next.
+                let synced = File::open(&self.draft).and_then(|file| file.sync_all());
+                synced.map_err(|error| ArchiveError::Write(self.path.clone(), error))?;
                 let kept = self.draft.persist_noclobber(&self.target);
-                kept.map_err(|error| ArchiveError::Write(self.path, error.error))
+                kept.map_err(|error| ArchiveError::Write(self.path.clone(), error.error))?;
+                let folder = self.target.parent().unwrap_or(Path::new("/"));
+                let synced = File::open(folder).and_then(|folder| folder.sync_all());
+                synced.map_err(|error| ArchiveError::Write(self.path, error))
             }
             Ok(_) => Err(ArchiveError::Write(self.path, lost())),
             Err(error) => Err(ArchiveError::Write(self.path, error)),
@@ -298,11 +319,12 @@ impl Packing {
     }
 }
 
-/// Takes the definition off the beginning of a tar; what was read where there is none.
+/// Takes the definition, and its permissions, off the beginning of a tar; gives what was read
+/// where there is none.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn definition(mut reader: impl Read) -> io::Result<Result<String, Vec<u8>>> {
+pub fn definition(mut reader: impl Read) -> io::Result<Result<(String, u32), Vec<u8>>> {
     let mut begin = Vec::new();
     reader.by_ref().take(512).read_to_end(&mut begin)?;
     let header = (begin.len() == 512).then(|| tar::Header::from_byte_slice(&begin));
@@ -312,7 +334,8 @@ pub fn definition(mut reader: impl Read) -> io::Result<Result<String, Vec<u8>>> 
     let mut text = Vec::new();
     reader.take(size.next_multiple_of(512)).read_to_end(&mut text)?;
     text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-    Ok(Ok(String::from_utf8_lossy(&text).into_owned()))
+    let mode = ours.and_then(|header| header.mode().ok()).unwrap_or_default();
+    Ok(Ok((String::from_utf8_lossy(&text).into_owned(), mode)))
 }
 
 /// The first program of the guest in a tar.
@@ -334,11 +357,11 @@ pub fn init(reader: impl Read) -> Init {
 }
 
 /// A tar's entry (pax(1), ustar) with no end after it: the tree's own follow.
-fn head(definition: &str) -> Vec<u8> {
+fn head(definition: &str, mode: u32) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     let _ = header.set_path(DEFINITION);
     header.set_size(definition.len() as u64);
-    header.set_mode(0o600);
+    header.set_mode(mode);
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
     let mut head = header.as_bytes().to_vec();
@@ -356,18 +379,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for end in ["tar", "tar.gz"] {
             let path = folder.path().join(format!("x.{end}"));
-            let (mut pipe, packing) = Packing::begin(&path, "image = \"x\"\n").unwrap();
+            let (mut pipe, packing) = Packing::begin(&path, "image = \"x\"\n", 0o640).unwrap();
             pipe.write_all(b"tree").unwrap();
             drop(pipe);
             packing.end().unwrap();
             let (definition, unpacked) = Unpacked::open(&path).unwrap().definition().unwrap();
             assert_eq!(definition.unwrap(), "image = \"x\"\n");
+            assert_eq!(unpacked.definition_mode(), Some(0o640));
+            let meta = std::fs::metadata(&path).unwrap();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777, 0o600);
             let (mut pipe, feed) = unpacked.feed(Kind::Tar, 100).unwrap();
             let mut rest = String::new();
             pipe.read_to_string(&mut rest).unwrap();
             assert_eq!(rest, "tree");
             feed.end().unwrap();
-            assert!(Packing::begin(&path, "").is_err(), "a file that is there is replaced");
+            assert!(Packing::begin(&path, "", 0o600).is_err(), "a file that is there is replaced");
         }
     }
 

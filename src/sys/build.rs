@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -40,9 +40,13 @@ pub fn is_there(tool: &str) -> bool {
 /// sbin is not on everybody's path.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Where tools work; nobody else's folders begin so.
-const SCRATCH: &str = "/var/tmp";
-const PREFIX: &str = "nsctl-build-";
+/// Where tools work: nobody else's.
+const SCRATCH: &str = "/var/lib/nsctl/build";
+/// Where a tool sees its folder, in mounts of its own. It may be one that gives up its
+/// privileges, as apt does: such a user does not get below [`SCRATCH`], but gets here.
+const SEEN: &str = "/var/tmp";
+/// Puts the folder there, then runs the tool.
+const ENTER: &str = "mount --bind \"$1\" /var/tmp && shift && exec \"$@\"";
 
 /// A tool at work, in mounts and processes of its own: when it ends, or is dropped,
 /// they all end, and nothing of its folder is left.
@@ -63,10 +67,12 @@ impl Building {
         let run = |source| BuildError::Run { tool: recipe.tool.to_owned(), source };
         let folder = scratch().map_err(run)?;
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", recipe.tool]);
-        command.args(recipe.words.iter().map(|word| word.replace(TARGET, &tree(&folder).to_string_lossy())));
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", ENTER, "sh"]);
+        command.arg(&folder).arg(recipe.tool);
+        let seen = tree(Path::new(SEEN));
+        command.args(recipe.words.iter().map(|word| word.replace(TARGET, &seen.to_string_lossy())));
         command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
-        command.env("TMPDIR", &folder).stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command.env("TMPDIR", SEEN).stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let pipe = match recipe.output {
             Output::Tar => {
                 let (reader, writer) = io::pipe().map_err(run)?;
@@ -122,16 +128,13 @@ fn tree(folder: &Path) -> PathBuf {
 }
 
 fn scratch() -> io::Result<PathBuf> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(SCRATCH)?;
     for entry in std::fs::read_dir(SCRATCH)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)) {
-            std::fs::remove_dir_all(path)?;
-        }
+        std::fs::remove_dir_all(entry?.path())?;
     }
-    let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(SCRATCH)?.keep();
+    let folder = tempfile::tempdir_in(SCRATCH)?.keep();
     std::fs::create_dir(tree(&folder))?;
-    // The tool may be one that gives up its privileges.
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777))?;
     Ok(folder)
 }
 

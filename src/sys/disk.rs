@@ -41,6 +41,8 @@ impl DiskError {
 
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".nsctl-draft-";
+/// Whose files networkd reads.
+const NETWORKD: &str = "/etc/systemd/network";
 /// How many files are synced one by one.
 const FEW: usize = 32;
 /// No file that others write, too, is larger.
@@ -54,8 +56,8 @@ pub struct Change<'a> {
     pub path: &'a Path,
     /// None: the file goes.
     pub text: Option<&'a str>,
-    /// The file whose permissions a new one gets.
-    pub like: &'a Path,
+    /// The permissions of a new one; one that is there never gets wider ones.
+    pub mode: Option<u32>,
 }
 
 /// The files of a host, or of a tree that will be one.
@@ -145,7 +147,7 @@ impl Disk {
     }
 
     /// Replaces files whole, makes or removes them, in this order. A new one gets
-    /// the permissions of the old one, or else of its `like`. All are written beside their
+    /// the permissions of the old one, as far as its own allow. All are written beside their
     /// places before the first is renamed, and what replaces a file is synced by then: a
     /// power cut leaves the old or the new of it. Of files that were not there it may
     /// leave empty ones, until [`Disk::settle`].
@@ -169,7 +171,10 @@ impl Disk {
     }
 
     fn draft_of(&self, change: &Change<'_>) -> Result<Option<TempPath>, DiskError> {
-        let mode = self.mode(change);
+        let mode = match (self.mode(change.path), change.mode) {
+            (Some(old), most) => old & most.unwrap_or(0o777),
+            (None, mode) => mode.unwrap_or(0o644),
+        };
         change.text.map(|text| self.draft(change.path, text, mode)).transpose()
     }
 
@@ -195,12 +200,34 @@ impl Disk {
         }
     }
 
-    fn mode(&self, change: &Change<'_>) -> u32 {
-        let mode = |path: &Path| {
-            let meta = fs::metadata(self.at(path).ok()?).ok().filter(std::fs::Metadata::is_file)?;
-            Some(meta.permissions().mode() & 0o777)
-        };
-        mode(change.path).or_else(|| mode(change.like)).unwrap_or(0o644)
+    /// The permissions of a file that is there.
+    pub fn mode(&self, path: &Path) -> Option<u32> {
+        let meta = fs::metadata(self.at(path).ok()?).ok().filter(std::fs::Metadata::is_file)?;
+        Some(meta.permissions().mode() & 0o777)
+    }
+
+    /// Takes permissions away from a file, if it is there and has more than these.
+    ///
+    /// # Errors
+    /// When it keeps them.
+    pub fn narrow(&self, path: &Path, mode: u32) -> Result<(), DiskError> {
+        let Some(old) = self.mode(path).filter(|old| old & !mode != 0) else { return Ok(()) };
+        let file = fs::File::open(self.at_plain(path)?)?;
+        self.share(file.file(), path, old & mode)?;
+        Ok(file.set_permissions(std::fs::Permissions::from_mode(old & mode))?)
+    }
+
+    /// networkd reads its files as a user of its own: those that not everybody may read are
+    /// its group's. Where there is no such group, nobody else is root's.
+    fn share(&self, file: &std::fs::File, path: &Path, mode: u32) -> Result<(), DiskError> {
+        if path.starts_with(NETWORKD) && mode & 0o044 == 0o040 {
+            let groups = self.read(Path::new("/etc/group"))?.unwrap_or_default();
+            let line = groups.lines().find_map(|line| line.strip_prefix("systemd-network:"));
+            if let Some(gid) = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok()) {
+                std::os::unix::fs::fchown(file, None, Some(gid))?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces a file that is nobody's business but root's; it is on the disk then.
@@ -222,6 +249,7 @@ impl Disk {
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         draft.write_all(text.as_bytes())?;
+        self.share(draft.as_file(), path, mode)?;
         draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
         Ok(draft.into_temp_path())
     }
@@ -440,7 +468,7 @@ mod tests {
         let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
         assert_eq!(disk.read(path).unwrap(), None);
         disk.write_private(path, "one").unwrap();
-        let change = |text| disk.change(&[Change { path, text, like: path }]);
+        let change = |text| disk.change(&[Change { path, text, mode: None }]);
         change(Some("two")).unwrap();
         assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
         assert_eq!(
@@ -458,13 +486,13 @@ mod tests {
         let disk = Disk::new(root.path());
         let paths = ["/etc/x.service.d/1.conf", "/etc/x.service.d/2.conf"].map(Path::new);
         for text in [Some("x"), None] {
-            disk.change(&paths.map(|path| Change { path, text, like: path })).unwrap();
+            disk.change(&paths.map(|path| Change { path, text, mode: None })).unwrap();
         }
         assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
         disk.settle(&paths.map(PathBuf::from)).unwrap();
         fs::write(root.path().join("etc/file"), "").unwrap();
         let paths = ["/etc/x.service.d/1.conf", "/etc/file/no-folder"].map(Path::new);
-        assert!(disk.change(&paths.map(|path| Change { path, text: Some("x"), like: path })).is_err());
+        assert!(disk.change(&paths.map(|path| Change { path, text: Some("x"), mode: None })).is_err());
         assert!(!disk.exists(Path::new("/etc/x.service.d")));
     }
 
@@ -473,7 +501,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = Disk::new(root.path());
         let paths: Vec<PathBuf> = (0..3 * FEW).map(|k| format!("/etc/{}/{k}", k % 5).into()).collect();
-        let change = |path, text| Change { path, text, like: path };
+        let change = |path, text| Change { path, text, mode: None };
         let new: Vec<Change> = paths.iter().map(|path| change(path, Some("x"))).collect();
         disk.change(&new).unwrap();
         disk.settle(&paths).unwrap();

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::bus::{Bus, BusError};
-use super::pty::random;
+use super::pty::{Pty, random};
 use crate::frame::{Frame, Token};
 use crate::name::MachineName;
 
@@ -31,7 +33,7 @@ pub enum GuestError {
     Failed { name: String, said: String },
 }
 
-/// Runs a script of sh(1) as root in a machine that runs.
+/// Runs a script of sh(1) as root in a machine that runs. Whatever the guest does, it ends.
 ///
 /// # Errors
 /// When it cannot be run, or fails; what it said is in the error.
@@ -41,36 +43,59 @@ pub async fn run(
     script: &str,
     words: &[String],
 ) -> Result<String, GuestError> {
-    let whole = || name.to_string();
-    let io = |error| GuestError::Io(whole(), error);
+    let endless = |_| GuestError::Endless { name: name.to_string() };
+    timeout(END_TIME, whole(bus, name, script, words)).await.map_err(endless)?
+}
+
+async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) -> Result<String, GuestError> {
+    let io = |error| GuestError::Io(name.to_string(), error);
     let mut command = vec!["/bin/sh".to_owned(), "-ec".to_owned(), script.to_owned(), "nsctl".to_owned()];
     command.extend_from_slice(words);
-    let token = Token::new(random().map_err(io)?);
-    let pty =
-        bus.open_shell(name.as_str(), "root", "/bin/sh", token.wrap(&command, true), Vec::new()).await?;
-    let mut frame = Frame::new(token);
-    let mut said = Vec::new();
+    let mut frame = Frame::new(Token::new(random().map_err(io)?));
+    let words = Token::wrap(&command, true);
+    let pty = bus.open_shell(name.as_str(), "root", "/bin/sh", words, Vec::new()).await?;
+    let deaf = |_| GuestError::Deaf { name: name.to_string() };
+    let mut said = timeout(BEGIN_TIME, begin(&pty, &mut frame, name)).await.map_err(deaf)??;
     let mut buffer = [0; 4096];
     loop {
-        let begun = frame.has_begun();
-        let limit = if begun { END_TIME } else { BEGIN_TIME };
-        let name = whole();
-        let late = if begun { GuestError::Endless { name } } else { GuestError::Deaf { name } };
-        let length = tokio::time::timeout(limit, pty.read(&mut buffer, !begun))
-            .await
-            .map_err(|_| late)?
-            .map_err(io)?;
+        let Begun { text, status } = &mut said;
+        text.truncate(LIMIT);
+        if let Some(status) = *status {
+            let text = String::from_utf8_lossy(text).trim().to_owned();
+            let failed = || GuestError::Failed { name: name.to_string(), said: text.clone() };
+            return if status == 0 { Ok(text) } else { Err(failed()) };
+        }
+        let length = pty.read(&mut buffer, false).await.map_err(io)?;
         if length == 0 {
-            return Err(GuestError::Ended(whole()));
+            return Err(GuestError::Ended(name.to_string()));
         }
+        let (more, ended) = frame.feed(&buffer[..length]);
+        text.extend(more);
+        *status = ended;
+        // What comes without a pause would let nobody look at the clock.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What the command has said, and its status if it has ended.
+struct Begun {
+    text: Vec<u8>,
+    status: Option<u8>,
+}
+
+/// Waits until the command has been begun.
+async fn begin(pty: &Pty, frame: &mut Frame, name: &MachineName) -> Result<Begun, GuestError> {
+    let io = |error| GuestError::Io(name.to_string(), error);
+    let mut buffer = [0; 4096];
+    loop {
+        let length = pty.read(&mut buffer, true).await.map_err(io)?;
         let (text, status) = frame.feed(&buffer[..length]);
-        said.extend(text);
-        said.truncate(LIMIT);
-        let text = || String::from_utf8_lossy(&said).trim().to_owned();
-        match status {
-            None => {}
-            Some(0) => return Ok(text()),
-            Some(_) => return Err(GuestError::Failed { name: whole(), said: text() }),
+        if frame.has_begun() {
+            return Ok(Begun { text, status });
         }
+        if let Some(answer) = frame.answer() {
+            pty.write_all(&answer).await.map_err(io)?;
+        }
+        tokio::task::yield_now().await;
     }
 }

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod build;
 pub mod bus;
+pub mod carry;
 pub mod disk;
 pub mod fault;
 pub mod guest;

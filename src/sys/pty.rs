@@ -62,17 +62,27 @@ impl Pty {
         }
     }
 
+    /// Writes as much of it as fits, once something does.
+    ///
+    /// # Errors
+    /// When the other end is closed.
+    pub async fn write(&self, text: &[u8]) -> std::io::Result<usize> {
+        loop {
+            match nix::unistd::write(self.master.get_ref(), text) {
+                Ok(length) => return Ok(length),
+                Err(Errno::EAGAIN) => self.master.writable().await?.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Writes all of it.
     ///
     /// # Errors
     /// When the other end is closed.
     pub async fn write_all(&self, mut text: &[u8]) -> std::io::Result<()> {
         while !text.is_empty() {
-            match nix::unistd::write(self.master.get_ref(), text) {
-                Ok(length) => text = &text[length..],
-                Err(Errno::EAGAIN) => self.master.writable().await?.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
+            text = &text[self.write(text).await?..];
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat
 use crate::fit::{Change, Guest, Init};
 use crate::observed::TreeId;
 
-/// No file that we read of a guest is longer.
-const LIMIT: u64 = 64 << 10;
+/// No file that we read of a guest is longer: half a file would be taken for a whole one.
+const LIMIT: u64 = 16 << 20;
 /// What a guest starts at its boot.
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
 /// A file that is being written.
@@ -127,7 +127,8 @@ impl Tree {
         let file = File::from(self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?);
         let plain = file.metadata().ok()?.is_file();
         let mut text = String::new();
-        (plain && file.take(LIMIT).read_to_string(&mut text).is_ok()).then_some(text)
+        let read = plain.then(|| file.take(LIMIT + 1).read_to_string(&mut text))?.ok()?;
+        (read as u64 <= LIMIT).then_some(text)
     }
 
     /// Whether a path leads to something.
@@ -310,6 +311,17 @@ mod tests {
         assert_ne!(identity_at(&one), Some(id));
         std::os::unix::fs::symlink(&one, folder.path().join("link")).unwrap();
         assert_eq!(identity_at(&folder.path().join("link")), None);
+    }
+
+    #[test]
+    fn a_long_file_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "user:*:1::::::\n".repeat(10_000);
+        std::fs::write(folder.path().join("shadow"), &long).unwrap();
+        std::fs::write(folder.path().join("huge"), "x".repeat(17 << 20)).unwrap();
+        let tree = Tree::at(folder.path()).unwrap();
+        assert_eq!(tree.text("shadow").as_deref(), Some(&*long));
+        assert_eq!(tree.text("huge"), None);
     }
 
     #[test]

@@ -256,7 +256,8 @@ impl Host {
                 self.make_tree(to, false);
             }
             Step::RenameTree { from, to } => {
-                if let Some(tree) = self.trees.borrow_mut().remove(from) {
+                let tree = self.trees.borrow_mut().remove(from);
+                if let Some(tree) = tree {
                     let mut now = self.now.borrow_mut();
                     now.images.remove(from.as_str());
                     now.images.insert(to.to_string());
@@ -319,7 +320,7 @@ impl Host {
 
     /// A write that is taken back, as the live host does it.
     fn due(&self, step: &Step) -> Result<Option<Step>, DeedError> {
-        let Step::Write { path, old, new } = step else { return Ok(Some(step.clone())) };
+        let Step::Write { path, old, new, mode } = step else { return Ok(Some(step.clone())) };
         let current = self.now.borrow().files.get(path).cloned();
         if current == *new {
             return Ok(None);
@@ -330,7 +331,7 @@ impl Host {
         }
         let merged = take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
         let new = merged.ok_or_else(|| DeedError::Touched(path.clone()))?;
-        Ok(Some(Step::Write { path: path.clone(), old: current, new }))
+        Ok(Some(Step::Write { path: path.clone(), old: current, new, mode: *mode }))
     }
 }
 
@@ -391,7 +392,7 @@ impl Executor for Host {
     }
 
     fn now(&self) -> Instant {
-        Instant::now()
+        nsctl::sys::now()
     }
 
     async fn perform(&self, stage: &[Step], _: Option<Instant>) -> Result<Vec<Sighting>, (usize, DeedError)> {

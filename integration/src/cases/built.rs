@@ -26,6 +26,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "create web --routed --ssh-key keys/none", 1, "is not a file")?;
     refused(lab, "create web --routed --hostname a_b", 1, "is no name for a host")?;
 
+    // Somebody else's file does not stand in the way.
+    lab.sh("setpriv --reuid nobody --clear-groups touch /var/tmp/nsctl-build-0")?;
     let said = lab.nsctl("create web --routed --open tcp/22 --hostname web.example.org --ssh-key keys/me.pub --root-password-file keys/password --run keys/first.sh")?;
     must!(said.ok() && said.stdout.contains("answers at 2001:db8:a:1::2"), "{}", said.all());
     let listed = lab.nsctl_ok("image list")?;
@@ -66,9 +68,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          until grep -q 'installing' log; do :; done
          kill -INT $pid; wait $pid && exit 1
          while pgrep mmdebstrap > /dev/null; do :; done
-         ls -A /tmp /var/tmp; ls -A /var/lib/machines"
+         ls -A /tmp /var/tmp | grep -v nsctl-build-0; ls -A /var/lib/nsctl/build; stat -c %a /var/lib/nsctl/build; ls -A /var/lib/machines"
     ))?;
-    let left = ["mmdebstrap.", "nsctl-"].iter().any(|word| cut.contains(word));
+    let left = ["mmdebstrap.", "nsctl-", ".tmp"].iter().any(|word| cut.contains(word)) || !cut.contains("700\n");
     must!(!left, "something is left:\n{cut}");
     must!(!lab.nsctl_ok("image list")?.contains(&image), "half an image");
     Ok(())

@@ -27,7 +27,7 @@ fn files(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("cp web:/srv/some/deep/file /root/back/")
         .or_else(|_| lab.sh("mkdir /root/back && nsctl cp web:/srv/some/deep/file /root/back/"))?;
     must!(lab.sh("cat /root/back/file; stat -c %u /root/back/file")? == "hello\n0\n", "{}", lab.sh("ls -la /root/back")?);
-    refused(lab, "cp web:/srv/nothing /root/", 1, "cannot copy")?;
+    refused(lab, "cp web:/srv/nothing /root/", 1, "does not exist")?;
     refused(lab, "cp web:/a web:/b", 1, "one of the two")?;
     refused(lab, "cp /root/none web:/a", 1, "does not exist")
 }

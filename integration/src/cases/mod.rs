@@ -49,6 +49,8 @@ cases! {
     built,
     imports,
     copies,
+    carried,
+    private,
     doctor,
     ra_guest,
     early,

@@ -31,8 +31,60 @@ end
     )?;
     must!(typed.contains("33 101") && typed.contains("got hello") && typed.contains("status 3"), "{typed}");
 
+    ended_input(lab)?;
+    forged(lab)?;
+    hostile(lab)?;
     refused(lab, "shell nobody", 1, "is not running")?;
     lab.nsctl_ok("stop web")?;
     refused(lab, "shell web true", 1, "is not running")?;
+    Ok(())
+}
+
+/// Whoever reads sees that the input is over, also a shell that is not ready yet.
+fn ended_input(lab: &Lab) -> Result<()> {
+    lab.sh("timeout 20 nsctl shell web < /dev/null > /dev/null; timeout 20 nsctl shell web cat < /dev/null")?;
+    let half = lab.sh("printf half | timeout 20 nsctl shell web wc -c; echo 'echo typed; exit 4' | timeout 20 nsctl shell web | grep -c typed")?;
+    must!(half.starts_with("4\n"), "{half}");
+    // More than a terminal holds, both ways at once.
+    let both = lab.sh("seq 40000 > many; timeout 60 nsctl shell web cat < many | cmp - many && echo same")?;
+    must!(both == "same\n", "{both}");
+    Ok(())
+}
+
+/// Nobody else in the guest learns the token with which a status is told.
+fn forged(lab: &Lab) -> Result<()> {
+    lab.sh(
+        "nsctl shell web sh -c 'touch /tmp/ready; until test -e /tmp/go; do sleep 0.1; done; exit 5' & pid=$!
+         until nsctl shell web test -e /tmp/ready; do :; done
+         strings=$(nsctl shell web --user nobody sh -c 'cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2> /dev/null | tr \"\\0\" \"\\n\"; systemctl show \"container-shell@*\" \"run-*\"; cat /run/systemd/transient/* 2> /dev/null')
+         nsctl shell web touch /tmp/go
+         wait $pid && exit 1 || test $? = 5
+         echo \"$strings\" | grep -q container-shell
+         if echo \"$strings\" | grep -oE '(^|[^0-9a-f])[0-9a-f]{32}($|[^0-9a-f])' | tr -dc '0-9a-f\\n' | grep -v -e $(nsctl shell web cat /etc/machine-id) -e $(cat /proc/sys/kernel/random/boot_id | tr -d -) > left; then :; fi
+         nsctl shell web sh -c 'systemctl show --property=InvocationID \"*\"' | tr -dc '0-9a-f\\n' > known; ! grep -vFf known left | grep -q .",
+    )
+    .map(drop)
+}
+
+/// A guest whose shell floods, says nothing, or is none, holds nobody up: expose runs a command there.
+fn hostile(lab: &Lab) -> Result<()> {
+    lab.nsctl_ok("shell web cp -a /bin/dash /root/dash")?;
+    let shells = [
+        "exec cat /dev/zero",
+        "exec sleep 1000",
+        "while :; do printf 'flood of words, no end'; done",
+    ];
+    for shell in shells {
+        lab.nsctl_ok("start web")?;
+        lab.booted("web")?;
+        let tree = lab.machines().join("web");
+        let script = tree.join("root/shell");
+        std::fs::write(&script, format!("#!/root/dash\n{shell}\n"))?;
+        lab.sh("chmod 755 /var/lib/machines/web/root/shell; ln -sfn /root/shell /var/lib/machines/web/usr/bin/sh")?;
+        let done = lab.sh("start=$(date +%s); nsctl expose web tcp/9 --to 127.0.0.1:9 2> said && exit 1; cat said; test $(($(date +%s) - start)) -lt 60; ! timeout 60 nsctl shell web true 2>> said; cat said");
+        lab.sh("ln -sfn dash /var/lib/machines/web/usr/bin/sh")?;
+        let done = done?;
+        must!(done.contains("started no shell within 10 s") && done.contains("started no shell within 20 s"), "{shell}: {done}");
+    }
     Ok(())
 }

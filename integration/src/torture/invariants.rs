@@ -77,7 +77,12 @@ fn routed(sight: &Sight) -> BTreeSet<String> {
 
 fn leases_are_unique(sight: &Sight) -> Result<()> {
     let state = nsctl::state::parse(sight.text("var/lib/nsctl/state.toml"))?;
-    let all = state.leases.held().values().chain(state.leases.resting()).map(ToString::to_string);
+    let all = state
+        .leases
+        .held()
+        .values()
+        .chain(state.leases.resting().iter().map(|rested| &rested.subnet))
+        .map(ToString::to_string);
     let mut seen = BTreeSet::new();
     for subnet in all {
         ensure!(seen.insert(subnet.clone()), "{subnet} twice");

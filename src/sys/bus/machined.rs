@@ -136,28 +136,26 @@ impl Bus {
         started.is_ok_and(|started| started.elapsed().is_ok_and(|age| age < BOOT_TIME))
     }
 
-    /// Copies a file or folder into a machine that runs, or out of it.
+    /// Copies a file or folder into a machine that runs.
     ///
     /// # Errors
     /// When machined cannot: what is there already is replaced only by force, which
     /// systemd before 253 does not know.
-    pub async fn copy(
+    pub async fn copy_into(
         &self,
         name: &MachineName,
         from: &Path,
         to: &Path,
-        inwards: bool,
         force: bool,
     ) -> Result<(), BusError> {
         const REPLACE: u64 = 1;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let doing = sort(MACHINED, format!("cannot copy {} to {}", from.display(), to.display()));
         let (machine, from, to) = (name.to_string(), text(from), text(to));
-        let copied = match (inwards, force) {
-            (true, false) => self.machined.copy_to_machine(machine, from, to).await,
-            (true, true) => self.machined.copy_to_machine_with_flags(machine, from, to, REPLACE).await,
-            (false, false) => self.machined.copy_from_machine(machine, from, to).await,
-            (false, true) => self.machined.copy_from_machine_with_flags(machine, from, to, REPLACE).await,
+        let copied = if force {
+            self.machined.copy_to_machine_with_flags(machine, from, to, REPLACE).await
+        } else {
+            self.machined.copy_to_machine(machine, from, to).await
         };
         copied.map_err(doing)
     }

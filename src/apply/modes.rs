@@ -1,0 +1,121 @@
+//! Permissions: what is rendered of a definition is never wider than it, whoever wrote it,
+//! and a definition that gets another name, or comes back by an undo, is as private as it was.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::emit::{self, Owner, nspawn_file};
+use crate::name::MachineName;
+use crate::plan::{Plan, Step};
+use crate::spec::{MACHINES_DIR, definition_path};
+use crate::sys::{Disk, DiskError};
+
+/// The plan with the permissions of its files, as they are known before the first step:
+/// later on the definition may be gone, and the journal must tell.
+pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    let mut definitions = BTreeMap::new();
+    for step in &mut plan.steps {
+        let Step::Write { path, mode, .. } = step else { continue };
+        if let Some(machine) = defined_by(path) {
+            *mode = mode.or_else(|| disk.mode(path)).or_else(|| disk.mode(&nspawn_file(&machine)));
+            definitions.extend(mode.map(|mode| (machine, mode)));
+        } else if let Some(original) = kept_of(path) {
+            *mode = mode.or_else(|| disk.mode(path)).or_else(|| disk.mode(&original));
+        }
+    }
+    for step in &mut plan.steps {
+        let Step::Write { path, mode, .. } = step else { continue };
+        let Owner::Machine(machine) = emit::owner_of(path) else { continue };
+        if defined_by(path).is_none() && kept_of(path).is_none() {
+            let known = definitions.get(&machine).copied();
+            *mode = known.or_else(|| disk.mode(&definition_path(&machine))).map(|most| most_of(path, most));
+        }
+    }
+    plan
+}
+
+/// Makes what was rendered of definitions that have been made private since then private, too.
+///
+/// # Errors
+/// When a file keeps its permissions.
+pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), DiskError> {
+    let mut definitions = BTreeMap::new();
+    for path in files.filter(|path| defined_by(path).is_none() && kept_of(path).is_none()) {
+        let Owner::Machine(machine) = emit::owner_of(path) else { continue };
+        let find = || disk.mode(&definition_path(&machine));
+        if let Some(most) = *definitions.entry(machine.clone()).or_insert_with(find) {
+            disk.narrow(path, most_of(path, most))?;
+        }
+    }
+    Ok(())
+}
+
+/// The machine whose definition this is.
+fn defined_by(path: &Path) -> Option<MachineName> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".toml")?;
+    path.starts_with(MACHINES_DIR).then(|| name.parse().ok())?
+}
+
+fn kept_of(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(path.file_name()?.to_str()?.strip_suffix(".before-nsctl")?))
+}
+
+/// The most that a file of a machine's may be readable, by who has to read it: the guest,
+/// whose users are nobody here, networkd by its group, or root alone.
+fn most_of(path: &Path, definition: u32) -> u32 {
+    let guests = [emit::GUEST_DIR, emit::expose::EXPOSE_DIR];
+    if guests.iter().any(|dir| path.starts_with(dir)) {
+        // Addresses and ports, which everybody on the host sees anyway.
+        return 0o644;
+    }
+    let networkd = if path.starts_with(emit::NETWORK_DIR) { 0o040 } else { 0 };
+    definition & 0o644 | networkd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_rendered_is_wider_than_its_definition() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        disk.write_private(Path::new("/etc/nsctl/machines.d/web.toml"), "x").unwrap();
+        let write =
+            |path: &str, mode| Step::Write { path: path.into(), old: None, new: Some("y".into()), mode };
+        let steps = vec![
+            write("/etc/nsctl/machines.d/new.toml", Some(0o640)),
+            write("/etc/nsctl/machines.d/free.toml", None),
+            write("/etc/systemd/nspawn/web.nspawn", None),
+            write("/etc/systemd/network/05-nsctl-ve-web.network", None),
+            write("/var/lib/nsctl/guest/web.network", None),
+            write("/etc/systemd/nspawn/new.nspawn", None),
+            write("/etc/systemd/nspawn/free.nspawn", None),
+        ];
+        let plan = settled(&disk, &Plan { steps, ..Plan::default() });
+        let modes = plan.steps.iter().map(|step| match step {
+            Step::Write { mode, .. } => *mode,
+            _ => None,
+        });
+        let expected = [Some(0o640), None, Some(0o600), Some(0o640), Some(0o644), Some(0o640), None];
+        assert_eq!(modes.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_is_there_gets_no_wider() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let path = Path::new("/etc/systemd/nspawn/web.nspawn");
+        let mode = |mode| {
+            disk.change(&[crate::sys::disk::Change { path, text: Some("x"), mode }]).unwrap();
+            disk.mode(path).unwrap()
+        };
+        assert_eq!(
+            [mode(None), mode(Some(0o640)), mode(Some(0o644)), mode(Some(0o600))],
+            [0o644, 0o640, 0o640, 0o600]
+        );
+        disk.narrow(path, 0o400).unwrap();
+        assert_eq!(disk.mode(path), Some(0o400));
+    }
+}

@@ -1,0 +1,147 @@
+//! What comes out of a guest. Its root owns the tree, and may change it while we read: so
+//! nothing is copied as it stands. What is in plain files and folders is made anew, root's,
+//! in a draft that nobody else sees, and moved into place when all of it is there: no mode
+//! that grants rights, no capability, no device comes along, and no link is followed.
+
+mod bring;
+mod draft;
+mod place;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
+
+pub use bring::LeftOut;
+pub use place::Place;
+
+/// How often a path is walked again while its folders are moved.
+const TRIES: usize = 100;
+
+/// How it is to be carried.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Symbolic links come too, those that stay within what is copied.
+    pub links: bool,
+    /// Files that are there are replaced, folders filled.
+    pub force: bool,
+    /// How many bytes at the most; each file, folder and link counts for some.
+    pub limit: u64,
+    /// Set by who does not want to wait for it.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Why nothing came.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryError {
+    #[error("{0} does not exist")]
+    Missing(String),
+    #[error("{0} is neither a file nor a folder")]
+    Special(String),
+    #[error("{0} is a link: what comes out of a machine goes through none")]
+    Link(String),
+    #[error("{0} is there already")]
+    Taken(String),
+    #[error(
+        "{0} is there already, and what comes is of another kind: of file and folder, neither replaces the other"
+    )]
+    Unlike(String),
+    #[error("{0} is no folder that is there")]
+    NoFolder(String),
+    #[error("it holds more than {0} bytes")]
+    TooLarge(u64),
+    #[error("its folders are more than {0} deep")]
+    TooDeep(usize),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{0}")]
+    Io(String, #[source] std::io::Error),
+}
+
+impl CarryError {
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            CarryError::Link(_) => "name the place where it leads to, or delete it",
+            CarryError::Taken(_) => "--force replaces files that are there, and fills folders",
+            CarryError::TooLarge(_) => "if that is as it should be: --max-size 200G, say",
+            CarryError::TooDeep(_) => "pack it inside with tar(1), and copy that",
+            CarryError::Unlike(_) => "choose another name, or delete it first",
+            CarryError::Missing(_) | CarryError::Special(_) => "nothing was copied",
+            CarryError::NoFolder(_) => "make it with mkdir(1), or leave out the '/' at its end",
+            CarryError::Interrupted => "nothing is left of it",
+            CarryError::Io(_, error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                "make room on that file system, then try again"
+            }
+            CarryError::Io(..) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(Errno) -> CarryError {
+    let what = what.into();
+    move |errno| CarryError::Io(what, errno.into())
+}
+
+/// The files of a machine that runs, with all that is mounted in it.
+#[derive(Debug)]
+pub struct Inside {
+    root: OwnedFd,
+}
+
+impl Inside {
+    /// Those of a machine whose first process this is.
+    ///
+    /// # Errors
+    /// When it has ended, or sees the host's own files.
+    pub fn of(leader: u32) -> std::io::Result<Inside> {
+        let mounts = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
+        let root = std::fs::File::open(format!("/proc/{leader}/root"))?;
+        if mounts(&leader.to_string())? == mounts("self")? {
+            return Err(std::io::Error::other("it has no files of its own"));
+        }
+        Ok(Inside { root: root.into() })
+    }
+
+    /// What a path leads to there; links lead nowhere but there.
+    fn find(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+            .mode(Mode::empty());
+        // Somebody inside moves folders meanwhile: tried again (openat2(2), EAGAIN).
+        let tries = (0..TRIES).map(|_| openat2(&self.root, path, how));
+        { tries }.find(|tried| !matches!(tried, Err(Errno::EAGAIN))).unwrap_or(Err(Errno::EAGAIN))
+    }
+
+    /// Whether a path leads to a folder there.
+    pub fn is_folder(&self, path: &Path) -> bool {
+        self.find(path, OFlag::O_DIRECTORY).is_ok()
+    }
+
+    /// Whether something of that name is there, and be it a link.
+    pub fn has(&self, path: &Path) -> bool {
+        self.find(path, OFlag::O_NOFOLLOW).is_ok()
+    }
+
+    /// Carries a file or folder out, whole or not at all; gives what was left out. `shown` is
+    /// what the user calls it.
+    ///
+    /// # Errors
+    /// Why nothing came; of folders that are there and were to be filled, some files may have come.
+    pub fn carry(&self, path: &Path, shown: &str, to: &Place, terms: &Terms) -> Result<LeftOut, CarryError> {
+        let found = self.find(path, OFlag::empty()).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => CarryError::Missing(shown.to_owned()),
+            errno => CarryError::Io(format!("{shown} cannot be read"), errno.into()),
+        })?;
+        to.must_take(&found, terms.force)?;
+        let draft = draft::Draft::make(to)?;
+        let left_out = bring::bring(&found, shown, &draft, terms)?;
+        to.take(&draft, terms.force)?;
+        Ok(left_out)
+    }
+}
