@@ -43,6 +43,7 @@ cases! {
     path_mtu,
     replaced,
     busy_services,
+    hanging,
     many_at_once,
     lifecycle,
     images,
