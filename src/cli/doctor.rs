@@ -56,11 +56,8 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
         let Some(row) = rows.iter().find(|row| row.name == *name) else {
             return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
         };
-        let link = row.host_interface.clone().unwrap_or_default();
-        let mine = |object: &str| {
-            object.split(", ").any(|word| word == row.name || (!link.is_empty() && word == link))
-        };
-        findings.retain(|finding| mine(&finding.object));
+        let link = row.host_interface.as_deref();
+        findings.retain(|finding| finding.is_of(&row.name, link));
     }
     if args.fix {
         fix(global, &args, &findings)?;

@@ -11,7 +11,7 @@ use super::{Fault, Global};
 use crate::apply::{self, Journal, Listener, Sighting, World};
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Wanted, plan};
+use crate::plan::{Plan, Wanted, guests, plan};
 use crate::pool::Subnet;
 use crate::spec::{HOST_FILE, MACHINES_DIR, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
@@ -184,7 +184,9 @@ pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
         .filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)))
         .map(|(path, text)| (path.clone(), text.clone()))
         .collect();
-    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)
+    let mut spec = Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)?;
+    guests::heed(&mut spec, observed);
+    Ok(spec)
 }
 
 /// A sighting as a sentence.
@@ -199,7 +201,7 @@ pub fn tell(sighting: &Sighting) -> String {
                 format!("{machine} answers at {address}{after}")
             } else {
                 format!(
-                    "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"
+                    "{machine} answers at {address}, which its guest chose by RA; {planned} is planned, and not there"
                 )
             }
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::files::Change;
+use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
 use crate::emit::Owner;
 use crate::name::{IfName, MachineName};
@@ -41,6 +42,15 @@ pub enum Refusal {
     TreeTaken(MachineName),
     #[error("'{0}' cannot start: it has no tree in /var/lib/machines, and its definition names no image")]
     NoTree(MachineName),
+    #[error("'{name}' cannot be a machine's name: {why}")]
+    Reserved { name: MachineName, why: String, hint: String },
+    #[error("{place}")]
+    Definition {
+        machine: MachineName,
+        /// Where the definition says what cannot be.
+        place: Box<Problem>,
+        hint: String,
+    },
     #[error("routed machines need nftables for their firewall, and there is no nft")]
     NoNft,
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
@@ -88,6 +98,7 @@ impl Refusal {
                 "name one in {}: image = \"…\"; `machinectl list-images` lists them",
                 definition_path(name).display()
             )),
+            Refusal::Reserved { hint, .. } | Refusal::Definition { hint, .. } => Some(hint.clone()),
             Refusal::PortIsBridge(_) => None,
         }
     }
@@ -95,7 +106,7 @@ impl Refusal {
 
 /// Everything on the host that is in the way.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
+    let mut refusals = naming::refusals(wanted, observed);
     if !observed.live {
         return refusals;
     }

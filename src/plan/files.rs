@@ -56,7 +56,8 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     let path = Path::new(names::HOSTS_FILE);
     let old = observed.file(path);
     let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
-    let entries = zone.map(|_| names::entries(&wanted.spec, &wanted.leases)).unwrap_or_default();
+    let entries =
+        zone.map(|_| names::entries(&wanted.spec, &wanted.leases, &observed.hostnames)).unwrap_or_default();
     let new = names::merge(old.unwrap_or_default(), &entries, zone.unwrap_or_default());
     let same = new == old.unwrap_or_default();
     let change = Change {

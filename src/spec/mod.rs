@@ -1,6 +1,7 @@
 //! What the user wants: nsctl.toml and machines.d/*.toml, parsed, defaulted and
 //! checked across machines.
 
+mod binds;
 pub mod edit;
 mod expose;
 mod host;
@@ -14,6 +15,7 @@ pub mod recipe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use binds::sources;
 pub use expose::Expose;
 pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Images, Tunnel, Uplink, zone_fault};
 pub use machine::{

@@ -56,6 +56,7 @@ cases! {
     bad_input,
     bad_pool,
     edited_file,
+    checked_before,
     no_services,
     undo,
     killed,
