@@ -48,6 +48,13 @@ pub fn mac(host: MachineId, name: &MachineName) -> Bytes {
     Bytes(octets)
 }
 
+/// The host part that a kernel makes of a MAC address where it takes a prefix from a router
+/// (RFC 4291 App. A).
+pub fn host_part(mac: &Bytes) -> Option<u64> {
+    let [a, b, c, d, e, f] = mac.0[..].try_into().ok()?;
+    Some(u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]))
+}
+
 /// The DUID of a guest that runs networkd (RFC 8415 11.3, with systemd's
 /// enterprise number 43793; networkd.conf(5), `DUIDType=vendor`).
 pub fn duid(guest: MachineId) -> Bytes {
@@ -81,6 +88,12 @@ mod tests {
         {
             assert!(bad.parse::<MachineId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_host_part_is_that_of_the_rfc() {
+        let mac = Bytes(vec![0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
+        assert_eq!(host_part(&mac), Some(0x3656_78ff_fe9a_bcde));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
 //! - [`fit`]: what makes a tree fit to boot unattended
 //! - [`frame`]: a command in a machine's terminal, and how it ended
+//! - [`settings`]: the settings that each version of systemd knows
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
 //! - [`emit`]: spec + lease -> text of systemd's files
@@ -37,6 +38,7 @@ pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod pool;
+pub mod settings;
 pub mod spec;
 pub mod state;
 pub mod sys;

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::emit::ini::Ini;
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{FIREWALL_FILE, Names, PLACES, Place, TREES_DIR, WANTS_DIR};
+use crate::emit::{FIREWALL_FILE, Names, Origin, PLACES, Place, TREES_DIR, WANTS_DIR};
 use crate::name::MachineName;
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
-    STOPPED_DIR, TreeId, accept_ra,
+    STOPPED_DIR, Stranger, TreeId, accept_ra,
 };
-use crate::spec::{HOST_FILE, MACHINES_DIR};
+use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
 use crate::state::STATE_FILE;
 use crate::sys::{
     Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together, tree,
@@ -42,6 +43,9 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
         }
         Some(bus) => live(&mut observed, disk, bus).await?,
     }
+    observed.hostnames = hostnames(disk)?;
+    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+    observed.strangers = strangers(disk, &observed);
     Ok(observed)
 }
 
@@ -62,12 +66,34 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.systemd, observed.nftables) = (systemd?, nftables?);
     (observed.links, observed.default_routes) = net?;
+    observed.missing = missing(disk, &observed.files);
     observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
     let switches = observed.links.iter().map(|link| accept_ra(&link.name));
     let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
     Ok(())
+}
+
+/// Of the trees that machines have, or may be made of.
+fn strangers(disk: &Disk, observed: &Observed) -> BTreeMap<String, Stranger> {
+    let defined = observed.files.keys().filter(|path| path.parent() == Some(Path::new(MACHINES_DIR)));
+    let defined = defined.filter_map(|path| path.file_stem()?.to_str()?.parse::<MachineName>().ok());
+    let names: BTreeSet<String> = defined.map(String::from).chain(observed.images.iter().cloned()).collect();
+    let strangers = names.into_iter().filter_map(|name| {
+        let stranger = disk.tree(&name)?.stranger()?;
+        Some((name, stranger))
+    });
+    strangers.collect()
+}
+
+/// As it is written down, and, where these files are this host's, as the kernel knows it.
+fn hostnames(disk: &Disk) -> Result<BTreeSet<String>, DiskError> {
+    let written = disk.read(Path::new("/etc/hostname"))?;
+    let now = disk.is_this_host().then(|| kernel::get("kernel/hostname")).flatten();
+    let lines = [written, now].into_iter().flatten();
+    let names = lines.map(|text| text.trim().to_owned());
+    Ok(names.filter(|name| !name.is_empty() && name != "(none)").collect())
 }
 
 /// Links and default routes; a netlink socket takes one dump at a time.
@@ -88,6 +114,8 @@ pub async fn machines(
     let mut observed = Observed::default();
     let Some(bus) = bus else {
         files(disk).await?.put_into(&mut observed);
+        observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+        observed.strangers = strangers(disk, &observed);
         return Ok((observed, BTreeMap::new()));
     };
     let net = Net::host()?;
@@ -99,6 +127,7 @@ pub async fn machines(
     observed.units = units?;
     (observed.links, observed.addresses) = net?;
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+    observed.strangers = strangers(disk, &observed);
     observed.live = true;
     Ok((observed, addresses))
 }
@@ -132,6 +161,9 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     if let Some(text) = disk.read(Path::new(FIREWALL_FILE))? {
         observed.files.insert(FIREWALL_FILE.into(), text);
     }
+    observed.missing = missing(disk, &observed.files);
+    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+    observed.strangers = strangers(disk, &observed);
     let (machines, ours) = tokio::join!(bus.machines(), nft::is_loaded());
     observed.machines = machines?;
     observed.nftables = ours?.map(|ours| Nftables { ours, ..Nftables::default() });
@@ -163,6 +195,30 @@ async fn files(disk: &Disk) -> Result<Files, DiskError> {
     };
     let done = tokio::task::spawn_blocking(read).await;
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What definitions, and files that a definition may be made of, bind into machines, and is not there.
+fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> {
+    // Few machines have any: the others are not parsed for it.
+    let binds = files.iter().filter(|(_, text)| ["ind", "verlay"].iter().any(|word| text.contains(word)));
+    let sources = binds.flat_map(|(path, text)| {
+        if path.starts_with(MACHINES_DIR) {
+            let machine = MachineSpec::parse(path, text);
+            return machine.map_or_else(
+                |_| Vec::new(),
+                |machine| machine.bind_sources().into_iter().map(|b| b.path).collect(),
+            );
+        }
+        if path.extension().is_none_or(|end| end != "nspawn") || Origin::of(text) != Origin::Foreign {
+            return Vec::new();
+        }
+        let written = Ini::parse(text);
+        let files = written.sections().filter(|(section, _)| *section == "Files");
+        files
+            .flat_map(|(_, settings)| settings.iter().flat_map(|(key, value)| spec::sources(key, value)))
+            .collect()
+    });
+    sources.filter(|path| !disk.exists(path)).collect()
 }
 
 impl Files {

@@ -46,6 +46,21 @@ pub struct Observed {
     pub nftables: Option<Nftables>,
     /// The kernel's switches that a step may change, as read from /proc/sys.
     pub sysctls: BTreeMap<String, String>,
+    /// Trees whose guests read no file of networkd's as they are, those of others too.
+    pub strangers: BTreeMap<String, Stranger>,
+    /// The host's names for itself.
+    pub hostnames: BTreeSet<String>,
+    /// What machines' mounts need of the host's files, and is not there.
+    pub missing: BTreeSet<PathBuf>,
+}
+
+/// A guest that starts no networkd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stranger {
+    /// A machine made of its tree will start it: it is there, and nothing else manages the network.
+    UntilFit,
+    Always,
 }
 
 /// Which tree it is, whatever its name: what the file system made it with, and nothing in it

@@ -261,7 +261,8 @@ fn names_are_those_of_records(observed: &Observed, edited: &Edited) {
         names::listed(observed.file(names::HOSTS_FILE.as_ref()).unwrap_or_default(), "machines.internal");
     let known = |entry: &names::Entry| !edited.iter().any(|name| name.as_str() == entry.name);
     let listed: Vec<_> = listed.into_iter().filter(known).collect();
-    let entries: Vec<_> = names::entries(&spec, &state.leases).into_iter().filter(known).collect();
+    let entries: Vec<_> =
+        names::entries(&spec, &state.leases, &observed.hostnames).into_iter().filter(known).collect();
     assert_eq!(listed, entries);
 }
 

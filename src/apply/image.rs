@@ -73,16 +73,23 @@ async fn transfer(
         Making::Build(recipe) => build(bus, &recipe, name, listener).await,
         Making::Import(path) if path.is_dir() => import_folder(bus, &path, name, listener).await,
         Making::Import(path) => import_file(bus, &path, name, limit, listener).await,
-        Making::Oci(reference) => Ok(bus.transfer(Transfer::PullOci { reference }, name, &hears).await?),
+        Making::Oci(reference) => {
+            Ok(bus.transfer(Transfer::PullOci { reference }, name, trees(), &hears).await?)
+        }
         Making::Pull { url, verify } => {
             let plain = url.split(['?', '#']).next().unwrap_or_default();
             let what = match kind_of(plain) {
                 Some(Kind::Raw) => Transfer::PullRaw { url, verify },
                 _ => Transfer::PullTar { url, verify },
             };
-            bounded(bus.transfer(what, name, &hears), &Disk::new(Path::new("/")), limit).await
+            bounded(bus.transfer(what, name, trees(), &hears), &Disk::new(Path::new("/")), limit).await
         }
     }
+}
+
+/// Where importd writes trees.
+fn trees() -> Option<&'static Path> {
+    Some(Path::new("/var/lib/machines"))
 }
 
 /// Ends a download that takes more room than it may.
@@ -114,7 +121,7 @@ pub async fn import_folder(
     listener: &dyn Listener,
 ) -> Result<(), DeedError> {
     let what = Transfer::ImportFolder(Disk::open_foreign(folder)?);
-    Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?)
+    Ok(bus.transfer(what, name, trees(), &|part| listener.progresses(part)).await?)
 }
 
 /// A tar or disk image, unpacked and counted on its way.
@@ -129,14 +136,17 @@ pub async fn import_file(
     // importd reads these back and forth.
     if kind == Kind::Raw && path.extension().is_some_and(|end| end == "qcow2") {
         let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
-        return Ok(bus.transfer(what, name, &|part| listener.progresses(part)).await?);
+        return Ok(bus.transfer(what, name, trees(), &|part| listener.progresses(part)).await?);
     }
     // A machine that nsctl exported is a tree, too.
     let (_, archive) = Unpacked::open(path)?.definition()?;
     let (pipe, feed) = archive.feed(kind, limit)?;
     let what = if kind == Kind::Raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
-    let done = bus.transfer(what, name, &|_| listener.progresses(feed.progress())).await;
-    feed.end()?;
+    let done = bus.transfer(what, name, trees(), &|_| listener.progresses(feed.progress())).await;
+    // Nobody may be reading what is fed.
+    if !done.as_ref().is_err_and(BusError::is_hang) {
+        feed.end()?;
+    }
     Ok(done?)
 }
 
@@ -157,7 +167,7 @@ pub async fn export(
     let hears = |part| world.listener.progresses(part);
     let mut interrupt = Interrupt::new();
     let done = tokio::select! {
-        done = bus.transfer(what, name.as_str(), &hears) => done.map_err(DeedError::from),
+        done = bus.transfer(what, name.as_str(), file.parent(), &hears) => done.map_err(DeedError::from),
         () = interrupt.came() => Err(DeedError::Interrupted),
     };
     if done.is_err() {
@@ -176,8 +186,16 @@ async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) 
         return import_folder(bus, &building.tree(), name, listener).await;
     };
     let (pipe, feed) = Unpacked::stream(recipe.tool, tar).feed(Kind::Tar, u64::MAX)?;
-    let imported = bus.transfer(Transfer::ImportTar(pipe), name, &|_| {});
-    let (built, imported) = tokio::join!(building.end(&hears), imported);
+    // While the tool downloads, nothing comes: that is no standstill.
+    let imported = async {
+        match bus.transfer(Transfer::ImportTar(pipe), name, None, &|_| {}).await {
+            Err(error) if error.is_hang() => Err(DeedError::from(error)),
+            imported => Ok(imported),
+        }
+    };
+    let built = async { Ok(building.end(&hears).await) };
+    // The tool waits for ever for who does not read what it gives.
+    let (built, imported) = tokio::try_join!(built, imported)?;
     built?;
     feed.end()?;
     Ok(imported?)

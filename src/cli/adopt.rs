@@ -132,7 +132,7 @@ async fn definition(
                 pool.and_then(|pool| subnet(settings, pool)).ok_or_else(|| not_routed(name, pool))?;
             let token = own_address(session, name, subnet).await.filter(|own| *own != subnet.machine_end());
             let token = token.map(|own| Ipv6Addr::from(u128::from(own) & u128::from(u64::MAX)));
-            let routed = Routed { subnet: Some(subnet), token };
+            let routed = Routed { subnet: Some(subnet), token, chosen: None };
             (Network::Routed(routed), ipv4(settings), rest(settings, Some(subnet)))
         }
     };

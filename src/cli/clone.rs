@@ -57,7 +57,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
             .says(&format!("note: '{name}' is running: the clone's files are as after a power cut"));
     }
     if let Network::Routed(routed) = &mut machine.network {
-        *routed = Routed { subnet: None, token: routed.token };
+        *routed = Routed { subnet: None, token: routed.token, chosen: None };
     }
     for port in machine.expose.iter_mut().filter_map(|expose| expose.host.take()) {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));

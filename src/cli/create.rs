@@ -8,9 +8,10 @@ use clap::Args;
 use super::handmade::{Handwritten, absorb, checked};
 use super::session::{About, Session};
 use super::{Fault, Global, image};
+use crate::emit::names::is_reserved;
 use crate::fit::{Init, Wishes};
 use crate::name::MachineName;
-use crate::plan::{NewImage, Refusal, Scope, Source, Wanted, settle};
+use crate::plan::{NewImage, Refusal, Scope, Source, Wanted, guests, settle, taken};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
 use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values, definition_path, edit};
 use crate::state::State;
@@ -71,9 +72,10 @@ impl FirstBoot {
         if let Some(name) = self.hostname.as_deref() {
             let plain =
                 (1..=64).contains(&name.len()) && name.chars().all(label) && !name.starts_with(['-', '.']);
-            if !plain {
-                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug()))
-                    .hint("letters, digits, '-' and '.': web.example.org"));
+            if !plain || is_reserved(name) {
+                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug())).hint(
+                    "letters, digits, '-' and '.', and nothing that means another host: web.example.org",
+                ));
             }
         }
         let file = |path: Option<PathBuf>| match path {
@@ -155,7 +157,10 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         ..MachineSpec::new(network)
     };
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
-    heed_init(&mut machine, &name, made.as_ref().map(|made| &made.source))?;
+    let init = heed_init(&mut machine, &name, made.as_ref().map(|made| &made.source))?;
+    if let (Network::Routed(routed), Some(Init::Busybox | Init::Other)) = (&mut machine.network, init) {
+        routed.chosen = guests::host_part(&name, &session.observed);
+    }
 
     let mut spec = session.spec.clone();
     let definition = checked(&definition_path(&name), edit::new_definition(&machine))?;
@@ -193,7 +198,10 @@ pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> 
         return Err(Fault::new(format!("'{name}' is running already, and nsctl did not make it"))
             .hint(format!("`nsctl attach {name} --routed` gives it a subnet as it is")));
     }
-    Ok(())
+    match taken(name, &session.spec, &session.observed) {
+        Some(refusal) => Err(vec![refusal].into()),
+        None => Ok(()),
+    }
 }
 
 /// What a guest without a resolver of its own asks.
@@ -208,7 +216,12 @@ pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<St
 }
 
 /// A guest whose init does not hear nspawn's own signal is told by its own to shut down.
-fn heed_init(machine: &mut MachineSpec, name: &MachineName, source: Option<&Source>) -> Result<(), Fault> {
+/// Gives what it is, as far as that can be seen before its tree is there.
+fn heed_init(
+    machine: &mut MachineSpec,
+    name: &MachineName,
+    source: Option<&Source>,
+) -> Result<Option<Init>, Fault> {
     let init = match source {
         None => Tree::of(name.as_str()).map(|tree| tree.guest().init),
         Some(Source::Clone(image)) => Tree::of(image).map(|tree| tree.guest().init),
@@ -220,7 +233,7 @@ fn heed_init(machine: &mut MachineSpec, name: &MachineName, source: Option<&Sour
         let exec = machine.nspawn.entry("Exec".to_owned()).or_default();
         exec.entry("KillSignal".to_owned()).or_insert_with(|| Values::One(signal.to_owned()));
     }
-    Ok(())
+    Ok(init)
 }
 
 /// The word for the image that the tree is made from; none where the tree is there.

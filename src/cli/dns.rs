@@ -48,9 +48,9 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
             Fault::new(format!("--zone: '{}' {wrong}", zone.escape_debug())).hint("--zone example.org")
         );
     }
-    let entries = entries(&spec, &state(&observed)?.leases);
+    let entries = entries(&spec, &state(&observed)?.leases, &observed.hostnames);
     let text = match args.format {
-        Format::Hosts => lines(&entries, &zone, &|name| name == "localhost"),
+        Format::Hosts => lines(&entries, &zone, &|_| false),
         Format::Zone => forward(&entries, &zone),
         Format::Reverse => reverse(&entries, &zone, pool),
     };

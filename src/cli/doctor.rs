@@ -49,17 +49,15 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
     if let Some(seconds) = args.probe {
         return probe(global, seconds).await;
     }
-    let mut findings = findings(global).await?;
-    if let Some(name) = &args.name {
+    let (mut findings, looked) = findings(global).await?;
+    // What keeps doctor from looking at a machine is that machine's matter, too.
+    if let Some(name) = args.name.as_ref().filter(|_| looked) {
         let rows = look(global).await?.rows;
         let Some(row) = rows.iter().find(|row| row.name == *name) else {
             return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
         };
-        let link = row.host_interface.clone().unwrap_or_default();
-        let mine = |object: &str| {
-            object.split(", ").any(|word| word == row.name || (!link.is_empty() && word == link))
-        };
-        findings.retain(|finding| mine(&finding.object));
+        let link = row.host_interface.as_deref();
+        findings.retain(|finding| finding.is_of(&row.name, link));
     }
     if args.fix {
         fix(global, &args, &findings)?;
@@ -79,7 +77,8 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
     Ok(u8::from(bad))
 }
 
-async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
+/// And whether all could be looked at.
+async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     let Some(bus) = bus(global).await? else {
         return Err(Fault::new("doctor looks at a running host, not at a folder of files")
             .hint("`nsctl --root DIR plan` shows what is out of step in files"));
@@ -87,11 +86,15 @@ async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
     if !sys::is_root() && !global.quiet {
         err!("note: firewalls and machines' own networks are looked at by root alone");
     }
+    let hanging = services::hanging(&bus.hanging().await);
+    if !hanging.is_empty() {
+        return Ok((hanging, false));
+    }
     // Who asks a service that is down would start it.
     let services = bus.services(&services::ASKED).await?;
     let down = services::first(&services);
     if !down.is_empty() {
-        return Ok(down);
+        return Ok((down, false));
     }
     let disk = Disk::new(&global.root);
     let observed = observe::host(&disk, Some(&bus)).await?;
@@ -104,7 +107,7 @@ async fn findings(global: &Global) -> Result<Vec<Finding>, Fault> {
             facts.left_out = left_out;
         }
     }
-    Ok(examine(&facts))
+    Ok((examine(&facts), true))
 }
 
 /// One machine's way to the world.

@@ -110,7 +110,7 @@ fn at_home_here(
     let foreign = routed.subnet.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet)));
     if let Some(subnet) = foreign {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
-        *routed = Routed { subnet: None, token: routed.token };
+        *routed = Routed { subnet: None, token: routed.token, chosen: None };
         let text = edit::set_network(&definition, &machine.network)?;
         return Ok((machine, text));
     }

@@ -12,6 +12,7 @@ use super::{Fault, Global, text};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observe;
+use crate::plan::guests;
 use crate::spec::{HOST_FILE, Problems, Spec};
 use crate::state::rebuild;
 use crate::sys::tree::Tree;
@@ -70,7 +71,8 @@ pub async fn look(global: &Global) -> Result<Looked, Fault> {
         Ok(state) => (state.leases, None),
         Err(error) => (rebuild(&observed.files).map(|state| state.leases).unwrap_or_default(), Some(error)),
     };
-    let (spec, mut problems) = Spec::read(observed.file(Path::new(HOST_FILE)), &definitions(&observed));
+    let (mut spec, mut problems) = Spec::read(observed.file(Path::new(HOST_FILE)), &definitions(&observed));
+    guests::heed(&mut spec, &observed);
     problems.extend(spec.strays.iter().cloned());
     let is_whole = problems.is_empty() && state_fault.is_none() && spec.broken.is_empty();
     if !problems.is_empty() {

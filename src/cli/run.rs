@@ -10,7 +10,7 @@ use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply;
 use crate::name::MachineName;
-use crate::plan::{Plan, Scope, Step, Wanted, check, flushed};
+use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys;
 
@@ -64,6 +64,14 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     }
     let started = sys::now();
     let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
+    if way != Way::Stop {
+        let ours = machines.iter().filter_map(|name| Some((name, wanted.spec.machines.get(name)?)));
+        let missing: Vec<Refusal> =
+            ours.flat_map(|(name, machine)| unbound(name, machine, &wanted, &session.observed)).collect();
+        if !missing.is_empty() {
+            return Err(missing.into());
+        }
+    }
     let checks = checks(&session, &machines, &wanted);
     let steps = steps(way, &machines, &checks, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;

@@ -13,7 +13,7 @@ use crate::apply::{self, Interrupt, Listener, Sighting, Unmended, World};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Refusal, Scope, Wanted, plan};
+use crate::plan::{Plan, Refusal, Scope, Wanted, guests, plan};
 use crate::pool::Subnet;
 use crate::spec::{Definitions, HOST_FILE, MACHINES_DIR, MachineSpec, Problem, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
@@ -301,7 +301,9 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
 
 /// The spec that the observed files hold.
 pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
-    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions(observed))
+    let mut spec = Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions(observed))?;
+    guests::heed(&mut spec, observed);
+    Ok(spec)
 }
 
 /// The definitions among the observed files.
@@ -328,7 +330,7 @@ pub fn tell(sighting: &Sighting) -> String {
                 format!("{machine} answers at {address}{after}")
             } else {
                 format!(
-                    "{machine} answers at {address}, which its guest chose by RA; it does not read the file with {planned}"
+                    "{machine} answers at {address}, which its guest chose by RA; {planned} is planned, and not there"
                 )
             }
         }

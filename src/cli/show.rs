@@ -51,7 +51,11 @@ fn sheet(global: &Global, row: &Row) -> String {
     add("network", Some(row.network.mode.to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
     add("number", row.network.number.map(|number| format!("{number:#x} of the delegated prefix")));
-    add("planned", row.network.address.map(|address| address.to_string()));
+    let planned = row.network.address.map(|address| match row.own_choice {
+        Some(own) => format!("{address}; its guest gave itself {own}, which no name leads to"),
+        None => address.to_string(),
+    });
+    add("planned", planned);
     add("bridge", row.network.bridge.clone());
     let mut has: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();
     if has.is_empty() && row.state == "running" {

@@ -36,6 +36,9 @@ pub struct Row {
     pub duid: Option<String>,
     /// Where planned, configured and live are apart, in sentences.
     pub drift: Vec<String>,
+    /// The address that a guest which reads no file of networkd's gave itself in its /64, where
+    /// that is not what follows from its MAC address (RFC 7217, RFC 8981): nobody can plan it.
+    pub own_choice: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -69,6 +72,7 @@ pub fn rows(
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
     for row in &mut rows {
         row.old_addresses = old_addresses(row);
+        row.own_choice = own_choice(row, spec);
         row.drift = drift(row, observed, spec, &files, addresses.contains_key(&row.name));
     }
     rows
@@ -96,7 +100,9 @@ fn drift(row: &Row, observed: &Observed, spec: &Spec, files: &MachineFiles, look
     let mine = files.get(&name).into_iter().flatten();
     let mut drift: Vec<String> = mine.filter_map(|(path, file)| file_drift(path, file, observed)).collect();
     let planned = row.network.address.map(IpAddr::V6).filter(|_| row.state == "running" && looked);
-    if let Some(planned) = planned.filter(|planned| !row.addresses.contains(planned)) {
+    if let Some(planned) =
+        planned.filter(|planned| !row.addresses.contains(planned) && row.own_choice.is_none())
+    {
         drift.push(format!("{planned} is planned, and not there"));
     }
     let by_unit = matches!(
@@ -155,6 +161,7 @@ fn row(
         mac: mac(observed, machine.as_ref()),
         duid: None,
         drift: Vec::new(),
+        own_choice: None,
         name,
     }
 }
@@ -188,6 +195,18 @@ fn of_the_day(observed: &Observed, machine: &MachineName, lease: Subnet) -> Opti
         _ => None,
     });
     global.next_back()
+}
+
+fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
+    let name: MachineName = row.name.parse().ok()?;
+    let Network::Routed(routed) = &spec.machines.get(&name)?.network else { return None };
+    let planned = row.network.address.filter(|_| routed.token.is_none() && routed.chosen.is_some())?;
+    let prefix = row.network.prefix?;
+    let mut own = row.addresses.iter().filter(|address| match address {
+        IpAddr::V6(address) => prefix.contains(*address),
+        IpAddr::V4(_) => false,
+    });
+    if row.addresses.contains(&IpAddr::V6(planned)) { None } else { own.next().copied() }
 }
 
 /// What a machine still has of a prefix that is delegated no more.

@@ -18,6 +18,9 @@ use serde::Serialize;
 
 pub use facts::Facts;
 
+use crate::emit::{Owner, owner_of};
+use crate::spec::MACHINES_DIR;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +46,21 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether it is about this machine, its interface, or one of its files.
+    pub fn is_of(&self, machine: &str, link: Option<&str>) -> bool {
+        let file = self.object.rsplit_once(':').map_or(self.object.as_str(), |(file, _)| file);
+        let file = std::path::Path::new(file);
+        let owner = |path| matches!(owner_of(path), Owner::Machine(owner) if owner.as_str() == machine);
+        let definition = file.parent() == Some(MACHINES_DIR.as_ref())
+            && file.file_stem().is_some_and(|stem| stem == machine);
+        // Of a drop-in the folder tells.
+        let drop_in = file.parent().and_then(|folder| folder.to_str()?.strip_suffix(".d"));
+        let named = self.object.split(", ").any(|word| word == machine || Some(word) == link);
+        named
+            || definition
+            || (file.is_absolute() && (owner(file) || drop_in.is_some_and(|f| owner(f.as_ref()))))
+    }
+
     fn error(object: impl Into<String>, what: impl Into<String>, causes: impl Into<String>) -> Finding {
         Finding {
             level: Level::Error,
@@ -87,4 +105,31 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.sort();
     findings.dedup();
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_files_are_its_own() {
+        let of = |object: &str| Finding::error(object, "", "").is_of("web", Some("ve-web"));
+        for object in [
+            "web",
+            "db, web",
+            "ve-web",
+            "/etc/nsctl/machines.d/web.toml:4",
+            "/etc/systemd/nspawn/web.nspawn:2",
+            "/run/systemd/nspawn/web.nspawn:2",
+            "/etc/systemd/network/05-nsctl-ve-web.network:3",
+            "/etc/systemd/network/05-nsctl-ve-web.network.d/50-x.conf:1",
+        ] {
+            assert!(of(object), "{object}");
+        }
+        for object in
+            ["db", "the host", "/etc/nsctl/machines.d/webb.toml:4", "/etc/systemd/network/web.network:3"]
+        {
+            assert!(!of(object), "{object}");
+        }
+    }
 }

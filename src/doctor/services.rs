@@ -24,6 +24,18 @@ pub fn first(services: &BTreeMap<String, Service>) -> Vec<Finding> {
     networkd.into_iter().chain(machined(services)).collect()
 }
 
+/// Services that run and do not answer: nothing can be known before they do.
+pub fn hanging(all: &[&str]) -> Vec<Finding> {
+    let told = all.iter().map(|service| {
+        let mend = match *service {
+            "systemd" => "systemctl status init.scope".to_owned(),
+            service => format!("systemctl restart {service}"),
+        };
+        Finding::error(*service, "runs, but does not answer", "whoever asks it waits in vain").mend(mend)
+    });
+    told.collect()
+}
+
 fn fault(services: &BTreeMap<String, Service>, name: &str) -> Option<Finding> {
     let service = services.get(name).copied().unwrap_or_default();
     let why = match name {

@@ -263,7 +263,7 @@ impl<'a> MachineFiles<'a> {
     /// The prefix changes, the host part stays; the gateway does not go when
     /// networkd on the host restarts.
     fn delegated_guest_end(&self, ini: Ini, routed: &Routed) -> Ini {
-        let token = routed.token.unwrap_or(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 2));
+        let token = Ipv6Addr::from(u128::from(routed.host_part().unwrap_or(2)));
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "yes")

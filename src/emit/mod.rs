@@ -16,7 +16,7 @@ pub use firewall::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT};
 pub use host::{switches, tunnel_of};
 use machine::MachineFiles;
 pub use machine::{GATEWAY, MOUNT_BURST, TARGET_LINK, WANTS_DIR, guest_file, nspawn_file, wants_link};
-pub use origin::Origin;
+pub use origin::{Origin, sign};
 
 use crate::name::{IfName, MachineName};
 use crate::pool::Leases;

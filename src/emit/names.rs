@@ -1,10 +1,12 @@
 //! Names of routed machines: a block in the host's /etc/hosts (hosts(5)), and
 //! the listener through which its machines ask systemd-resolved.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use super::ini::Ini;
+use crate::name::MachineName;
 use crate::pool::Leases;
 use crate::spec::{HostSpec, Network, Spec};
 
@@ -23,12 +25,69 @@ pub struct Entry {
     pub name: String,
 }
 
-/// Every routed machine with a lease, by its address that stays.
-pub fn entries(spec: &Spec, leases: &Leases) -> Vec<Entry> {
-    let routed = spec.machines.iter().filter_map(|(name, machine)| match &machine.network {
+/// What others ask for, and trust to be somebody else: this host and its groups (hosts(5),
+/// nss-myhostname(8)), proxies (WPAD) and tunnels (RFC 5214) that clients look for by
+/// themselves, and where a cloud's machines get their keys.
+const RESERVED: [&str; 20] = [
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "localhost.localdomain",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ip6-localnet",
+    "ip6-mcastprefix",
+    "ip6-allnodes",
+    "ip6-allrouters",
+    "ip6-allhosts",
+    "broadcasthost",
+    "gateway",
+    "wpad",
+    "isatap",
+    "metadata",
+    "metadata.google.internal",
+    "instance-data",
+];
+
+/// Whether a name, in any case, means something else everywhere.
+pub fn is_reserved(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    // Those of nss-myhostname(8) begin so: _gateway, _outbound, _localdnsstub.
+    RESERVED.contains(&name.as_str()) || name.starts_with('_') || name.ends_with(".localhost")
+}
+
+/// Whether a name, in any case, is one of the host's own; each may be a whole one.
+pub fn is_the_hosts(name: &str, own: &BTreeSet<String>) -> bool {
+    own.iter().any(|own| {
+        let short = own.split('.').next().unwrap_or_default();
+        own.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
+    })
+}
+
+/// Whether the host's own lines of hosts(5) have a name, in any case.
+pub fn is_in_hosts(name: &str, text: &str) -> bool {
+    let (before, after) = without_block(text);
+    let lines = before.lines().chain(after.lines()).map(|line| line.split('#').next().unwrap_or_default());
+    { lines }.any(|line| line.split_whitespace().skip(1).any(|word| word.eq_ignore_ascii_case(name)))
+}
+
+/// Every routed machine with a lease, by its address that stays. Names are the same in any case
+/// (RFC 4343), and so are published in one; what means something else is not. `own` are the
+/// host's names for itself.
+pub fn entries(spec: &Spec, leases: &Leases, own: &BTreeSet<String>) -> Vec<Entry> {
+    let mut names: Vec<&MachineName> = spec.machines.keys().collect();
+    // Of two that differ in their case alone, the one that is as it is published.
+    names.sort_by_key(|name| {
+        (name.as_str().to_ascii_lowercase(), name.as_str() != name.as_str().to_ascii_lowercase())
+    });
+    names.dedup_by_key(|name| name.as_str().to_ascii_lowercase());
+    names.retain(|name| !is_reserved(name.as_str()) && !is_the_hosts(name.as_str(), own));
+    let routed = names.into_iter().filter_map(|name| match &spec.machines.get(name)?.network {
         Network::Routed(routed) => {
             let subnet = spec.host.fixed_subnet(leases.get(name)?)?;
-            Some(Entry { address: routed.address(subnet), name: name.to_string() })
+            Some(Entry { address: routed.address(subnet), name: name.as_str().to_ascii_lowercase() })
         }
         Network::Bridge(_) => None,
     });
@@ -37,10 +96,11 @@ pub fn entries(spec: &Spec, leases: &Leases) -> Vec<Entry> {
     entries
 }
 
-/// The lines of hosts(5). A name that the host knows already is given only with its zone.
+/// The lines of hosts(5). A name that the host knows already is given only with its zone, and
+/// so is one with dots: it may be somebody's in the world.
 pub fn lines(entries: &[Entry], zone: &str, known: &dyn Fn(&str) -> bool) -> String {
     let line = |Entry { address, name }: &Entry| {
-        let alias = if known(name) { String::new() } else { format!(" {name}") };
+        let alias = if name.contains('.') || known(name) { String::new() } else { format!(" {name}") };
         format!("{address} {name}.{zone}{alias}\n")
     };
     entries.iter().map(line).collect()
@@ -50,13 +110,7 @@ pub fn lines(entries: &[Entry], zone: &str, known: &dyn Fn(&str) -> bool) -> Str
 pub fn merge(old: &str, entries: &[Entry], zone: &str) -> String {
     let (before, after) = without_block(old);
     let words = format!("{before}{after}");
-    let known = |name: &str| {
-        name == "localhost"
-            || words
-                .lines()
-                .map(|line| line.split('#').next().unwrap_or_default())
-                .any(|line| line.split_whitespace().skip(1).any(|word| word == name))
-    };
+    let known = |name: &str| is_in_hosts(name, &words);
     if entries.is_empty() {
         return words;
     }
@@ -139,6 +193,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spec::definition_path;
 
     fn entry(address: &str, name: &str) -> Entry {
         Entry { address: address.parse().unwrap(), name: name.into() }
@@ -157,6 +212,30 @@ mod tests {
         let one = merge(&after, &two[..1], "internal");
         assert_eq!(one, format!("{old}\n{BEGIN}\n2001:db8::2 web.internal web\n{END}\n::1 more\n"));
         assert_eq!(merge(&one, &[], "internal"), format!("{old}\n::1 more\n"));
+    }
+
+    #[test]
+    fn nobody_takes_over_a_name() {
+        let routed = "[network]\nmode = \"routed\"\n";
+        let names = ["LOCALHOST", "Web", "web", "db", "deb.debian.org", "Host1", "wpad"];
+        let files = names.iter().map(|name| (definition_path(&name.parse().unwrap()), routed.to_owned()));
+        let spec = Spec::parse(Some("pool = \"2001:db8:a::/48\""), &crate::spec::readable(&files.collect()))
+            .unwrap();
+        let mut leases = Leases::default();
+        for name in spec.machines.keys() {
+            leases.lease(spec.host.pool.unwrap(), name, None).unwrap();
+        }
+        let own = ["host1.example.org".to_owned()].into();
+        let entries = entries(&spec, &leases, &own);
+        let names: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["db", "deb.debian.org", "web"].into());
+        let web = leases.get(&"web".parse().unwrap()).unwrap().machine_end();
+        assert!(entries.contains(&Entry { address: web, name: "web".into() }));
+        let text = merge("192.0.2.7 DB\n", &entries, "internal");
+        assert!(text.contains(" deb.debian.org.internal\n") && text.contains(" db.internal\n"), "{text}");
+        assert!(text.contains(" web.internal web\n"), "{text}");
+        assert!(is_reserved("_gateway") && is_reserved("a.LocalHost") && !is_reserved("web"));
+        assert!(!is_in_hosts("web", &text) && is_in_hosts("db", &text));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::files::Change;
+use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
 use crate::emit::{self, Owner};
 use crate::name::{IfName, MachineName};
@@ -49,6 +50,15 @@ pub enum Refusal {
     Stray(Problem),
     #[error("'{machine}' cannot be made: {why}")]
     NoSource { machine: MachineName, why: String },
+    #[error("'{name}' cannot be a machine's name: {why}")]
+    Reserved { name: MachineName, why: String, hint: String },
+    #[error("{place}")]
+    Definition {
+        machine: MachineName,
+        /// Where the definition says what cannot be.
+        place: Box<Problem>,
+        hint: String,
+    },
     #[error("routed machines need nftables for their firewall, and there is no nft")]
     NoNft,
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
@@ -104,6 +114,7 @@ impl Refusal {
             Refusal::NoSource { .. } => {
                 Some("image = \"…\" takes a tar file, a disk image, a folder, or an image's name: `nsctl image list`".into())
             }
+            Refusal::Reserved { hint, .. } | Refusal::Definition { hint, .. } => Some(hint.clone()),
             Refusal::PortIsBridge(_) => None,
         }
     }
@@ -123,6 +134,8 @@ impl Refusal {
             | Refusal::NoImage { machine, .. }
             | Refusal::Held { machine, .. }
             | Refusal::Broken { machine, .. }
+            | Refusal::Reserved { name: machine, .. }
+            | Refusal::Definition { machine, .. }
             | Refusal::NoSource { machine, .. } => Some(machine.clone()),
             Refusal::NoUplink(..)
             | Refusal::PortTaken { .. }
@@ -136,7 +149,7 @@ impl Refusal {
 
 /// Everything on the host that is in the way.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
+    let mut refusals = naming::refusals(wanted, observed);
     if !observed.live {
         return refusals;
     }

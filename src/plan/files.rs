@@ -58,9 +58,11 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     let path = Path::new(names::HOSTS_FILE);
     let old = observed.file(path);
     let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
-    let mut entries = zone.map(|_| names::entries(&wanted.spec, &wanted.leases)).unwrap_or_default();
+    let mut entries =
+        zone.map(|_| names::entries(&wanted.spec, &wanted.leases, &observed.hostnames)).unwrap_or_default();
     // Who is left out keeps the name and address that it runs with.
-    let is_left_out = |name: &str| wanted.left_out.iter().any(|other| other.as_str() == name);
+    let is_left_out =
+        |name: &str| wanted.left_out.iter().any(|other| other.as_str().eq_ignore_ascii_case(name));
     entries.retain(|entry| !is_left_out(&entry.name));
     let there = names::listed(old.unwrap_or_default(), zone.unwrap_or_default());
     entries.extend(there.into_iter().filter(|entry| is_left_out(&entry.name)));

@@ -1,9 +1,12 @@
 //! (what is wanted, what is observed) -> ordered steps. Pure.
 
 mod checks;
+mod definitions;
 mod effects;
 mod files;
+pub mod guests;
 mod machines;
+mod naming;
 pub mod others;
 mod stale;
 mod step;
@@ -13,9 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use checks::Refusal;
+pub use definitions::unbound;
 pub use effects::Effect;
 pub use files::{diff, kept_beside};
 pub use machines::{check, wrong_link};
+pub use naming::taken;
 pub use stale::Stale;
 pub use step::{Source, Step, stages, undo, with_reloads};
 pub use whole::{Whole, whole};
@@ -157,6 +162,7 @@ impl Plan {
 /// # Errors
 /// Every reason not to begin, at once.
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
+    let wanted = &guests::settled(wanted, observed);
     let mut refusals = checks::refusals(wanted, observed);
     let changes = match files::changes(wanted, observed) {
         Ok(changes) if refusals.is_empty() => changes,
@@ -166,10 +172,15 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
             return Err(refusals);
         }
     };
+    let unfit = definitions::refusals(wanted, observed, &changes);
+    if !unfit.is_empty() {
+        return Err(unfit);
+    }
     let fates = machines::fates(wanted, observed, &changes);
     let mut notes = fates.notes();
     notes.extend(wanted.made.iter().map(|image| format!("the image '{image}' is made first")));
     notes.extend(checks::notes(wanted, observed, &changes));
+    notes.extend(naming::notes(wanted, observed));
     notes.extend(others::notes(wanted, observed));
     let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
     if observed.live {

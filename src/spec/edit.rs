@@ -320,6 +320,7 @@ mod tests {
         let mut machine = MachineSpec::new(Network::Routed(Routed {
             subnet: Some("2001:db8:a:7::/64".parse().unwrap()),
             token: Some("::5".parse().unwrap()),
+            chosen: None,
         }));
         machine.image = Some("debian-13".into());
         machine.autostart = false;

@@ -99,12 +99,20 @@ pub struct Routed {
     pub subnet: Option<Subnet>,
     /// The host part of its address, instead of `::2`.
     pub token: Option<Ipv6Addr>,
+    /// The host part that its guest gives itself, where that reads no file of networkd's and no
+    /// token is asked for. Nobody writes it: it follows from the tree and the machine's name.
+    pub chosen: Option<u64>,
 }
 
 impl Routed {
     /// The machine's address in `subnet`.
     pub fn address(&self, subnet: Subnet) -> Ipv6Addr {
-        self.token.map_or(subnet.machine_end(), |token| subnet.address(u128::from(token) as u64))
+        self.host_part().map_or(subnet.machine_end(), |part| subnet.address(part))
+    }
+
+    /// The host part of its address; none: the usual one.
+    pub fn host_part(&self) -> Option<u64> {
+        self.token.map(|token| u128::from(token) as u64).or(self.chosen)
     }
 }
 
@@ -331,7 +339,7 @@ fn network(table: NetworkTable) -> Result<Network, (&'static str, String)> {
                 "token",
                 format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'"),
             )),
-            token => Ok(Network::Routed(Routed { subnet, token })),
+            token => Ok(Network::Routed(Routed { subnet, token, chosen: None })),
         },
     }
 }

@@ -1,6 +1,7 @@
 //! What the user wants: nsctl.toml and machines.d/*.toml, parsed, defaulted and
 //! checked across machines.
 
+mod binds;
 pub mod edit;
 mod expose;
 mod host;
@@ -14,6 +15,7 @@ pub mod recipe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use binds::sources;
 pub use expose::Expose;
 pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Images, Tunnel, Uplink, zone_fault};
 pub use machine::{
@@ -179,6 +181,11 @@ const NO_TEXT: &str = "is not UTF-8 text";
 /// Whether some of its bytes were no text.
 fn is_torn(text: &str) -> bool {
     text.contains('\u{fffd}')
+}
+
+/// Definitions all of which could be read.
+pub fn readable(texts: &BTreeMap<PathBuf, String>) -> Definitions {
+    texts.iter().map(|(path, text)| (path.clone(), Ok(text.clone()))).collect()
 }
 
 fn text_of<'t>(texts: &'t Definitions, name: &MachineName) -> &'t str {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use toml_edit::{Item, TableLike};
+
 /// One fault in one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -39,6 +41,27 @@ impl Problem {
         Problem::at_some(file, text, span, message)
     }
 
+    /// A fault of a setting in a table of a table, such as `[nspawn.Files]`: at its name, or at one of
+    /// its values.
+    pub fn at_setting(
+        file: &Path,
+        text: &str,
+        tables: &[&str],
+        key: &str,
+        value: Option<&str>,
+        message: impl Into<String>,
+    ) -> Problem {
+        let span = toml_edit::Document::parse(text)
+            .ok()
+            .and_then(|document| setting_span(document.as_item(), tables, key, value));
+        Problem::at_some(file, text, span, message)
+    }
+
+    /// The line that it is in, from 1 on.
+    pub fn line(&self) -> Option<usize> {
+        self.place.as_ref().map(|place| place.line)
+    }
+
     /// A fault of the name of a table, such as `[bridge.vbr0]`.
     pub fn at_table(file: &Path, text: &str, outer: &str, name: &str, message: impl Into<String>) -> Problem {
         let span = toml_edit::Document::parse(text)
@@ -60,6 +83,30 @@ impl Problem {
             Some(span) => Problem::at(file, text, span, error.message()),
             None => Problem::whole(file, error.message()),
         }
+    }
+}
+
+/// Where a setting stands; a table may stand several times.
+fn setting_span(item: &Item, tables: &[&str], key: &str, value: Option<&str>) -> Option<Range<usize>> {
+    if let Some(several) = item.as_array_of_tables() {
+        return several.iter().find_map(|table| span_in(table, tables, key, value));
+    }
+    if let Some(several) = item.as_array() {
+        let mut inline = several.iter().filter_map(toml_edit::Value::as_inline_table);
+        return inline.find_map(|table| span_in(table, tables, key, value));
+    }
+    span_in(item.as_table_like()?, tables, key, value)
+}
+
+fn span_in(table: &dyn TableLike, tables: &[&str], key: &str, value: Option<&str>) -> Option<Range<usize>> {
+    if let [first, rest @ ..] = tables {
+        return setting_span(table.get(first)?, rest, key, value);
+    }
+    let Some(value) = value else { return table.key(key)?.span() };
+    let item = table.get(key)?;
+    match item.as_array() {
+        Some(values) => values.iter().find(|one| one.as_str() == Some(value))?.span(),
+        None => item.span().filter(|_| item.as_str() == Some(value)),
     }
 }
 

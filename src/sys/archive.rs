@@ -5,9 +5,13 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use super::build::PATH;
 use super::disk::DiskError;
@@ -73,6 +77,11 @@ fn packer(path: &Path) -> Option<&'static str> {
 fn command(tool: &'static str, words: &[&str]) -> Command {
     let mut command = Command::new(tool);
     command.args(words).env("PATH", PATH).stderr(Stdio::null());
+    // One that hangs does not outlive us.
+    // SAFETY: prctl(2) is async-signal-safe and touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+    }
     command
 }
 

@@ -71,6 +71,16 @@ impl Disk {
         Disk { root: root.to_owned() }
     }
 
+    /// The tree of a machine or image; none if there is none, or if it is a disk image.
+    pub fn tree(&self, name: &str) -> Option<super::tree::Tree> {
+        super::tree::Tree::at(&self.root.join("var/lib/machines").join(name))
+    }
+
+    /// Whether its files are those of the host that we run on.
+    pub fn is_this_host(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     /// Where a path of the host is, seen from us. Symbolic links of a foreign
     /// root must not lead out of it. The last part of the path may be a link
     /// itself: who replaces or removes it does not follow it.

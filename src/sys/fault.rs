@@ -1,4 +1,6 @@
-//! Points at which a test can kill or stop us (feature `faults`).
+//! Points at which a test can kill or stop us, and a shorter patience (feature `faults`).
+
+use std::time::Duration;
 
 /// Dies by SIGKILL if this is the point that NSCTL_KILL_AT counts to; stops by
 /// SIGSTOP at that of NSCTL_STOP_AT.
@@ -20,3 +22,15 @@ pub fn point() {
 /// Nothing, in a release.
 #[cfg(not(feature = "faults"))]
 pub fn point() {}
+
+/// How long a test lets services take to answer: NSCTL_BUS_LIMIT, in ms.
+#[cfg(feature = "faults")]
+pub fn bus_limit() -> Option<Duration> {
+    Some(Duration::from_millis(std::env::var("NSCTL_BUS_LIMIT").ok()?.parse().ok()?))
+}
+
+/// No other than the real ones, in a release.
+#[cfg(not(feature = "faults"))]
+pub fn bus_limit() -> Option<Duration> {
+    None
+}

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -17,18 +18,32 @@ pub enum NftError {
     Run(#[from] std::io::Error),
     #[error("nft: {0}")]
     Refused(String),
+    #[error("nft hangs: it did not end within {} s", .0.as_secs_f64())]
+    Hangs(Duration),
 }
 
 impl NftError {
     pub fn hint(&self) -> Option<String> {
         match self {
             NftError::Run(_) => Some("install it: on Debian it is the package nftables".into()),
+            NftError::Hangs(_) => Some(
+                "`time nft list tables` tells whether it still does, `pgrep -a nft` who else runs it".into(),
+            ),
             NftError::Refused(_) => None,
         }
     }
 }
 
+/// Rules of a thousand machines take it a second.
+const LIMIT: Duration = Duration::from_secs(60);
+
 async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+    let limit = super::fault::bus_limit().unwrap_or(LIMIT);
+    let done = tokio::time::timeout(limit, unlimited(arguments, input)).await;
+    done.unwrap_or(Err(NftError::Hangs(limit)))
+}
+
+async fn unlimited(arguments: &[&str], input: &str) -> Result<Output, NftError> {
     let mut command = Command::new("nft");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C");
     // Who gives up on a load must not have it come about later.

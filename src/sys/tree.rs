@@ -14,12 +14,13 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
 use crate::fit::{Change, Guest, Init};
-use crate::observed::TreeId;
+use crate::observed::{Stranger, TreeId};
 
 /// No file that we read of a guest is longer: half a file would be taken for a whole one.
 const LIMIT: u64 = 16 << 20;
 /// What a guest starts at its boot.
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants";
+const NETWORKD: &str = "systemd-networkd.service";
 /// A file that is being written.
 const DRAFT: &str = ".nsctl-draft";
 
@@ -194,10 +195,20 @@ impl Tree {
 
     /// Whether systemd is its init and starts networkd.
     pub fn runs_networkd(&self) -> bool {
-        let wanted = self.names(WANTED).iter().any(|unit| unit == "systemd-networkd.service");
-        let masked =
-            || self.link("etc/systemd/system/systemd-networkd.service").as_deref() == Some("/dev/null");
+        // A thousand trees are asked for each list: no folder is read.
+        let wanted = self.open(&format!("{WANTED}/{NETWORKD}"), OFlag::O_PATH | OFlag::O_NOFOLLOW).is_ok();
+        let masked = || self.link(&format!("etc/systemd/system/{NETWORKD}")).as_deref() == Some("/dev/null");
         wanted && !masked() && self.leads_to("sbin/init").as_deref() == Some("systemd")
+    }
+
+    /// What becomes of its network where it does not.
+    pub fn stranger(&self) -> Option<Stranger> {
+        if self.runs_networkd() {
+            return None;
+        }
+        let guest = self.guest();
+        let fits = guest.has_networkd && !guest.network_managed && matches!(guest.init, Init::Systemd(_));
+        Some(if fits { Stranger::UntilFit } else { Stranger::Always })
     }
 
     /// Where a link leads to, as it says itself.

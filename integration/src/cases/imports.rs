@@ -174,7 +174,8 @@ fn busybox(lab: &Lab) -> Result<()> {
     let tar = lab.root()?.join("root/busybox.tar");
     anyhow::ensure!(std::process::Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&tar).arg(".").status()?.success());
     let said = lab.nsctl_ok("create bb --routed --image /root/busybox.tar")?;
-    must!(said.contains("which its guest chose by RA"), "{said}");
+    let bb = lab.machine("bb")?;
+    must!(said.contains("bb answers at") && bb["addresses"][0] == bb["network"]["address"], "{said}{bb}");
     must!(lab.sh("cat /etc/nsctl/machines.d/bb.toml")?.contains("KillSignal = \"SIGUSR2\""), "no signal");
     must!(lab.machine("bb")?["state"] == "running", "{}", lab.machine("bb")?);
     lab.sh("timeout 20 systemctl stop systemd-nspawn@bb")?;

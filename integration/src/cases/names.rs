@@ -19,6 +19,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl_ok("dns --format reverse")?.contains(" IN PTR web.machines.internal."), "{}", lab.nsctl_ok("dns --format reverse")?);
     refused(lab, "dns --zone a..b", 1, "is not a domain")?;
 
+    not_to_be_had(lab)?;
     must!(lab.sh("getent ahostsv6 web")?.starts_with("2001:db8:a:1::2"), "the host does not know it");
     lab.nsctl_ok("create db --routed --image debian-13")?;
     lab.nsctl_ok("start web")?;
@@ -44,4 +45,26 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.sh("cat /etc/hosts 2>/dev/null || true")? == hosts, "a name is left: {}", lab.sh("cat /etc/hosts")?);
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     Ok(())
+}
+
+/// What means something else, or is somebody's already; and where a name with dots is.
+fn not_to_be_had(lab: &Lab) -> Result<()> {
+    let own = lab.sh("cat /proc/sys/kernel/hostname; echo '192.0.2.1 Printer' >> /etc/hosts")?;
+    let own = own.trim().to_uppercase();
+    for name in ["LOCALHOST", "ip6-localhost", "wpad", "isatap", "metadata.google.internal", "gateway", &own, "printer", "WEB"] {
+        refused(lab, &format!("create {name} --routed --image debian-13 --no-start"), 1, "cannot be a machine's name")?;
+        refused(lab, &format!("clone web {name} --no-start"), 1, "cannot be a machine's name")?;
+        refused(lab, &format!("rename web {name}"), 1, "cannot be a machine's name")?;
+    }
+    refused(lab, "create db --routed --image debian-13 --hostname wpad", 1, "is no name for a host")?;
+    lab.sh("machinectl clone debian-13 wpad")?;
+    refused(lab, "attach wpad --routed", 1, "cannot be a machine's name")?;
+    lab.sh("printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/wpad.toml")?;
+    refused(lab, "apply --yes", 1, "cannot be a machine's name")?;
+    lab.sh("rm /etc/nsctl/machines.d/wpad.toml; machinectl remove wpad; sed -i '/Printer/d' /etc/hosts")?;
+    lab.nsctl_ok("create deb.Debian.org --routed --image debian-13 --no-start")?;
+    let hosts = lab.sh("cat /etc/hosts")?;
+    must!(hosts.contains(" deb.debian.org.machines.internal\n"), "{hosts}");
+    must!(!lab.run(&["getent", "ahostsv6", "deb.debian.org"])?.stdout.contains("2001:db8:a:"), "{hosts}");
+    lab.nsctl_ok("remove -y deb.Debian.org").map(drop)
 }

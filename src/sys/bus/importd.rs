@@ -2,16 +2,22 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use zbus_systemd::import1::{ManagerProxy, TransferProxy};
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
-use super::{Bus, BusError, IMPORTD, sort};
+use super::{Bus, BusError, IMPORTD, patience::Manager};
+use crate::sys::{Disk, fault};
 
 /// How often importd is asked how far it is: not every version says so by itself.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long nothing may change. A server that sends nothing is given up by importd itself, after
+/// a minute.
+const STILL: Duration = Duration::from_secs(300);
 
 /// What importd is to do.
 #[derive(Debug)]
@@ -45,68 +51,76 @@ fn fd(file: File) -> zbus::OwnedFd {
 }
 
 impl Bus {
-    async fn importd(&self) -> Result<ManagerProxy<'static>, BusError> {
-        uncached!(ManagerProxy, &self.connection, IMPORTD)
+    async fn importd(&self) -> Result<Manager<ManagerProxy<'static>>, BusError> {
+        manager!(ManagerProxy, &self.patience, IMPORTD)
     }
 
     /// Does a transfer of the image of this name, whole or not at all: importd
-    /// works beside its place, and puts it there when it is done.
+    /// works beside its place, and puts it there when it is done. `grows` is where it
+    /// writes; without it, nobody knows whether a transfer stands still.
     ///
     /// # Errors
-    /// When importd cannot be reached, or says no.
-    pub async fn transfer(&self, what: Transfer, name: &str, hears: Hears<'_>) -> Result<(), BusError> {
-        let doing = || sort(IMPORTD, format!("cannot transfer '{name}'"));
+    /// When importd cannot be reached, hangs or says no, or nothing comes of it any more.
+    pub async fn transfer(
+        &self,
+        what: Transfer,
+        name: &str,
+        grows: Option<&Path>,
+        hears: Hears<'_>,
+    ) -> Result<(), BusError> {
+        let doing = || format!("cannot transfer '{name}'");
         let importd = self.importd().await?;
-        let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
-        let local = name.to_owned();
+        let mut ended = importd.ask(doing(), async |i| i.receive_transfer_removed().await).await?;
         let fetches =
             matches!(what, Transfer::PullTar { .. } | Transfer::PullRaw { .. } | Transfer::PullOci { .. });
-        let begun = match what {
-            Transfer::ImportTar(file) => importd.import_tar(fd(file), local, false, false).await,
-            Transfer::ImportRaw(file) => importd.import_raw(fd(file), local, false, false).await,
-            Transfer::ImportFolder(file) => importd.import_file_system(fd(file), local, false, false).await,
-            Transfer::PullTar { url, verify } => importd.pull_tar(url, local, verify, false).await,
-            Transfer::PullRaw { url, verify } => importd.pull_raw(url, local, verify, false).await,
-            Transfer::PullOci { reference } => importd.pull_oci(reference, local, "machine".into(), 0).await,
-            Transfer::ExportTar { file, format } => importd.export_tar(local, fd(file), format).await,
-        };
-        let (id, path) = begun.map_err(doing())?;
+        let (id, path) = importd.ask(doing(), async |i| begin(i, what, name.to_owned()).await).await?;
         let mut said = String::new();
-        let watched = self.watch(path, hears, &mut said);
+        let watched = self.watch(path, name, grows, hears, &mut said);
         let end = async {
             while let Some(signal) = ended.next().await {
                 let Ok(args) = signal.args() else { continue };
                 if args.transfer_id == id {
-                    return Some(args.result == "done");
+                    return Ok(args.result == "done");
                 }
             }
-            None
+            Err(BusError::Nonsense(IMPORTD))
         };
         let done = tokio::select! {
             // What it complained of came before the end.
             biased;
-            () = watched => None,
+            error = watched => Err(error),
             done = end => done,
         };
-        match done {
-            Some(true) => Ok(()),
-            Some(false) => Err(BusError::Transfer { name: name.to_owned(), said, fetches }),
-            None => Err(BusError::Nonsense(IMPORTD)),
-        }
+        if done? { Ok(()) } else { Err(BusError::Transfer { name: name.to_owned(), said, fetches }) }
     }
 
-    /// Tells how far a transfer is, and keeps what it complained of; never ends.
-    async fn watch(&self, path: OwnedObjectPath, hears: Hears<'_>, said: &mut String) {
-        let builder = TransferProxy::builder(&self.connection).path(path);
-        let Ok(transfer) = builder.cache_properties(CacheProperties::No).build().await else {
-            return std::future::pending().await;
+    /// Tells how far a transfer is, and keeps what it complained of; ends when importd
+    /// hangs, or nothing has changed for long.
+    async fn watch(
+        &self,
+        path: OwnedObjectPath,
+        name: &str,
+        grows: Option<&Path>,
+        hears: Hears<'_>,
+        said: &mut String,
+    ) -> BusError {
+        let builder = TransferProxy::builder(self.patience.connection()).path(path);
+        let heard = async {
+            let transfer = builder.cache_properties(CacheProperties::No).build().await?;
+            let messages = transfer.receive_log_message().await?;
+            Ok((transfer, messages))
         };
-        let Ok(mut messages) = transfer.receive_log_message().await else {
-            return std::future::pending().await;
+        // A transfer that is over already is no object any more.
+        let (transfer, mut messages) = match self.patience.ask(IMPORTD, "watching it", heard).await {
+            Err(error @ BusError::Hangs { .. }) => return error,
+            Err(_) => return std::future::pending().await,
+            Ok(heard) => heard,
         };
+        let (mut since, mut last) = (Instant::now(), None);
         loop {
             match tokio::time::timeout(LOOK, messages.next()).await {
                 Ok(Some(message)) => {
+                    since = Instant::now();
                     if let Ok(args) = message.args()
                         && args.priority & LEVEL <= ERROR
                         && said.len() < ENOUGH
@@ -117,8 +131,19 @@ impl Bus {
                 }
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {
-                    if let Ok(progress) = transfer.progress().await {
-                        hears(progress);
+                    let progress = self.patience.ask(IMPORTD, "asking how far it is", transfer.progress());
+                    let progress = match progress.await {
+                        Err(error @ BusError::Hangs { .. }) => return error,
+                        progress => progress.ok(),
+                    };
+                    progress.into_iter().for_each(hears);
+                    let now = (progress.map(f64::to_bits), grows.map(room));
+                    if last != Some(now) {
+                        (since, last) = (Instant::now(), Some(now));
+                    }
+                    let still = fault::bus_limit().unwrap_or(STILL);
+                    if grows.is_some() && since.elapsed() > still {
+                        return BusError::Stalled { name: name.to_owned(), after: still };
                     }
                 }
             }
@@ -128,23 +153,47 @@ impl Bus {
     /// Ends a transfer that is under way, and waits for its end.
     ///
     /// # Errors
-    /// When importd cannot be reached.
+    /// When importd cannot be reached, or hangs.
     pub async fn cancel_transfer(&self, name: &str) -> Result<(), BusError> {
-        let doing = || sort(IMPORTD, format!("cannot end the transfer of '{name}'"));
+        let doing = || format!("cannot end the transfer of '{name}'");
         let importd = self.importd().await?;
-        let mut ended = importd.receive_transfer_removed().await.map_err(doing())?;
-        let transfers = importd.list_transfers().await.map_err(doing())?;
+        let mut ended = importd.ask(doing(), async |i| i.receive_transfer_removed().await).await?;
+        let transfers = importd.ask(doing(), async |i| i.list_transfers().await).await?;
         let Some(transfer) = transfers.into_iter().find(|transfer| transfer.3 == name) else {
             return Ok(());
         };
-        importd.cancel_transfer(transfer.0).await.map_err(doing())?;
-        while let Some(signal) = ended.next().await {
-            if signal.args().is_ok_and(|args| args.transfer_id == transfer.0) {
-                break;
+        importd.ask(doing(), async |i| i.cancel_transfer(transfer.0).await).await?;
+        let end = async |_: &ManagerProxy<'static>| {
+            while let Some(signal) = ended.next().await {
+                if signal.args().is_ok_and(|args| args.transfer_id == transfer.0) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        importd.wait_for(doing(), end).await
     }
+}
+
+async fn begin(
+    importd: &ManagerProxy<'static>,
+    what: Transfer,
+    local: String,
+) -> zbus::Result<(u32, OwnedObjectPath)> {
+    match what {
+        Transfer::ImportTar(file) => importd.import_tar(fd(file), local, false, false).await,
+        Transfer::ImportRaw(file) => importd.import_raw(fd(file), local, false, false).await,
+        Transfer::ImportFolder(file) => importd.import_file_system(fd(file), local, false, false).await,
+        Transfer::PullTar { url, verify } => importd.pull_tar(url, local, verify, false).await,
+        Transfer::PullRaw { url, verify } => importd.pull_raw(url, local, verify, false).await,
+        Transfer::PullOci { reference } => importd.pull_oci(reference, local, "machine".into(), 0).await,
+        Transfer::ExportTar { file, format } => importd.export_tar(local, fd(file), format).await,
+    }
+}
+
+/// What is left where a transfer writes: it has come on where that has changed.
+fn room(place: &Path) -> u64 {
+    Disk::new(Path::new("/")).room(place)
 }
 
 /// syslog(3)'s priorities: a level, and above its bits a facility.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use zbus_systemd::machine1;
+use zbus_systemd::machine1::{self, ManagerProxy};
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
-use super::{Bus, BusError, MACHINED, sort};
+use super::{Bus, BusError, MACHINED};
 use crate::name::MachineName;
 use crate::observed::Running;
 use crate::sys::processes::uid_shift;
@@ -25,10 +25,14 @@ pub struct Image {
     pub size: Option<u64>,
 }
 
+type Proxy = ManagerProxy<'static>;
+
 const MACHINED_NAME: &str = "org.freedesktop.machine1";
 const MACHINE: &str = "org.freedesktop.machine1.Machine";
 /// How long a guest may take until its own bus is there.
 const BOOT_TIME: Duration = Duration::from_secs(30);
+/// How long a shell may take: machined asks the guest twice, which may let it wait as long.
+const SHELL_TIME: Duration = Duration::from_secs(60);
 /// How often it is looked for: nothing tells of it.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -38,29 +42,35 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn machines(&self) -> Result<BTreeMap<String, Running>, BusError> {
-        let listed = self.machined.list_machines().await.map_err(sort(MACHINED, "listing machines"))?;
+        let listed = self.machined.ask("listing machines", async |m| m.list_machines().await).await?;
         let containers =
             listed.into_iter().filter(|(name, class, ..)| class == "container" && name != ".host");
-        let asked = containers.map(async |(name, _, _, path)| {
-            // A machine may end while we ask; then it is none.
-            Some((name, self.machine(path).await.ok()?))
-        });
-        Ok(together(asked).await.into_iter().flatten().collect())
+        let asked =
+            containers.map(async |(name, _, _, path)| Ok(self.machine(path).await?.map(|m| (name, m))));
+        let all: Result<Vec<_>, BusError> = together(asked).await.into_iter().collect();
+        Ok(all?.into_iter().flatten().collect())
     }
 
-    async fn proxy(&self, path: OwnedObjectPath) -> zbus::Result<machine1::MachineProxy<'static>> {
-        let builder = machine1::MachineProxy::builder(&self.connection).path(path);
-        builder.cache_properties(CacheProperties::No).build().await
+    async fn started(&self, path: OwnedObjectPath) -> zbus::Result<u64> {
+        let builder = machine1::MachineProxy::builder(self.patience.connection()).path(path);
+        builder.cache_properties(CacheProperties::No).build().await?.timestamp().await
     }
 
-    async fn machine(&self, path: OwnedObjectPath) -> zbus::Result<Running> {
+    /// A machine may end while we ask; then it is none.
+    async fn machine(&self, path: OwnedObjectPath) -> Result<Option<Running>, BusError> {
         // Without a proxy, whose making costs more than the question: there may be a thousand.
         let asked = (MACHINE, "Leader");
         let properties = Some("org.freedesktop.DBus.Properties");
-        let reply =
-            self.connection.call_method(Some(MACHINED_NAME), &path, properties, "Get", &asked).await?;
-        let leader = u32::try_from(reply.body().deserialize::<zbus::OwnedVariant>()?)?;
-        Ok(Running { leader, uid_shift: uid_shift(leader) })
+        let leader = async {
+            let connection = self.patience.connection();
+            let reply = connection.call_method(Some(MACHINED_NAME), &path, properties, "Get", &asked).await?;
+            u32::try_from(reply.body().deserialize::<zbus::OwnedVariant>()?)
+        };
+        match self.patience.ask(MACHINED, "asking for a machine's leader", leader).await {
+            Ok(leader) => Ok(Some(Running { leader, uid_shift: uid_shift(leader) })),
+            Err(error @ BusError::Hangs { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Sends a signal to the PID 1 of machines. When that is killed, nspawn cleans
@@ -70,8 +80,9 @@ impl Bus {
     /// When machined does not answer; that a machine does not run is no error.
     pub async fn signal(&self, machines: &[MachineName], signal: i32) -> Result<(), BusError> {
         for name in machines {
-            let sent = self.machined.kill_machine(name.to_string(), "leader".into(), signal).await;
-            match sent.map_err(sort(MACHINED, format!("cannot send a signal to '{name}'"))) {
+            let doing = format!("cannot send a signal to '{name}'");
+            let send = async |m: &Proxy| m.kill_machine(name.to_string(), "leader".into(), signal).await;
+            match self.machined.ask(doing, send).await {
                 Ok(()) | Err(BusError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -84,12 +95,11 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn leader(&self, name: &MachineName) -> Result<Option<u32>, BusError> {
-        match self.machined.get_machine(name.to_string()).await {
-            Ok(path) => Ok(self.machine(path).await.ok().map(|running| running.leader)),
-            Err(error) => match sort(MACHINED, "asking for a machine")(error) {
-                BusError::Refused { .. } => Ok(None),
-                error => Err(error),
-            },
+        let doing = "asking for a machine";
+        match self.machined.ask(doing, async |m| m.get_machine(name.to_string()).await).await {
+            Ok(path) => Ok(self.machine(path).await?.map(|running| running.leader)),
+            Err(BusError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -111,9 +121,10 @@ impl Bus {
         let words: Vec<String> = words;
         let ask = async || {
             let (name, user, command) = (name.to_owned(), user.to_owned(), command.to_owned());
-            let doing = sort(MACHINED, format!("cannot open a shell in '{name}'"));
+            let doing = format!("cannot open a shell in '{name}'");
             let (words, environment) = (words.clone(), environment.clone());
-            self.machined.open_machine_shell(name, user, command, words, environment).await.map_err(doing)
+            let open = async |m: &Proxy| m.open_machine_shell(name, user, command, words, environment).await;
+            self.machined.ask_within(SHELL_TIME, doing, open).await
         };
         loop {
             match ask().await {
@@ -130,9 +141,9 @@ impl Bus {
 
     /// Whether a machine has started so lately that it may still be booting.
     async fn is_young(&self, name: &str) -> bool {
-        let Ok(path) = self.machined.get_machine(name.to_owned()).await else { return false };
-        let Ok(proxy) = self.proxy(path).await else { return false };
-        let started = proxy.timestamp().await.map(|stamp| UNIX_EPOCH + Duration::from_micros(stamp));
+        let asked = async |m: &Proxy| self.started(m.get_machine(name.to_owned()).await?).await;
+        let stamp = self.machined.ask("asking for a machine's age", asked).await;
+        let started = stamp.map(|stamp| UNIX_EPOCH + Duration::from_micros(stamp));
         started.is_ok_and(|started| started.elapsed().is_ok_and(|age| age < BOOT_TIME))
     }
 
@@ -150,14 +161,13 @@ impl Bus {
     ) -> Result<(), BusError> {
         const REPLACE: u64 = 1;
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let doing = sort(MACHINED, format!("cannot copy {} to {}", from.display(), to.display()));
+        let doing = format!("cannot copy {} to {}", from.display(), to.display());
         let (machine, from, to) = (name.to_string(), text(from), text(to));
-        let copied = if force {
-            self.machined.copy_to_machine_with_flags(machine, from, to, REPLACE).await
-        } else {
-            self.machined.copy_to_machine(machine, from, to).await
+        let copy = async |m: &Proxy| match force {
+            true => m.copy_to_machine_with_flags(machine, from, to, REPLACE).await,
+            false => m.copy_to_machine(machine, from, to).await,
         };
-        copied.map_err(doing)
+        self.machined.wait_for(doing, copy).await
     }
 
     /// The names of machined's images.
@@ -165,7 +175,7 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn images(&self) -> Result<BTreeSet<String>, BusError> {
-        let images = self.machined.list_images().await.map_err(sort(MACHINED, "listing images"))?;
+        let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
         Ok(images.into_iter().map(|image| image.0).filter(|name| name != ".host").collect())
     }
 
@@ -174,8 +184,8 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn has_image(&self, name: &str) -> Result<bool, BusError> {
-        let found = self.machined.get_image(name.to_owned()).await;
-        match found.map_err(sort(MACHINED, format!("asking for the image '{name}'"))) {
+        let doing = format!("asking for the image '{name}'");
+        match self.machined.ask(doing, async |m| m.get_image(name.to_owned()).await).await {
             Err(error) if error.is_missing() => Ok(false),
             found => found.map(|_| true),
         }
@@ -186,7 +196,7 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn all_images(&self) -> Result<Vec<Image>, BusError> {
-        let images = self.machined.list_images().await.map_err(sort(MACHINED, "listing images"))?;
+        let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
         let seen = images.into_iter().filter(|image| image.0 != ".host");
         // What is not counted is said to be all ones.
         Ok(seen
@@ -204,8 +214,9 @@ impl Bus {
     /// # Errors
     /// When machined cannot.
     pub async fn rename_image(&self, from: &str, to: &str) -> Result<(), BusError> {
-        let doing = sort(MACHINED, format!("cannot rename the image '{from}' to '{to}'"));
-        self.machined.rename_image(from.to_owned(), to.to_owned()).await.map_err(doing)
+        let doing = format!("cannot rename the image '{from}' to '{to}'");
+        let rename = async |m: &Proxy| m.rename_image(from.to_owned(), to.to_owned()).await;
+        self.machined.wait_for(doing, rename).await
     }
 
     /// Copies an image, sharing its blocks where the file system can.
@@ -213,8 +224,9 @@ impl Bus {
     /// # Errors
     /// When machined cannot.
     pub async fn clone_image(&self, from: &str, to: &MachineName) -> Result<(), BusError> {
-        let doing = sort(MACHINED, format!("cannot clone the image '{from}' as '{to}'"));
-        self.machined.clone_image(from.to_owned(), to.to_string(), false).await.map_err(doing)
+        let doing = format!("cannot clone the image '{from}' as '{to}'");
+        let clone = async |m: &Proxy| m.clone_image(from.to_owned(), to.to_string(), false).await;
+        self.machined.wait_for(doing, clone).await
     }
 
     /// Deletes an image with everything in it.
@@ -222,8 +234,8 @@ impl Bus {
     /// # Errors
     /// When machined cannot; that it is not there is no error.
     pub async fn remove_image(&self, name: &str) -> Result<(), BusError> {
-        let removed = self.machined.remove_image(name.to_owned()).await;
-        match removed.map_err(sort(MACHINED, format!("cannot remove the image '{name}'"))) {
+        let doing = format!("cannot remove the image '{name}'");
+        match self.machined.wait_for(doing, async |m| m.remove_image(name.to_owned()).await).await {
             Err(error) if !error.is_missing() => Err(error),
             _ => Ok(()),
         }

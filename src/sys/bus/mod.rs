@@ -1,30 +1,31 @@
 //! D-Bus: systemd, machined, networkd and importd, in the few verbs that we need
 //! (org.freedesktop.systemd1(5), .machine1(5), .network1(5), .import1(5)).
 
-/// A proxy that asks the service each time.
-macro_rules! uncached {
-    ($proxy:ty, $connection:expr, $service:expr) => {
-        <$proxy>::builder($connection)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await
-            .map_err(sort($service, "connecting"))
-    };
+/// A manager whose proxy asks the service each time.
+macro_rules! manager {
+    ($proxy:ty, $patience:expr, $service:expr) => {{
+        let made = <$proxy>::builder($patience.connection()).cache_properties(CacheProperties::No).build();
+        let proxy = $patience.ask($service, "connecting", made).await?;
+        Ok::<_, BusError>($crate::sys::bus::patience::Manager::new(proxy, $service, $patience))
+    }};
 }
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::observed::Managed;
 
 mod importd;
 mod machined;
 mod network_manager;
+mod patience;
 mod systemd;
 
 pub use importd::{Hears, Transfer};
 pub use machined::Image;
+use patience::{Manager, Patience};
 pub use systemd::Verb;
-use zbus_systemd::zbus::{self, Connection, DBusError, proxy::CacheProperties};
+use zbus_systemd::zbus::{self, DBusError, proxy::CacheProperties};
 use zbus_systemd::{machine1, network1, systemd1};
 
 /// What a service answered, or that it did not.
@@ -42,6 +43,12 @@ pub enum BusError {
     Transfer { name: String, said: String, fetches: bool },
     #[error("{0} answered with something that cannot be read")]
     Nonsense(&'static str),
+    #[error("{service} hangs: it did not answer within {} s", .after.as_secs_f64())]
+    Hangs { service: &'static str, after: Duration },
+    #[error("{unit} did not {verb} within {} s: its job still waits", .after.as_secs())]
+    Endless { unit: String, verb: &'static str, after: Duration },
+    #[error("the transfer of '{name}' stands still: nothing has come of it for {} s", .after.as_secs())]
+    Stalled { name: String, after: Duration },
 }
 
 impl BusError {
@@ -62,6 +69,11 @@ impl BusError {
                 let curl = if *fetches { curl } else { "" };
                 Some(format!("`journalctl -u systemd-importd -n 20` says why{curl}"))
             }
+            BusError::Hangs { service, .. } => Some(wake(service)),
+            BusError::Endless { .. } => Some("`systemctl list-jobs --after` tells what it waits for".into()),
+            BusError::Stalled { .. } => {
+                Some("`journalctl -u systemd-importd -n 20` says more; `systemctl restart systemd-importd` ends it".into())
+            }
             BusError::Refused { .. } | BusError::Nonsense(_) => None,
         }
     }
@@ -71,6 +83,11 @@ impl BusError {
         matches!(self, BusError::Refused { answer, .. } if answer.contains("EBUSY"))
     }
 
+    /// Whether somebody hangs, so that others who wait for it may wait for ever.
+    pub fn is_hang(&self) -> bool {
+        matches!(self, BusError::Hangs { .. } | BusError::Stalled { .. })
+    }
+
     /// Whether the service says that there is no such thing.
     pub fn is_missing(&self) -> bool {
         matches!(self, BusError::Refused { answer, .. }
@@ -78,10 +95,26 @@ impl BusError {
     }
 }
 
+/// What becomes of a service that hangs.
+fn wake(service: &str) -> String {
+    match service {
+        SYSTEMD => "`systemctl status init.scope` and `journalctl -b _PID=1 -n 50` tell what it does".into(),
+        patience::DBUS => {
+            "`systemctl status dbus` tells how it is; `systemctl kill --signal=CONT dbus` wakes one that \
+             was stopped, and where that does not help the host must be rebooted"
+                .into()
+        }
+        _ => format!(
+            "`systemctl status {service}` tells how it is, `systemctl restart {service}` mends it; machines run on"
+        ),
+    }
+}
+
 const SYSTEMD: &str = "systemd";
 const MACHINED: &str = "systemd-machined";
 const NETWORKD: &str = "systemd-networkd";
 const IMPORTD: &str = "systemd-importd";
+const RESOLVED: &str = "systemd-resolved";
 
 /// Sorts an error of a call into "not there" and "said no".
 fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Error) -> BusError {
@@ -118,25 +151,32 @@ fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Er
 /// The four services of the host.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    connection: Connection,
-    systemd: systemd1::ManagerProxy<'static>,
-    machined: machine1::ManagerProxy<'static>,
-    networkd: network1::ManagerProxy<'static>,
+    patience: Patience,
+    systemd: Manager<systemd1::ManagerProxy<'static>>,
+    machined: Manager<machine1::ManagerProxy<'static>>,
+    networkd: Manager<network1::ManagerProxy<'static>>,
 }
 
 impl Bus {
     /// Connects to the system bus.
     ///
     /// # Errors
-    /// When there is no bus.
+    /// When there is no bus, or it hangs.
     pub async fn connect() -> Result<Bus, BusError> {
-        let connection = Connection::system().await.map_err(BusError::NoBus)?;
+        let patience = Patience::connect().await?;
         Ok(Bus {
-            systemd: uncached!(systemd1::ManagerProxy, &connection, SYSTEMD)?,
-            machined: uncached!(machine1::ManagerProxy, &connection, MACHINED)?,
-            networkd: uncached!(network1::ManagerProxy, &connection, NETWORKD)?,
-            connection,
+            systemd: manager!(systemd1::ManagerProxy, &patience, SYSTEMD)?,
+            machined: manager!(machine1::ManagerProxy, &patience, MACHINED)?,
+            networkd: manager!(network1::ManagerProxy, &patience, NETWORKD)?,
+            patience,
         })
+    }
+
+    /// The services that run and give no sign of life. None is started for this.
+    pub async fn hanging(&self) -> Vec<&'static str> {
+        let all = [SYSTEMD, NETWORKD, MACHINED, RESOLVED, IMPORTD];
+        let asked = all.map(async |service| self.patience.is_hanging(service).await.then_some(service));
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Whether networkd answers.
@@ -144,15 +184,15 @@ impl Bus {
     /// # Errors
     /// When it does not.
     pub async fn networkd_answers(&self) -> Result<(), BusError> {
-        self.networkd.operational_state().await.map(drop).map_err(sort(NETWORKD, "asking for its state"))
+        self.networkd.ask("asking for its state", async |n| n.operational_state().await).await.map(drop)
     }
 
-    /// Makes networkd read its files again.
+    /// Makes networkd read its files again: it answers when every link is as they say.
     ///
     /// # Errors
     /// When it refuses.
     pub async fn reload_networkd(&self) -> Result<(), BusError> {
-        self.networkd.reload().await.map_err(sort(NETWORKD, "networkd does not reload"))
+        self.networkd.wait_for("networkd does not reload", async |n| n.reload().await).await
     }
 
     /// What networkd does with each link.
@@ -160,7 +200,7 @@ impl Bus {
     /// # Errors
     /// When networkd is not there.
     pub async fn managed(&self) -> Result<BTreeMap<u32, Managed>, BusError> {
-        let text = self.networkd.describe().await.map_err(sort(NETWORKD, "describing links"))?;
+        let text = self.networkd.ask("describing links", async |n| n.describe().await).await?;
         let json: serde_json::Value =
             serde_json::from_str(&text).map_err(|_| BusError::Nonsense(NETWORKD))?;
         let links = json["Interfaces"].as_array().into_iter().flatten().filter_map(|link| {
@@ -178,7 +218,7 @@ impl Bus {
     /// When networkd is not there.
     pub async fn network_file(&self, link: u32) -> Result<Option<String>, BusError> {
         let index = i32::try_from(link).map_err(|_| BusError::Nonsense(NETWORKD))?;
-        let text = self.networkd.describe_link(index).await.map_err(sort(NETWORKD, "describing a link"))?;
+        let text = self.networkd.ask("describing a link", async |n| n.describe_link(index).await).await?;
         let json: serde_json::Value =
             serde_json::from_str(&text).map_err(|_| BusError::Nonsense(NETWORKD))?;
         Ok(json.get("NetworkFile").and_then(|file| file.as_str()).map(str::to_owned))

@@ -1,13 +1,15 @@
 //! systemd's manager: units, and the jobs that start and stop them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use zbus_systemd::systemd1::UnitProxy;
+use zbus_systemd::systemd1::{ManagerProxy, UnitProxy};
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
-use super::{Bus, BusError, SYSTEMD, sort};
+use super::patience::{look, question};
+use super::{Bus, BusError, SYSTEMD};
 use crate::name::MachineName;
 use crate::observed::Service;
 use crate::sys::together;
@@ -30,6 +32,16 @@ impl Verb {
     }
 }
 
+type Proxy = ManagerProxy<'static>;
+/// What systemd tells of a unit.
+type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+const SYSTEMD_NAME: &str = "org.freedesktop.systemd1";
+/// As long as systemctl(1) waits for it.
+const RELOAD_TIME: Duration = Duration::from_secs(180);
+/// DefaultTimeoutStartSec= where nobody set another (systemd-system.conf(5)), in microseconds.
+const USUAL_TIME: u64 = 90_000_000;
+
 /// How many machines begin to start before the first has: all of a thousand at once would
 /// take each other the time, and systemd gives a start up after 90 s (systemd-system.conf(5)).
 const AT_ONCE: usize = 64;
@@ -37,22 +49,32 @@ const AT_ONCE: usize = 64;
 /// The jobs of one command.
 struct Jobs {
     verb: Verb,
-    under_way: HashSet<OwnedObjectPath>,
+    /// And the unit of each.
+    under_way: HashMap<OwnedObjectPath, String>,
     /// Jobs that ended, of others too: one may be over before we hear which it is.
     over: HashMap<OwnedObjectPath, (String, String)>,
     faults: Vec<BusError>,
+    /// When one of them last ended, or they began.
+    since: Instant,
+    /// How long one may take, once that has been asked; within, none: for ever.
+    allowed: Option<Option<Duration>>,
 }
 
 impl Jobs {
-    fn queued(&mut self, job: OwnedObjectPath) {
+    fn new(verb: Verb) -> Jobs {
+        let (under_way, over, faults) = (HashMap::new(), HashMap::new(), Vec::new());
+        Jobs { verb, under_way, over, faults, since: Instant::now(), allowed: None }
+    }
+
+    fn queued(&mut self, job: OwnedObjectPath, unit: String) {
         match self.over.remove(&job) {
             Some((unit, result)) => self.conclude(unit, result),
-            None => _ = self.under_way.insert(job),
+            None => _ = self.under_way.insert(job, unit),
         }
     }
 
     fn ended(&mut self, job: OwnedObjectPath, unit: String, result: String) {
-        if self.under_way.remove(&job) {
+        if self.under_way.remove(&job).is_some() {
             self.conclude(unit, result);
         } else {
             self.over.insert(job, (unit, result));
@@ -60,14 +82,15 @@ impl Jobs {
     }
 
     fn conclude(&mut self, unit: String, result: String) {
+        self.since = Instant::now();
         if result != "done" {
             self.faults.push(BusError::Job { unit, verb: self.verb.word(), result });
         }
     }
 }
 
-fn doing(verb: Verb) -> impl FnOnce(zbus::Error) -> BusError {
-    sort(SYSTEMD, format!("systemd does not {} a unit", verb.word()))
+fn doing(verb: Verb) -> String {
+    format!("systemd does not {} a unit", verb.word())
 }
 
 impl Bus {
@@ -79,7 +102,9 @@ impl Bus {
     pub async fn reload_systemd(&self, units: &BTreeSet<String>) -> Result<(), BusError> {
         let stale = together(units.iter().map(|unit| self.is_stale(unit))).await;
         if stale.is_empty() || stale.contains(&true) {
-            self.systemd.reload().await.map_err(sort(SYSTEMD, "systemd does not reload"))?;
+            // It answers nobody while it reads.
+            let limit = RELOAD_TIME.max(question());
+            self.systemd.ask_within(limit, "systemd does not reload", async |s| s.reload().await).await?;
         }
         Ok(())
     }
@@ -87,12 +112,12 @@ impl Bus {
     /// Whether systemd has another unit in mind than the disk has: it loads the unit, and
     /// compares (org.freedesktop.systemd1(5), NeedDaemonReload).
     async fn is_stale(&self, unit: &str) -> bool {
-        let Ok(path) = self.systemd.load_unit(unit.to_owned()).await else { return true };
-        let proxy = UnitProxy::builder(&self.connection).path(path);
-        match proxy.cache_properties(CacheProperties::No).build().await {
-            Ok(proxy) => proxy.need_daemon_reload().await.unwrap_or(true),
-            Err(_) => true,
-        }
+        let ask = async |s: &Proxy| {
+            let path = s.load_unit(unit.to_owned()).await?;
+            let proxy = UnitProxy::builder(self.patience.connection()).path(path);
+            proxy.cache_properties(CacheProperties::No).build().await?.need_daemon_reload().await
+        };
+        self.systemd.ask("asking for a unit's state", ask).await.unwrap_or(true)
     }
 
     /// The version of systemd: 257.
@@ -100,7 +125,7 @@ impl Bus {
     /// # Errors
     /// When systemd does not answer.
     pub async fn systemd_version(&self) -> Result<u32, BusError> {
-        let text = self.systemd.version().await.map_err(sort(SYSTEMD, "asking for its version"))?;
+        let text = self.systemd.ask("asking for its version", async |s| s.version().await).await?;
         let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().map_err(|_| BusError::Nonsense(SYSTEMD))
     }
@@ -110,14 +135,13 @@ impl Bus {
     /// # Errors
     /// When systemd does not answer.
     pub async fn services(&self, names: &[&str]) -> Result<BTreeMap<String, Service>, BusError> {
-        let doing = || sort(SYSTEMD, "listing units");
         let units: Vec<String> = names.iter().map(|name| format!("{name}.service")).collect();
-        let listed =
-            self.systemd.list_units_by_patterns(vec!["active".into()], units).await.map_err(doing())?;
+        let listed = self.units(vec!["active".into()], units).await?;
         let mut services = BTreeMap::new();
         for name in names {
             let unit = format!("{name}.service");
-            let state = self.systemd.get_unit_file_state(unit.clone()).await.unwrap_or_default();
+            let asked = async |s: &Proxy| s.get_unit_file_state(unit.clone()).await;
+            let state = self.systemd.ask("asking for a unit's file", asked).await.unwrap_or_default();
             let active = listed.iter().any(|listed| listed.0 == unit);
             let enabled = ["enabled", "static", "indirect", "alias", "generated"].contains(&state.as_str());
             let masked = state.starts_with("masked");
@@ -140,8 +164,7 @@ impl Bus {
     /// When systemd does not answer.
     pub async fn resolved_runs(&self) -> Result<bool, BusError> {
         let pattern = vec!["systemd-resolved.service".to_owned()];
-        let units = self.systemd.list_units_by_patterns(vec!["active".into()], pattern).await;
-        Ok(!units.map_err(sort(SYSTEMD, "listing units"))?.is_empty())
+        Ok(!self.units(vec!["active".into()], pattern).await?.is_empty())
     }
 
     /// Starts or stops units, so many at a time, and awaits the ends of the jobs.
@@ -149,12 +172,15 @@ impl Bus {
     /// # Errors
     /// The first unit whose job did not end well, after all that were queued have ended.
     pub async fn run(&self, verb: Verb, units: &[String]) -> Result<(), BusError> {
-        // Once a connection: a second time is refused, and does not matter.
-        let _ = self.systemd.subscribe().await;
-        let mut ended = self.systemd.receive_job_removed().await.map_err(doing(verb))?;
+        let hear = async |s: &Proxy| {
+            // Once a connection: a second time is refused, and does not matter.
+            let _ = s.subscribe().await;
+            s.receive_job_removed().await
+        };
+        let mut ended = self.systemd.ask(doing(verb), hear).await?;
         let mut todo = units.iter();
         let mut asked = FuturesUnordered::new();
-        let mut jobs = Jobs { verb, under_way: HashSet::new(), over: HashMap::new(), faults: Vec::new() };
+        let mut jobs = Jobs::new(verb);
         loop {
             // Stops take no time of each other's; but systemd's answers are read in time.
             let busy = asked.len() + if verb == Verb::Start { jobs.under_way.len() } else { 0 };
@@ -165,7 +191,7 @@ impl Bus {
             }
             tokio::select! {
                 Some(job) = asked.next() => match job {
-                    Ok(job) => job.into_iter().for_each(|job| jobs.queued(job)),
+                    Ok(job) => job.into_iter().for_each(|(job, unit)| jobs.queued(job, unit)),
                     Err(fault) => jobs.faults.push(fault),
                 },
                 signal = ended.next() => {
@@ -174,27 +200,84 @@ impl Bus {
                         jobs.ended(end.job.clone(), end.unit.clone(), end.result.clone());
                     }
                 }
+                () = tokio::time::sleep(look()) => self.still_comes(&mut jobs).await?,
             }
         }
     }
 
-    /// Queues the job; none where there is nothing to do: to stop what was never loaded.
-    async fn queue(&self, verb: Verb, unit: &str) -> Result<Option<OwnedObjectPath>, BusError> {
-        let (unit, mode) = (unit.to_owned(), "replace".to_owned());
-        let job = match verb {
-            Verb::Start => self.systemd.start_unit(unit, mode).await,
-            Verb::Stop => self.systemd.stop_unit(unit, mode).await,
-            Verb::TryRestart => self.systemd.try_restart_unit(unit, mode).await,
+    /// Nothing has been heard for a while: does systemd still answer, and may the jobs still end?
+    async fn still_comes(&self, jobs: &mut Jobs) -> Result<(), BusError> {
+        self.patience.ping(SYSTEMD).await?;
+        let Some((job, unit)) = jobs.under_way.iter().next() else { return Ok(()) };
+        let allowed = match jobs.allowed {
+            Some(allowed) => allowed,
+            None => *jobs.allowed.insert(self.allowed(jobs.verb, unit).await),
         };
-        match job.map_err(doing(verb)) {
-            Err(fault) if verb != Verb::Start && fault.is_missing() => Ok(None),
-            job => job.map(Some),
+        match allowed.filter(|allowed| jobs.since.elapsed() > *allowed) {
+            None => Ok(()),
+            Some(after) => {
+                let error = BusError::Endless { unit: unit.clone(), verb: jobs.verb.word(), after };
+                // It must not come about later, when nobody expects it.
+                let id = job.as_str().rsplit('/').next().and_then(|id| id.parse().ok());
+                if let Some(id) = id {
+                    let _ = self.systemd.ask("cancelling a job", async |s| s.cancel_job(id).await).await;
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// How long systemd itself gives a job of such a unit, and some more; none: for ever.
+    /// A stop has up to four times of its own: to ask and to kill, twice
+    /// (systemd.service(5), TimeoutStopSec=).
+    async fn allowed(&self, verb: Verb, unit: &str) -> Option<Duration> {
+        let time = async |property: &'static str| {
+            let ask = async |s: &Proxy| {
+                let path = s.get_unit(unit.to_owned()).await?;
+                let service = "org.freedesktop.systemd1.Service";
+                let properties = Some("org.freedesktop.DBus.Properties");
+                let connection = self.patience.connection();
+                let asked = (service, property);
+                let reply =
+                    connection.call_method(Some(SYSTEMD_NAME), path, properties, "Get", &asked).await?;
+                u64::try_from(reply.body().deserialize::<zbus::OwnedVariant>()?)
+            };
+            self.systemd.ask("asking for a unit's timeouts", ask).await.unwrap_or(USUAL_TIME)
+        };
+        let (start, stop) = (time("TimeoutStartUSec").await, time("TimeoutStopUSec").await);
+        let whole = match verb {
+            Verb::Start => start,
+            Verb::Stop => stop.saturating_mul(4),
+            Verb::TryRestart => start.saturating_add(stop.saturating_mul(4)),
+        };
+        // What is unlimited is all ones.
+        (whole != u64::MAX).then(|| Duration::from_micros(whole) + question())
+    }
+
+    /// Queues the job; none where there is nothing to do: to stop what was never loaded.
+    async fn queue(&self, verb: Verb, unit: &str) -> Result<Option<(OwnedObjectPath, String)>, BusError> {
+        let (name, mode) = (unit.to_owned(), "replace".to_owned());
+        let queue = async |s: &Proxy| match verb {
+            Verb::Start => s.start_unit(name, mode).await,
+            Verb::Stop => s.stop_unit(name, mode).await,
+            Verb::TryRestart => s.try_restart_unit(name, mode).await,
+        };
+        match self.systemd.ask(doing(verb), queue).await {
+            Err(fault) if verb != Verb::Start && fault.is_missing() => Ok(None),
+            job => job.map(|job| Some((job, unit.to_owned()))),
+        }
+    }
+
+    /// Units in these states whose names match.
+    async fn units(&self, states: Vec<String>, patterns: Vec<String>) -> Result<Vec<Listed>, BusError> {
+        let ask = async |s: &Proxy| s.list_units_by_patterns(states, patterns).await;
+        self.systemd.ask("listing units", ask).await
     }
 
     /// The processes of a unit; none where it does not run.
     pub async fn processes(&self, unit: &str) -> Vec<u32> {
-        let listed = self.systemd.get_unit_processes(unit.to_owned()).await.unwrap_or_default();
+        let asked = async |s: &Proxy| s.get_unit_processes(unit.to_owned()).await;
+        let listed = self.systemd.ask("asking for a unit's processes", asked).await.unwrap_or_default();
         listed.into_iter().map(|(_, process, _)| process).collect()
     }
 
@@ -202,7 +285,8 @@ impl Bus {
     pub async fn reset_failed(&self, units: &[String]) {
         for unit in units {
             // It may well not have failed.
-            let _ = self.systemd.reset_failed_unit(unit.clone()).await;
+            let reset = async |s: &Proxy| s.reset_failed_unit(unit.clone()).await;
+            let _ = self.systemd.ask("forgetting that a unit failed", reset).await;
         }
     }
 
@@ -211,9 +295,7 @@ impl Bus {
     /// # Errors
     /// When systemd does not answer.
     pub async fn nspawn_units(&self) -> Result<BTreeMap<MachineName, String>, BusError> {
-        let pattern = vec!["systemd-nspawn@*.service".to_owned()];
-        let units = self.systemd.list_units_by_patterns(Vec::new(), pattern).await;
-        let units = units.map_err(sort(SYSTEMD, "listing units"))?;
+        let units = self.units(Vec::new(), vec!["systemd-nspawn@*.service".to_owned()]).await?;
         Ok(units.into_iter().filter_map(|u| Some((MachineName::from_unit(&u.0)?, u.3))).collect())
     }
 }

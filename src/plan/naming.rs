@@ -1,0 +1,123 @@
+//! Names that a machine must not take: others ask for them, and trust who answers.
+
+use super::{Refusal, Wanted};
+use crate::emit::names::{self, HOSTS_FILE};
+use crate::emit::{Origin, Owner, nspawn_file};
+use crate::name::MachineName;
+use crate::observed::Observed;
+use crate::spec::Spec;
+
+/// Why a new machine cannot have this name.
+pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Refusal> {
+    let word = name.as_str();
+    let other = "choose another name";
+    let reserved = |why: String, hint: String| Some(Refusal::Reserved { name: name.clone(), why, hint });
+    if names::is_reserved(word) {
+        return reserved(
+            "everywhere it means something else, which others would ask this machine for".into(),
+            other.into(),
+        );
+    }
+    if names::is_the_hosts(word, &observed.hostnames) {
+        return reserved("it is this host's own".into(), other.into());
+    }
+    let same = spec.machines.keys().find(|known| *known != name && known.as_str().eq_ignore_ascii_case(word));
+    if let Some(same) = same {
+        return reserved(format!("'{same}' has it already, as names are the same in any case"), other.into());
+    }
+    let hosts = observed.file(HOSTS_FILE.as_ref()).unwrap_or_default();
+    if names::is_in_hosts(word, hosts) {
+        let hint = format!("{other}, or take its line out of {HOSTS_FILE}: nsctl writes its own");
+        return reserved(format!("{HOSTS_FILE} has it for somebody else"), hint);
+    }
+    None
+}
+
+/// Machines that are new, and whose names are taken.
+pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
+    let new =
+        wanted.spec.machines.keys().filter(|name| is_planned(name, wanted) && !is_there(name, observed));
+    let taken = new.filter_map(|name| match taken(name, &wanted.spec, observed)? {
+        // Of two new ones the first by name may have it.
+        Refusal::Reserved { .. } if is_first_of_new(name, wanted, observed) => None,
+        refusal => Some(refusal),
+    });
+    taken.collect()
+}
+
+/// What an older nsctl took: it runs on, and is not published.
+pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
+    let there =
+        wanted.spec.machines.keys().filter(|name| is_planned(name, wanted) && is_there(name, observed));
+    let unheard = there.filter(|name| {
+        names::is_reserved(name.as_str()) || names::is_the_hosts(name.as_str(), &observed.hostnames)
+    });
+    unheard
+        .map(|name| {
+            format!("'{name}' is not to be found by that name, which means something else; `nsctl rename {name} NEW`")
+        })
+        .collect()
+}
+
+fn is_planned(name: &MachineName, wanted: &Wanted) -> bool {
+    wanted.holds(&Owner::Machine(name.clone()))
+}
+
+fn is_there(name: &MachineName, observed: &Observed) -> bool {
+    observed.file(&nspawn_file(name)).is_some_and(|text| Origin::of(text) != Origin::Foreign)
+}
+
+/// Whether the name is only that of other machines that are new, too, and later.
+fn is_first_of_new(name: &MachineName, wanted: &Wanted, observed: &Observed) -> bool {
+    let mut spec = wanted.spec.clone();
+    spec.machines.retain(|other, _| other <= name || is_there(other, observed));
+    taken(name, &spec, observed).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Scope, plan, settle};
+    use crate::spec::definition_path;
+    use crate::state::State;
+
+    fn planned(machines: &[&str], old: &[&str]) -> Result<Vec<String>, Vec<String>> {
+        let routed = "[network]\nmode = \"routed\"\n".to_owned();
+        let mut files: std::collections::BTreeMap<_, _> =
+            machines.iter().map(|name| (definition_path(&name.parse().unwrap()), routed.clone())).collect();
+        let spec = Spec::parse(Some("pool = \"2001:db8:a::/48\""), &crate::spec::readable(&files)).unwrap();
+        for name in old {
+            let name = name.parse().unwrap();
+            files.insert(nspawn_file(&name), crate::emit::sign(&Owner::Machine(name), "[Exec]\n"));
+        }
+        files.insert(HOSTS_FILE.into(), "127.0.0.1 localhost\n192.0.2.1 Printer # mine\n".into());
+        let mut observed = Observed { files, ..Observed::default() };
+        observed.hostnames = ["home.example.org".to_owned()].into();
+        let leases = settle(&spec, State::default().leases, &Scope::All).unwrap();
+        let wanted = Wanted::new(spec, State { leases, ..State::default() }, Scope::All);
+        let words = |refusals: Vec<Refusal>| refusals.iter().map(ToString::to_string).collect();
+        plan(&wanted, &observed).map(|plan| plan.notes).map_err(words)
+    }
+
+    #[test]
+    fn new_machines_take_no_names() {
+        for bad in ["LOCALHOST", "wpad", "metadata.google.internal", "Home", "home.example.org", "printer"] {
+            let refused = planned(&[bad, "web"], &[]).unwrap_err();
+            assert!(refused.len() == 1 && refused[0].contains(bad), "{bad}: {refused:?}");
+        }
+        assert_eq!(planned(&["deb.debian.org", "web"], &[]), Ok(Vec::new()));
+        let refused = planned(&["Web", "web", "db"], &[]).unwrap_err();
+        assert!(
+            refused.len() == 1 && refused[0].contains("'web' cannot") && refused[0].contains("'Web'"),
+            "{refused:?}"
+        );
+        let refused = planned(&["Web", "web"], &["web"]).unwrap_err();
+        assert!(refused.len() == 1 && refused[0].contains("'Web' cannot"), "{refused:?}");
+    }
+
+    #[test]
+    fn those_of_an_older_nsctl_run_on() {
+        let notes = planned(&["wpad", "Web", "web"], &["wpad", "Web", "web"]).unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("nsctl rename wpad NEW"), "{notes:?}");
+    }
+}
