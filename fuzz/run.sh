@@ -10,10 +10,10 @@ export RUSTC_BOOTSTRAP=1
 tools=$PWD/target/tools
 PATH=$tools/bin:$PATH
 command -v cargo-fuzz > /dev/null || cargo install --quiet --root "$tools" cargo-fuzz
-cargo run --quiet --release --bin real -- real
+cargo run --quiet --manifest-path ../Cargo.toml --example corpus -- "$PWD/real"
 cargo fuzz build --sanitizer none
 host=$(rustc -vV | sed -n 's/^host: //p')
-[ $# -gt 0 ] || set -- $(cargo fuzz list | grep -vx real)
+[ $# -gt 0 ] || set -- $(cargo fuzz list)
 limit=-max_total_time=$seconds
 [ -z "${RUNS:-}" ] || limit=-runs=$RUNS
 for target in "$@"; do

@@ -178,7 +178,8 @@ fn ssh_key(guest: &Guest, key: &str) -> Change {
 fn password(guest: &Guest, hash: &str) -> Option<Change> {
     let shadow = guest.shadow.as_ref()?;
     shadow.lines().find(|line| line.starts_with("root:"))?;
-    let lines = shadow.lines().map(|line| match line.strip_prefix("root:") {
+    // Not lines(), which takes a carriage return away, too.
+    let lines = shadow.split_terminator('\n').map(|line| match line.strip_prefix("root:") {
         Some(rest) => format!("root:{hash}{}\n", rest.find(':').map_or("", |at| &rest[at..])),
         None => format!("{line}\n"),
     });
@@ -248,6 +249,10 @@ mod tests {
         let text = "root:$6$x:1:0:99999:7:::\nbin:*:1::::::\n".to_owned();
         assert!(all.contains(&Change::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
         assert_eq!(changes(&debian(), &Wishes::default(), &texts, "1"), Err(Unfit::NoShadow));
+        let guest = Guest { shadow: Some("root:*:1\nbin:*:1\r\n".into()), ..debian() };
+        let all = changes(&guest, &Wishes::default(), &texts, "1").unwrap();
+        let text = "root:$6$x:1\nbin:*:1\r\n".to_owned();
+        assert!(all.contains(&Change::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! Writes a corpus of real files: what nsctl makes of the examples, what this kernel says, what
-//! tar(1) packs and nft(8) lists. `real FOLDER`: a folder for each target.
+//! Writes a corpus of real files for the fuzzer: what nsctl makes of the examples, what this kernel
+//! says, what tar(1) packs and nft(8) lists. `corpus FOLDER`: a folder for each target.
+
+#![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -29,7 +31,7 @@ impl Corpus {
 }
 
 fn main() -> Done {
-    let folder = std::env::args().nth(1).ok_or("usage: real FOLDER")?;
+    let folder = std::env::args().nth(1).ok_or("usage: corpus FOLDER")?;
     let corpus = Corpus(folder.into());
     examples(&corpus)?;
     kernel(&corpus)?;
@@ -40,8 +42,9 @@ fn main() -> Done {
 
 /// The rendered files, the state and the journal of the examples, and what nft makes of the rules.
 fn examples(corpus: &Corpus) -> Done {
-    let host = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/host_file/nsctl.toml"))?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/definition");
+    let host =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/host_file/nsctl.toml"))?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/definition");
     let mut definitions = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -49,10 +52,11 @@ fn examples(corpus: &Corpus) -> Done {
         definitions.insert(place, fs::read_to_string(path)?);
     }
     let spec = Spec::parse(Some(&host), &definitions)?;
-    let leases = settle(&spec, State::default().leases, &Scope::All)?;
+    let leases = settle(&spec, State::default().leases, &Scope::All).map_err(|e| format!("{e:?}"))?;
     let state = State { leases, ..State::default() };
     corpus.put("state", "examples", nsctl::state::render(&state))?;
-    let steps = plan(&Wanted::new(spec, state, Scope::All), &Observed::default())?.steps;
+    let planned = plan(&Wanted::new(spec, state, Scope::All), &Observed::default());
+    let steps = planned.map_err(|e| format!("{e:?}"))?.steps;
     for (at, step) in steps.iter().enumerate() {
         let Step::Write { path, new: Some(text), .. } = step else { continue };
         corpus.put("ini", &at.to_string(), text)?;
@@ -114,8 +118,8 @@ fn tars(corpus: &Corpus) -> Done {
     let _ = std::os::unix::fs::symlink("../bin/busybox", tree.join("sbin/init"));
     fs::File::create(tree.join("sparse"))?.set_len(1 << 20)?;
     for format in ["gnu", "pax", "ustar", "v7", "oldgnu"] {
-        let tar = Command::new("tar").arg("-C").arg(&tree);
-        let out = { tar }.args(["-S", &format!("--format={format}"), "-cf", "-", "."]).output()?;
+        let words = ["-S", &format!("--format={format}"), "-cf", "-", "."];
+        let out = Command::new("tar").arg("-C").arg(&tree).args(words).output()?;
         corpus.put("tar", format, out.stdout)?;
     }
     fs::remove_dir_all(tree)?;
