@@ -40,3 +40,4 @@ pub mod pool;
 pub mod spec;
 pub mod state;
 pub mod sys;
+pub mod visible;
