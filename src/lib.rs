@@ -42,3 +42,4 @@ pub mod settings;
 pub mod spec;
 pub mod state;
 pub mod sys;
+pub mod visible;

@@ -1,5 +1,6 @@
 //! `nsctl export` and `nsctl import`: a machine moves to another host in two commands.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,6 +12,7 @@ use crate::apply::{self, Listener};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, Wanted, settle};
 use crate::spec::image::name_for;
+use crate::spec::reach;
 use crate::spec::{MachineSpec, Network, Problems, Routed, definition_path, edit};
 use crate::state::State;
 use crate::sys::archive::Unpacked;
@@ -38,6 +40,10 @@ pub struct Import {
     /// Do not start it now; it still starts with the host
     #[arg(long)]
     no_start: bool,
+    /// Leave out of the definition what reaches beyond the machine: binds, [nspawn], [networkd],
+    /// firewall = false, ports of this host
+    #[arg(long)]
+    no_privileges: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -70,12 +76,31 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
         Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;
-    let machine = MachineSpec::parse(&path, &definition).map_err(Problems)?;
+    let definition = if args.no_privileges { reach::without_reach(&definition)? } else { definition };
+    let mut machine = MachineSpec::parse(&path, &definition).map_err(Problems)?;
+    let mut definition = definition;
+    if args.no_privileges {
+        machine.expose.iter_mut().for_each(|expose| expose.host = None);
+        machine.expose.retain(|expose| expose.to.is_some());
+        definition = edit::set_expose(&definition, &machine.expose)?;
+    }
     let session = Session::begin(global, About::Those(&[&name])).await?;
     must_be_free(&session, &name)?;
     let (machine, definition) = at_home_here(&session, machine, definition)?;
     session.progress.end();
     text::err!("{}", text::tame(&format!("the definition of {name}:\n{}", definition.trim_end())));
+    let beyond = reach::reach(&machine);
+    if !beyond.is_empty() {
+        let list = beyond.join("\n  ");
+        text::err!(
+            "{}",
+            text::tame(&format!("it reaches beyond the machine (--no-privileges drops that):\n  {list}"))
+        );
+    }
+    if !args.yes && !std::io::stdin().is_terminal() {
+        return Err(Fault::new("nobody can be asked whether it may do that; nothing was changed")
+            .hint(format!("read the definition above; `nsctl import --yes {}` grants it", file.display())));
+    }
     if !args.yes && !text::agree("What it may do here is what that says. Make this machine?")? {
         return Err(Fault::new("nothing was changed"));
     }

@@ -21,10 +21,9 @@ macro_rules! err {
 
 pub(super) use {err, out};
 
-/// A text without control characters but line ends and tabs: escape sequences of a
-/// guest must not reach the terminal.
+/// A text with escapes for what a terminal would obey, or nobody would see.
 pub fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+    crate::visible::visible(text)
 }
 
 /// A table without lines, as wide as it must be.

@@ -10,6 +10,7 @@ mod interfaces;
 mod machine;
 mod port;
 mod problem;
+pub mod reach;
 pub mod recipe;
 
 use std::collections::BTreeMap;

@@ -138,13 +138,18 @@ impl fmt::Display for Problem {
         let pad = " ".repeat(number.len());
         writeln!(f, "{file}:{}:{}: {}", place.line, place.column, self.message)?;
         writeln!(f, " {number} | {}", printable(&place.text))?;
-        write!(f, " {pad} | {}{}", " ".repeat(place.column - 1), "^".repeat(place.width))
+        // Escapes are longer than what they stand for.
+        let shown = |from: usize, count: usize| {
+            printable(&place.text.chars().skip(from).take(count).collect::<String>()).chars().count()
+        };
+        let (before, width) = (shown(0, place.column - 1), shown(place.column - 1, place.width));
+        write!(f, " {pad} | {}{}", " ".repeat(before), "^".repeat(width.max(1)))
     }
 }
 
-/// A line as it may be shown: a file's control characters do not reach the terminal.
+/// A line as it may be shown, with the caret below it in its place.
 fn printable(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    crate::visible::visible(&line.replace('\t', " "))
 }
 
 /// Everything that is wrong, in the order of the files.

@@ -116,7 +116,7 @@ fn write_holder(mut file: &File) -> std::io::Result<()> {
 fn read_holder(mut file: &File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(512).read_to_string(&mut text));
-    let line: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+    let line = crate::visible::visible(text.trim());
     match read {
         Ok(_) if !line.is_empty() => format!("`{line}`"),
         _ => "another nsctl".into(),

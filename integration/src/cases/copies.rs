@@ -84,6 +84,7 @@ fn moved(lab: &mut Lab) -> Result<()> {
         lab.nsctl(&format!("remove -y {name}"))?;
     }
     lab.nsctl_ok("init --pool 2001:db8:a:f000::/52 --uplink wan0")?;
+    refused(lab, "import /root/web.tar.gz", 1, "nobody can be asked")?;
     let said = lab.nsctl("import --yes /root/web.tar.gz")?;
     must!(said.ok() && said.stdout.contains("web answers at 2001:db8:a:f001::2"), "{}", said.all());
     must!(said.stderr.contains("open = [\"tcp/7777\"]") && said.stderr.contains("gets another"), "{}", said.all());
@@ -93,5 +94,37 @@ fn moved(lab: &mut Lab) -> Result<()> {
     until(Duration::from_secs(20), "its port is open here, too", open)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     lab.sh("tar -C /var/lib/machines/debian-13 -cf /root/plain.tar .")?;
-    refused(lab, "import /root/plain.tar --name other", 1, "was not exported by nsctl")
+    refused(lab, "import /root/plain.tar --name other", 1, "was not exported by nsctl")?;
+    hostile(lab)
+}
+
+/// A definition that asks for the host, and hides it.
+fn hostile(lab: &Lab) -> Result<()> {
+    lab.install("python3")?;
+    lab.sh(
+        "cat > make.py <<'end'
+import tarfile, io
+text = ('description = \"nice \\u202e\\u200b\"\\nbind = [\"/:/host\"]\\nfirewall = false\\n[network]\\nmode = \"routed\"\\n'
+        '[nspawn.Exec]\\nPrivateUsers = \"no\"\\nCapability = \"all\"\\n[networkd.Network]\\nIPMasquerade = \"both\"\\n'
+        '[[expose]]\\nport = \"tcp/80\"\\nhost = 80\\n').encode()
+with tarfile.open('/root/evil.tar', 'w', format=tarfile.USTAR_FORMAT) as tar:
+    entry = tarfile.TarInfo('nsctl-definition.toml')
+    entry.size = len(text)
+    tar.addfile(entry, io.BytesIO(text))
+    tar.add('/var/lib/machines/debian-13', '.')
+end
+         python3 make.py",
+    )?;
+    refused(lab, "import /root/evil.tar", 1, "nobody can be asked")?;
+    let said = lab.nsctl("import /root/evil.tar")?.stderr;
+    must!(said.contains("\\u{202e}\\u{200b}") && !said.contains('\u{202e}'), "{said}");
+    let last = said.split("reaches beyond").nth(1).unwrap_or_default();
+    for word in ["/:/host", "PrivateUsers = no", "Capability = all", "IPMasquerade", "firewall = false", "port 80"] {
+        must!(last.contains(word), "{word} is not told apart:\n{said}");
+    }
+    let said = lab.nsctl("import --yes --no-privileges --no-start /root/evil.tar")?;
+    must!(said.ok() && !said.stderr.contains("reaches beyond"), "{}", said.all());
+    let kept = lab.sh("cat /etc/nsctl/machines.d/evil.toml /etc/systemd/nspawn/evil.nspawn")?;
+    must!(!["/:/host", "PrivateUsers=no", "all", "Masquerade", "firewall", "host = 80"].iter().any(|word| kept.contains(word)), "{kept}");
+    lab.nsctl_ok("remove -y evil").map(drop)
 }

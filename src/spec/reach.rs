@@ -1,0 +1,85 @@
+//! What of a definition reaches beyond its machine: settings that somebody else's file
+//! should not bring along unseen.
+
+use std::str::FromStr;
+
+use toml_edit::{DocumentMut, TomlError};
+
+use super::{MachineSpec, Network};
+
+/// Settings of [nspawn.Exec] that concern the machine alone.
+const HARMLESS: [&str; 2] = ["Hostname", "KillSignal"];
+
+/// Each such setting, as it is written.
+pub fn reach(machine: &MachineSpec) -> Vec<String> {
+    let mut all: Vec<String> = machine.bind.iter().map(|bind| format!("bind: {bind}")).collect();
+    all.extend(machine.bind_read_only.iter().map(|bind| format!("bind-read-only: {bind}")));
+    for (section, keys) in &machine.nspawn {
+        let harmless = |key: &str| section == "Exec" && HARMLESS.contains(&key);
+        for (key, values) in keys.iter().filter(|(key, _)| !harmless(key)) {
+            all.push(format!("[nspawn.{section}] {key} = {}", values.texts().join(" ")));
+        }
+    }
+    for (section, sections) in &machine.networkd {
+        for (key, values) in sections.all().iter().flatten() {
+            all.push(format!("[networkd.{section}] {key} = {}", values.texts().join(" ")));
+        }
+    }
+    all.extend((!machine.firewall).then(|| "firewall = false".to_owned()));
+    let ports = machine.expose.iter().filter_map(|expose| expose.host);
+    all.extend(ports.map(|port| format!("expose: port {port} of this host")));
+    if let Network::Bridge(bridge) = &machine.network {
+        all.push(format!("network: a host of the LAN of {bridge}, without a firewall"));
+    }
+    all
+}
+
+/// The definition without them. A bridge stays: without it there would be no network.
+///
+/// # Errors
+/// When the text is no TOML.
+pub fn without_reach(text: &str) -> Result<String, TomlError> {
+    let mut document = DocumentMut::from_str(text)?;
+    for key in ["bind", "bind-read-only", "networkd", "firewall"] {
+        document.remove(key);
+    }
+    if let Some(nspawn) = document.get_mut("nspawn").and_then(|item| item.as_table_like_mut()) {
+        let names: Vec<String> = nspawn.iter().map(|(name, _)| name.to_owned()).collect();
+        for name in names.iter().filter(|name| *name != "Exec") {
+            nspawn.remove(name);
+        }
+        if let Some(exec) = nspawn.get_mut("Exec").and_then(|item| item.as_table_like_mut()) {
+            let keys: Vec<String> = exec.iter().map(|(key, _)| key.to_owned()).collect();
+            for key in keys.iter().filter(|key| !HARMLESS.contains(&key.as_str())) {
+                exec.remove(key);
+            }
+        }
+    }
+    Ok(document.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_reaches_out_is_listed_and_dropped() {
+        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\n[network]\nmode = \"routed\"\n\
+                    [nspawn.Exec]\nPrivateUsers = \"no\"\nKillSignal = \"SIGUSR2\"\n[nspawn.Files]\nBind = [\"/root\"]\n\
+                    [networkd.Network]\nIPMasquerade = \"both\"\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n";
+        let parse = |text: &str| MachineSpec::parse(Path::new("x.toml"), text).unwrap();
+        let all = reach(&parse(text)).join("\n");
+        for word in
+            ["/:/host", "/etc", "PrivateUsers = no", "Bind = /root", "IPMasquerade", "firewall", "port 80"]
+        {
+            assert!(all.contains(word), "{word} is not in\n{all}");
+        }
+        assert!(!all.contains("KillSignal"));
+        let mut without = parse(&without_reach(text).unwrap());
+        without.expose.clear();
+        assert_eq!(reach(&without), Vec::<String>::new());
+        assert!(without.nspawn["Exec"].contains_key("KillSignal"));
+    }
+}
