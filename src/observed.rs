@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{IfName, MachineName};
+use crate::nftables::table::Difference;
 
 /// What is on the host.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -69,6 +70,8 @@ impl Sharing {
 pub struct Nftables {
     /// Whether our table is loaded.
     pub ours: bool,
+    /// Where it is not what its files say.
+    pub drift: Vec<Difference>,
     /// The forward chains of others that drop what they are not told to let through.
     pub dropping: Vec<Chain>,
     /// The input chains of others that drop so.

@@ -12,7 +12,7 @@ use super::session::{bus, spec, state};
 use super::show::unknown;
 use super::text::{err, out};
 use super::{Fault, Global, text};
-use crate::doctor::{Finding, Level, examine, services};
+use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
 use crate::plan::{Step, plan};
 use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
@@ -57,7 +57,8 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
         };
         let link = row.host_interface.clone().unwrap_or_default();
         let mine = |object: &str| {
-            object.split(", ").any(|word| word == row.name || (!link.is_empty() && word == link))
+            (object == OUR_TABLE && row.open.is_some())
+                || object.split(", ").any(|word| word == row.name || (!link.is_empty() && word == link))
         };
         findings.retain(|finding| mine(&finding.object));
     }

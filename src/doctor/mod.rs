@@ -17,6 +17,7 @@ mod translation;
 use serde::Serialize;
 
 pub use facts::Facts;
+pub use firewalls::OUR_TABLE;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

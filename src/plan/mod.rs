@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use checks::Refusal;
-pub use effects::Effect;
+pub use effects::{Effect, few};
 pub use files::{diff, kept_beside};
 pub use machines::check;
 pub use stale::Stale;
@@ -21,7 +21,7 @@ pub use step::{Source, Step, stages, undo};
 use crate::emit::{self, Owner};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
-use crate::observed::Observed;
+use crate::observed::{Nftables, Observed};
 use crate::pool::Leases;
 use crate::spec::Spec;
 use crate::state::{self, State};
@@ -138,7 +138,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
     if observed.live {
         plan.effects = effects::of_units(&plan, &fates.reasons());
-        plan.effects.extend(effects::of_files(&changes));
+        let files = effects::of_files(&changes);
+        plan.effects.extend(effects::of_firewall(wanted, observed, &files));
+        plan.effects.extend(files);
     }
     Ok(plan)
 }
@@ -184,11 +186,11 @@ fn steps(
     steps
 }
 
-/// Somebody flushed all rules, ours too.
+/// Our table is not what its files say: somebody flushed all rules, or changed some.
 pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
     let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
-    let loaded = observed.nftables.as_ref().is_none_or(|nftables| nftables.ours);
-    there && !loaded && wanted.scope.holds(&Owner::Firewall)
+    let loaded = |nftables: &Nftables| nftables.ours && nftables.drift.is_empty();
+    there && !observed.nftables.as_ref().is_none_or(loaded) && wanted.scope.holds(&Owner::Firewall)
 }
 
 /// The host's sockets for machines that run: those whose files are new or changed
