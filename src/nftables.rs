@@ -1,6 +1,6 @@
 //! What the kernel's rules say, as nft(8) lists them (libnftables-json(5)). Pure.
 
-use std::collections::BTreeSet;
+pub mod table;
 
 use ipnet::Ipv6Net;
 use serde_json::Value;
@@ -97,15 +97,6 @@ fn values(value: &Value) -> Vec<String> {
 /// The prefixes of a set.
 fn nets(elements: &Value) -> Vec<Ipv6Net> {
     elements.as_array().into_iter().flatten().flat_map(values).filter_map(|text| text.parse().ok()).collect()
-}
-
-/// Chains of our table without rules, but for those that the kernel itself leads to.
-pub fn unused(listed: &Value) -> Vec<&str> {
-    let busy: BTreeSet<&str> =
-        objects(listed).filter_map(|object| object["rule"]["chain"].as_str()).collect();
-    let chains =
-        objects(listed).filter_map(|object| object.get("chain")).filter(|chain| chain.get("hook").is_none());
-    chains.filter_map(|chain| chain["name"].as_str()).filter(|name| !busy.contains(name)).collect()
 }
 
 fn tool(family: &str, table: &str, chains: &[&str]) -> Tool {

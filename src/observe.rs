@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::names::HOSTS_FILE;
-use crate::emit::{FIREWALL_FILE, Names, Origin, PLACES, Place, TREES_DIR, WANTS_DIR};
+use crate::emit::{FIREWALL_DIR, FIREWALL_FILE, Names, Origin, PLACES, Place, TREES_DIR, WANTS_DIR};
 use crate::name::MachineName;
+use crate::nftables::table::{Difference, Table};
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
     STOPPED_DIR, Stranger, TreeId, accept_ra,
 };
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
 use crate::state::STATE_FILE;
+use crate::sys::nft::Listing;
 use crate::sys::{
     Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together, tree,
 };
@@ -51,7 +53,7 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
 
 async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), ObserveError> {
     observed.live = true;
-    let (networkd, machines, images, units, systemd, net, nftables, files) = tokio::join!(
+    let (networkd, machines, images, units, systemd, net, nftables, table, files) = tokio::join!(
         bus.networkd_answers(),
         bus.machines(),
         bus.images(),
@@ -59,12 +61,17 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), Obs
         bus.systemd_version(),
         network(),
         nft::look(),
+        nft::list(),
         files(disk),
     );
     networkd?;
     files?.put_into(observed);
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.systemd, observed.nftables) = (systemd?, nftables?);
+    let drift = drift(&observed.files, table?).await;
+    if let Some(nftables) = &mut observed.nftables {
+        nftables.drift = drift;
+    }
     (observed.links, observed.default_routes) = net?;
     observed.missing = missing(disk, &observed.files);
     observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
@@ -160,14 +167,39 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
     }
     if let Some(text) = disk.read(Path::new(FIREWALL_FILE))? {
         observed.files.insert(FIREWALL_FILE.into(), text);
+        observed.files.extend(disk.folder(Path::new(FIREWALL_DIR), |name| name.ends_with(".nft"))?);
     }
     observed.missing = missing(disk, &observed.files);
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
-    let (machines, ours) = tokio::join!(bus.machines(), nft::is_loaded());
+    let (machines, table) = tokio::join!(bus.machines(), nft::list());
     observed.machines = machines?;
-    observed.nftables = ours?.map(|ours| Nftables { ours, ..Nftables::default() });
+    let table = table?;
+    let ours = matches!(table, Listing::Table(_));
+    let known = !matches!(table, Listing::Unknown);
+    let drift = drift(&observed.files, table).await;
+    observed.nftables = known.then(|| Nftables { ours, drift, ..Nftables::default() });
     Ok(observed)
+}
+
+/// Where our table is not what its files say. Should nft list something in other words than
+/// ours, it is asked what it would list of the files.
+async fn drift(files: &BTreeMap<PathBuf, String>, table: Listing) -> Vec<Difference> {
+    let Some(shared) = files.get(Path::new(FIREWALL_FILE)) else { return Vec::new() };
+    let loaded = match table {
+        Listing::Table(text) => Table::read([text.as_str()]),
+        Listing::Gone => return vec![Difference::gone()],
+        Listing::Unknown => return Vec::new(),
+    };
+    let own = files.iter().filter(|(path, _)| path.parent() == Some(Path::new(FIREWALL_DIR)));
+    let said = Table::read(std::iter::once(shared.as_str()).chain(own.map(|(_, text)| text.as_str())));
+    if said == loaded {
+        return Vec::new();
+    }
+    match nft::intended(Path::new(FIREWALL_FILE)).await {
+        Ok(text) => Table::read([text.as_str()]).differences(&loaded),
+        Err(_) => said.differences(&loaded),
+    }
 }
 
 /// What the disk has.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emit::{self, Origin, Owner, claim_file};
 use crate::name::{IfName, MachineName};
+use crate::nftables::table::Difference;
 
 /// What is on the host.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -120,6 +121,8 @@ impl Sharing {
 pub struct Nftables {
     /// Whether our table is loaded.
     pub ours: bool,
+    /// Where it is not what its files say.
+    pub drift: Vec<Difference>,
     /// The forward chains of others that drop what they are not told to let through.
     pub dropping: Vec<Chain>,
     /// The input chains of others that drop so.

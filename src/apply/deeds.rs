@@ -266,5 +266,5 @@ async fn reload_firewall(prune: bool) -> Result<(), NftError> {
         return nft::unload().await;
     }
     nft::load(file).await?;
-    if prune { nft::prune().await } else { Ok(()) }
+    if prune { nft::prune(file).await } else { Ok(()) }
 }

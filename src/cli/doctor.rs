@@ -12,7 +12,7 @@ use super::session::{bus, spec, state};
 use super::show::unknown;
 use super::text::{err, out};
 use super::{Fault, Global, text};
-use crate::doctor::{Finding, Level, examine, services};
+use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
 use crate::plan::{Step, Whole};
 use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
@@ -57,7 +57,9 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
             return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
         };
         let link = row.host_interface.as_deref();
-        findings.retain(|finding| finding.is_of(&row.name, link));
+        let filtered = row.open.is_some();
+        findings
+            .retain(|finding| finding.is_of(&row.name, link) || (filtered && finding.object == OUR_TABLE));
     }
     if args.fix {
         fix(global, &args, &findings)?;

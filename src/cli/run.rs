@@ -95,7 +95,7 @@ fn steps(way: Way, machines: &[MachineName], checks: &[Step], flushed: bool) -> 
     let stop = Step::Stop { machines: machines.to_vec() };
     let start = Step::start(machines.to_vec(), checks);
     // A machine does not start without its firewall.
-    let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall { prune: false });
+    let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall { prune: true });
     let steps = match way {
         Way::Start => vec![start],
         Way::Stop => vec![stop],

@@ -1,8 +1,16 @@
 //! Firewalls: ours that is gone, others' that drop what machines need.
 
+use std::collections::BTreeMap;
+
 use super::{Facts, Finding};
+use crate::emit::FIREWALL_FILE;
+use crate::name::kernel_name;
+use crate::nftables::table::Difference;
 use crate::plan::others::{Drops, drops};
-use crate::plan::{Scope, Wanted, flushed};
+use crate::plan::{Scope, Wanted, few, flushed};
+
+/// What all machines on the firewall share.
+pub const OUR_TABLE: &str = "table inet nsctl";
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let wanted = Wanted::new(facts.spec.clone(), facts.state.clone(), Scope::All);
@@ -18,14 +26,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         })
         .collect();
     if flushed(&wanted, &facts.observed) {
-        findings.push(
-            Finding::error(
-                "table inet nsctl",
-                "is not loaded: somebody flushed all rules",
-                "every port of every routed machine is open, and machines may feign addresses",
-            )
-            .mend_safely("nft -f /var/lib/nsctl/firewall.nft"),
-        );
+        findings.extend(drift(facts));
     }
     findings.extend(inputs(facts));
     if !facts.loopback_answers {
@@ -35,6 +36,41 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+/// Where our table is not what its files say: what all machines share, and what concerns one.
+fn drift(facts: &Facts) -> Vec<Finding> {
+    let drift = facts.observed.nftables.iter().flat_map(|nftables| &nftables.drift);
+    let mut objects: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
+    for one in drift {
+        let about = one.about.as_deref();
+        let object = about.map_or(OUR_TABLE.to_owned(), |about| machine_of(facts, about));
+        objects.entry(object).or_default().push(one.clone());
+    }
+    let found = objects.into_iter().map(|(object, drift)| {
+        let says = few(&drift);
+        let what = match drift.first() {
+            Some(gone) if drift.len() == 1 && gone.object == object => gone.what.clone(),
+            _ if object == OUR_TABLE => format!("is not what its files say: {says}"),
+            _ => format!("has not the firewall that its files say: {says}"),
+        };
+        let causes =
+            "ports that nobody opened may be open, open ones closed, and machines may feign addresses";
+        let finding = Finding::error(object, what, causes);
+        if drift.iter().any(|one| one.added) {
+            // What somebody put there goes.
+            return finding.mend("nsctl apply");
+        }
+        finding.mend_safely(format!("nft -f {FIREWALL_FILE}"))
+    });
+    found.collect()
+}
+
+/// A machine's name, told by that or by its interface.
+fn machine_of(facts: &Facts, about: &str) -> String {
+    let names = facts.spec.machines.keys();
+    let link = names.clone().find(|name| kernel_name(&name.routed_link()) == about);
+    link.map_or(about.to_owned(), ToString::to_string)
 }
 
 /// The messages that a host must take (RFC 4890 4.4).
@@ -59,7 +95,23 @@ fn inputs(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nftables::table::Table;
     use crate::observed::{InputChain, Nftables};
+
+    #[test]
+    fn drift_names_the_machine_that_it_concerns() {
+        let mut facts = Facts { loopback_answers: true, ..Facts::default() };
+        facts.observed.files.insert(FIREWALL_FILE.into(), String::new());
+        let files = ["table inet nsctl {\nchain to-web {\naccept\n}\nchain forward {\naccept\n}\n}"];
+        let loaded = ["table inet nsctl {\nchain to-web {\ndrop\n}\nchain forward {\n}\n}"];
+        let drift = Table::read(files).differences(&Table::read(loaded));
+        facts.observed.nftables = Some(Nftables { ours: true, drift, ..Nftables::default() });
+        let found = check(&facts);
+        let told: Vec<(&str, bool)> = found.iter().map(|one| (one.object.as_str(), one.safe)).collect();
+        assert_eq!(told, [(OUR_TABLE, true), ("web", false)]);
+        facts.observed.nftables = Some(Nftables { drift: vec![Difference::gone()], ..Nftables::default() });
+        assert_eq!(check(&facts)[0].what, "is not loaded: somebody flushed all rules");
+    }
 
     #[test]
     fn icmp_must_get_in() {

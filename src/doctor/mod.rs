@@ -17,6 +17,7 @@ mod translation;
 use serde::Serialize;
 
 pub use facts::Facts;
+pub use firewalls::OUR_TABLE;
 
 use crate::emit::{Owner, owner_of};
 use crate::spec::MACHINES_DIR;

@@ -2,7 +2,7 @@
 //! transaction (nft(8)), and the unit that loads it before a machine starts.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ini::Ini;
 use crate::name::{MachineName, kernel_name};
@@ -16,16 +16,12 @@ pub const FIREWALL_DIR: &str = "/var/lib/nsctl/firewall";
 /// Loads the table at boot, and again when others flush all rules.
 pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
 
+/// Says whether a machine's part of the table is loaded, and loads it.
+const GUARD_FILE: &str = "/var/lib/nsctl/firewall-guard";
+
 /// It is never deleted to be made anew: between the two, packets slip through.
 /// Its chains and sets are emptied and filled again in one transaction, and each
 /// packet meets either the old or the new of each.
-///
-/// - `fib saddr . iif` asks whether answers to the sender would go back the way
-///   it came (RFC 3704 2.2): a machine's own /64, and its IPv4 address, pass.
-/// - Errors of ICMPv6 pass even where connection tracking does not know what
-///   they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
-/// - To the host go neighbour discovery, DHCP, DNS and ping; no router
-///   advertisements or redirects, which would change the host's own routes.
 ///
 /// What must be there before it is emptied are commands: each block of a table costs nft(8)
 /// half a megabyte and half a millisecond, so there is one.
@@ -35,47 +31,76 @@ add table inet nsctl
 add set inet nsctl machines { type ifname; }
 # Which chain judges what is sent to a machine.
 add map inet nsctl inbound { type ifname : verdict; }
-add chain inet nsctl forward { type filter hook forward priority filter; policy accept; }
-add chain inet nsctl input { type filter hook input priority filter; policy accept; }
 
 flush table inet nsctl
 flush set inet nsctl machines
 flush map inet nsctl inbound
 
 table inet nsctl {
-	chain own-address {
-		fib saddr . iif oif missing counter drop
-	}
-
-	chain always {
-		ct state established,related accept
-		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept
-	}
-
-	chain host-input {
-		icmpv6 type { nd-router-advert, nd-redirect } counter drop
-		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
-		icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept
-		udp dport 67 accept
-		jump own-address
-		jump always
-		udp dport { 53, 547 } accept
-		tcp dport 53 accept
-		counter drop
-	}
 ";
+
+/// The chains that all hosts have alike. Everything is written as nft(8) lists it, so that
+/// what is loaded can be compared without asking nft what it makes of this.
+///
+/// - `fib saddr . iif` asks whether answers to the sender would go back the way
+///   it came (RFC 3704 2.2): a machine's own /64, and its IPv4 address, pass. An interface of
+///   number 0 is none; the word for that is another since nft 1.1.4.
+/// - Errors of ICMPv6 pass even where connection tracking does not know what
+///   they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
+/// - To the host go neighbour discovery, DHCP, DNS and ping; no router
+///   advertisements or redirects, which would change the host's own routes.
+const CHAINS: [(&str, &[&str]); 3] = [
+    ("own-address", &["fib saddr . iif oif 0 counter drop"]),
+    (
+        "always",
+        &[
+            "ct state established,related accept",
+            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept",
+        ],
+    ),
+    (
+        "host-input",
+        &[
+            "icmpv6 type { nd-router-advert, nd-redirect } counter drop",
+            "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept",
+            "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
+            "udp dport 67 accept",
+            "jump own-address",
+            "jump always",
+            "udp dport { 53, 547 } accept",
+            "tcp dport 53 accept",
+            "counter drop",
+        ],
+    ),
+];
 const INCLUDE: &str = "\ninclude \"/var/lib/nsctl/firewall/*.nft\"\n";
+
+/// A chain and its rules.
+type Chain = (&'static str, Vec<String>);
+
+/// The chains that all machines share, in the order of the file.
+fn chains(host: &HostSpec) -> Vec<Chain> {
+    let fixed = host.fixed_pool();
+    let dns = fixed.filter(|_| host.dns_listener().is_some());
+    let alike = CHAINS.map(|(name, rules)| (name, rules.iter().map(|&rule| rule.to_owned()).collect()));
+    let hook = |hook: &str| format!("type filter hook {hook} priority filter; policy accept;");
+    let forward = [hook("forward"), "iifname @machines jump own-address".into()];
+    let input = [hook("input"), "iifname @machines jump host-input".into()];
+    let mut chains = Vec::from(alike);
+    chains.extend(dns.map(|pool| ("dns-guests", guests_of_dns(pool))));
+    chains.push(("forward", forward.into_iter().chain(rules_of_pool(fixed)).collect()));
+    chains.push(("input", input.into_iter().chain(dns.into_iter().flat_map(asks_of_dns)).collect()));
+    chains
+}
 
 /// The files that all machines share.
 pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let fixed = host.fixed_pool();
-    let dns = fixed.filter(|_| host.dns_listener().is_some()).map(rules_of_dns);
-    let (guests, asks) = dns.unwrap_or_default();
-    let forward =
-        chain("forward", &[vec!["iifname @machines jump own-address".into()], rules_of_pool(fixed)].concat());
-    let input = chain("input", &[vec!["iifname @machines jump host-input".into()], asks].concat());
+    let chains = chains(host);
+    let blocks: Vec<String> = chains.iter().map(|(name, rules)| block(name, rules)).collect();
+    let names: Vec<&str> = chains.iter().map(|(name, _)| *name).collect();
     vec![
-        (FIREWALL_FILE.into(), format!("{HEAD}{guests}{forward}{input}}}\n{INCLUDE}")),
+        (FIREWALL_FILE.into(), format!("{HEAD}{}}}\n{INCLUDE}", blocks.join("\n"))),
+        (GUARD_FILE.into(), guard_script(&names)),
         (unit_file(), unit()),
         (companion_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
     ]
@@ -96,19 +121,27 @@ fn rules_of_pool(pool: Option<Pool>) -> Vec<String> {
 
 /// The name server that machines ask is theirs alone: it would answer, and
 /// amplify, for the whole world.
-fn rules_of_dns(pool: Pool) -> (String, Vec<String>) {
-    let guests = [format!("ip6 saddr != {pool} counter drop"), "jump own-address".into()];
+fn guests_of_dns(pool: Pool) -> Vec<String> {
+    vec![format!("ip6 saddr != {pool} counter drop"), "jump own-address".into()]
+}
+
+fn asks_of_dns(pool: Pool) -> [String; 2] {
     let listener = pool.host_address();
-    let asks = format!(
-        "iifname != \"lo\" ip6 daddr {listener} meta l4proto {{ tcp, udp }} th dport 53 jump dns-guests"
-    );
-    (chain("dns-guests", &guests), vec![asks])
+    ["udp", "tcp"]
+        .map(|protocol| format!("iifname != \"lo\" ip6 daddr {listener} {protocol} dport 53 jump dns-guests"))
 }
 
 /// A chain in the table's block.
-fn chain(name: &str, rules: &[String]) -> String {
+fn block(name: &str, rules: &[String]) -> String {
     let rules: String = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
-    format!("\n\tchain {name} {{\n{rules}\t}}\n")
+    format!("\tchain {name} {{\n{rules}\t}}\n")
+}
+
+/// Whether all machines share this file.
+pub fn is_shared(path: &Path) -> bool {
+    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), companion_file()]
+        .iter()
+        .any(|file| file == path)
 }
 
 pub fn unit_file() -> PathBuf {
@@ -139,11 +172,60 @@ fn chain_of(name: &MachineName) -> String {
     format!("to-{name}")
 }
 
-/// What must hold before a machine starts: its part of the table is loaded. Where
-/// somebody flushed all rules it is loaded again; a machine whose part is missing does not start.
+/// What must hold before a machine starts: what all share and its own part of the table is
+/// loaded, rule for rule. Where it is not it is loaded again; a machine whose part is missing
+/// does not start.
 pub fn guard(name: &MachineName) -> String {
-    let list = format!("nft list chain inet nsctl {} > /dev/null", chain_of(name));
-    format!("/bin/sh -c '{list} 2>&1 || {{ nft -f {FIREWALL_FILE} && {list}; }}'")
+    format!("/bin/sh {GUARD_FILE} {name} {}", kernel_name(&name.routed_link()))
+}
+
+/// The guard's own words, each beginning at the line's begin. What it makes of the files is
+/// what nft(8) lists; were it to list something otherwise, the table would be loaded once more
+/// than it needs to be.
+const SAID: &str = r#"
+/^	chain /s/^/table inet nsctl {\n/p
+/^		/p
+s/^	}$/&\n}/p
+s/^add chain inet nsctl \(.*\)$/table inet nsctl {\n	chain \1 {/p
+s/^add rule inet nsctl [^ ]* /		/p
+s/^add element inet nsctl machines \(.*\)$/	}\n}\ntable inet nsctl {\n	set machines {\n		type ifname\n		elements = \1\n	}\n}/p
+s/^add element inet nsctl inbound \(.*\)$/table inet nsctl {\n	map inbound {\n		type ifname : verdict\n		elements = \1\n	}\n}/p
+"#;
+
+/// From so many machines on it takes nft(8) longer to list a few chains (it reads all rules for
+/// that) than to load them anew; with fewer, loading would wait for the kernel's readers.
+const MANY: u32 = 100;
+
+/// It looks at what all machines share, and at what concerns one of them. A table that
+/// somebody has put to sleep is awake when it is added again.
+fn guard_script(chains: &[&str]) -> String {
+    let each = |say: &dyn Fn(&str) -> String| chains.iter().map(|chain| say(chain)).collect::<String>();
+    let list = each(&|chain| format!("list chain inet nsctl {chain}; "));
+    let empty = |chain: &str| format!("add chain inet nsctl {chain}\nflush chain inet nsctl {chain}\n");
+    let (empty, own_empty) = (each(&|chain| empty(chain)), empty("to-$1"));
+    format!(
+        r#"# usage: sh {GUARD_FILE} MACHINE LINK
+own={FIREWALL_DIR}/$1.nft
+if ! test -r "$own" || ! test -r {FIREWALL_FILE}; then
+	echo "the firewall of $1 is missing; hint: nsctl apply" >&2
+	exit 1
+fi
+if test "$(set -- {FIREWALL_DIR}/*.nft; echo $#)" -lt {MANY}; then
+	loaded=$(nft -s "add table inet nsctl; {list}list chain inet nsctl to-$1
+		get element inet nsctl machines {{ \"$2\" }}; get element inet nsctl inbound {{ \"$2\" }}" 2> /dev/null)
+	said=$(sed -n '{SAID}' {FIREWALL_FILE} "$own")
+	test "$loaded" = "$said" && exit 0
+else
+	{{
+		echo "add table inet nsctl
+{empty}{own_empty}"
+		sed -e '/^flush /d' -e '/^include /d' {FIREWALL_FILE}
+		cat "$own"
+	}} | nft -f - 2> /dev/null && exit 0
+fi
+exec nft -f {FIREWALL_FILE}
+"#
+    )
 }
 
 /// Where a machine's part of the table is.
@@ -169,10 +251,14 @@ pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
     text
 }
 
+/// A single address is listed without a length.
 fn rule(port: &OpenPort) -> String {
     let OpenPort { protocol, first, last, from } = port;
     let from = from.map_or(String::new(), |from| {
-        format!("{} saddr {from} ", if from.addr().is_ipv6() { "ip6" } else { "ip" })
+        let family = if from.addr().is_ipv6() { "ip6" } else { "ip" };
+        let single = from.prefix_len() == from.max_prefix_len();
+        let from = if single { from.addr().to_string() } else { from.to_string() };
+        format!("{family} saddr {from} ")
     });
     let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
     format!("{from}{} dport {range} accept", protocol.word())

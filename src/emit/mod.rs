@@ -102,8 +102,7 @@ pub fn owner_of(path: &Path) -> Owner {
         .or_else(|| Some(file.clone()).filter(|_| path.starts_with(TREES_DIR)));
     let bridge =
         || between(&file, "05-nsctl-bridge-", ".netdev").or(between(&file, "05-nsctl-bridge-", ".network"));
-    let firewall = [PathBuf::from(FIREWALL_FILE), firewall::unit_file(), firewall::companion_file()];
-    if firewall.iter().any(|file| file == path) {
+    if firewall::is_shared(path) {
         return Owner::Firewall;
     }
     if path.starts_with(names::RESOLVED_DIR) || path == Path::new(names::HOSTS_FILE) {
@@ -157,12 +156,13 @@ pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 15] = [
+pub const PLACES: [Place; 16] = [
     Place { dir: NETWORK_DIR, names: Names::With("-nsctl-"), nested: None },
     Place { dir: NETWORK_DIR, names: Names::Just("05-nsctl.conf"), nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", names: Names::With(".nspawn"), nested: None },
     Place { dir: "/etc/sysctl.d", names: Names::With("-nsctl.conf"), nested: None },
     Place { dir: "/var/lib/nsctl", names: Names::With("firewall.nft"), nested: None },
+    Place { dir: "/var/lib/nsctl", names: Names::Just("firewall-guard"), nested: None },
     Place { dir: names::RESOLVED_DIR, names: Names::With("-nsctl.conf"), nested: None },
     Place { dir: expose::EXPOSE_DIR, names: Names::With(expose::MARK), nested: Some(("", ".d")) },
     Place { dir: DROPIN_DIR, names: Names::With(expose::MARK), nested: None },

@@ -5,9 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::files::Change;
-use super::{Plan, Step};
+use super::{Plan, Step, Wanted, flushed};
 use crate::emit::Owner;
 use crate::name::kernel_name;
+use crate::nftables::table::Difference;
+use crate::observed::Observed;
+
+/// The firewall, where something happens to it.
+const TABLE_OBJECT: &str = "table inet nsctl";
 
 /// What happens to one thing of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,7 +65,24 @@ fn of_file(change: &Change) -> Option<Effect> {
         };
     }
     let firewall = file.ends_with(".nft");
-    firewall.then(|| Effect::new("table inet nsctl", "is loaded anew", why))
+    firewall.then(|| Effect::new(TABLE_OBJECT, "is loaded anew", why))
+}
+
+/// The table, where no file of it changes and it is not what they say.
+pub fn of_firewall(wanted: &Wanted, observed: &Observed, files: &[Effect]) -> Option<Effect> {
+    let told = files.iter().any(|effect| effect.object == TABLE_OBJECT);
+    let drift = observed.nftables.as_ref().map(|nftables| &nftables.drift[..]).unwrap_or_default();
+    let due = !told && flushed(wanted, observed) && !drift.is_empty();
+    due.then(|| Effect::new(TABLE_OBJECT, "is loaded anew", few(drift)))
+}
+
+/// The first of them, and how many more there are.
+pub fn few(drift: &[Difference]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = drift.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = drift.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join("; "))
 }
 
 /// The interface of a port's file.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use checks::Refusal;
 pub use definitions::unbound;
-pub use effects::Effect;
+pub use effects::{Effect, few};
 pub use files::{diff, kept_beside};
 pub use machines::{check, wrong_link};
 pub use naming::taken;
@@ -28,7 +28,7 @@ pub use whole::{Whole, whole};
 use crate::emit::{self, Owner};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
-use crate::observed::Observed;
+use crate::observed::{Nftables, Observed};
 use crate::pool::Leases;
 use crate::spec::Spec;
 use crate::state::{self, State};
@@ -185,7 +185,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
     if observed.live {
         plan.effects = effects::of_units(&plan, &fates.reasons());
-        plan.effects.extend(effects::of_files(&changes));
+        let files = effects::of_files(&changes);
+        plan.effects.extend(effects::of_firewall(wanted, observed, &files));
+        plan.effects.extend(files);
     }
     Ok(plan)
 }
@@ -231,11 +233,11 @@ fn steps(
     steps
 }
 
-/// Somebody flushed all rules, ours too.
+/// Our table is not what its files say: somebody flushed all rules, or changed some.
 pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
     let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
-    let loaded = observed.nftables.as_ref().is_none_or(|nftables| nftables.ours);
-    there && !loaded && wanted.holds(&Owner::Firewall)
+    let loaded = |nftables: &Nftables| nftables.ours && nftables.drift.is_empty();
+    there && !observed.nftables.as_ref().is_none_or(loaded) && wanted.holds(&Owner::Firewall)
 }
 
 /// The host's sockets for machines that run: those whose files are new or changed

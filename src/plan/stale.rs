@@ -79,7 +79,7 @@ impl Stale {
 
     /// The firewall's table is not what its files say.
     pub fn note_firewall(&mut self) {
-        self.firewall = true;
+        (self.firewall, self.prune) = (true, true);
     }
 
     /// The reloads that are due; none are due afterwards.

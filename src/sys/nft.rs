@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::nftables::table::Table;
 use crate::nftables::{self, TABLE};
 use crate::observed::Nftables;
 
@@ -61,22 +63,30 @@ async fn unlimited(arguments: &[&str], input: &str) -> Result<Output, NftError> 
 /// # Errors
 /// When nft does not take them; the old ones stay then.
 pub async fn load(file: &Path) -> Result<(), NftError> {
-    done(&nft(&["-f", &file.to_string_lossy()], "").await?)
+    let loaded = done(&nft(&["-f", &file.to_string_lossy()], "").await?);
+    if loaded.is_ok() {
+        return loaded;
+    }
+    // Somebody may have put a chain or set of another kind in the place of one of ours.
+    let anew = format!("table inet {TABLE}\ndelete table inet {TABLE}\ninclude \"{}\"\n", file.display());
+    if done(&nft(&["-f", "-"], &anew).await?).is_ok() { Ok(()) } else { loaded }
 }
 
-/// Drops the chains of machines that are gone: nothing leads to them any more.
+/// Drops what our table has and its file does not say: chains of machines that are gone, and
+/// what others put there.
 ///
 /// # Errors
-/// When they stay.
-pub async fn prune() -> Result<(), NftError> {
-    let output = nft(&["-j", "-t", "list", "table", "inet", TABLE], "").await?;
-    let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let unused = nftables::unused(&listed);
-    if unused.is_empty() {
+/// When it stays.
+pub async fn prune(file: &Path) -> Result<(), NftError> {
+    let (Listing::Table(loaded), intended) = (list().await?, intended(file).await?) else { return Ok(()) };
+    let (loaded, intended) = (Table::read([loaded.as_str()]), Table::read([intended.as_str()]));
+    let extras = intended.extras(&loaded);
+    if extras.is_empty() {
         return Ok(());
     }
+    let commands = extras.iter().filter_map(|extra| extra.split_once(' '));
     let commands: String =
-        unused.iter().map(|chain| format!("delete chain inet {TABLE} {chain}\n")).collect();
+        commands.map(|(kind, name)| format!("delete {kind} inet {TABLE} {name}\n")).collect();
     done(&nft(&["-f", "-"], &commands).await?)
 }
 
@@ -95,18 +105,64 @@ fn done(output: &Output) -> Result<(), NftError> {
     Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
-/// Whether our table is loaded; none where nft is not installed.
+/// What nft(8) lists of our table.
+#[derive(Debug)]
+pub enum Listing {
+    Table(String),
+    /// It is not loaded.
+    Gone,
+    /// There is no nft, or we may not ask.
+    Unknown,
+}
+
+/// Our table as it is loaded, without what its counters say.
 ///
 /// # Errors
-/// When it cannot be run.
-pub async fn is_loaded() -> Result<Option<bool>, NftError> {
-    match nft(&["list", "tables", "inet"], "").await {
-        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
-        output => {
-            let listed = String::from_utf8_lossy(&output?.stdout).into_owned();
-            Ok(Some(listed.lines().any(|line| line == format!("table inet {TABLE}"))))
-        }
+/// When it cannot be listed.
+pub async fn list() -> Result<Listing, NftError> {
+    let output = match nft(&LIST, "").await {
+        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => return Ok(Listing::Unknown),
+        output => output?,
+    };
+    if output.status.success() {
+        return Ok(Listing::Table(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
+    match done(&output) {
+        Err(NftError::Refused(said)) if said.contains("No such file") => Ok(Listing::Gone),
+        Err(error) if super::is_root() => Err(error),
+        _ => Ok(Listing::Unknown),
+    }
+}
+
+const LIST: [&str; 5] = ["-s", "list", "table", "inet", TABLE];
+
+/// Our table as nft(8) would list it if it were what its file says: that is loaded in a network
+/// namespace that is nobody's, so that this holds for every version of nft and of the kernel.
+///
+/// # Errors
+/// When nft does not take it.
+pub async fn intended(file: &Path) -> Result<String, NftError> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let file = file.to_string_lossy().into_owned();
+    std::thread::spawn(move || {
+        // Who asked may have gone.
+        let _ = tell.send(intended_elsewhere(&file));
+    });
+    told.await.unwrap_or_else(|_| Err(NftError::Refused("gave no answer".into())))
+}
+
+/// This thread alone goes there, and ends.
+fn intended_elsewhere(file: &str) -> Result<String, NftError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)?;
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new("nft");
+        command.env("PATH", super::build::PATH).env("LC_ALL", "C").args(words).stdin(Stdio::null());
+        command.output()
+    };
+    done(&run(&["-f", file])?)?;
+    let output = run(&LIST)?;
+    done(&output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What concerns us of the kernel's rules; none where nft is not installed, or

@@ -42,6 +42,7 @@ cases! {
     delegated,
     path_mtu,
     replaced,
+    rules,
     busy_services,
     hanging,
     many_at_once,
