@@ -49,12 +49,12 @@ fn examples(corpus: &Corpus) -> Done {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let place = Path::new(MACHINES_DIR).join(path.file_name().ok_or("no name")?);
-        definitions.insert(place, fs::read_to_string(path)?);
+        definitions.insert(place, Ok(fs::read_to_string(path)?));
     }
     let spec = Spec::parse(Some(&host), &definitions)?;
     let leases = settle(&spec, State::default().leases, &Scope::All).map_err(|e| format!("{e:?}"))?;
     let state = State { leases, ..State::default() };
-    corpus.put("state", "examples", nsctl::state::render(&state))?;
+    corpus.put("state", "examples", nsctl::state::render(&state.leases))?;
     let planned = plan(&Wanted::new(spec, state, Scope::All), &Observed::default());
     let steps = planned.map_err(|e| format!("{e:?}"))?.steps;
     for (at, step) in steps.iter().enumerate() {

@@ -115,10 +115,12 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
-/// What `nft -j` lists.
+/// What nft(8) lists, as JSON and as text.
 pub fn nft(bytes: &[u8]) {
+    let table = nsctl::nftables::table::Table::read([text(bytes).as_str()]);
+    assert_eq!(table.differences(&table), [], "a table is not what it is");
     if let Ok(listed) = serde_json::from_slice(bytes) {
-        let _ = (nsctl::nftables::read(&listed), nsctl::nftables::unused(&listed));
+        let _ = nsctl::nftables::read(&listed);
     }
 }
 

@@ -103,12 +103,19 @@ pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
         (GUARD_FILE.into(), guard_script(&names)),
         (unit_file(), unit()),
         (companion_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
+        (boot_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
     ]
 }
 
 /// What makes nftables.service bring ours back when it is started after a stop.
 pub fn companion_file() -> PathBuf {
     PathBuf::from(format!("{}/nftables.service.d/50-nsctl.conf", super::DROPIN_DIR))
+}
+
+/// What loads it at boot, also where no machine starts that would: the name server would answer
+/// the world meanwhile.
+pub fn boot_file() -> PathBuf {
+    PathBuf::from(format!("{}/sysinit.target.d/50-nsctl.conf", super::DROPIN_DIR))
 }
 
 /// All of a pool is routed by this host: who sends from an address of it and
@@ -139,7 +146,7 @@ fn block(name: &str, rules: &[String]) -> String {
 
 /// Whether all machines share this file.
 pub fn is_shared(path: &Path) -> bool {
-    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), companion_file()]
+    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), companion_file(), boot_file()]
         .iter()
         .any(|file| file == path)
 }
@@ -148,8 +155,9 @@ pub fn unit_file() -> PathBuf {
     PathBuf::from(format!("{}/{FIREWALL_UNIT}", super::DROPIN_DIR))
 }
 
-/// Debian's nftables.service flushes all rules, ours too, when it is reloaded or
-/// restarted: then ours are loaded again.
+/// Loaded before there is any network (systemd.special(7), network-pre.target). Debian's
+/// nftables.service flushes all rules, ours too, when it is reloaded or restarted: then ours
+/// are loaded again.
 fn unit() -> String {
     Ini::new()
         .section("Unit")
@@ -157,7 +165,11 @@ fn unit() -> String {
         .set("After", "nftables.service")
         .set("PartOf", "nftables.service")
         .set("ReloadPropagatedFrom", "nftables.service")
-        .set("Before", "machines.target")
+        .set("DefaultDependencies", "no")
+        .set("RequiresMountsFor", "/var/lib/nsctl")
+        .set("Wants", "network-pre.target")
+        .set("Before", "network-pre.target machines.target shutdown.target")
+        .set("Conflicts", "shutdown.target")
         .section("Service")
         .set("Type", "oneshot")
         .set("RemainAfterExit", "yes")

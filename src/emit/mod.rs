@@ -156,7 +156,7 @@ pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 16] = [
+pub const PLACES: [Place; 17] = [
     Place { dir: NETWORK_DIR, names: Names::With("-nsctl-"), nested: None },
     Place { dir: NETWORK_DIR, names: Names::Just("05-nsctl.conf"), nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", names: Names::With(".nspawn"), nested: None },
@@ -169,6 +169,7 @@ pub const PLACES: [Place; 16] = [
     Place { dir: FIREWALL_DIR, names: Names::With(".nft"), nested: None },
     Place { dir: DROPIN_DIR, names: Names::With(FIREWALL_UNIT), nested: None },
     Place { dir: DROPIN_DIR, names: Names::Just("50-nsctl.conf"), nested: Some(("nftables.service", ".d")) },
+    Place { dir: DROPIN_DIR, names: Names::Just("50-nsctl.conf"), nested: Some(("sysinit.target", ".d")) },
     Place { dir: DROPIN_DIR, names: Names::Just("50-nsctl.conf"), nested: Some(("modprobe@", ".service.d")) },
     Place {
         dir: DROPIN_DIR,

@@ -446,7 +446,8 @@ fn is_plain(place: &Path) -> bool {
 /// A folder of drop-ins or bound units, which is nothing without a file in it.
 fn is_drop_in(folder: &Path) -> bool {
     let name = folder.to_string_lossy();
-    [".service.d", ".network.d"].iter().any(|end| name.ends_with(end)) || name.contains("/nsctl/expose/")
+    [".service.d", ".network.d", ".target.d"].iter().any(|end| name.ends_with(end))
+        || name.contains("/nsctl/expose/")
 }
 
 /// Syncs files and folders: a few one by one, many by way of the file systems that hold
