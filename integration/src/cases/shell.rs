@@ -56,12 +56,12 @@ fn forged(lab: &Lab) -> Result<()> {
     lab.sh(
         "nsctl shell web sh -c 'touch /tmp/ready; until test -e /tmp/go; do sleep 0.1; done; exit 5' & pid=$!
          until nsctl shell web test -e /tmp/ready; do :; done
-         strings=$(nsctl shell web --user nobody sh -c 'cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2> /dev/null | tr \"\\0\" \"\\n\"; systemctl show \"container-shell@*\" \"run-*\"; cat /run/systemd/transient/* 2> /dev/null')
+         strings=$(nsctl shell web --user nobody sh -c 'cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2> /dev/null | tr \"\\0\" \"\\n\"; systemctl show --no-pager \"container-shell@*\" \"run-*\"; cat /run/systemd/transient/* 2> /dev/null')
          nsctl shell web touch /tmp/go
          wait $pid && exit 1 || test $? = 5
          echo \"$strings\" | grep -q container-shell
          if echo \"$strings\" | grep -oE '(^|[^0-9a-f])[0-9a-f]{32}($|[^0-9a-f])' | tr -dc '0-9a-f\\n' | grep -v -e $(nsctl shell web cat /etc/machine-id) -e $(cat /proc/sys/kernel/random/boot_id | tr -d -) > left; then :; fi
-         nsctl shell web sh -c 'systemctl show --property=InvocationID \"*\"' | tr -dc '0-9a-f\\n' > known; ! grep -vFf known left | grep -q .",
+         nsctl shell web sh -c 'systemctl show --no-pager --property=InvocationID \"*\"' | tr -dc '0-9a-f\\n' > known; ! grep -vFf known left | grep -q .",
     )
     .map(drop)
 }
