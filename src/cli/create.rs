@@ -129,12 +129,18 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let mut session = Session::begin(global, About::Those(&[&name])).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
-    if let Some(word) = &word
-        && image::kept(word).is_some_and(|image| !session.observed.images.contains(&image))
-    {
+    let made_first = word
+        .as_ref()
+        .filter(|word| image::kept(word).is_some_and(|image| !session.observed.images.contains(&image)));
+    let tar = word.as_ref().and_then(tar_file);
+    let mut scanned = None;
+    if made_first.is_some() || tar.is_some() {
         // That takes long, and others may change the host meanwhile.
         drop(session);
-        image::ensure(global, word).await?;
+        if let Some(word) = made_first {
+            image::ensure(global, word).await?;
+        }
+        scanned = tar.map(|path| Ok::<Init, Fault>(Unpacked::open(&path)?.init(max_size))).transpose()?;
         session = Session::begin(global, About::Those(&[&name])).await?;
         refuse_taken(&session, &name)?;
     }
@@ -157,7 +163,8 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         ..MachineSpec::new(network)
     };
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
-    let init = heed_init(&mut machine, &name, made.as_ref().map(|made| &made.source))?;
+    let init = scanned.or_else(|| init_of(&name, made.as_ref().map(|made| &made.source)));
+    heed_init(&mut machine, init);
     if let (Network::Routed(routed), Some(Init::Busybox | Init::Other)) = (&mut machine.network, init) {
         routed.chosen = guests::host_part(&name, &session.observed);
     }
@@ -215,25 +222,30 @@ pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<St
     }
 }
 
-/// A guest whose init does not hear nspawn's own signal is told by its own to shut down.
-/// Gives what it is, as far as that can be seen before its tree is there.
-fn heed_init(
-    machine: &mut MachineSpec,
-    name: &MachineName,
-    source: Option<&Source>,
-) -> Result<Option<Init>, Fault> {
-    let init = match source {
-        None => Tree::of(name.as_str()).map(|tree| tree.guest().init),
-        Some(Source::Clone(image)) => Tree::of(image).map(|tree| tree.guest().init),
-        Some(Source::Folder(folder)) => Tree::at(folder).map(|tree| tree.guest().init),
-        Some(Source::File { path, .. }) if kind_of(&path.to_string_lossy()) == Some(Kind::Raw) => None,
-        Some(Source::File { path, .. }) => Some(Unpacked::open(path)?.init()),
+/// The tar file that a word names.
+fn tar_file(word: &ImageWord) -> Option<PathBuf> {
+    let ImageWord::Path(path) = word else { return None };
+    let is_tar = kind_of(&path.to_string_lossy()) != Some(Kind::Raw);
+    (is_tar && path.is_file()).then(|| path.clone())
+}
+
+/// The first program of a guest, as far as that can be seen before its tree is there.
+fn init_of(name: &MachineName, source: Option<&Source>) -> Option<Init> {
+    let tree = match source {
+        None => Tree::of(name.as_str()),
+        Some(Source::Clone(image)) => Tree::of(image),
+        Some(Source::Folder(folder)) => Tree::at(folder),
+        Some(Source::File { .. }) => None,
     };
+    tree.map(|tree| tree.guest().init)
+}
+
+/// A guest whose init does not hear nspawn's own signal is told by its own to shut down.
+fn heed_init(machine: &mut MachineSpec, init: Option<Init>) {
     if let Some(signal) = init.and_then(Init::kill_signal) {
         let exec = machine.nspawn.entry("Exec".to_owned()).or_default();
         exec.entry("KillSignal".to_owned()).or_insert_with(|| Values::One(signal.to_owned()));
     }
-    Ok(init)
 }
 
 /// The word for the image that the tree is made from; none where the tree is there.

@@ -9,7 +9,7 @@ use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
-use crate::spec::{HostSpec, Limits, MachineSpec, Network, Routed, Sections, Values};
+use crate::spec::{HostSpec, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -94,9 +94,8 @@ impl<'a> MachineFiles<'a> {
                 files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
             }
         }
-        if let Some(text) = self.drop_in(place) {
-            files.push((PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit())), text));
-        }
+        let drop_in = PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit()));
+        files.push((drop_in, self.drop_in(place)));
         files
     }
 
@@ -304,7 +303,7 @@ impl<'a> MachineFiles<'a> {
     }
 
     /// The unit's own settings: what it waits for, its limits.
-    fn drop_in(&self, place: &Place) -> Option<String> {
+    fn drop_in(&self, place: &Place) -> String {
         let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
         let guarded = matches!(place, Place::Routed { .. }) && self.machine.firewall;
         let before = match place {
@@ -325,16 +324,14 @@ impl<'a> MachineFiles<'a> {
             ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
             ini = ini.set_some("Wants", sockets);
         }
-        let limits = &self.machine.limits;
+        let limits = self.host.limits(self.machine);
         let narrow = self.mtu().filter(|_| matches!(place, Place::Routed { .. }));
-        if *limits != Limits::default() || guarded || narrow.is_some() {
-            ini = ini.section("Service").set_some("MemoryMax", limits.memory.as_ref());
-            ini = ini.set_some("CPUQuota", limits.cpu.as_ref()).set_some("TasksMax", limits.tasks);
-            // Rather not at all than without its firewall.
-            ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
-            ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
-        }
-        (ini != Ini::new()).then(|| ini.render())
+        ini = ini.section("Service").set_some("MemoryMax", limits.memory);
+        ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
+        // Rather not at all than without its firewall.
+        ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
+        ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
+        ini.render()
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, MachineSpec, Problem};
+use super::{Ipv4, Limits, MachineSpec, Problem};
 use crate::name::IfName;
 use crate::pool::{Pool, Subnet};
 
@@ -97,6 +97,9 @@ pub struct Defaults {
     /// What a routed machine has of IPv4 where its definition says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4>,
+    /// What a machine may take where its definition says nothing.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 impl Defaults {
@@ -184,6 +187,11 @@ impl HostSpec {
         }
     }
 
+    /// What a machine may take: as its definition says, the defaults, or as is usual.
+    pub fn limits(&self, machine: &MachineSpec) -> Limits {
+        machine.limits.or(&self.defaults.limits).or(&Limits::usual())
+    }
+
     /// Whether a routed machine has a private IPv4 address.
     pub fn gives_ipv4(&self, machine: &MachineSpec) -> bool {
         machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
@@ -235,6 +243,7 @@ impl HostSpec {
         if self.local.is_some() && self.delegated().is_none() {
             faults.push("local: only where the ISP delegates a prefix; a pool of one's own stays".into());
         }
+        faults.extend(self.defaults.limits.faults().into_iter().map(|fault| format!("defaults.{fault}")));
         faults.extend(self.dns.as_ref().and_then(Dns::fault));
         let mut ports = BTreeMap::new();
         for (name, bridge) in &self.bridges {

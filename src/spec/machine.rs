@@ -43,22 +43,46 @@ pub struct MachineSpec {
 }
 
 /// What the machine may take (systemd.resource-control(5)).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Bytes, with a suffix K, M, G or T; or percent of the host's.
+    /// Bytes, with a suffix K, M, G or T; or percent of the host's; or "infinity".
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Percent of one processor: "150%".
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
     /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
 }
 
 impl Limits {
-    fn faults(&self) -> Vec<String> {
+    /// What nobody has said anything about: one guest alone takes neither all memory of the
+    /// host nor all process numbers of the kernel (32,768 where nobody raised them).
+    pub fn usual() -> Limits {
+        Limits { memory: Some("80%".into()), cpu: None, tasks: Some(8192) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Limits::default()
+    }
+
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(&self, others: &Limits) -> Limits {
+        Limits {
+            memory: self.memory.clone().or_else(|| others.memory.clone()),
+            cpu: self.cpu.clone().or_else(|| others.cpu.clone()),
+            tasks: self.tasks.or(others.tasks),
+        }
+    }
+
+    pub fn faults(&self) -> Vec<String> {
         let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
         let mut faults = Vec::new();
         if let Some(memory) = &self.memory
+            && memory != "infinity"
             && !digits(memory.strip_suffix(['K', 'M', 'G', 'T', '%']).unwrap_or(memory))
         {
             faults.push(format!("limits.memory: {memory:?} is not a size such as \"2G\""));

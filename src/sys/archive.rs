@@ -155,8 +155,9 @@ impl Unpacked {
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
-    pub fn init(self) -> Init {
-        let init = init(self.reader);
+    /// No more than `limit` bytes are looked through: a few of a packed archive may be as many as one likes.
+    pub fn init(self, limit: u64) -> Init {
+        let init = init(self.reader.take(limit));
         if let Some(mut tool) = self.tool {
             let _ = tool.kill();
             let _ = tool.wait();

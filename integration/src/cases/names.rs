@@ -60,6 +60,8 @@ fn not_to_be_had(lab: &Lab) -> Result<()> {
     lab.sh("machinectl clone debian-13 wpad")?;
     refused(lab, "attach wpad --routed", 1, "cannot be a machine's name")?;
     lab.sh("printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/wpad.toml")?;
+    // All others are as they should be already.
+    lab.nsctl_ok("start web")?;
     refused(lab, "apply --yes", 1, "cannot be a machine's name")?;
     lab.sh("rm /etc/nsctl/machines.d/wpad.toml; machinectl remove wpad; sed -i '/Printer/d' /etc/hosts")?;
     lab.nsctl_ok("create deb.Debian.org --routed --image debian-13 --no-start")?;
