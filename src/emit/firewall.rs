@@ -45,8 +45,8 @@ table inet nsctl {
 /// - `fib saddr . iif` asks whether answers to the sender would go back the way
 ///   it came (RFC 3704 2.2): a machine's own /64, and its IPv4 address, pass. An interface of
 ///   number 0 is none; the word for that is another since nft 1.1.4.
-/// - Errors of ICMPv6 pass even where connection tracking does not know what
-///   they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
+/// - Errors of ICMP and ICMPv6, and pings, pass even where connection tracking does not know
+///   what they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
 /// - To the host go neighbour discovery, DHCP, DNS and ping; no router
 ///   advertisements or redirects, which would change the host's own routes.
 const CHAINS: [(&str, &[&str]); 3] = [
@@ -55,6 +55,7 @@ const CHAINS: [(&str, &[&str]); 3] = [
         "always",
         &[
             "ct state established,related accept",
+            "icmp type { destination-unreachable, echo-request, time-exceeded, parameter-problem } accept",
             "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept",
         ],
     ),
@@ -263,15 +264,17 @@ pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
     text
 }
 
+/// Who is let in by his address must come from where answers to it would go: on another
+/// interface he feigns it. Those who may come from anywhere may come by any way.
 /// A single address is listed without a length.
 fn rule(port: &OpenPort) -> String {
     let OpenPort { protocol, first, last, from } = port;
-    let from = from.map_or(String::new(), |from| {
+    let (from, way) = from.map_or(Default::default(), |from| {
         let family = if from.addr().is_ipv6() { "ip6" } else { "ip" };
         let single = from.prefix_len() == from.max_prefix_len();
         let from = if single { from.addr().to_string() } else { from.to_string() };
-        format!("{family} saddr {from} ")
+        (format!("{family} saddr {from} "), "fib saddr . iif oif != 0 ")
     });
     let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-    format!("{from}{} dport {range} accept", protocol.word())
+    format!("{from}{} dport {range} {way}accept", protocol.word())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::lab::{Daemon, Lab, until};
+use crate::lab::{Daemon, Lab, Namespace, until};
 use crate::must;
 
 const WEB: &str = "2001:db8:a:1::2";
@@ -120,6 +120,7 @@ fn false_senders_to_ports(lab: &Lab) -> Result<()> {
     ))?;
     let seen = lab.inside("web", "nft list table ip6 outside")?.stdout;
     must!(seen.contains("packets 0 "), "a false sender outside gets in:\n{seen}");
+    false_neighbours(lab)?;
     for port in [7777, 7778] {
         lab.inside(
             "db",
@@ -133,6 +134,43 @@ fn false_senders_to_ports(lab: &Lab) -> Result<()> {
     let seen = lab.inside("web", "nft list table ip6 watch")?.stdout;
     must!(seen.contains("packets 0 "), "a false sender reaches another machine:\n{seen}");
     Ok(())
+}
+
+/// A port that is open for the LAN alone: the LAN gets in, who feigns its addresses at the uplink
+/// does not, and one who may come from anywhere may come by any way.
+fn false_neighbours(lab: &Lab) -> Result<()> {
+    lab.sh("ip link set enp6s0 up; ip addr add 2001:db8:5::9/64 dev enp6s0 nodad")?;
+    lab.nsctl_ok("open web udp/10 --from 2001:db8:5::/64")?;
+    lab.nsctl_ok("open web udp/11")?;
+    lab.inside("web", "nft 'table ip6 neighbours {
+        chain c {
+            type filter hook prerouting priority -300
+            ip6 saddr 2001:db8:5::/64 udp dport 10 counter
+            ip6 saddr 2001:db8:5::/64 udp dport 11 counter
+        }
+    }'")?;
+    let counted = || {
+        let text = lab.inside("web", "nft list table ip6 neighbours")?.stdout;
+        let counts = text.split("packets ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        Ok::<Vec<u64>, anyhow::Error>(counts.collect())
+    };
+    // Both wait for the packets that they send: a ping from the same address goes the same way.
+    let send = |place: &Namespace, link: &str, gateway: &str, address: &str| {
+        place.script(&format!(
+            "ip addr add {address}/128 dev {link} nodad; ip -6 route replace {WEB}/128 via {gateway} dev {link} src {address}
+             for port in 10 11; do bash -c \"echo x > /dev/udp/{WEB}/$port\"; done; ping -6 -c1 -W1 {WEB} || true
+             ip -6 route del {WEB}/128; ip addr del {address}/128 dev {link}"
+        ))
+    };
+    send(&lab.router, "up0", "2001:db8:ffff::2", "2001:db8:5::77")?;
+    let seen = counted()?;
+    must!(seen == [0, 1], "of a false neighbour at the uplink: {seen:?}");
+    send(&lab.lan, "lan0", "2001:db8:5::9", "2001:db8:5::78")?;
+    let seen = counted()?;
+    must!(seen == [1, 2], "of a true neighbour besides: {seen:?}");
+    lab.nsctl_ok("close web udp/10 --from 2001:db8:5::/64")?;
+    lab.nsctl_ok("close web udp/11")?;
+    lab.sh("ip addr del 2001:db8:5::9/64 dev enp6s0").map(drop)
 }
 
 /// After a power cut the firewall is there before its machines are.

@@ -8,6 +8,16 @@ use anyhow::Result;
 use crate::lab::{Lab, until};
 use crate::must;
 
+/// Sends a message of ICMP: to whom, its type and code, and what follows, in hexadecimal digits.
+const SEND: &str = r#"
+    ($to, $kind, $inner) = @ARGV;
+    $message = pack("H*", "${kind}000000000000$inner");
+    $sum += $_ for unpack("n*", $message);
+    $sum = ($sum >> 16) + ($sum & 65535) while $sum >> 16;
+    substr($message, 2, 2) = pack("n", ~$sum & 65535);
+    socket(S, PF_INET, SOCK_RAW, 1) && send(S, $message, 0, sockaddr_in(0, inet_aton($to))) or die $!;
+"#;
+
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.router.script("ip addr add 192.0.2.1/24 dev up0")?;
     lab.sh("printf 'Address=192.0.2.2/24\\n' >> /etc/systemd/network/20-wan0.network; networkctl reload")?;
@@ -46,5 +56,45 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let said = lab.nsctl("create third --routed --image debian-13")?;
     must!(said.ok(), "{}", said.all());
     let out = || Ok(lab.inside("third", "ping -c1 -W1 192.0.2.1")?.ok());
-    until(Duration::from_secs(20), "the default holds", out)
+    until(Duration::from_secs(20), "the default holds", out)?;
+    pings(lab)
+}
+
+/// Machines and the host ping each other over IPv4, and hear of what does not get through.
+fn pings(lab: &Lab) -> Result<()> {
+    let address = |of: &str| {
+        let script = "ip -4 -o addr show dev host0 scope global | sed 's/.*inet \\([0-9.]*\\).*/\\1/'";
+        Ok::<String, anyhow::Error>(lab.inside(of, script)?.stdout.trim().to_owned())
+    };
+    let (web, third) = (address("web")?, address("third")?);
+    for (from, to) in [("web", &third), ("third", &web)] {
+        let ping = lab.inside(from, &format!("ping -c1 -W5 {to}"))?;
+        must!(ping.ok(), "{from} does not ping {to}:\n{}", ping.all());
+    }
+    let host = lab.inside("web", "ip -4 route show default | sed 's/.*via \\([0-9.]*\\).*/\\1/'")?.stdout;
+    must!(lab.inside("web", &format!("ping -c1 -W5 {}", host.trim()))?.ok(), "web does not ping the host at {host}");
+    // An error that connection tracking knows nothing of: of a packet that the other never sent.
+    lab.inside(
+        "web",
+        "nft 'table ip seen {
+            chain c {
+                type filter hook prerouting priority -300
+                icmp type { destination-unreachable, time-exceeded, parameter-problem } counter
+                icmp type { redirect, timestamp-request } counter
+            }
+        }'",
+    )?;
+    // The packet that each is about went from web to third, by UDP.
+    let octets = |address: &str| {
+        let all = address.split('.').map(|octet| octet.parse::<u8>().map(|octet| format!("{octet:02x}")));
+        all.collect::<Result<String, _>>()
+    };
+    let inner = format!("4500001c0000000040110000{}{}0009000900080000", octets(&web)?, octets(&third)?);
+    for kind in ["0303", "0b00", "0c00", "0501", "0d00"] {
+        lab.inside("third", &format!("perl -MSocket -e '{SEND}' {web} {kind} {inner}"))?;
+    }
+    let seen = lab.inside("web", "nft list table ip seen")?.stdout;
+    must!(seen.contains("parameter-problem } counter packets 3 "), "errors do not get through:\n{seen}");
+    must!(seen.contains("counter packets 0 "), "what is no error gets through:\n{seen}");
+    Ok(())
 }

@@ -13,6 +13,6 @@ mod trees;
 pub use guest::{install_tiny_guest, tiny_guest};
 pub use host::{LAN, Lab, binary, until};
 pub use kea::kea;
-pub use net::Daemon;
+pub use net::{Daemon, Namespace};
 pub use run::Done;
 pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};
