@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::emit::names::HOSTS_FILE;
+use crate::emit::nftables_unit;
 use crate::emit::{FIREWALL_DIR, FIREWALL_FILE, Names, PLACES, Place, WANTS_DIR};
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
@@ -186,7 +187,17 @@ fn inputs(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
             files.insert(single.into(), text);
         }
     }
+    nftables_unit(disk, &mut files)?;
     Ok(files)
+}
+
+/// nftables.service, and what changes it.
+fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
+    for path in nftables_unit::UNITS {
+        files.extend(disk.read(Path::new(path))?.map(|text| (path.into(), text)));
+        files.extend(disk.folder(Path::new(&format!("{path}.d")), |name| name.ends_with(".conf"))?);
+    }
+    Ok(())
 }
 
 /// Every file that is ours or may be.

@@ -9,6 +9,7 @@ use super::text::out;
 use super::progress::Progress;
 use super::{Fault, Global};
 use crate::apply::{self, Journal, Listener, Sighting, World};
+use crate::emit;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Wanted, plan};
@@ -184,7 +185,8 @@ pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
         .filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)))
         .map(|(path, text)| (path.clone(), text.clone()))
         .collect();
-    Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)
+    let spec = Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions)?;
+    Ok(Spec { debian_nftables: emit::nftables_unit::is_known(&observed.files), ..spec })
 }
 
 /// A sighting as a sentence.

@@ -41,6 +41,8 @@ pub fn definition_path(name: &MachineName) -> PathBuf {
 pub struct Spec {
     pub host: HostSpec,
     pub machines: BTreeMap<MachineName, MachineSpec>,
+    /// Whether this host's nftables.service is Debian's: not written down, but there.
+    pub debian_nftables: bool,
 }
 
 impl Spec {
