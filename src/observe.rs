@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::names::HOSTS_FILE;
+use crate::emit::nftables_unit;
 use crate::emit::{FIREWALL_DIR, FIREWALL_FILE, Names, Origin, PLACES, Place, TREES_DIR, WANTS_DIR};
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
@@ -270,7 +271,7 @@ impl Files {
         }
         let host = Path::new(HOST_FILE);
         self.texts.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
-        Ok(())
+        nftables_unit(disk, &mut self.texts)
     }
 
     /// Which trees are nsctl's, and which trees those of machines are.
@@ -302,6 +303,15 @@ fn names(
     machine: impl Fn(&str) -> Option<MachineName>,
 ) -> Result<BTreeSet<MachineName>, DiskError> {
     Ok(disk.names(Path::new(folder))?.iter().filter_map(|name| machine(name)).collect())
+}
+
+/// nftables.service, and what changes it.
+fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
+    for path in nftables_unit::UNITS {
+        files.extend(disk.read(Path::new(path))?.map(|text| (path.into(), text)));
+        files.extend(disk.folder(Path::new(&format!("{path}.d")), |name| name.ends_with(".conf"))?);
+    }
+    Ok(())
 }
 
 /// Every file that is ours or may be.

@@ -36,11 +36,13 @@ enum Deed {
     /// Behind nsctl's back: a tree goes, or one is made by hand.
     TreeGoes(u8),
     TreeByHand(u8),
+    /// Both.
+    TreeSwapped(u8),
     /// `attach` of a machine that nsctl did not make.
     Adopt(u8, u8),
 }
 
-const MACHINES: u8 = 4;
+const MACHINES: u8 = 2;
 
 fn deed() -> impl Strategy<Value = Deed> {
     let (machine, network) = (0..MACHINES, 0..7u8);
@@ -55,17 +57,36 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::Apply),
         1 => machine.clone().prop_map(Deed::TreeGoes),
         1 => machine.clone().prop_map(Deed::TreeByHand),
+        1 => machine.clone().prop_map(Deed::TreeSwapped),
         1 => (machine, network).prop_map(|(k, n)| Deed::Adopt(k, n)),
     ]
 }
 
-fn trouble() -> impl Strategy<Value = Trouble> {
-    prop_oneof![
-        1 => Just(Trouble::None),
-        2 => (1..40u32).prop_map(Trouble::Fails),
-        2 => (1..40u32).prop_map(Trouble::Killed),
-        3 => (1..40u32, any::<u64>()).prop_map(|(at, seed)| Trouble::PowerCut(at, seed)),
-    ]
+/// What goes wrong, and how far in a plan, in percent.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Fails,
+    Killed,
+    PowerCut(u64),
+}
+
+fn trouble() -> impl Strategy<Value = (Kind, u32)> {
+    let kind = prop_oneof![
+        2 => Just(Kind::Fails),
+        2 => Just(Kind::Killed),
+        3 => any::<u64>().prop_map(Kind::PowerCut),
+    ];
+    (kind, 0..100u32)
+}
+
+/// At which operation, in a plan of so many steps.
+fn at((kind, percent): (Kind, u32), operations: u32) -> Trouble {
+    let at = 1 + percent * operations / 100;
+    match kind {
+        Kind::Fails => Trouble::Fails(at),
+        Kind::Killed => Trouble::Killed(at),
+        Kind::PowerCut(seed) => Trouble::PowerCut(at, seed),
+    }
 }
 
 fn machine(k: u8) -> MachineName {
@@ -175,7 +196,7 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
             }
             wanted
         }
-        Deed::TreeGoes(_) | Deed::TreeByHand(_) => return None,
+        Deed::TreeGoes(_) | Deed::TreeByHand(_) | Deed::TreeSwapped(_) => return None,
     };
     plan(&wanted, observed).ok()
 }
@@ -187,7 +208,13 @@ fn behind_its_back(deed: &Deed, host: &Host) {
         Deed::Edit(k, network) => host.write(definition_path(&machine(*k)), Some(definition(*k, *network))),
         Deed::Break(k) => host.write(definition_path(&machine(*k)), Some("[netw".into())),
         Deed::Delete(k) => host.write(definition_path(&machine(*k)), None),
-        Deed::TreeGoes(k) if !observed.is_running(&machine(*k)) => host.drop_tree(&machine(*k)),
+        Deed::TreeGoes(k) | Deed::TreeSwapped(k) if host.has_tree(&machine(*k)) => {
+            host.stop(&machine(*k));
+            host.drop_tree(&machine(*k));
+            if matches!(deed, Deed::TreeSwapped(_)) {
+                host.make_tree(&machine(*k), true);
+            }
+        }
         Deed::TreeByHand(k) if !observed.images.contains(machine(*k).as_str()) => {
             host.make_tree(&machine(*k), true);
         }
@@ -338,21 +365,33 @@ proptest! {
 
     #[test]
     fn nothing_is_lost_whatever_goes_wrong(
-        history in proptest::collection::vec((deed(), trouble()), 1..7),
+        history in proptest::collection::vec(
+            (deed(), proptest::collection::vec(trouble(), 0..3), trouble()), 1..8,
+        ),
     ) {
         let host = host();
         let mut edited = Edited::new();
-        for (deed, trouble) in history {
+        for (deed, troubles, later) in history {
             let trees = host.trees.borrow().clone();
             behind_its_back(&deed, &host);
             let (before, boots) = (host.observed(), host.boots.get());
-            host.trouble.set(trouble);
+            let steps = planned(&deed, &before).map_or(0, |plan| plan.steps.len());
+            // Beside the steps the journal is written, and files are synced.
+            let operations = u32::try_from(steps).unwrap() + 8;
+            let troubles: Vec<Trouble> = troubles.into_iter().map(|trouble| at(trouble, operations)).collect();
+            host.troubles.borrow_mut().clone_from(&troubles);
             let done = verb(&host, &deed);
             let died = host.is_dead();
             host.again();
-            if let (Trouble::PowerCut(_, seed), false) = (trouble, died) {
+            if let (Some(Trouble::PowerCut(_, seed)), false) = (troubles.first(), died) {
                 // It goes right after, if not in the middle: what said that it was done is there.
-                host.power_cut(seed);
+                host.power_cut(*seed);
+                host.again();
+            }
+            if died {
+                // Who mends is killed, too.
+                host.troubles.borrow_mut().push(at(later, operations));
+                let _ = apply::recover(&host).now_or_never();
                 host.again();
             }
             let undone = matches!(done, Some(Err(Failure::Step { .. }))) && host.boots.get() == boots;
@@ -373,7 +412,7 @@ proptest! {
             }
             edited.extend(spec(&host.observed()).broken.into_keys());
             invariants(&host, &edited);
-            let kept: BTreeMap<_, _> = trees.into_iter().filter(|(name, _)| !matches!(deed, Deed::TreeGoes(k) if machine(k) == *name)).collect();
+            let kept: BTreeMap<_, _> = trees.into_iter().filter(|(name, _)| !matches!(deed, Deed::TreeGoes(k) | Deed::TreeSwapped(k) if machine(k) == *name)).collect();
             trees_by_hand_are_nobody_elses(&host, &kept);
             others_are_untouched(&host, &deed, &before, boots);
         }

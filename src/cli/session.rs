@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply::{self, Interrupt, Listener, Sighting, Unmended, World};
+use crate::emit;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
@@ -303,6 +304,7 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
 pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
     let mut spec = Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions(observed))?;
     guests::heed(&mut spec, observed);
+    spec.debian_nftables = emit::nftables_unit::is_known(&observed.files);
     Ok(spec)
 }
 

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::ini::Ini;
+use super::nftables_unit;
 use crate::name::{MachineName, kernel_name};
 use crate::pool::Pool;
-use crate::spec::{HostSpec, OpenPort};
+use crate::spec::{HostSpec, OpenPort, Spec};
 
 /// The table as a whole; it includes what each machine has open.
 pub const FIREWALL_FILE: &str = "/var/lib/nsctl/firewall.nft";
@@ -95,22 +96,30 @@ fn chains(host: &HostSpec) -> Vec<Chain> {
 }
 
 /// The files that all machines share.
-pub fn shared(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let chains = chains(host);
+pub fn shared(spec: &Spec) -> Vec<(PathBuf, String)> {
+    let chains = chains(&spec.host);
     let blocks: Vec<String> = chains.iter().map(|(name, rules)| block(name, rules)).collect();
     let names: Vec<&str> = chains.iter().map(|(name, _)| *name).collect();
-    vec![
+    let mut files = vec![
         (FIREWALL_FILE.into(), format!("{HEAD}{}}}\n{INCLUDE}", blocks.join("\n"))),
         (GUARD_FILE.into(), guard_script(&names)),
         (unit_file(), unit()),
-        (companion_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
         (boot_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
-    ]
+    ];
+    files.extend(nftables_unit::files(spec.debian_nftables, &again(&chains)));
+    files
 }
 
-/// What makes nftables.service bring ours back when it is started after a stop.
-pub fn companion_file() -> PathBuf {
-    PathBuf::from(format!("{}/nftables.service.d/50-nsctl.conf", super::DROPIN_DIR))
+/// The base chains once more, behind themselves.
+fn again(chains: &[Chain]) -> [(&'static str, String); 2] {
+    [("forward", "forward-again"), ("input", "input-again")].map(|(name, again)| {
+        let mut rules: Vec<String> =
+            chains.iter().filter(|(other, _)| *other == name).flat_map(|(_, rules)| rules).cloned().collect();
+        if let Some(hook) = rules.first_mut() {
+            *hook = hook.replace("priority filter", "priority filter + 1");
+        }
+        (again, block(again, &rules))
+    })
 }
 
 /// What loads it at boot, also where no machine starts that would: the name server would answer
@@ -147,18 +156,18 @@ fn block(name: &str, rules: &[String]) -> String {
 
 /// Whether all machines share this file.
 pub fn is_shared(path: &Path) -> bool {
-    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), companion_file(), boot_file()]
+    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), boot_file()]
         .iter()
         .any(|file| file == path)
+        || nftables_unit::is_ours(path)
 }
 
 pub fn unit_file() -> PathBuf {
     PathBuf::from(format!("{}/{FIREWALL_UNIT}", super::DROPIN_DIR))
 }
 
-/// Loaded before there is any network (systemd.special(7), network-pre.target). Debian's
-/// nftables.service flushes all rules, ours too, when it is reloaded or restarted: then ours
-/// are loaded again.
+/// Loaded before there is any network (systemd.special(7), network-pre.target); and again where
+/// nftables.service flushes all rules, ours too, when it is reloaded or restarted.
 fn unit() -> String {
     Ini::new()
         .section("Unit")

@@ -7,6 +7,7 @@ mod host;
 pub mod ini;
 mod machine;
 pub mod names;
+pub mod nftables_unit;
 mod origin;
 
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     for (path, text) in host::files(&spec.host) {
         put(&Owner::Host, path, text);
     }
-    for (path, text) in spec.host.pool.map(|_| firewall::shared(&spec.host)).unwrap_or_default() {
+    for (path, text) in spec.host.pool.map(|_| firewall::shared(spec)).unwrap_or_default() {
         put(&Owner::Firewall, path, text);
     }
     for (path, text) in names::files(&spec.host) {
@@ -156,13 +157,14 @@ pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 const DROPIN_DIR: &str = "/etc/systemd/system";
 
 /// Every folder in which files of ours can be.
-pub const PLACES: [Place; 17] = [
+pub const PLACES: [Place; 18] = [
     Place { dir: NETWORK_DIR, names: Names::With("-nsctl-"), nested: None },
     Place { dir: NETWORK_DIR, names: Names::Just("05-nsctl.conf"), nested: Some(("", ".network.d")) },
     Place { dir: "/etc/systemd/nspawn", names: Names::With(".nspawn"), nested: None },
     Place { dir: "/etc/sysctl.d", names: Names::With("-nsctl.conf"), nested: None },
     Place { dir: "/var/lib/nsctl", names: Names::With("firewall.nft"), nested: None },
     Place { dir: "/var/lib/nsctl", names: Names::Just("firewall-guard"), nested: None },
+    Place { dir: "/var/lib/nsctl", names: Names::With("nftables."), nested: None },
     Place { dir: names::RESOLVED_DIR, names: Names::With("-nsctl.conf"), nested: None },
     Place { dir: expose::EXPOSE_DIR, names: Names::With(expose::MARK), nested: Some(("", ".d")) },
     Place { dir: DROPIN_DIR, names: Names::With(expose::MARK), nested: None },
@@ -240,7 +242,7 @@ gateway = ["192.168.5.1"]
                 (crate::spec::definition_path(&name.parse().unwrap()), Ok((*text).to_owned()))
             })
             .collect();
-        let spec = Spec::parse(Some(HOST), &texts).unwrap();
+        let spec = Spec { debian_nftables: true, ..Spec::parse(Some(HOST), &texts).unwrap() };
         let mut leases = Leases::default();
         leases.lease(spec.host.pool.unwrap(), &"minecraft".parse().unwrap(), None).unwrap();
         (spec, leases)

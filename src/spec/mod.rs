@@ -48,6 +48,8 @@ pub struct Spec {
     pub broken: BTreeMap<MachineName, Vec<Problem>>,
     /// Files beside the definitions that are none.
     pub strays: Vec<Problem>,
+    /// Whether this host's nftables.service is Debian's: not written down, but there.
+    pub debian_nftables: bool,
 }
 
 /// The texts of the definitions, by path; or why one cannot be read.

@@ -16,7 +16,6 @@ use nsctl::sys::DiskError;
 /// What goes wrong, and at which operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    None,
     /// An operation fails.
     Fails(u32),
     /// nsctl is killed.
@@ -43,7 +42,8 @@ pub struct Host {
     disk: RefCell<BTreeMap<PathBuf, String>>,
     enabled: RefCell<BTreeSet<MachineName>>,
     journals: RefCell<BTreeMap<PathBuf, String>>,
-    pub trouble: Cell<Trouble>,
+    /// What goes wrong while one nsctl runs.
+    pub troubles: RefCell<Vec<Trouble>>,
     operations: Cell<u32>,
     dead: Cell<bool>,
     process: Cell<u32>,
@@ -84,7 +84,7 @@ impl Host {
             disk: RefCell::default(),
             enabled: RefCell::default(),
             journals: RefCell::default(),
-            trouble: Cell::new(Trouble::None),
+            troubles: RefCell::default(),
             operations: Cell::new(0),
             dead: Cell::new(false),
             process: Cell::new(1),
@@ -118,18 +118,22 @@ impl Host {
         }
         self.operations.set(self.operations.get() + 1);
         let at = |number| self.operations.get() == number;
-        match self.trouble.get() {
-            Trouble::Fails(number) if at(number) => Err(failed()),
-            Trouble::Killed(number) if at(number) => {
-                self.dead.set(true);
-                Err(failed())
+        let troubles = self.troubles.borrow().clone();
+        for trouble in troubles {
+            match trouble {
+                Trouble::Fails(number) if at(number) => return Err(failed()),
+                Trouble::Killed(number) if at(number) => {
+                    self.dead.set(true);
+                    return Err(failed());
+                }
+                Trouble::PowerCut(number, seed) if at(number) => {
+                    self.power_cut(seed);
+                    return Err(failed());
+                }
+                _ => {}
             }
-            Trouble::PowerCut(number, seed) if at(number) => {
-                self.power_cut(seed);
-                Err(failed())
-            }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Who was killed never goes on.
@@ -141,7 +145,7 @@ impl Host {
 
     /// A new nsctl; after a power cut, on a host that boots.
     pub fn again(&self) {
-        self.trouble.set(Trouble::None);
+        self.troubles.borrow_mut().clear();
         self.operations.set(0);
         self.dead.set(false);
         self.process.set(self.process.get() + 1);
@@ -202,7 +206,7 @@ impl Host {
         now.machines.insert(name.to_string(), Running { leader: serial, uid_shift: None });
     }
 
-    fn stop(&self, name: &MachineName) {
+    pub fn stop(&self, name: &MachineName) {
         let mut now = self.now.borrow_mut();
         now.machines.remove(name.as_str());
         now.links.retain(|link| link.name != name.routed_link() && link.name != name.bridged_link());
@@ -214,6 +218,10 @@ impl Host {
         self.now.borrow_mut().images.insert(name.to_string());
         self.now.borrow_mut().trees.insert(name.clone(), id.clone());
         self.trees.borrow_mut().insert(name.clone(), Tree { id, settled: by_hand, by_hand });
+    }
+
+    pub fn has_tree(&self, name: &MachineName) -> bool {
+        self.trees.borrow().contains_key(name)
     }
 
     pub fn drop_tree(&self, name: &MachineName) {
