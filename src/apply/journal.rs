@@ -180,6 +180,14 @@ impl Journal {
         host.settle(&self.steps[from..until]).await
     }
 
+    /// Makes sure that all that the steps changed is on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub async fn settle_all(&mut self, host: &impl Executor) -> Result<(), DeedError> {
+        self.settle(host, self.steps.len()).await
+    }
+
     /// Writes down that a step failed, and that all before this one is being undone.
     ///
     /// # Errors
@@ -271,7 +279,7 @@ impl Journal {
         if !self.is_kept {
             return Ok(());
         }
-        self.settle(host, self.steps.len()).await?;
+        self.settle_all(host).await?;
         Ok(host.records().forget(&self.path)?)
     }
 }

@@ -175,6 +175,8 @@ pub async fn conclude(
     }
     let why: Vec<String> =
         left.iter().map(|(step, error)| format!("cannot {}: {}", step.describe(), chain(error))).collect();
+    // Those that are done are not looked at again. Where they cannot be written, nor can the rest.
+    let _ = journal.settle_all(host).await;
     let steps = with_reloads(left.into_iter().map(|(step, _)| step));
     journal.leave(host, steps, why.clone())?;
     Ok(why)

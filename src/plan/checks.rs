@@ -26,6 +26,8 @@ pub enum Refusal {
     NoBridge {
         machine: MachineName,
         bridge: IfName,
+        /// Whether the plan is to delete it: then the host waits for the machine.
+        goes: bool,
         there_are: Vec<String>,
         /// Where a definition says so.
         place: Option<Box<Problem>>,
@@ -128,7 +130,7 @@ impl Refusal {
             },
             Refusal::NoPool(machine)
             | Refusal::NoLease(machine, _)
-            | Refusal::NoBridge { machine, .. }
+            | Refusal::NoBridge { machine, goes: false, .. }
             | Refusal::TreeTaken(machine)
             | Refusal::NoTree(machine)
             | Refusal::NoImage { machine, .. }
@@ -137,7 +139,8 @@ impl Refusal {
             | Refusal::Reserved { name: machine, .. }
             | Refusal::Definition { machine, .. }
             | Refusal::NoSource { machine, .. } => Some(machine.clone()),
-            Refusal::NoUplink(..)
+            Refusal::NoBridge { goes: true, .. }
+            | Refusal::NoUplink(..)
             | Refusal::PortTaken { .. }
             | Refusal::BridgeTaken(_)
             | Refusal::PortIsBridge(_)
@@ -188,7 +191,13 @@ fn bridge_missing(
     let written = observed.file(&path).filter(|_| !wanted.inputs.contains_key(&path));
     let place =
         written.map(|text| Box::new(Problem::at_value(&path, text, "bridge", no_bridge(machine, bridge))));
-    Some(Refusal::NoBridge { machine: machine.clone(), bridge: bridge.clone(), there_are, place })
+    Some(Refusal::NoBridge {
+        machine: machine.clone(),
+        bridge: bridge.clone(),
+        goes: leaves,
+        there_are,
+        place,
+    })
 }
 
 /// Whether nsctl made the bridge.

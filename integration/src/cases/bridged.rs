@@ -14,7 +14,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let taken = || Ok(lab.sh("ip -6 route show dev enp6s0")?.contains("2001:db8:5::/64"));
     until(Duration::from_secs(20), "the port has a kernel SLAAC address", taken)?;
 
-    lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
+    lab.nsctl_ok("bridge create vbr0 --uplink enp6s0 --yes")?;
     lab.nsctl_ok("create buildbot --bridge vbr0 --image debian-13")?;
     until(Duration::from_secs(30), "DHCPv4, DHCPv6 and SLAAC addresses in buildbot", || has_all_three(lab))?;
 

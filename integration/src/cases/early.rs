@@ -36,7 +36,7 @@ fn by_ra(lab: &Lab) -> Result<()> {
 /// systemd of 252 does not see by itself that there is one now.
 fn first_drop_in(lab: &Lab) -> Result<()> {
     lab.sh("printf 'image = \"debian-13\"\\nfirewall = false\\n[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/bare.toml
-            nsctl apply --yes; ! test -e /etc/systemd/system/systemd-nspawn@bare.service.d")?;
+            nsctl apply --yes; rm -r /etc/systemd/system/systemd-nspawn@bare.service.d; systemctl daemon-reload")?;
     lab.sh("printf '[limits]\\ntasks = 321\\n' >> /etc/nsctl/machines.d/bare.toml; nsctl apply --yes")?;
     let tasks = lab.sh("systemctl show -P TasksMax systemd-nspawn@bare")?;
     must!(tasks == "321\n", "systemd knows of another limit: {tasks}");

@@ -49,7 +49,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // A hand-written file survives a create that fails, and a remove.
     lab.sh("printf '[Files]\\nBind=/nonexistent\\n' > /etc/systemd/nspawn/mine.nspawn")?;
-    refused(lab, "create mine --routed --image debian-13", 1, "nothing is left over")?;
+    refused(lab, "create mine --routed --image debian-13", 1, "/nonexistent is not there")?;
+    lab.sh("printf '[Files]\\nBind=/srv\\n' > /etc/systemd/nspawn/mine.nspawn")?;
+    refused(lab, "create mine --routed --image broken", 1, "nothing is left over")?;
     lab.sh("printf '[Files]\\nBind=/srv\\n' > /etc/systemd/nspawn/mine.nspawn; chmod 600 /etc/systemd/nspawn/mine.nspawn")?;
     lab.nsctl_ok("create mine --routed --image debian-13")?;
     let modes = lab.sh("stat -c %a /etc/systemd/nspawn/mine.nspawn /etc/systemd/nspawn/mine.nspawn.before-nsctl /etc/nsctl/machines.d/mine.toml")?;
