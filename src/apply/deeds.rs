@@ -191,7 +191,7 @@ pub fn remember_stopped(disk: &Disk, machines: &[MachineName]) {
 
 fn forget_stopped(disk: &Disk, machines: &[MachineName]) {
     for path in machines.iter().map(stopped_file) {
-        let _ = disk.remove_unsynced(&path);
+        let _ = disk.forget_file(&path);
     }
 }
 

@@ -38,7 +38,7 @@ impl Records for Disk {
     }
 
     fn forget(&self, path: &Path) -> Result<(), DiskError> {
-        self.remove_unsynced(path)
+        self.forget_file(path)
     }
 
     fn kept(&self, folder: &Path) -> Result<Vec<PathBuf>, DiskError> {

@@ -331,12 +331,16 @@ impl Disk {
         }
     }
 
-    /// Removes a file whose return after a power cut does no harm.
+    /// Removes a file whose return after a power cut would be told, and do no harm: that the disk
+    /// does not take the news is no fault.
     ///
     /// # Errors
     /// When it is there and stays there.
-    pub fn remove_unsynced(&self, path: &Path) -> Result<(), DiskError> {
-        self.take_away(path).map(drop)
+    pub fn forget_file(&self, path: &Path) -> Result<(), DiskError> {
+        if let Some(folder) = self.take_away(path)? {
+            let _ = sync(&[&folder]);
+        }
+        Ok(())
     }
 
     /// The same; gives the folder that is to be synced.
