@@ -76,6 +76,7 @@ cases! {
     alone,
     crash,
     asks,
+    swapped,
 }
 
 /// Fails with the text unless the condition holds.
