@@ -1,5 +1,8 @@
 //! Files below a root: read, replaced atomically, never half written.
 
+mod error;
+mod space;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,37 +10,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType};
 use tempfile::TempPath;
 
-use crate::observed::Sharing;
-
-/// What went wrong with a file; the text names it.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error("{0} leads out of the root {1}")]
-    Escapes(PathBuf, PathBuf),
-    #[error("{} is larger than {limit} bytes; no file of its kind is", .path.display())]
-    TooLarge { path: PathBuf, limit: u64 },
-}
-
-impl DiskError {
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            DiskError::Io(error) => match error.kind() {
-                ErrorKind::PermissionDenied => Some("run it as root".into()),
-                ErrorKind::StorageFull => Some("make room on that file system, then try again".into()),
-                ErrorKind::ReadOnlyFilesystem => {
-                    Some("mount that file system read-write, then try again".into())
-                }
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
+pub use error::DiskError;
 
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".nsctl-draft-";
@@ -267,9 +242,9 @@ impl Disk {
     /// Puts a draft in its place.
     fn put(&self, path: &Path, draft: TempPath) -> Result<(), DiskError> {
         let place = self.at(path)?;
-        super::fault::point();
+        crate::sys::fault::point();
         draft.persist(&place).map_err(|e| e.error)?;
-        super::fault::point();
+        crate::sys::fault::point();
         Ok(())
     }
 
@@ -412,24 +387,6 @@ impl Disk {
         names.retain(|name| !name.starts_with(DRAFT));
         names.sort();
         Ok(names)
-    }
-
-    /// Bytes that are free on the file system of a folder.
-    pub fn room(&self, dir: &Path) -> u64 {
-        let stat = self.at(dir).ok().and_then(|place| nix::sys::statvfs::statvfs(&place).ok());
-        stat.map_or(0, |stat| stat.blocks_free() * stat.fragment_size())
-    }
-
-    /// What copies cost on the file system of a folder. XFS shares blocks since 2019's mkfs.
-    pub fn sharing(&self, dir: &Path) -> Sharing {
-        const XFS: FsType = FsType(0x5846_5342);
-        const BCACHEFS: FsType = FsType(0xca45_1a4e_u32 as _);
-        let place = self.at(dir).ok();
-        match place.and_then(|place| nix::sys::statfs::statfs(&place).ok()).map(|fs| fs.filesystem_type()) {
-            Some(BTRFS_SUPER_MAGIC) => Sharing::Snapshot,
-            Some(kind) if kind == XFS || kind == BCACHEFS => Sharing::Reflink,
-            _ => Sharing::Copy,
-        }
     }
 
     /// Whether a file itself is there: no link to one.

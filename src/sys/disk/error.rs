@@ -1,0 +1,31 @@
+//! What goes wrong with files.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+/// What went wrong with a file; the text names it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("{0} leads out of the root {1}")]
+    Escapes(PathBuf, PathBuf),
+    #[error("{} is larger than {limit} bytes; no file of its kind is", .path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+}
+
+impl DiskError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DiskError::Io(error) => match error.kind() {
+                ErrorKind::PermissionDenied => Some("run it as root".into()),
+                ErrorKind::StorageFull => Some("make room on that file system, then try again".into()),
+                ErrorKind::ReadOnlyFilesystem => {
+                    Some("mount that file system read-write, then try again".into())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
