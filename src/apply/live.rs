@@ -59,7 +59,7 @@ impl Records for Disk {
     }
 
     fn is_alive(&self, owner: Owner) -> bool {
-        processes::started(owner.process) == Some(owner.started)
+        processes::is_alive(owner.process, owner.started)
     }
 }
 

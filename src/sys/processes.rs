@@ -5,9 +5,35 @@ use std::collections::{BTreeMap, BTreeSet};
 /// When a process was started, in ticks since the boot: with its number, that is it and no
 /// later one (proc_pid_stat(5)).
 pub fn started(pid: u32) -> Option<u64> {
+    fields(pid)?.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a process that was started then still does anything: one that has been killed may
+/// take the kernel a moment to end, and stay as a zombie until its parent hears of it.
+pub fn is_alive(pid: u32, since: u64) -> bool {
+    /// linux/sched.h.
+    const PF_EXITING: u64 = 0x4;
+    let Some(fields) = fields(pid) else { return false };
+    let words: Vec<&str> = fields.split_whitespace().collect();
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
+    let ends = ["Z", "X", "x"].contains(words.first().unwrap_or(&"X"))
+        || number(6).is_none_or(|flags| flags & PF_EXITING != 0)
+        || is_killed(pid);
+    number(19) == Some(since) && !ends
+}
+
+/// What follows its name, which stands in brackets and may hold anything.
+fn fields(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Its name, in brackets, may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    Some(stat.rsplit_once(')')?.1.to_owned())
+}
+
+/// Whether a SIGKILL waits for it to leave the kernel (proc_pid_status(5)).
+fn is_killed(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().filter_map(|line| line.split_once("Pnd:"));
+    let masks = pending.filter_map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok());
+    masks.fold(0, |all, mask| all | mask) & 1 << (nix::libc::SIGKILL - 1) != 0
 }
 
 /// A name that all processes of one machine share.
@@ -41,4 +67,23 @@ pub fn by_namespace() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_killed_is_not_alive() {
+        let own = std::process::id();
+        assert!(is_alive(own, started(own).unwrap()) && !is_alive(own, 0));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let since = started(child.id()).unwrap();
+        assert!(is_alive(child.id(), since));
+        child.kill().unwrap();
+        // Not waited for yet: a zombie, or not even that.
+        assert!(!is_alive(child.id(), since));
+        child.wait().unwrap();
+        assert!(!is_alive(child.id(), since));
+    }
 }
