@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn nobody_takes_over_a_name() {
         let routed = "[network]\nmode = \"routed\"\n";
-        let names = ["LOCALHOST", "Web", "web", "db", "deb.debian.org", "Host1", "wpad"];
+        let names = ["LOCALHOST", "Web", "web", "db", "www.example.org", "Host1", "wpad"];
         let files = names.iter().map(|name| (definition_path(&name.parse().unwrap()), routed.to_owned()));
         let spec = Spec::parse(Some("pool = \"2001:db8:a::/48\""), &crate::spec::readable(&files.collect()))
             .unwrap();
@@ -228,11 +228,11 @@ mod tests {
         let own = ["host1.example.org".to_owned()].into();
         let entries = entries(&spec, &leases, &own);
         let names: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(names, ["db", "deb.debian.org", "web"].into());
+        assert_eq!(names, ["db", "www.example.org", "web"].into());
         let web = leases.get(&"web".parse().unwrap()).unwrap().machine_end();
         assert!(entries.contains(&Entry { address: web, name: "web".into() }));
         let text = merge("192.0.2.7 DB\n", &entries, "internal");
-        assert!(text.contains(" deb.debian.org.internal\n") && text.contains(" db.internal\n"), "{text}");
+        assert!(text.contains(" www.example.org.internal\n") && text.contains(" db.internal\n"), "{text}");
         assert!(text.contains(" web.internal web\n"), "{text}");
         assert!(is_reserved("_gateway") && is_reserved("a.LocalHost") && !is_reserved("web"));
         assert!(!is_in_hosts("web", &text) && is_in_hosts("db", &text));

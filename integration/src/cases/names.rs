@@ -64,9 +64,9 @@ fn not_to_be_had(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("start web")?;
     refused(lab, "apply --yes", 1, "cannot be a machine's name")?;
     lab.sh("rm /etc/nsctl/machines.d/wpad.toml; machinectl remove wpad; sed -i '/Printer/d' /etc/hosts")?;
-    lab.nsctl_ok("create deb.Debian.org --routed --image debian-13 --no-start")?;
+    lab.nsctl_ok("create www.Example.org --routed --image debian-13 --no-start")?;
     let hosts = lab.sh("cat /etc/hosts")?;
-    must!(hosts.contains(" deb.debian.org.machines.internal\n"), "{hosts}");
-    must!(!lab.run(&["getent", "ahostsv6", "deb.debian.org"])?.stdout.contains("2001:db8:a:"), "{hosts}");
-    lab.nsctl_ok("remove -y deb.Debian.org").map(drop)
+    must!(hosts.contains(" www.example.org.machines.internal\n"), "{hosts}");
+    must!(!lab.run(&["getent", "ahostsv6", "www.example.org"])?.stdout.contains("2001:db8:a:"), "{hosts}");
+    lab.nsctl_ok("remove -y www.Example.org").map(drop)
 }
