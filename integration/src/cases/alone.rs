@@ -21,19 +21,33 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 fn broken_definition(lab: &Lab) -> Result<()> {
     let hosts = lab.sh("cat /etc/hosts")?;
-    lab.sh("cd /etc/nsctl/machines.d; cp db.toml /root; echo '[netw' > db.toml; cp /root/db.toml -- '-x.toml'")?;
+    lab.sh(
+        "cd /etc/nsctl/machines.d; cp db.toml /root; echo '[netw' > db.toml; cp /root/db.toml -- '-x.toml'",
+    )?;
     for line in ["open web tcp/81", "restart web", "stop web", "start web"] {
         must!(lab.nsctl(line)?.ok(), "`nsctl {line}`:\n{}", lab.nsctl(line)?.all());
     }
-    must!(lab.sh("cat /etc/hosts")? == hosts, "the name of a running machine is gone:\n{}", lab.sh("cat /etc/hosts")?);
+    must!(
+        lab.sh("cat /etc/hosts")? == hosts,
+        "the name of a running machine is gone:\n{}",
+        lab.sh("cat /etc/hosts")?
+    );
     refused(lab, "open db tcp/1", 1, "db.toml:1:6")?;
     refused(lab, "start db", 1, "db.toml:1:6")?;
     let list = lab.nsctl("list")?;
     must!(list.status == 1 && list.stderr.contains("its definition cannot be used"), "{}", list.all());
-    must!(list.stdout.matches("2001:db8:a:").count() >= 4 && !list.stdout.contains("unmanaged"), "{}", list.all());
+    must!(
+        list.stdout.matches("2001:db8:a:").count() >= 4 && !list.stdout.contains("unmanaged"),
+        "{}",
+        list.all()
+    );
     lab.sh("sed -i '1i description = \"x\"' /etc/nsctl/machines.d/web.toml")?;
     let apply = lab.nsctl("apply --yes")?;
-    must!(apply.status == 1 && apply.stderr.contains("db.toml:1:6") && apply.stderr.contains("-x.toml"), "{}", apply.all());
+    must!(
+        apply.status == 1 && apply.stderr.contains("db.toml:1:6") && apply.stderr.contains("-x.toml"),
+        "{}",
+        apply.all()
+    );
     must!(lab.sh("systemctl show systemd-nspawn@web -p Description")?.contains("=x"), "{}", apply.all());
     must!(lab.sh("cat /etc/hosts")? == hosts, "the name of a running machine is gone");
     let doctor = lab.nsctl("doctor")?;
@@ -56,7 +70,11 @@ fn broken_host_file(lab: &Lab) -> Result<()> {
 fn too_large(lab: &Lab) -> Result<()> {
     lab.sh("yes '# much' | head -c 60000000 > /etc/nsctl/machines.d/huge.toml")?;
     let list = lab.nsctl("list")?;
-    must!(list.stderr.contains("is larger than 1048576 bytes") && list.stdout.contains("web"), "{}", list.all());
+    must!(
+        list.stderr.contains("is larger than 1048576 bytes") && list.stdout.contains("web"),
+        "{}",
+        list.all()
+    );
     must!(lab.nsctl("open web tcp/82")?.ok(), "another machine is held up");
     lab.sh("rm /etc/nsctl/machines.d/huge.toml").map(drop)
 }
@@ -68,7 +86,11 @@ fn no_bus_inside(lab: &Lab) -> Result<()> {
     let done = lab.nsctl("expose tiny tcp/80")?;
     must!(done.status == 1 && done.stderr.contains("not undone"), "{}", done.all());
     let other = lab.nsctl("restart web")?;
-    must!(other.ok() && other.stderr.contains("`nsctl expose tiny tcp/80` (tiny) is not mended yet"), "{}", other.all());
+    must!(
+        other.ok() && other.stderr.contains("`nsctl expose tiny tcp/80` (tiny) is not mended yet"),
+        "{}",
+        other.all()
+    );
     refused(lab, "open tiny tcp/1", 1, "'tiny' waits until")?;
     let apply = lab.nsctl("apply --yes")?;
     must!(apply.status == 1 && apply.stderr.contains("'tiny' waits until"), "{}", apply.all());
@@ -85,12 +107,18 @@ fn a_tree_that_stays(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("create busy --routed --image debian-13 --no-start")?;
     let in_machined = "nsenter -t $(systemctl show systemd-machined -p MainPID --value) -m";
     let machines = "/var/lib/machines";
-    lab.sh(&format!("{in_machined} mount --bind {machines} {machines}; {in_machined} mount -o remount,bind,ro {machines}"))?;
+    lab.sh(&format!(
+        "{in_machined} mount --bind {machines} {machines}; {in_machined} mount -o remount,bind,ro {machines}"
+    ))?;
     let done = lab.nsctl("remove -y busy")?;
     must!(done.status == 1 && done.stderr.contains("delete the tree of 'busy'"), "{}", done.all());
     let other = lab.nsctl("restart web")?;
     must!(other.ok() && other.stderr.contains("(busy) is not mended yet"), "{}", other.all());
-    must!(other.stderr.lines().filter(|line| line.contains("not mended")).count() == 1, "not in one line: {}", other.all());
+    must!(
+        other.stderr.lines().filter(|line| line.contains("not mended")).count() == 1,
+        "not in one line: {}",
+        other.all()
+    );
     refused(lab, "create busy --routed --image debian-13 --no-start", 1, "'busy' waits until")?;
     lab.sh(&format!("{in_machined} umount {machines}"))?;
     lab.sh("nsctl restart web; ! test -e /var/lib/machines/busy; ! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1").map(drop)
@@ -110,6 +138,12 @@ fn a_foreign_line(lab: &Lab) -> Result<()> {
     let next = lab.nsctl("restart web")?;
     must!(next.ok() && next.stderr.contains("was cut short"), "{}", next.all());
     let hosts = lab.sh("cat /etc/hosts; ls /var/lib/nsctl/journal")?;
-    must!(hosts.contains("192.0.2.7 mine") && !hosts.contains("new") && hosts.contains(" web") && !hosts.contains("json"), "{hosts}");
+    must!(
+        hosts.contains("192.0.2.7 mine")
+            && !hosts.contains("new")
+            && hosts.contains(" web")
+            && !hosts.contains("json"),
+        "{hosts}"
+    );
     Ok(())
 }

@@ -32,7 +32,8 @@ fn another_tree_of_its_name(lab: &Lab) -> Result<()> {
     // Its own goes, also under another name.
     lab.nsctl_ok("rename web other")?;
     lab.nsctl_ok("remove -y other")?;
-    lab.sh("! ls /var/lib/machines | grep -E 'web|other|h5|h6'; test -z \"$(ls /var/lib/nsctl/trees)\"").map(drop)
+    lab.sh("! ls /var/lib/machines | grep -E 'web|other|h5|h6'; test -z \"$(ls /var/lib/nsctl/trees)\"")
+        .map(drop)
 }
 
 fn what_attach_and_adopt_find(lab: &Lab) -> Result<()> {

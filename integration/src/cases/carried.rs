@@ -37,8 +37,14 @@ fn links(lab: &Lab) -> Result<()> {
         lab.nsctl("cp --force web:/srv/bag/job /root/out/bag/cron/job")?;
         lab.nsctl("cp --force web:/srv/bag/job /root/out/way/cron/job")?;
     }
-    must!(lab.sh("find /etc/cron.d -newer /root/out -o -name job; grep -rl of-the-host /root/out || true")?.is_empty(), "{}", lab.sh("ls -laR /etc/cron.d /root/out")?);
-    let kept = lab.sh("cd /root/out/bag; find . -type l | sort; cat deep/up/../../job 2> /dev/null || cat deep/up")?;
+    must!(
+        lab.sh("find /etc/cron.d -newer /root/out -o -name job; grep -rl of-the-host /root/out || true")?
+            .is_empty(),
+        "{}",
+        lab.sh("ls -laR /etc/cron.d /root/out")?
+    );
+    let kept =
+        lab.sh("cd /root/out/bag; find . -type l | sort; cat deep/up/../../job 2> /dev/null || cat deep/up")?;
     must!(kept == "./deep/up\n./here\n* * * * * root id\n", "{kept}");
     let said = lab.nsctl("cp web:/srv/bag /root/out/plain")?;
     must!(said.ok() && said.stderr.contains("left out: 5 symbolic links"), "{}", said.all());
@@ -55,13 +61,25 @@ fn links(lab: &Lab) -> Result<()> {
     lab.sh("ln -s /etc/cron.d/job /root/real/bag; mkdir -p /root/deep/bag; ln -s /etc/cron.d /root/deep/bag/deep")?;
     refused(lab, "cp --force web:/srv/bag/job /root/real/bag", 1, "is a link")?;
     refused(lab, "cp --force web:/srv/bag /root/deep", 1, "/root/deep/bag/deep is a link")?;
-    must!(lab.sh("ls -A /etc/cron.d /root/deep/bag")?.contains("deep") && !lab.sh("ls -A /root/deep/bag")?.contains("job"), "half a folder was filled");
+    must!(
+        lab.sh("ls -A /etc/cron.d /root/deep/bag")?.contains("deep")
+            && !lab.sh("ls -A /root/deep/bag")?.contains("job"),
+        "half a folder was filled"
+    );
     must!(!lab.sh("ls -A /etc/cron.d")?.contains("job"), "written through a link");
     // One that is named is followed, in the guest.
     lab.nsctl_ok("cp web:/etc/os-release /root/out/")?;
-    must!(lab.sh("stat -c %F /root/out/os-release; grep ^ID= /root/out/os-release")? == "regular file\nID=debian\n", "{}", lab.sh("ls -la /root/out")?);
+    must!(
+        lab.sh("stat -c %F /root/out/os-release; grep ^ID= /root/out/os-release")?
+            == "regular file\nID=debian\n",
+        "{}",
+        lab.sh("ls -la /root/out")?
+    );
     lab.nsctl("cp web:/srv/bag/secret /root/out/secret")?;
-    must!(lab.sh("ls /root/out")?.lines().all(|name| name != "secret"), "a link of the guest's led to the host's file");
+    must!(
+        lab.sh("ls /root/out")?.lines().all(|name| name != "secret"),
+        "a link of the guest's led to the host's file"
+    );
     Ok(())
 }
 
@@ -74,8 +92,12 @@ fn rights(lab: &Lab) -> Result<()> {
     let said = lab.nsctl("cp web:/srv/rights /root/out/")?;
     must!(said.ok() && said.stderr.contains("3 devices, pipes and sockets"), "{}", said.all());
     let came = lab.sh("cd /root/out/rights; stat -c '%n %a %u:%g %F' * | sort; test suid -ef twin")?;
-    must!(came == "able 755 0:0 regular file\nsticky 755 0:0 directory\nsuid 755 0:0 regular file\ntwin 755 0:0 regular file\n", "{came}");
-    let extra = lab.sh("python3 -c 'import os; print(os.listxattr(\"/root/out/rights/able\"))' 2> /dev/null || true")?;
+    must!(
+        came == "able 755 0:0 regular file\nsticky 755 0:0 directory\nsuid 755 0:0 regular file\ntwin 755 0:0 regular file\n",
+        "{came}"
+    );
+    let extra = lab
+        .sh("python3 -c 'import os; print(os.listxattr(\"/root/out/rights/able\"))' 2> /dev/null || true")?;
     must!(extra.is_empty() || extra == "[]\n", "{extra}");
     refused(lab, "cp web:/srv/rights/pipe /root/out/pipe", 1, "neither a file nor a folder")?;
     refused(lab, "cp web:/srv/rights/disk /root/out/disk", 1, "neither a file nor a folder")
@@ -90,7 +112,11 @@ fn again(lab: &Lab) -> Result<()> {
     inside(lab, "cd /srv/twice; echo 2 > a; echo 2 > sub/b; echo 2 > sub/c")?;
     lab.sh("echo mine > /root/out/twice/sub/mine")?;
     lab.nsctl_ok("cp --force web:/srv/twice /root/out")?;
-    must!(lab.sh("cd /root/out/twice; cat a sub/b sub/c sub/mine")? == "2\n2\n2\nmine\n", "{}", lab.sh("ls -lR /root/out/twice")?);
+    must!(
+        lab.sh("cd /root/out/twice; cat a sub/b sub/c sub/mine")? == "2\n2\n2\nmine\n",
+        "{}",
+        lab.sh("ls -lR /root/out/twice")?
+    );
     inside(lab, "cd /srv/twice; rm -r sub; echo 3 > sub; echo 3 > a")?;
     refused(lab, "cp --force web:/srv/twice /root/out", 1, "of another kind")?;
     must!(lab.sh("cat /root/out/twice/a")? == "2\n", "part of it came");
@@ -100,18 +126,35 @@ fn again(lab: &Lab) -> Result<()> {
     refused(lab, "cp web:/srv/nothing /root/out/", 1, "web:/srv/nothing does not exist")?;
     refused(lab, "cp web:/srv/twice /root/none/", 1, "is no folder")?;
     refused(lab, "cp web:/srv/twice /root/none/x", 1, "is no folder")?;
-    must!(lab.sh("cat /root/other/twice/sub; ls -A /root/other /var/lib/nsctl/copies")?.lines().eq(["3", "/root/other:", "twice", "", "/var/lib/nsctl/copies:"]), "{}", lab.sh("ls -AR /root/other /var/lib/nsctl/copies")?);
+    must!(
+        lab.sh("cat /root/other/twice/sub; ls -A /root/other /var/lib/nsctl/copies")?.lines().eq([
+            "3",
+            "/root/other:",
+            "twice",
+            "",
+            "/var/lib/nsctl/copies:"
+        ]),
+        "{}",
+        lab.sh("ls -AR /root/other /var/lib/nsctl/copies")?
+    );
     Ok(())
 }
 
 /// Files that are larger than any disk, and that are no files at all.
 fn without_end(lab: &Lab) -> Result<()> {
-    inside(lab, "mkdir -p /srv/vast/proc; cd /srv/vast; truncate -s 4T hole; echo end >> hole; mount --bind /proc proc; head -c 9M /dev/zero > full")?;
+    inside(
+        lab,
+        "mkdir -p /srv/vast/proc; cd /srv/vast; truncate -s 4T hole; echo end >> hole; mount --bind /proc proc; head -c 9M /dev/zero > full",
+    )?;
     refused(lab, "cp web:/srv/vast /root/out/ --max-size 8M", 1, "more than 8388608 bytes")?;
     let said = lab.nsctl("cp web:/srv/vast /root/out/")?;
     must!(said.ok() && said.stderr.contains("the kernel's own files"), "{}", said.all());
     let size = lab.sh("cd /root/out/vast; tail -c4 hole; du -sm hole | cut -f1; ls proc 2>&1 | head -n1; cmp -n 9437184 full /dev/zero; rm hole")?;
-    must!(size.starts_with("end\n") && size.lines().nth(1).is_some_and(|mega| mega.parse::<u32>().is_ok_and(|mega| mega < 10)), "{size}");
+    must!(
+        size.starts_with("end\n")
+            && size.lines().nth(1).is_some_and(|mega| mega.parse::<u32>().is_ok_and(|mega| mega < 10)),
+        "{size}"
+    );
     inside(lab, "mkdir -p /srv/well; cd /srv/well; for k in $(seq 300); do mkdir d; cd d; done")?;
     refused(lab, "cp web:/srv/well /root/out/", 1, "200 deep")?;
     must!(inside(lab, "cat /proc/sys/kernel/ostype")? == "Linux\n", "no proc");
@@ -151,9 +194,16 @@ end
 fn killed(lab: &Lab) -> Result<()> {
     let cut = lab.sh("NSCTL_KILL_AT=1 nsctl-faults cp web:/srv/bag /root/out/cut && exit 1; ls -A /root/out; ls -A /var/lib/nsctl/copies")?;
     must!(!cut.lines().any(|name| name == "cut") && cut.matches(".nsctl-draft-").count() == 2, "{cut}");
-    must!(lab.sh("stat -c '%a %u' /root/out/.nsctl-draft-* /var/lib/nsctl/copies")? == "700 0\n700 0\n", "others look into it");
+    must!(
+        lab.sh("stat -c '%a %u' /root/out/.nsctl-draft-* /var/lib/nsctl/copies")? == "700 0\n700 0\n",
+        "others look into it"
+    );
     lab.nsctl_ok("cp web:/srv/bag/job /root/real/other")?;
-    must!(!lab.sh("ls -A /root/out /var/lib/nsctl/copies")?.contains("draft"), "{}", lab.sh("ls -A /root/out")?);
+    must!(
+        !lab.sh("ls -A /root/out /var/lib/nsctl/copies")?.contains("draft"),
+        "{}",
+        lab.sh("ls -A /root/out")?
+    );
     // One that is at work is left alone; and one that is interrupted leaves nothing.
     lab.sh("NSCTL_STOP_AT=1 nsctl-faults cp web:/srv/bag /root/out/slow & pid=$!
             until grep -q 'State:.T' /proc/$pid/status; do :; done
@@ -164,7 +214,10 @@ fn killed(lab: &Lab) -> Result<()> {
 
 /// The other way, the guest's links lead nowhere but there.
 fn inwards(lab: &Lab) -> Result<()> {
-    inside(lab, "ln -s /etc/cron.d /srv/host; ln -s /proc/1/root/etc/cron.d /srv/magic; mkdir -p /srv/folder")?;
+    inside(
+        lab,
+        "ln -s /etc/cron.d /srv/host; ln -s /proc/1/root/etc/cron.d /srv/magic; mkdir -p /srv/folder",
+    )?;
     lab.sh("echo from-the-host > /root/job; mkdir /root/bag; echo 1 > /root/bag/one")?;
     for target in ["/srv/host/", "/srv/magic/"] {
         lab.nsctl(&format!("cp /root/job web:{target}"))?;

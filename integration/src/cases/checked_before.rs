@@ -56,8 +56,16 @@ fn own_files(lab: &Lab) -> Result<()> {
             sum=$(gzip -c /root/body | tail -c8 | od -An -tx4 -N4 | tr -d ' ')
             { head -n1 $f | sed \"s/([0-9a-f]*)/($sum)/\"; cat /root/body; } > /root/new; cp /root/new $f")?;
     let told = lab.nsctl("doctor web")?;
-    must!(told.stdout.contains("/etc/nsctl/machines.d/web.toml:") && told.stdout.contains("LLPD"), "{}", told.all());
-    let mend = told.stdout.lines().find_map(|line| line.trim().strip_prefix("mend it: sed")).map(|rest| format!("sed{rest}"));
+    must!(
+        told.stdout.contains("/etc/nsctl/machines.d/web.toml:") && told.stdout.contains("LLPD"),
+        "{}",
+        told.all()
+    );
+    let mend = told
+        .stdout
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("mend it: sed"))
+        .map(|rest| format!("sed{rest}"));
     lab.sh(&mend.unwrap_or_default())?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.sh("cat /etc/systemd/network/05-nsctl-ve-web.network")?.contains("LLDP=yes"), "{}", told.all());

@@ -14,7 +14,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("create web --routed --image debian-13")?;
     wrong_link(lab)?;
     for point in (4..).step_by(7) {
-        let done = lab.run(&["sh", "-c", &format!("NSCTL_KILL_AT={point} nsctl-faults attach web --bridge vbr0")])?;
+        let done =
+            lab.run(&["sh", "-c", &format!("NSCTL_KILL_AT={point} nsctl-faults attach web --bridge vbr0")])?;
         if done.ok() {
             must!(point > 10, "it was not killed");
             return Ok(());
@@ -25,14 +26,22 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         lab.sh("until systemctl is-active -q systemd-nspawn@web; do :; done")?;
         let next = lab.nsctl("bridge create vbr0 --uplink enp6s0")?;
         must!(next.ok(), "after a crash at {point}:\n{}", next.all());
-        must!(lab.nsctl_ok("plan")? == "nothing to do\n", "after a crash at {point}:\n{}", lab.nsctl("plan")?.all());
+        must!(
+            lab.nsctl_ok("plan")? == "nothing to do\n",
+            "after a crash at {point}:\n{}",
+            lab.nsctl("plan")?.all()
+        );
         // Its guest has only just been started.
         let settled = || Ok(lab.machine("web")?["drift"] == serde_json::json!([]));
         until(Duration::from_secs(30), "it is where it was planned", settled)?;
         let machine = lab.machine("web")?;
         let link = lab.sh("ip -br link | awk '{print $1}' | grep -o '^v[eb]-web'")?;
         let routed = machine["network"]["mode"] == "routed";
-        must!((link.trim() == "ve-web") == routed, "after a crash at {point}: {link}{machine}\n{}", next.all());
+        must!(
+            (link.trim() == "ve-web") == routed,
+            "after a crash at {point}: {link}{machine}\n{}",
+            next.all()
+        );
         if !routed {
             lab.nsctl_ok("attach web --routed")?;
         }

@@ -16,7 +16,10 @@ const WHOLE: Duration = Duration::from_secs(60);
 
 /// Which verbs need a service, and must say so.
 const NEED: [(&str, &[&str]); 4] = [
-    ("systemd-machined", &["list", "plan", "stop web", "create db --routed --image debian-13", "shell web true"]),
+    (
+        "systemd-machined",
+        &["list", "plan", "stop web", "create db --routed --image debian-13", "shell web true"],
+    ),
     ("systemd-networkd", &["plan", "create db --routed --image debian-13", "open web tcp/80"]),
     ("systemd-importd", &["image import /root/small.tar --name small"]),
     ("dbus", &["list", "doctor", "stop web"]),
@@ -32,7 +35,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         for line in lines {
             let (done, took) = limited(lab, line)?;
             let said = format!("{service} hangs: it did not answer");
-            must!(done.status == 1 && done.stderr.contains(&said) && done.stderr.contains("hint: `systemctl"), "{service}, `{line}` ({took:?}): {}", done.all());
+            must!(
+                done.status == 1 && done.stderr.contains(&said) && done.stderr.contains("hint: `systemctl"),
+                "{service}, `{line}` ({took:?}): {}",
+                done.all()
+            );
             must!(took < WHOLE, "{service}, `{line}` took {took:?}: {}", done.all());
         }
         found(lab, service)?;
@@ -84,7 +91,11 @@ fn found(lab: &Lab, service: &str) -> Result<()> {
         let begin = Instant::now();
         let done = lab.nsctl(line)?;
         let told = done.stdout.contains(&format!("{service} runs, but does not answer"));
-        must!(done.status == 1 && told && done.stdout.contains(&format!("systemctl restart {service}")), "{service}, `{line}`: {}", done.all());
+        must!(
+            done.status == 1 && told && done.stdout.contains(&format!("systemctl restart {service}")),
+            "{service}, `{line}`: {}",
+            done.all()
+        );
         must!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     }
     Ok(())
@@ -119,7 +130,11 @@ fn in_the_middle(lab: &Lab, service: &str) -> Result<()> {
         }
         named += 1;
         must!(said.contains(&format!("{service} hangs")), "{service} at {point}: {said}");
-        must!(fingerprint(lab)? == before, "{service} at {point}:\n{said}\n{before}\n---\n{}", fingerprint(lab)?);
+        must!(
+            fingerprint(lab)? == before,
+            "{service} at {point}:\n{said}\n{before}\n---\n{}",
+            fingerprint(lab)?
+        );
     }
     must!(named > 0, "{service} was never missed");
     Ok(())
@@ -132,26 +147,44 @@ fn endless_job(lab: &Lab) -> Result<()> {
             printf '[Unit]\\nRequires=forever.service\\nAfter=forever.service\\n[Service]\\nTimeoutStartSec=1\\n' > /run/systemd/system/systemd-nspawn@web.service.d/wait.conf
             printf '[Service]\\nType=oneshot\\nExecStart=sleep infinity\\n' > /run/systemd/system/forever.service; systemctl daemon-reload")?;
     let (done, took) = limited(lab, "start web")?;
-    must!(done.status == 1 && done.stderr.contains("its job still waits") && done.stderr.contains("list-jobs"), "{}", done.all());
+    must!(
+        done.status == 1 && done.stderr.contains("its job still waits") && done.stderr.contains("list-jobs"),
+        "{}",
+        done.all()
+    );
     must!(took < WHOLE, "{took:?}");
-    must!(!lab.sh("systemctl list-jobs --no-legend")?.contains("nspawn@web"), "{}", lab.sh("systemctl list-jobs")?);
+    must!(
+        !lab.sh("systemctl list-jobs --no-legend")?.contains("nspawn@web"),
+        "{}",
+        lab.sh("systemctl list-jobs")?
+    );
     lab.sh("rm -r /run/systemd/system/systemd-nspawn@web.service.d /run/systemd/system/forever.service; systemctl stop forever.service; systemctl daemon-reload")?;
     lab.nsctl_ok("start web").map(drop)
 }
 
 /// nft(8) hangs, and what unpacks an archive.
 fn tools(lab: &Lab) -> Result<()> {
-    let fake = |name: &str, begins: &str| lab.sh(&format!("printf '#!/bin/sh\\n{begins}exec sleep 600\\n' > /usr/local/sbin/{name}; chmod 755 /usr/local/sbin/{name}"));
+    let fake = |name: &str, begins: &str| {
+        lab.sh(&format!("printf '#!/bin/sh\\n{begins}exec sleep 600\\n' > /usr/local/sbin/{name}; chmod 755 /usr/local/sbin/{name}"))
+    };
     let sleeps = || Ok(lab.run(&["pgrep", "-fx", "sleep 600"])?.ok());
     fake("nft", "")?;
     let (done, _) = limited(lab, "plan")?;
-    must!(done.status == 1 && done.stderr.contains("nft hangs") && done.stderr.contains("hint:"), "{}", done.all());
+    must!(
+        done.status == 1 && done.stderr.contains("nft hangs") && done.stderr.contains("hint:"),
+        "{}",
+        done.all()
+    );
     lab.sh("rm /usr/local/sbin/nft")?;
     until(Duration::from_secs(10), "nft is killed", || sleeps().map(|sleeps| !sleeps))?;
     fake("gzip", "head -c 1024 /root/small.tar\\n")?;
     lab.sh("cp /root/small.tar /root/small.tar.gz")?;
     let (done, _) = limited(lab, "image import /root/small.tar.gz --name small")?;
-    must!(done.status == 1 && done.stderr.contains("stands still") && done.stderr.contains("hint:"), "{}", done.all());
+    must!(
+        done.status == 1 && done.stderr.contains("stands still") && done.stderr.contains("hint:"),
+        "{}",
+        done.all()
+    );
     must!(!lab.sh("ls -A /var/lib/machines")?.contains("small"), "{}", lab.sh("ls -A /var/lib/machines")?);
     until(Duration::from_secs(10), "gzip is killed", || sleeps().map(|sleeps| !sleeps))?;
     lab.sh("rm /usr/local/sbin/gzip").map(drop)
@@ -163,7 +196,11 @@ fn the_real_limit(lab: &Lab) -> Result<()> {
     let begin = Instant::now();
     let done = lab.nsctl("list")?;
     let took = begin.elapsed();
-    must!(done.status == 1 && done.stderr.contains("systemd-machined hangs: it did not answer within 25 s"), "{}", done.all());
+    must!(
+        done.status == 1 && done.stderr.contains("systemd-machined hangs: it did not answer within 25 s"),
+        "{}",
+        done.all()
+    );
     must!((25..40).contains(&took.as_secs()), "{took:?}");
     go_on(lab, "systemd-machined")?;
     lab.nsctl_ok("list").map(drop)

@@ -20,7 +20,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     tiny_guest(lab, "tiny")?;
     lab.sh("sync; echo lost > /root/unsynced")?;
     cut(lab)?;
-    must!(fs::read(lab.upper().join("root/unsynced")).unwrap_or_default().is_empty(), "no power cut loses anything");
+    must!(
+        fs::read(lab.upper().join("root/unsynced")).unwrap_or_default().is_empty(),
+        "no power cut loses anything"
+    );
     lab.power_on()?;
     after_it_is_done(lab)?;
     in_the_middle(lab)
@@ -51,7 +54,12 @@ fn done(lab: &mut Lab, line: &str, trees: &[(&str, &Path)]) -> Result<()> {
     lab.lose_power(copy)?;
     for (name, original) in trees {
         let lost = differences(original, &lab.machines().join(name))?;
-        must!(lost.is_empty(), "after `nsctl {line}` and a power cut, {} files of {name} are not what they were: {:?}", lost.len(), &lost[..lost.len().min(5)]);
+        must!(
+            lost.is_empty(),
+            "after `nsctl {line}` and a power cut, {} files of {name} are not what they were: {:?}",
+            lost.len(),
+            &lost[..lost.len().min(5)]
+        );
     }
     lab.power_on()?;
     let after = files(lab)?;
@@ -115,7 +123,11 @@ fn half(lab: &mut Lab, line: &str, point: u32) -> Result<()> {
         let plan = lab.nsctl("plan")?;
         must!(plan.stdout == "nothing to do\n", "half done after {place}:\n{}{}", next.all(), plan.all());
         // It is through: undone by hand, for the next point.
-        must!(killed.ok() || next.stderr.contains("was cut short"), "nobody is told after {place}: {}", next.all());
+        must!(
+            killed.ok() || next.stderr.contains("was cut short"),
+            "nobody is told after {place}: {}",
+            next.all()
+        );
         back(lab, line)?;
     }
     Ok(())

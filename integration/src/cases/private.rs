@@ -6,7 +6,8 @@ use crate::lab::Lab;
 use crate::must;
 
 /// What another user of the host reads of the secret.
-const READ: &str = "setpriv --reuid nobody --clear-groups grep -rls topsecret /etc /var/lib/nsctl /root /srv || true";
+const READ: &str =
+    "setpriv --reuid nobody --clear-groups grep -rls topsecret /etc /var/lib/nsctl /root /srv || true";
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
@@ -15,8 +16,15 @@ pub fn run(lab: &mut Lab) -> Result<()> {
             cp -a /var/lib/machines/debian-13 /var/lib/machines/web; nsctl apply --yes")?;
     closed(lab, "web")?;
     must!(lab.machine("web")?["state"] == "running", "{}", lab.machine("web")?);
-    must!(lab.sh("networkctl status ve-web")?.contains("05-nsctl-ve-web.network"), "networkd cannot read its file");
-    must!(lab.sh("stat -c '%a %U:%G' /etc/systemd/network/05-nsctl-ve-web.network")? == "640 root:systemd-network\n", "not networkd's");
+    must!(
+        lab.sh("networkctl status ve-web")?.contains("05-nsctl-ve-web.network"),
+        "networkd cannot read its file"
+    );
+    must!(
+        lab.sh("stat -c '%a %U:%G' /etc/systemd/network/05-nsctl-ve-web.network")?
+            == "640 root:systemd-network\n",
+        "not networkd's"
+    );
     lab.nsctl_ok("open web tcp/80")?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     closed(lab, "web")?;
@@ -46,7 +54,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     // A hand-written .nspawn of a private kind.
     lab.sh("cp -a /var/lib/machines/debian-13 /var/lib/machines/hand; (umask 077; printf '[Exec]\\nEnvironment=TOKEN=topsecret\\n' > /etc/systemd/nspawn/hand.nspawn); nsctl attach hand --routed")?;
     closed(lab, "hand")?;
-    must!(lab.sh("stat -c %a /etc/systemd/nspawn/hand.nspawn.before-nsctl")? == "600\n", "what was kept is open to all");
+    must!(
+        lab.sh("stat -c %a /etc/systemd/nspawn/hand.nspawn.before-nsctl")? == "600\n",
+        "what was kept is open to all"
+    );
     lab.nsctl_ok("remove -y hand")?;
     must!(lab.sh("stat -c %a /etc/systemd/nspawn/hand.nspawn")? == "600\n", "what came back is open to all");
     // What nobody made private is as it always was.
@@ -54,7 +65,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 }
 
 fn closed(lab: &Lab, name: &str) -> Result<()> {
-    let modes = lab.sh(&format!("stat -c '%a %n' /etc/nsctl/machines.d/{name}.toml /etc/systemd/nspawn/{name}.nspawn"))?;
+    let modes = lab.sh(&format!(
+        "stat -c '%a %n' /etc/nsctl/machines.d/{name}.toml /etc/systemd/nspawn/{name}.nspawn"
+    ))?;
     must!(modes.lines().all(|line| line.starts_with("600 ")), "{modes}");
     let wide = lab.sh(&format!("find /etc/systemd -path '*{name}*' -type f -perm /7 -printf '%m %p\\n'"))?;
     must!(wide.is_empty(), "others may read\n{wide}");

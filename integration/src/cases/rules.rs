@@ -16,9 +16,17 @@ const DAMAGES: [(&str, &str, bool); 12] = [
     ("delete element inet nsctl machines { ve-web }", "set machines lacks \"ve-web\"", true),
     ("insert rule inet nsctl to-web accept", "chain to-web has, and should not, `accept`", true),
     ("insert rule inet nsctl always accept", "chain always has, and should not, `accept`", false),
-    ("add chain inet nsctl mine { type filter hook forward priority -5; policy drop; }", "chain mine is not nsctl's", false),
+    (
+        "add chain inet nsctl mine { type filter hook forward priority -5; policy drop; }",
+        "chain mine is not nsctl's",
+        false,
+    ),
     ("add chain inet nsctl forward { policy drop; }", "chain forward lacks `type filter hook forward", false),
-    ("add table inet nsctl { flags dormant; }", "table inet nsctl has, and should not, `flags dormant`", false),
+    (
+        "add table inet nsctl { flags dormant; }",
+        "table inet nsctl has, and should not, `flags dormant`",
+        false,
+    ),
     ("delete table inet nsctl", "somebody flushed all rules", false),
 ];
 
@@ -26,7 +34,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13 --open tcp/7777")?;
     lab.nsctl_ok("create db --routed --image debian-13")?;
-    for port in ["tcp/22 --from 2001:db8:5::1", "udp/5000-5010 --from 2001:db8:5:8000::/49", "tcp/1-65535 --from 10.0.0.0/9"] {
+    for port in [
+        "tcp/22 --from 2001:db8:5::1",
+        "udp/5000-5010 --from 2001:db8:5:8000::/49",
+        "tcp/1-65535 --from 10.0.0.0/9",
+    ] {
         lab.nsctl_ok(&format!("open web {port}"))?;
     }
     nothing_to_do(lab)?;
@@ -45,8 +57,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     // So many that the guard takes its other way.
     lab.sh("cd /var/lib/nsctl/firewall; for i in $(seq 100); do : > x$i.nft; done")?;
     starts(lab)?;
-    lab.sh("rm /var/lib/nsctl/firewall/x*.nft")
-        .map(drop)
+    lab.sh("rm /var/lib/nsctl/firewall/x*.nft").map(drop)
 }
 
 fn nothing_to_do(lab: &Lab) -> Result<()> {
@@ -65,15 +76,27 @@ fn starts(lab: &Lab) -> Result<()> {
     must!(handles()? == before, "what is as it should be was loaded anew:\n{before}");
     nothing_to_do(lab)?;
     let foreign = "add chain inet nsctl mine";
-    for (at, (damage, ..)) in DAMAGES.iter().enumerate().filter(|(_, (damage, ..))| !damage.starts_with(foreign)) {
+    for (at, (damage, ..)) in
+        DAMAGES.iter().enumerate().filter(|(_, (damage, ..))| !damage.starts_with(foreign))
+    {
         // A whole start takes long; the guard alone is what one begins with.
         if at == 0 {
             lab.nsctl_ok("stop web")?;
         }
         lab.must(&["nft", damage])?;
-        lab.sh(if at == 0 { "systemctl start systemd-nspawn@web" } else { "sh /var/lib/nsctl/firewall-guard web ve-web" })?;
-        let listed = lab.sh("nft -s list table inet nsctl | sed -e '/chain to-db/,/^\t}/d' -e 's/\"ve-db\"[^,]*, *//'")?;
-        for rule in ["oifname vmap @inbound", "\"ve-web\" : goto to-web", "fib saddr . iif oif 0 counter drop", "policy accept"] {
+        lab.sh(if at == 0 {
+            "systemctl start systemd-nspawn@web"
+        } else {
+            "sh /var/lib/nsctl/firewall-guard web ve-web"
+        })?;
+        let listed = lab
+            .sh("nft -s list table inet nsctl | sed -e '/chain to-db/,/^\t}/d' -e 's/\"ve-db\"[^,]*, *//'")?;
+        for rule in [
+            "oifname vmap @inbound",
+            "\"ve-web\" : goto to-web",
+            "fib saddr . iif oif 0 counter drop",
+            "policy accept",
+        ] {
             must!(listed.contains(rule), "web starts after `nft {damage}` without `{rule}`:\n{listed}");
         }
         for rule in ["\t\taccept", "dormant", "policy drop"] {

@@ -18,7 +18,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("mkdir -p /var/lib/machines/web/srv/a; for k in $(seq 200); do echo of-the-guest > /var/lib/machines/web/srv/a/file$k; done")?;
     let mut whole = 0;
     for round in 1..=6 {
-        swapping(lab, "web", &format!("nsctl export web /root/web{round}.tar; nsctl clone web twin{round} --no-start"))?;
+        swapping(
+            lab,
+            "web",
+            &format!("nsctl export web /root/web{round}.tar; nsctl clone web twin{round} --no-start"),
+        )?;
         // What changes while it is read may well fail: then there is nothing.
         let read = lab.sh(&format!(
             "tar -xOf /root/web{round}.tar --wildcards '*srv/*' 2> /dev/null | sort -u
