@@ -4,16 +4,19 @@ mod bench;
 mod cases;
 mod demo;
 mod lab;
+mod report;
 mod shell;
 mod torture;
 mod tunnel;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use lab::{Lab, Suite, Trees};
+use report::Report;
 
 const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
@@ -43,25 +46,41 @@ fn test(arguments: impl Iterator<Item = String>) -> Result<()> {
     // A host takes a core or so: more of them at once only makes each slower.
     options.test_threads = options.test_threads.or(Some(2));
     let trees = if options.list { None } else { Some(Arc::new(Trees::open(&Suite::ALL)?)) };
+    let report = Arc::new(Report::default());
     let pairs = cases::ALL.iter().flat_map(|case| Suite::ALL.into_iter().map(move |suite| (suite, *case)));
     let trials = pairs.map(|(suite, case)| {
-        let trees = trees.clone();
-        Trial::test(format!("{}::{}", suite.name(), case.name), move || {
-            trial(trees.as_deref(), suite, case).map_err(|error| Failed::from(format!("{error:#}")))
+        let (trees, report) = (trees.clone(), report.clone());
+        let name = format!("{}::{}", suite.name(), case.name);
+        Trial::test(name.clone(), move || {
+            let start = Instant::now();
+            let done = trial(trees.as_deref(), suite, case);
+            report.add(&name, start.elapsed(), done.as_ref().err().map(|failure| failure.why.as_str()));
+            done.map_err(|failure| Failed::from(format!("{}\n{}", failure.journal, failure.why)))
         })
     });
-    if libtest_mimic::run(&options, trials.collect()).has_failed() {
+    let conclusion = libtest_mimic::run(&options, trials.collect());
+    report.print();
+    if conclusion.has_failed() {
         std::process::exit(101);
     }
     Ok(())
 }
 
-fn trial(trees: Option<&Trees>, suite: Suite, case: cases::Case) -> Result<()> {
-    let trees = trees.context("no trees")?;
-    let mut lab = Lab::boot(trees, suite)?;
-    let done = (case.run)(&mut lab);
-    done.map_err(|error| {
+/// Why a case failed, and what the host's journal said by then.
+struct Failure {
+    journal: String,
+    why: String,
+}
+
+fn trial(trees: Option<&Trees>, suite: Suite, case: cases::Case) -> Result<(), Failure> {
+    let unbooted = |error| Failure { journal: String::new(), why: format!("{error:#}") };
+    let trees = trees.context("no trees").map_err(unbooted)?;
+    let mut lab = Lab::boot(trees, suite).map_err(unbooted)?;
+    (case.run)(&mut lab).map_err(|error| {
         let journal = lab.run(&["journalctl", "-b", "--no-pager", "-n", "60"]).map(|done| done.stdout);
-        anyhow::anyhow!("{error:#}\njournal of the host:\n{}", journal.unwrap_or_default())
+        Failure {
+            journal: format!("journal of the host:\n{}", journal.unwrap_or_default()),
+            why: format!("{error:#}"),
+        }
     })
 }

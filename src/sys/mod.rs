@@ -21,6 +21,7 @@ pub mod sockets;
 pub mod tarball;
 pub mod trace;
 pub mod tree;
+mod within;
 
 pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};

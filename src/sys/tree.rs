@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2, readlinkat, renameat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, readlinkat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
+use super::within;
 use crate::fit::{Change, Guest, Init};
 use crate::observed::{Stranger, TreeId};
 
@@ -116,11 +117,7 @@ impl Tree {
     }
 
     fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .mode(Mode::empty())
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(&self.root, path, how)
+        within::open(&self.root, path, flags)
     }
 
     /// A small text file; none if there is no such plain file.

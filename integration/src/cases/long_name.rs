@@ -1,8 +1,10 @@
 //! A name of 40 characters: the interface has a short name, and everything works.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, until};
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
@@ -15,8 +17,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(interface.len() <= 15 && interface.starts_with("ve-a-machin"), "{machine}");
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a:1::2"])?;
     must!(ping.ok(), "{}", ping.all());
-    // The firewall knows the interface by its short name.
     let port = "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a:1::2/7777 && head -c5 <&3'";
+    // The guest's service is up a moment after its address.
+    let up = || Ok(lab.run(&["bash", "-c", port])?.stdout == "hello");
+    until(Duration::from_secs(30), "the service answers", up)?;
+    // The firewall knows the interface by its short name.
     must!(!lab.router.run(&["bash", "-c", port])?.ok(), "a closed port is open");
     lab.nsctl_ok(&format!("open {name} tcp/7777"))?;
     must!(lab.router.run(&["bash", "-c", port])?.stdout == "hello", "an open port is closed");

@@ -13,14 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 
 pub use bring::LeftOut;
 pub use place::Place;
 
-/// How often a path is walked again while its folders are moved.
-const TRIES: usize = 100;
+use super::within;
 
 /// How it is to be carried.
 #[derive(Debug, Clone)]
@@ -109,13 +107,7 @@ impl Inside {
 
     /// What a path leads to there; links lead nowhere but there.
     fn find(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
-            .mode(Mode::empty());
-        // Somebody inside moves folders meanwhile: tried again (openat2(2), EAGAIN).
-        let tries = (0..TRIES).map(|_| openat2(&self.root, path, how));
-        { tries }.find(|tried| !matches!(tried, Err(Errno::EAGAIN))).unwrap_or(Err(Errno::EAGAIN))
+        within::open(&self.root, path, flags | OFlag::O_PATH)
     }
 
     /// Whether a path leads to a folder there.
