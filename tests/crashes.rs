@@ -14,7 +14,7 @@ use nsctl::emit::{self, names, render};
 use nsctl::fit::Wishes;
 use nsctl::name::MachineName;
 use nsctl::observed::Observed;
-use nsctl::plan::{NewImage, Plan, Scope, Source, Wanted, plan, settle, whole, wrong_link};
+use nsctl::plan::{NewImage, Plan, Refusal, Scope, Source, Wanted, Whole, plan, settle, whole, wrong_link};
 use nsctl::spec::{Definitions, HOST_FILE, MACHINES_DIR, Spec, definition_path};
 use nsctl::state::{self, State};
 use proptest::prelude::*;
@@ -124,11 +124,11 @@ fn new_image(name: &MachineName) -> NewImage {
 }
 
 /// The whole host as its files say.
-fn everything(observed: &Observed) -> Plan {
+fn everything(observed: &Observed) -> Whole {
     let spec = spec(observed);
     let treeless = spec.machines.keys().filter(|name| !observed.images.contains(name.as_str()));
     let images = treeless.map(|name| (name.clone(), Ok(new_image(name)))).collect();
-    whole(&spec, &state(observed), observed, &images, BTreeSet::new(), Vec::new()).unwrap().plan
+    whole(&spec, &state(observed), observed, &images, BTreeSet::new(), Vec::new()).unwrap()
 }
 
 /// A verb's plan, as the command line makes it; none where it is refused.
@@ -144,7 +144,9 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
             .insert(name.clone(), nsctl::spec::MachineSpec::parse(&definition_path(name), text).unwrap());
     };
     let wanted = match deed {
-        Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) => return Some(everything(observed)),
+        Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) => {
+            return Some(everything(observed).plan);
+        }
         Deed::Create(k, network) | Deed::Adopt(k, network) | Deed::Attach(k, network) => {
             let (name, text) = (machine(*k), definition(*k, *network));
             let (known, there) = (spec.machines.contains_key(&name), observed.images.contains(name.as_str()));
@@ -357,7 +359,7 @@ fn in_order(host: &Host) {
     assert!(verb(host, &Deed::Apply).unwrap().is_ok(), "apply does not put it in order");
     invariants(host, &Edited::new());
     files_are_those_of_records(&host.observed());
-    assert_eq!(everything(&host.observed()).steps, vec![], "something is left to do");
+    assert_eq!(everything(&host.observed()).plan.steps, vec![], "something is left to do");
 }
 
 proptest! {
@@ -416,11 +418,10 @@ proptest! {
             trees_by_hand_are_nobody_elses(&host, &kept);
             others_are_untouched(&host, &deed, &before, boots);
         }
-        for k in 0..MACHINES {
-            let path = definition_path(&machine(k));
-            if host.observed().file(&path) == Some("[netw") {
-                host.write(path, Some(definition(k, 0)));
-            }
+        // Who cannot be as his definition says (it cannot be read, or wants another's subnet) is left out.
+        for name in everything(&host.observed()).left_out.iter().filter_map(Refusal::machine) {
+            let k = (0..MACHINES).find(|k| machine(*k) == name).unwrap();
+            host.write(definition_path(&name), Some(definition(k, 0)));
         }
         in_order(&host);
     }

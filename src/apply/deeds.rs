@@ -103,7 +103,7 @@ async fn live(
         Step::BridgeUp { bridge, port, .. } => links::bridge_up(bridge, port).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
-        Step::Move { machine, link, bridge } => links::replug(bus, machine, link, bridge).await?,
+        Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,
         Step::Answer { machine, address } => {
             return Ok(Some(sight::answer(bus, machine, *address, started).await?));
         }
@@ -173,6 +173,11 @@ fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
 async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
     if let (Step::RemoveImage { name, .. }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
+    }
+    if let (Step::Move { machine, .. }, Some(bus)) = (step, world.bus)
+        && bus.leader(machine).await?.is_none()
+    {
+        return Ok(());
     }
     let on_disk = matches!(step, Step::Enable { .. } | Step::Disable { .. } | Step::Disclaim { .. });
     if on_disk || world.bus.is_some() {

@@ -185,7 +185,8 @@ async fn fall_back(
     // Where even this cannot be written, the undoing may still work.
     let _ = journal.fall_back(host, begun);
     left.extend(recover::revert(host, &undoing[waits..]).await);
-    let why = recover::conclude(host, journal, left).await.unwrap_or_else(|error| vec![error::chain(&error)]);
+    let why = recover::conclude(host, journal, &undoing, left).await;
+    let why = why.unwrap_or_else(|error| vec![error::chain(&error)]);
     failure(doing, why)
 }
 

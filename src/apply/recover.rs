@@ -96,11 +96,12 @@ async fn mend(host: &impl Executor, journal: &mut Journal) -> Result<bool, DeedE
             let undoing = undo(&journal.steps[..journal.reached.min(journal.steps.len())]);
             let undoing = stopped_first(host, journal, undoing).await?;
             let left = revert(host, &undoing).await;
-            Ok(conclude(host, journal, left).await?.is_empty())
+            Ok(conclude(host, journal, &undoing, left).await?.is_empty())
         }
         Fate::Left => {
-            let left = take_back(host, &journal.steps).await;
-            let done = conclude(host, journal, left).await?.is_empty();
+            let undoing = journal.steps.clone();
+            let left = take_back(host, &undoing).await;
+            let done = conclude(host, journal, &undoing, left).await?.is_empty();
             if done {
                 says(format!("`nsctl {command}` is undone at last"));
             }
@@ -160,13 +161,14 @@ async fn take_back(host: &impl Executor, undoing: &[Step]) -> Vec<(Step, DeedErr
     left
 }
 
-/// Ends the journal, or keeps what is left in it; gives why, in sentences.
+/// Ends the journal, or keeps what is left of the undoing in it; gives why, in sentences.
 ///
 /// # Errors
 /// When the journal cannot be written.
 pub async fn conclude(
     host: &impl Executor,
     journal: &mut Journal,
+    undoing: &[Step],
     left: Vec<(Step, DeedError)>,
 ) -> Result<Vec<String>, DeedError> {
     if left.is_empty() {
@@ -177,9 +179,21 @@ pub async fn conclude(
         left.iter().map(|(step, error)| format!("cannot {}: {}", step.describe(), chain(error))).collect();
     // Those that are done are not looked at again. Where they cannot be written, nor can the rest.
     let _ = journal.settle_all(host).await;
-    let steps = with_reloads(left.into_iter().map(|(step, _)| step));
+    let steps = with_reloads(with_starts(undoing, &left));
     journal.leave(host, steps, why.clone())?;
     Ok(why)
+}
+
+/// What is left, in its order. Who did not end was not started again, either: he is, once he has.
+fn with_starts(undoing: &[Step], left: &[(Step, DeedError)]) -> Vec<Step> {
+    let is_left = |step: &Step| left.iter().any(|(other, _)| other == step);
+    let ends = |step: &Step| matches!(step, Step::Kill { .. } | Step::Stop { .. }) && is_left(step);
+    let alive: BTreeSet<MachineName> =
+        undoing.iter().filter(|step| ends(step)).flat_map(Step::machines).collect();
+    let begins = |step: &Step| {
+        matches!(step, Step::Start { .. }) && step.machines().iter().any(|name| alive.contains(name))
+    };
+    undoing.iter().filter(|step| is_left(step) || begins(step)).cloned().collect()
 }
 
 /// Does what comes after the point of no return.

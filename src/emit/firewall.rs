@@ -2,6 +2,7 @@
 //! transaction (nft(8)), and the unit that loads it before a machine starts.
 
 use std::fmt::Write;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use super::ini::Ini;
@@ -32,10 +33,16 @@ add table inet nsctl
 add set inet nsctl machines { type ifname; }
 # Which chain judges what is sent to a machine.
 add map inet nsctl inbound { type ifname : verdict; }
+# Where machines are by plan.
+add set inet nsctl planned { type ipv6_addr; }
+# Which addresses the host takes for neighbours, and who has got new ones of late.
+add set inet nsctl near { type ifname . ipv6_addr; size 65536; flags dynamic,timeout; timeout 30s; }
+add set inet nsctl newcomers { type ifname; size 65536; flags dynamic,timeout; timeout 1m; }
 
 flush table inet nsctl
 flush set inet nsctl machines
 flush map inet nsctl inbound
+flush set inet nsctl planned
 
 table inet nsctl {
 ";
@@ -50,7 +57,10 @@ table inet nsctl {
 ///   what they are about: without packet-too-big, large transfers hang (RFC 4890 4.3.1).
 /// - To the host go neighbour discovery, DHCP, DNS and ping; no router
 ///   advertisements or redirects, which would change the host's own routes.
-const CHAINS: [(&str, &[&str]); 3] = [
+/// - The kernel's table of neighbours is one for all links, and full at some thousand entries
+///   (RFC 6583): a machine's prefix has 2^64 addresses, and each that is sent to, or that asks for
+///   the host, takes a place in it. So a machine gets 20 new ones a second, and 100 at once.
+const CHAINS: [(&str, &[&str]); 5] = [
     ("own-address", &["fib saddr . iif oif 0 counter drop"]),
     (
         "always",
@@ -64,13 +74,34 @@ const CHAINS: [(&str, &[&str]); 3] = [
         "host-input",
         &[
             "icmpv6 type { nd-router-advert, nd-redirect } counter drop",
-            "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept",
+            "icmpv6 type { nd-router-solicit, nd-neighbor-solicit } goto near-senders",
+            "icmpv6 type nd-neighbor-advert accept",
             "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
             "udp dport 67 accept",
             "jump own-address",
             "jump always",
             "udp dport { 53, 547 } accept",
             "tcp dport 53 accept",
+            "counter drop",
+        ],
+    ),
+    (
+        "near-senders",
+        &[
+            "iifname . ip6 saddr @near update @near { iifname . ip6 saddr } accept",
+            "update @newcomers { iifname limit rate over 20/second burst 100 packets } counter drop",
+            "add @near { iifname . ip6 saddr } accept",
+            "counter drop",
+        ],
+    ),
+    (
+        "near",
+        &[
+            "ip6 daddr @planned accept",
+            "ip6 daddr ff00::/8 accept",
+            "oifname . ip6 daddr @near update @near { oifname . ip6 daddr } accept",
+            "update @newcomers { oifname limit rate over 20/second burst 100 packets } counter drop",
+            "add @near { oifname . ip6 daddr } accept",
             "counter drop",
         ],
     ),
@@ -88,9 +119,11 @@ fn chains(host: &HostSpec) -> Vec<Chain> {
     let hook = |hook: &str| format!("type filter hook {hook} priority filter; policy accept;");
     let forward = [hook("forward"), "iifname @machines jump own-address".into()];
     let input = [hook("input"), "iifname @machines jump host-input".into()];
+    let postrouting = vec![hook("postrouting"), "meta nfproto ipv6 oifname @machines goto near".into()];
     let mut chains = Vec::from(alike);
     chains.extend(dns.map(|pool| ("dns-guests", guests_of_dns(pool))));
     chains.push(("forward", forward.into_iter().chain(rules_of_pool(fixed)).collect()));
+    chains.push(("postrouting", postrouting));
     chains.push(("input", input.into_iter().chain(dns.into_iter().flat_map(asks_of_dns)).collect()));
     chains
 }
@@ -257,7 +290,7 @@ pub fn machine_file(name: &MachineName) -> PathBuf {
 
 /// What comes in to one machine. One command a line: a block of its own for each
 /// machine costs nft(8) half a megabyte and a third of a millisecond.
-pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
+pub fn machine(name: &MachineName, planned: Option<Ipv6Addr>, open: &[OpenPort]) -> String {
     let (chain, link) = (chain_of(name), kernel_name(&name.routed_link()));
     let mut open = open.to_vec();
     open.sort();
@@ -267,6 +300,9 @@ pub fn machine(name: &MachineName, open: &[OpenPort]) -> String {
     let mut text = format!("add chain inet nsctl {chain}\n");
     for rule in rules {
         let _ = writeln!(text, "add rule inet nsctl {chain} {rule}");
+    }
+    if let Some(address) = planned {
+        let _ = writeln!(text, "add element inet nsctl planned {{ {address} }}");
     }
     let _ = writeln!(text, "add element inet nsctl machines {{ \"{link}\" }}");
     let _ = writeln!(text, "add element inet nsctl inbound {{ \"{link}\" : goto {chain} }}");

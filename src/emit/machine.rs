@@ -82,7 +82,8 @@ impl<'a> MachineFiles<'a> {
         if let Place::Routed { routed, subnet } = place {
             files.push((guest_file(self.name), self.guest_end(routed, *subnet)));
             if self.machine.firewall {
-                let text = firewall::machine(self.name, &self.machine.open);
+                let planned = self.host.fixed_subnet(*subnet).map(|fixed| routed.address(fixed));
+                let text = firewall::machine(self.name, planned, &self.machine.open);
                 files.push((firewall::machine_file(self.name), text));
             }
         }

@@ -82,7 +82,7 @@ pub const NETWORK_DIR: &str = "/etc/systemd/network";
 
 /// A networkd file of ours. 05 sorts before the distributions' own files and
 /// before what netplan writes (10-netplan-…).
-fn network_path(kind: &str, name: &str, suffix: &str) -> PathBuf {
+pub fn network_path(kind: &str, name: &str, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{NETWORK_DIR}/05-nsctl-{kind}-{name}.{suffix}"))
 }
 

@@ -50,6 +50,12 @@ impl Table {
         for text in texts {
             table.add(text);
         }
+        // What packets themselves put into a set, nobody has written down.
+        for block in table.blocks.values_mut() {
+            if block.lines.iter().any(|line| line.starts_with("flags dynamic")) {
+                block.elements.clear();
+            }
+        }
         table
     }
 
@@ -114,9 +120,12 @@ impl Table {
                 let block = self.blocks.entry(known.clone()).or_default();
                 block.elements.insert(inner.to_owned());
             }
-            "chain" | "set" | "map" => {
+            "chain" => _ = self.blocks.entry(format!("chain {name}")).or_default(),
+            "set" | "map" => {
                 let block = self.blocks.entry(format!("{kind} {name}")).or_default();
-                block.lines.extend((!inner.is_empty()).then(|| plain(inner)));
+                block
+                    .lines
+                    .extend(inner.split(';').map(str::trim).filter(|line| !line.is_empty()).map(plain));
             }
             _ => {}
         }
@@ -156,7 +165,9 @@ impl Table {
     }
 }
 
+/// Without what nft(8) remarks: since 1.1.4 how much is in a set.
 fn plain(line: &str) -> String {
+    let line = line.split_once("\t#").map_or(line, |(line, _)| line);
     line.trim_end_matches(';').to_owned()
 }
 
@@ -279,6 +290,15 @@ mod tests {
                 assert!(told(&text(twice))[0].contains("has, and should not, `accept`"), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn what_packets_put_into_a_set_is_nobodys() {
+        let files = "add table inet nsctl\nadd set inet nsctl near { type ipv6_addr; size 65536; flags dynamic,timeout; }";
+        let listed = "table inet nsctl {\n\tset near {\n\t\ttype ipv6_addr\n\t\tsize 65536\t# count 1\n\t\tflags dynamic,timeout\n\
+            \t\telements = { fe80::1 expires 28s, fe80::2 }\n\t}\n}\n";
+        assert_eq!(Table::read([files]), Table::read([listed]));
+        assert_ne!(Table::read([files]), Table::read([listed.replace("65536", "3").as_str()]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::files::Change;
 use super::{Scope, Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::{self, MOUNT_BURST, Owner};
-use crate::name::{IfName, MachineName};
+use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::spec::{MachineSpec, Network};
 
@@ -208,11 +208,12 @@ fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Op
     let Network::Bridge(bridge) = &machine.network else { return None };
     let link = observed.host_end(name)?;
     let routed_before = observed.file(&emit::guest_file(name)).is_some();
-    let elsewhere = observed.master_of(link).map(|master| master.name.as_str()) != Some(bridge.as_str());
-    let by = |link: &str, bridge: &IfName| Step::Move {
+    let from = observed.master_of(link).and_then(|master| master.name.parse().ok());
+    let elsewhere = from.as_ref() != Some(bridge);
+    (!routed_before && elsewhere).then(|| Step::Move {
         machine: name.clone(),
-        link: link.to_owned(),
+        link: link.name.clone(),
         bridge: bridge.clone(),
-    };
-    (!routed_before && elsewhere).then(|| by(&link.name, bridge))
+        from,
+    })
 }

@@ -155,6 +155,9 @@ pub enum Step {
         machine: MachineName,
         link: String,
         bridge: IfName,
+        /// The bridge that it was on.
+        #[serde(default)]
+        from: Option<IfName>,
     },
     /// Waits until a machine's planned address answers.
     Answer {
@@ -195,8 +198,11 @@ impl Step {
             Step::Fit { .. } => None,
             // What is gone for good, and what only undoes.
             Step::RemoveImage { .. } | Step::Kill { .. } | Step::Disclaim { .. } => None,
+            Step::Move { machine, link, bridge, from: Some(from) } => {
+                Some(Step::Move { machine, link, bridge: from, from: Some(bridge) })
+            }
             // networkd puts back what its files say.
-            Step::DeleteLink { .. } | Step::FlushPort { .. } | Step::Move { .. } => None,
+            Step::DeleteLink { .. } | Step::FlushPort { .. } | Step::Move { from: None, .. } => None,
             Step::BridgeUp { is_new: false, .. } | Step::TunnelUp { is_new: false, .. } => None,
             Step::PoolRoute { .. } | Step::Delegation | Step::Answer { .. } | Step::LanAddress { .. } => None,
         }
@@ -386,6 +392,8 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
 pub fn with_reloads(undoing: impl IntoIterator<Item = Step>) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut stale = Stale::default();
+    let (moves, undoing): (Vec<Step>, Vec<Step>) =
+        undoing.into_iter().partition(|step| matches!(step, Step::Move { .. }));
     let (reloads, undoing): (Vec<Step>, Vec<Step>) = undoing.into_iter().partition(Step::is_reload);
     for step in undoing {
         if !stale.note(&step) {
@@ -399,6 +407,8 @@ pub fn with_reloads(undoing: impl IntoIterator<Item = Step>) -> Vec<Step> {
             steps.push(reload);
         }
     }
+    // networkd would put a link where its file says, as long as that is not back.
+    steps.extend(moves);
     steps
 }
 

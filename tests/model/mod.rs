@@ -309,6 +309,7 @@ impl Host {
             Step::DeleteLink { name } => {
                 self.now.borrow_mut().links.retain(|link| link.name != name.as_str());
             }
+            Step::ReloadNetworkd => self.networkd_reads(),
             Step::Move { machine, bridge, .. } => {
                 let mut now = self.now.borrow_mut();
                 let master = now.link(bridge.as_str()).map(|bridge| bridge.index);
@@ -324,6 +325,21 @@ impl Host {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// networkd puts the links of machines where their files say, and touches no others.
+    fn networkd_reads(&self) {
+        let mut now = self.now.borrow_mut();
+        let names: Vec<MachineName> = now.machines.keys().filter_map(|name| name.parse().ok()).collect();
+        for name in names {
+            let Some(text) = now.file(&emit::network_path("ve", name.as_str(), "network")) else { continue };
+            let master =
+                Ini::parse(text).get("Network", "Bridge").and_then(|bridge| Some(now.link(bridge)?.index));
+            let ends = [name.routed_link(), name.bridged_link()];
+            for link in now.links.iter_mut().filter(|link| ends.contains(&link.name)) {
+                link.master = master;
+            }
+        }
     }
 
     /// A write that is taken back, as the live host does it.

@@ -77,6 +77,7 @@ cases! {
     crash,
     asks,
     swapped,
+    neighbours,
 }
 
 /// Fails with the text unless the condition holds.
