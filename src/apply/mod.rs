@@ -177,15 +177,16 @@ async fn fall_back(
     let doing = fault.map(|(at, source)| (describe(&journal.steps[stage.clone()], at), source));
     let undoing = undo(&journal.steps[..begun]);
     let waits = if is_released { undoing.iter().take_while(|step| step.waits()).count() } else { 0 };
-    let mut left = recover::revert(host, &undoing[..waits]).await;
+    let mut left = recover::Left::default();
+    recover::revert(host, &undoing[..waits], &mut left).await;
     if is_released && let Err(error) = host.retake().await {
         let left = vec![format!("{}; the next nsctl undoes the rest", error::chain(&error))];
         return failure(doing, left);
     }
     // Where even this cannot be written, the undoing may still work.
     let _ = journal.fall_back(host, begun);
-    left.extend(recover::revert(host, &undoing[waits..]).await);
-    let why = recover::conclude(host, journal, &undoing, left).await;
+    recover::revert(host, &undoing[waits..], &mut left).await;
+    let why = recover::conclude(host, journal, left).await;
     let why = why.unwrap_or_else(|error| vec![error::chain(&error)]);
     failure(doing, why)
 }

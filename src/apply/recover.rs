@@ -95,13 +95,14 @@ async fn mend(host: &impl Executor, journal: &mut Journal) -> Result<bool, DeedE
             says(format!("`nsctl {command}` was cut short"));
             let undoing = undo(&journal.steps[..journal.reached.min(journal.steps.len())]);
             let undoing = stopped_first(host, journal, undoing).await?;
-            let left = revert(host, &undoing).await;
-            Ok(conclude(host, journal, &undoing, left).await?.is_empty())
+            let mut left = Left::default();
+            revert(host, &undoing, &mut left).await;
+            Ok(conclude(host, journal, left).await?.is_empty())
         }
         Fate::Left => {
-            let undoing = journal.steps.clone();
-            let left = take_back(host, &undoing).await;
-            let done = conclude(host, journal, &undoing, left).await?.is_empty();
+            let mut left = Left::default();
+            take_back(host, &journal.steps, &mut left).await;
+            let done = conclude(host, journal, left).await?.is_empty();
             if done {
                 says(format!("`nsctl {command}` is undone at last"));
             }
@@ -144,56 +145,66 @@ async fn stopped_first(
     Ok(std::iter::once(Step::Stop { machines: wrong }).chain(undoing).chain(start).collect())
 }
 
-/// Takes steps that undo others; gives those that could not be done, and why.
-pub async fn revert(host: &impl Executor, undoing: &[Step]) -> Vec<(Step, DeedError)> {
+/// What of an undoing could not be done, in its order, and why.
+#[derive(Debug, Default)]
+pub struct Left {
+    steps: Vec<Step>,
+    why: Vec<String>,
+}
+
+/// Takes steps that undo others; adds to what is left. A machine of which something is left is
+/// not started yet: it would run by the wrong files.
+pub async fn revert(host: &impl Executor, undoing: &[Step], left: &mut Left) {
     if !undoing.is_empty() {
         host.listener().says("undoing what was done");
     }
-    take_back(host, undoing).await
+    take_back(host, undoing, left).await;
 }
 
-async fn take_back(host: &impl Executor, undoing: &[Step]) -> Vec<(Step, DeedError)> {
-    let mut left = Vec::new();
+async fn take_back(host: &impl Executor, undoing: &[Step], left: &mut Left) {
     for stage in stages(undoing) {
-        stage.iter().for_each(|step| host.listener().begins(step));
-        left.extend(host.take_back(stage).await);
+        let (due, late) = left.held_back(stage);
+        due.iter().for_each(|step| host.listener().begins(step));
+        for (step, error) in host.take_back(&due).await {
+            left.why.push(format!("cannot {}: {}", step.describe(), chain(&error)));
+            left.steps.push(step);
+        }
+        left.steps.extend(late);
     }
-    left
 }
 
-/// Ends the journal, or keeps what is left of the undoing in it; gives why, in sentences.
+impl Left {
+    /// What of a stage can be done, and whose start has to wait.
+    fn held_back(&self, stage: &[Step]) -> (Vec<Step>, Option<Step>) {
+        let held: BTreeSet<MachineName> = self.steps.iter().flat_map(Step::machines).collect();
+        let [Step::Start { machines, addresses }] = stage else { return (stage.to_vec(), None) };
+        let (late, due): (Vec<MachineName>, Vec<MachineName>) =
+            machines.iter().cloned().partition(|name| held.contains(name));
+        let start = |machines: Vec<MachineName>| {
+            let addresses = addresses.clone();
+            (!machines.is_empty()).then_some(Step::Start { machines, addresses })
+        };
+        (start(due).into_iter().collect(), start(late))
+    }
+}
+
+/// Ends the journal, or keeps what is left in it; gives why, in sentences.
 ///
 /// # Errors
 /// When the journal cannot be written.
 pub async fn conclude(
     host: &impl Executor,
     journal: &mut Journal,
-    undoing: &[Step],
-    left: Vec<(Step, DeedError)>,
+    left: Left,
 ) -> Result<Vec<String>, DeedError> {
-    if left.is_empty() {
+    if left.steps.is_empty() {
         journal.end(host).await?;
         return Ok(Vec::new());
     }
-    let why: Vec<String> =
-        left.iter().map(|(step, error)| format!("cannot {}: {}", step.describe(), chain(error))).collect();
     // Those that are done are not looked at again. Where they cannot be written, nor can the rest.
     let _ = journal.settle_all(host).await;
-    let steps = with_reloads(with_starts(undoing, &left));
-    journal.leave(host, steps, why.clone())?;
-    Ok(why)
-}
-
-/// What is left, in its order. Who did not end was not started again, either: he is, once he has.
-fn with_starts(undoing: &[Step], left: &[(Step, DeedError)]) -> Vec<Step> {
-    let is_left = |step: &Step| left.iter().any(|(other, _)| other == step);
-    let ends = |step: &Step| matches!(step, Step::Kill { .. } | Step::Stop { .. }) && is_left(step);
-    let alive: BTreeSet<MachineName> =
-        undoing.iter().filter(|step| ends(step)).flat_map(Step::machines).collect();
-    let begins = |step: &Step| {
-        matches!(step, Step::Start { .. }) && step.machines().iter().any(|name| alive.contains(name))
-    };
-    undoing.iter().filter(|step| is_left(step) || begins(step)).cloned().collect()
+    journal.leave(host, with_reloads(left.steps), left.why.clone())?;
+    Ok(left.why)
 }
 
 /// Does what comes after the point of no return.
