@@ -131,6 +131,11 @@ fn everything(observed: &Observed) -> Whole {
     whole(&spec, &state(observed), observed, &images, BTreeSet::new(), Vec::new()).unwrap()
 }
 
+/// Who cannot be as his definition says: it cannot be read, or wants another's subnet.
+fn left_out(observed: &Observed) -> BTreeSet<MachineName> {
+    everything(observed).left_out.iter().filter_map(Refusal::machine).collect()
+}
+
 /// A verb's plan, as the command line makes it; none where it is refused.
 fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
     let mut spec = spec(observed);
@@ -408,7 +413,9 @@ proptest! {
                 }), 0, "what said that it was done is not");
             }
             match deed {
-                Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) if succeeded => edited.clear(),
+                Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) if succeeded => {
+                    edited = left_out(&host.observed());
+                }
                 Deed::Edit(k, _) | Deed::Break(k) | Deed::Delete(k) => _ = edited.insert(machine(k)),
                 _ => {}
             }
@@ -418,8 +425,7 @@ proptest! {
             trees_by_hand_are_nobody_elses(&host, &kept);
             others_are_untouched(&host, &deed, &before, boots);
         }
-        // Who cannot be as his definition says (it cannot be read, or wants another's subnet) is left out.
-        for name in everything(&host.observed()).left_out.iter().filter_map(Refusal::machine) {
+        for name in left_out(&host.observed()) {
             let k = (0..MACHINES).find(|k| machine(*k) == name).unwrap();
             host.write(definition_path(&name), Some(definition(k, 0)));
         }
