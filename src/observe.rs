@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
-use crate::emit::names::HOSTS_FILE;
 use crate::emit::nftables_unit;
-use crate::emit::{FIREWALL_DIR, FIREWALL_FILE, Names, Origin, PLACES, Place, TREES_DIR, WANTS_DIR};
+use crate::emit::{
+    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, Origin, TREES_DIR, WANTS_DIR,
+};
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
     Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
     STOPPED_DIR, Stranger, TreeId, accept_ra,
 };
+use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
 use crate::state::STATE_FILE;
 use crate::sys::nft::Listing;
@@ -314,28 +316,21 @@ fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(
     Ok(())
 }
 
-/// Every file that is ours or may be.
+/// Every file that is ours or may be, and what stood in the place of one before.
 fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
-    for place in &PLACES {
-        read_place(disk, place, files)?;
-    }
-    Ok(())
-}
-
-fn read_place(disk: &Disk, place: &Place, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
-    let dir = Path::new(place.dir);
-    let Some((begin, end)) = place.nested else {
-        files.extend(disk.folder(dir, |name| place.names.hold(name))?);
-        return Ok(());
-    };
-    let folders = disk.names(dir)?.into_iter().filter(|name| name.starts_with(begin) && name.ends_with(end));
-    for folder in folders.map(|name| dir.join(name)) {
-        match place.names {
-            Names::With(_) => files.extend(disk.folder(&folder, |name| place.names.hold(name))?),
-            Names::Just(name) => {
-                let path = folder.join(name);
-                files.extend(disk.read(&path)?.map(|text| (path, text)));
-            }
+    for (dir, nested) in FOLDERS {
+        let dir = Path::new(dir);
+        let is_ours = |path: &Path| {
+            let place = origin_of_kept(path).unwrap_or_else(|| path.to_owned());
+            ManagedFile::parse(&place).is_some_and(|file| file.is_rendered())
+        };
+        let Some(end) = nested else {
+            files.extend(disk.folder(dir, |name| is_ours(&dir.join(name)))?);
+            continue;
+        };
+        for folder in disk.names(dir)?.into_iter().filter(|name| name.ends_with(end)) {
+            let folder = dir.join(folder);
+            files.extend(disk.folder(&folder, |name| is_ours(&folder.join(name)))?);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::emit::{self, Origin, Owner, claim_file};
+use crate::emit::{ManagedFile, Origin};
 use crate::name::{IfName, MachineName};
 use crate::nftables::table::Difference;
 
@@ -285,17 +285,17 @@ impl Observed {
 
     /// The rendered files of a machine that somebody edited.
     pub fn edited(&self, machine: &MachineName) -> Vec<PathBuf> {
-        let owner = Owner::Machine(machine.clone());
-        let edited = self
-            .files
-            .iter()
-            .filter(|(path, text)| Origin::of(text) == Origin::Edited && emit::owner_of(path) == owner);
+        let mine = |path: &PathBuf| {
+            ManagedFile::parse(path).and_then(|file| file.machine()).as_ref() == Some(machine)
+        };
+        let edited =
+            self.files.iter().filter(|(path, text)| Origin::of(text) == Origin::Edited && mine(path));
         edited.map(|(path, _)| path.clone()).collect()
     }
 
     /// Whether the tree of a machine is the one that nsctl made, and no other of its name.
     pub fn tree_is_ours(&self, machine: &MachineName) -> bool {
-        let claim = self.file(&claim_file(machine)).map(TreeId::recorded);
+        let claim = self.file(&ManagedFile::Claim(machine.clone()).path()).map(TreeId::recorded);
         claim.is_some() && self.trees.get(machine) == claim.as_ref()
     }
 

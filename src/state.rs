@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::emit::ini::Ini;
-use crate::emit::{self, Origin, Owner};
+use crate::emit::{ManagedFile, Origin};
 use crate::name::MachineName;
 use crate::pool::{Leases, Pool, Resting, Subnet};
 
@@ -105,7 +105,7 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
 /// When two files name one subnet.
 pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     let held = files.iter().filter_map(|(path, text)| {
-        let Owner::Machine(name) = emit::owner_of(path) else { return None };
+        let Some(ManagedFile::HostEnd(name)) = ManagedFile::parse(path) else { return None };
         let prefix = subnet_of(&Ini::parse(text))?;
         let ours = Origin::of(text) != Origin::Foreign;
         ours.then_some((name, prefix))

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::FutureExt;
 use model::{Host, Trouble};
 use nsctl::apply::{self, Failure, Sighting};
-use nsctl::emit::{self, names, render};
+use nsctl::emit::{self, ManagedFile, names, render};
 use nsctl::fit::Wishes;
 use nsctl::name::MachineName;
 use nsctl::observed::Observed;
@@ -277,10 +277,12 @@ fn leases_are_unique(observed: &Observed) {
 fn files_are_those_of_records(observed: &Observed) {
     let (spec, state) = (spec(observed), state(observed));
     let wanted = render(&spec, &state.leases);
-    let ours = observed.files.keys().filter(|path| emit::PLACES.iter().any(|place| place.holds(path)));
-    let of_broken = |path: &&std::path::PathBuf| match emit::owner_of(path) {
-        emit::Owner::Machine(name) => spec.broken.contains_key(&name),
-        _ => false,
+    let ours =
+        observed.files.keys().filter(|path| ManagedFile::parse(path).is_some_and(|file| file.is_rendered()));
+    let of_broken = |path: &&std::path::PathBuf| {
+        ManagedFile::parse(path)
+            .and_then(|file| file.machine())
+            .is_some_and(|name| spec.broken.contains_key(&name))
     };
     let there: BTreeMap<_, _> =
         ours.filter(|path| !of_broken(path)).map(|path| (path, observed.file(path))).collect();
@@ -292,7 +294,7 @@ fn files_are_those_of_records(observed: &Observed) {
 fn names_are_those_of_records(observed: &Observed, edited: &Edited) {
     let (spec, state) = (spec(observed), state(observed));
     let listed =
-        names::listed(observed.file(names::HOSTS_FILE.as_ref()).unwrap_or_default(), "machines.internal");
+        names::listed(observed.file(emit::HOSTS_FILE.as_ref()).unwrap_or_default(), "machines.internal");
     let known = |entry: &names::Entry| !edited.iter().any(|name| name.as_str() == entry.name);
     let listed: Vec<_> = listed.into_iter().filter(known).collect();
     let entries: Vec<_> =

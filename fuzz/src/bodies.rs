@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nsctl::emit::ini::Ini;
-use nsctl::emit::{Origin, Owner, owner_of, render};
+use nsctl::emit::{ManagedFile, Origin, render};
 use nsctl::fit::{Guest, Init, Texts, Wishes, changes};
 use nsctl::frame::{Frame, Token};
 use nsctl::plan::{Scope, settle};
@@ -79,9 +79,7 @@ pub fn definition(bytes: &[u8]) {
 fn rendered(spec: &Spec) {
     let Ok(leases) = settle(spec, Leases::default(), &Scope::All) else { return };
     for (path, file) in render(spec, &leases) {
-        if let Owner::Machine(_) = file.owner {
-            assert_eq!(owner_of(&path), file.owner, "{}", path.display());
-        }
+        assert_eq!(ManagedFile::parse(&path), Some(file.file), "{}", path.display());
         assert_eq!(Origin::of(&file.text), Origin::Ours, "{}", path.display());
         let _ = Ini::parse(&file.text);
     }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::emit::{self, Owner, nspawn_file};
+use crate::emit::{ManagedFile, Reader};
 use crate::name::MachineName;
-use crate::plan::{Plan, Step};
-use crate::spec::{MACHINES_DIR, definition_path};
+use crate::plan::{Plan, Step, origin_of_kept};
+use crate::spec::definition_path;
 use crate::sys::{Disk, DiskError};
 
 /// The plan with the permissions of its files, as they are known before the first step:
@@ -18,16 +18,18 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
     for step in &mut plan.steps {
         let Step::Write { path, mode, .. } = step else { continue };
         if let Some(machine) = defined_by(path) {
-            *mode = mode.or_else(|| disk.mode(path)).or_else(|| disk.mode(&nspawn_file(&machine)));
+            *mode = mode
+                .or_else(|| disk.mode(path))
+                .or_else(|| disk.mode(&ManagedFile::Nspawn(machine.clone()).path()));
             definitions.extend(mode.map(|mode| (machine, mode)));
-        } else if let Some(original) = kept_of(path) {
+        } else if let Some(original) = origin_of_kept(path) {
             *mode = mode.or_else(|| disk.mode(path)).or_else(|| disk.mode(&original));
         }
     }
     for step in &mut plan.steps {
         let Step::Write { path, mode, .. } = step else { continue };
-        let Owner::Machine(machine) = emit::owner_of(path) else { continue };
-        if defined_by(path).is_none() && kept_of(path).is_none() {
+        let Some(machine) = machine_of(path) else { continue };
+        if defined_by(path).is_none() && origin_of_kept(path).is_none() {
             let known = definitions.get(&machine).copied();
             *mode = known.or_else(|| disk.mode(&definition_path(&machine))).map(|most| most_of(path, most));
         }
@@ -41,8 +43,8 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
 /// When a file keeps its permissions.
 pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), DiskError> {
     let mut definitions = BTreeMap::new();
-    for path in files.filter(|path| defined_by(path).is_none() && kept_of(path).is_none()) {
-        let Owner::Machine(machine) = emit::owner_of(path) else { continue };
+    for path in files.filter(|path| defined_by(path).is_none() && origin_of_kept(path).is_none()) {
+        let Some(machine) = machine_of(path) else { continue };
         let find = || disk.mode(&definition_path(&machine));
         if let Some(most) = *definitions.entry(machine.clone()).or_insert_with(find) {
             disk.narrow(path, most_of(path, most))?;
@@ -53,24 +55,25 @@ pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Resu
 
 /// The machine whose definition this is.
 fn defined_by(path: &Path) -> Option<MachineName> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".toml")?;
-    path.starts_with(MACHINES_DIR).then(|| name.parse().ok())?
+    match ManagedFile::parse(path)? {
+        ManagedFile::Definition(name) => Some(name),
+        _ => None,
+    }
 }
 
-fn kept_of(path: &Path) -> Option<PathBuf> {
-    Some(path.with_file_name(path.file_name()?.to_str()?.strip_suffix(".before-nsctl")?))
+fn machine_of(path: &Path) -> Option<MachineName> {
+    ManagedFile::parse(path)?.machine()
 }
 
 /// The most that a file of a machine's may be readable, by who has to read it: the guest,
 /// whose users are nobody here, networkd by its group, or root alone.
 fn most_of(path: &Path, definition: u32) -> u32 {
-    let guests = [emit::GUEST_DIR, emit::expose::EXPOSE_DIR];
-    if guests.iter().any(|dir| path.starts_with(dir)) {
+    match ManagedFile::parse(path) {
         // Addresses and ports, which everybody on the host sees anyway.
-        return 0o644;
+        Some(ManagedFile::GuestEnd(_) | ManagedFile::BoundUnit(..)) => 0o644,
+        Some(file) if file.reader() == Reader::Networkd => definition & 0o644 | 0o040,
+        _ => definition & 0o644,
     }
-    let networkd = if path.starts_with(emit::NETWORK_DIR) { 0o040 } else { 0 };
-    definition & 0o644 | networkd
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::DeedError;
 use super::{Listener, image};
-use crate::emit;
+use crate::emit::ManagedFile;
 use crate::fit::{self, Texts, Wishes};
 use crate::name::MachineName;
 use crate::observed::TreeId;
@@ -67,13 +67,13 @@ pub fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError>
 /// Writes down which tree is the machine's, so that no other of its name is ever taken for it.
 pub fn claim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
     let id = tree::identity(machine.as_str()).ok_or_else(|| DeedError::NoTree(machine.clone()))?;
-    let path = emit::claim_file(machine);
+    let path = ManagedFile::Claim(machine.clone()).path();
     Ok(disk.change(&[Change { path: &path, text: Some(&format!("{id}\n")), mode: None }])?)
 }
 
 /// Forgets it.
 pub fn disclaim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
-    Ok(disk.remove(&emit::claim_file(machine))?)
+    Ok(disk.remove(&ManagedFile::Claim(machine.clone()).path())?)
 }
 
 /// Deletes a tree, if it is still the one that was meant. While machined's own child still

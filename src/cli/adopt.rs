@@ -12,7 +12,7 @@ use super::handmade::{Handwritten, absorb, checked, push};
 use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::emit::ini::Ini;
-use crate::emit::{self, Origin};
+use crate::emit::{ManagedFile, Origin};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::{Plan, Scope, Step, Wanted, diff, settle};
@@ -228,7 +228,7 @@ fn sheet(name: &MachineName, plan: &Plan, nspawn: Option<&str>, host_end: Option
     let mut lines: Vec<String> = plan.notes.iter().map(|note| format!("note: {note}")).collect();
     for step in &plan.steps {
         let Step::Write { path, new: Some(new), .. } = step else { continue };
-        let old = if *path == emit::nspawn_file(name) {
+        let old = if *path == ManagedFile::Nspawn(name.clone()).path() {
             nspawn
         } else if path.to_string_lossy().ends_with(&format!("-nsctl-ve-{name}.network")) {
             host_end.map(|file| file.text.as_str())

@@ -8,7 +8,7 @@ use super::create::{refuse_taken, resolver};
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
-use crate::emit::nspawn_file;
+use crate::emit::ManagedFile;
 use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, Wanted, kept_beside, settle};
@@ -110,10 +110,13 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let mut keep =
         |old: &Path, new: PathBuf| wanted.modes.extend(session.disk.mode(old).map(|mode| (new, mode)));
     keep(&definition_path(&name), definition_path(&new));
-    keep(&kept_beside(&nspawn_file(&name)), kept_beside(&nspawn_file(&new)));
-    let beside = kept_beside(&nspawn_file(&name));
+    keep(
+        &kept_beside(&ManagedFile::Nspawn(name.clone()).path()),
+        kept_beside(&ManagedFile::Nspawn(new.clone()).path()),
+    );
+    let beside = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
     if let Some(kept) = session.observed.file(&beside) {
-        wanted.inputs.insert(kept_beside(&nspawn_file(&new)), Some(kept.to_owned()));
+        wanted.inputs.insert(kept_beside(&ManagedFile::Nspawn(new.clone()).path()), Some(kept.to_owned()));
         wanted.inputs.insert(beside, None);
     }
     if session.observed.images.contains(name.as_str()) {

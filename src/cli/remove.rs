@@ -5,7 +5,7 @@ use clap::Args;
 use super::session::{About, Session};
 use super::show::unknown;
 use super::{Fault, Global, text};
-use crate::emit::{claim_file, nspawn_file};
+use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::plan::{Scope, Wanted, kept_beside, settle};
@@ -72,7 +72,7 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
 
 /// An nsctl before this one wrote down the names of trees alone.
 fn is_made(session: &Session, name: &MachineName) -> bool {
-    let claimed = session.observed.file(&claim_file(name)).is_some();
+    let claimed = session.observed.file(&ManagedFile::Claim(name.clone()).path()).is_some();
     session.observed.tree_is_ours(name) || (!claimed && session.state.unclaimed.contains(name))
 }
 
@@ -86,7 +86,7 @@ fn nobody(session: &Session, name: &MachineName) -> Fault {
 
 /// The hand-written file goes back to its place, so it is kept beside it no longer.
 fn give_back(wanted: &mut Wanted, observed: &Observed, name: &MachineName) {
-    let beside = kept_beside(&nspawn_file(name));
+    let beside = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
     if observed.file(&beside).is_some() {
         wanted.inputs.insert(beside, None);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::emit::ini::Ini;
-use crate::emit::{self, Origin, Owner, Rendered};
+use crate::emit::{self, ManagedFile, Origin, Rendered};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
@@ -84,8 +84,8 @@ type MachineFiles = BTreeMap<MachineName, Vec<(PathBuf, Rendered)>>;
 fn by_machine(files: emit::Files) -> MachineFiles {
     let mut machines = MachineFiles::new();
     for (path, file) in files {
-        if let Owner::Machine(name) = &file.owner {
-            machines.entry(name.clone()).or_default().push((path, file));
+        if let Some(name) = file.file.machine() {
+            machines.entry(name).or_default().push((path, file));
         }
     }
     machines
@@ -224,7 +224,7 @@ const UNMANAGED: NetworkView =
 
 /// Of a machine whose definition cannot be used: what it has been given.
 fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subnet>) -> NetworkView {
-    let settings = observed.file(&emit::nspawn_file(name)).map(Ini::parse);
+    let settings = observed.file(&ManagedFile::Nspawn(name.clone()).path()).map(Ini::parse);
     let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
     match (bridge, lease) {
         (Some(bridge), _) => NetworkView { mode: "bridge", bridge: Some(bridge), ..UNMANAGED },

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Facts, Finding};
-use crate::emit::{Origin, Owner, owner_of};
+use crate::emit::{ManagedFile, Origin};
 use crate::settings::{Program, Verdict, judge};
 use crate::spec::{Problem, definition_path};
 
@@ -47,7 +47,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// nsctl refuses to touch a rendered file once somebody has edited it.
     fn in_definition(self, key: &str, facts: &Facts) -> Self {
-        let Owner::Machine(name) = owner_of(&self.path) else { return self };
+        let Some(name) = ManagedFile::parse(&self.path).and_then(|file| file.machine()) else { return self };
         let definition = definition_path(&name);
         let text = facts.observed.file(&definition).unwrap_or_default();
         let table = if self.program == Program::Nspawn { "nspawn" } else { "networkd" };

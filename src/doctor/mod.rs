@@ -19,8 +19,10 @@ use serde::Serialize;
 pub use facts::Facts;
 pub use firewalls::OUR_TABLE;
 
-use crate::emit::{Owner, owner_of};
-use crate::spec::MACHINES_DIR;
+use std::path::{Path, PathBuf};
+
+use crate::emit::ManagedFile;
+use crate::name::MachineName;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,17 +51,10 @@ pub struct Finding {
 impl Finding {
     /// Whether it is about this machine, its interface, or one of its files.
     pub fn is_of(&self, machine: &str, link: Option<&str>) -> bool {
+        let named = |word: &str| word == machine || Some(word) == link;
         let file = self.object.rsplit_once(':').map_or(self.object.as_str(), |(file, _)| file);
-        let file = std::path::Path::new(file);
-        let owner = |path| matches!(owner_of(path), Owner::Machine(owner) if owner.as_str() == machine);
-        let definition = file.parent() == Some(MACHINES_DIR.as_ref())
-            && file.file_stem().is_some_and(|stem| stem == machine);
-        // Of a drop-in the folder tells.
-        let drop_in = file.parent().and_then(|folder| folder.to_str()?.strip_suffix(".d"));
-        let named = self.object.split(", ").any(|word| word == machine || Some(word) == link);
-        named
-            || definition
-            || (file.is_absolute() && (owner(file) || drop_in.is_some_and(|f| owner(f.as_ref()))))
+        self.object.split(", ").any(named)
+            || owner_of(Path::new(file)).is_some_and(|owner| owner.as_str() == machine)
     }
 
     fn error(object: impl Into<String>, what: impl Into<String>, causes: impl Into<String>) -> Finding {
@@ -85,6 +80,19 @@ impl Finding {
     fn mend_safely(self, command: impl Into<String>) -> Finding {
         Finding { mend: command.into(), safe: true, ..self }
     }
+}
+
+/// The machine whose file this is, wherever systemd reads it, or a drop-in of that file.
+fn owner_of(path: &Path) -> Option<MachineName> {
+    // Of a drop-in the folder tells.
+    let of = path.parent().and_then(|folder| folder.to_str()?.strip_suffix(".d")).map(PathBuf::from);
+    let candidates = [Some(path.to_owned()), of].into_iter().flatten();
+    let mut files = candidates.filter_map(|path| {
+        let settings = path.file_name()?.to_str()?.strip_suffix(".nspawn");
+        let settings = settings.and_then(|name| Some(ManagedFile::Nspawn(name.parse().ok()?)));
+        ManagedFile::parse(&path).or(settings)
+    });
+    files.find_map(|file| file.machine())
 }
 
 /// All that is wrong, the worst first.

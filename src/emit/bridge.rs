@@ -1,17 +1,15 @@
 //! A bridge, its own network, and its port to the LAN.
 
-use std::path::PathBuf;
-
+use super::file::ManagedFile;
 use super::ini::Ini;
-use super::network_path;
 use crate::name::IfName;
 use crate::spec::BridgeSpec;
 
-pub fn files(name: &IfName, bridge: &BridgeSpec) -> Vec<(PathBuf, String)> {
+pub fn files(name: &IfName, bridge: &BridgeSpec) -> Vec<(ManagedFile, String)> {
     vec![
-        (network_path("bridge", name.as_str(), "netdev"), netdev(name)),
-        (network_path("bridge", name.as_str(), "network"), network(name, bridge)),
-        (network_path("port", bridge.uplink.as_str(), "network"), port(name, &bridge.uplink)),
+        (ManagedFile::BridgeNetdev(name.clone()), netdev(name)),
+        (ManagedFile::BridgeNetwork(name.clone()), network(name, bridge)),
+        (ManagedFile::Port(bridge.uplink.clone()), port(name, &bridge.uplink)),
     ]
 }
 

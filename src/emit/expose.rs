@@ -3,17 +3,14 @@
 //! systemd-socket-proxyd(8).
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::DROPIN_DIR;
+use super::file::{EXPOSE_DIR, ManagedFile};
 use super::ini::Ini;
 use crate::name::MachineName;
 use crate::spec::Expose;
 
-/// Units that are bound into machines, a folder each.
-pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// How the names of all these units begin.
 pub const MARK: &str = "nsctl-expose-";
 const PROXY: &str = "/usr/lib/systemd/systemd-socket-proxyd";
@@ -27,10 +24,13 @@ pub struct Unit {
 
 impl Unit {
     /// The unit of a bound file; what only says that it is wanted at boot is none.
-    pub fn of(path: &Path, text: Option<&str>) -> Option<Unit> {
-        let name = path.file_name()?.to_str()?.to_owned();
-        let is_unit = path.starts_with(EXPOSE_DIR) && !name.ends_with(".conf");
-        is_unit.then_some(Unit { name, text: text?.to_owned() })
+    pub fn of(file: &ManagedFile, text: Option<&str>) -> Option<Unit> {
+        match file {
+            ManagedFile::BoundUnit(_, name) if !name.ends_with(".conf") => {
+                Some(Unit { name: name.clone(), text: text?.to_owned() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -71,7 +71,7 @@ pub fn without_bound(nspawn: &str) -> Ini {
 
 /// A file that is bound into the machine, and where it is seen there.
 pub struct Bound {
-    pub path: PathBuf,
+    pub file: ManagedFile,
     pub target: String,
     pub text: String,
 }
@@ -81,7 +81,7 @@ pub fn inside(name: &MachineName, expose: &Expose) -> Vec<Bound> {
     let Some(to) = expose.to else { return Vec::new() };
     let unit = format!("{MARK}{}", expose.port.first);
     let bound = |file: String, target: String, ini: Ini| Bound {
-        path: PathBuf::from(format!("{EXPOSE_DIR}/{name}.d/{file}")),
+        file: ManagedFile::BoundUnit(name.clone(), file),
         target: format!("/etc/systemd/system/{target}"),
         text: ini.render(),
     };
@@ -111,13 +111,8 @@ fn proxy(address: IpAddr, port: u16) -> Ini {
         .set("PrivateTmp", "yes")
 }
 
-/// The socket unit on the host for one port.
-pub fn host_socket(name: &MachineName, port: u16) -> String {
-    format!("{MARK}{name}-{port}.socket")
-}
-
 /// The units on the host, which listen while the machine runs.
-pub fn on_host(name: &MachineName, expose: &Expose, address: Ipv6Addr) -> Vec<(PathBuf, String)> {
+pub fn on_host(name: &MachineName, expose: &Expose, address: Ipv6Addr) -> Vec<(ManagedFile, String)> {
     let Some(port) = expose.host else { return Vec::new() };
     let socket = Ini::new()
         .section("Unit")
@@ -127,20 +122,9 @@ pub fn on_host(name: &MachineName, expose: &Expose, address: Ipv6Addr) -> Vec<(P
         .set("StopWhenUnneeded", "yes")
         .section("Socket")
         .set("ListenStream", format_args!("0.0.0.0:{port}"));
-    let unit = host_socket(name, port);
-    let service = unit.replace(".socket", ".service");
+    let service = proxy(address.into(), expose.port.first).section("Unit").set("PartOf", name.unit());
     vec![
-        (PathBuf::from(format!("{DROPIN_DIR}/{unit}")), socket.render()),
-        (
-            PathBuf::from(format!("{DROPIN_DIR}/{service}")),
-            proxy(address.into(), expose.port.first).section("Unit").set("PartOf", name.unit()).render(),
-        ),
+        (ManagedFile::HostUnit(name.clone(), port, "socket"), socket.render()),
+        (ManagedFile::HostUnit(name.clone(), port, "service"), service.render()),
     ]
-}
-
-/// The machine and unit of a host's file, told by its path.
-pub fn machine_of(file: &str) -> Option<MachineName> {
-    let stem = file.strip_prefix(MARK)?;
-    let stem = stem.strip_suffix(".socket").or_else(|| stem.strip_suffix(".service"))?;
-    stem.rsplit_once('-')?.0.parse().ok()
 }

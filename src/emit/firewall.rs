@@ -3,23 +3,13 @@
 
 use std::fmt::Write;
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
 
+use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::nftables_unit;
 use crate::name::{MachineName, kernel_name};
 use crate::pool::Pool;
 use crate::spec::{HostSpec, OpenPort, Spec};
-
-/// The table as a whole; it includes what each machine has open.
-pub const FIREWALL_FILE: &str = "/var/lib/nsctl/firewall.nft";
-/// A file a machine.
-pub const FIREWALL_DIR: &str = "/var/lib/nsctl/firewall";
-/// Loads the table at boot, and again when others flush all rules.
-pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
-
-/// Says whether a machine's part of the table is loaded, and loads it.
-const GUARD_FILE: &str = "/var/lib/nsctl/firewall-guard";
 
 /// It is never deleted to be made anew: between the two, packets slip through.
 /// Its chains and sets are emptied and filled again in one transaction, and each
@@ -129,15 +119,15 @@ fn chains(host: &HostSpec) -> Vec<Chain> {
 }
 
 /// The files that all machines share.
-pub fn shared(spec: &Spec) -> Vec<(PathBuf, String)> {
+pub fn shared(spec: &Spec) -> Vec<(ManagedFile, String)> {
     let chains = chains(&spec.host);
     let blocks: Vec<String> = chains.iter().map(|(name, rules)| block(name, rules)).collect();
     let names: Vec<&str> = chains.iter().map(|(name, _)| *name).collect();
     let mut files = vec![
-        (FIREWALL_FILE.into(), format!("{HEAD}{}}}\n{INCLUDE}", blocks.join("\n"))),
-        (GUARD_FILE.into(), guard_script(&names)),
-        (unit_file(), unit()),
-        (boot_file(), Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
+        (ManagedFile::Firewall, format!("{HEAD}{}}}\n{INCLUDE}", blocks.join("\n"))),
+        (ManagedFile::FirewallGuard, guard_script(&names)),
+        (ManagedFile::FirewallUnit, unit()),
+        (ManagedFile::BootDropIn, boot_drop_in()),
     ];
     files.extend(nftables_unit::files(spec.debian_nftables, &again(&chains)));
     files
@@ -157,8 +147,8 @@ fn again(chains: &[Chain]) -> [(&'static str, String); 2] {
 
 /// What loads it at boot, also where no machine starts that would: the name server would answer
 /// the world meanwhile.
-pub fn boot_file() -> PathBuf {
-    PathBuf::from(format!("{}/sysinit.target.d/50-nsctl.conf", super::DROPIN_DIR))
+fn boot_drop_in() -> String {
+    Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()
 }
 
 /// All of a pool is routed by this host: who sends from an address of it and
@@ -185,18 +175,6 @@ fn asks_of_dns(pool: Pool) -> [String; 2] {
 fn block(name: &str, rules: &[String]) -> String {
     let rules: String = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
     format!("\tchain {name} {{\n{rules}\t}}\n")
-}
-
-/// Whether all machines share this file.
-pub fn is_shared(path: &Path) -> bool {
-    [PathBuf::from(FIREWALL_FILE), GUARD_FILE.into(), unit_file(), boot_file()]
-        .iter()
-        .any(|file| file == path)
-        || nftables_unit::is_ours(path)
-}
-
-pub fn unit_file() -> PathBuf {
-    PathBuf::from(format!("{}/{FIREWALL_UNIT}", super::DROPIN_DIR))
 }
 
 /// Loaded before there is any network (systemd.special(7), network-pre.target); and again where
@@ -231,7 +209,11 @@ fn chain_of(name: &MachineName) -> String {
 /// loaded, rule for rule. Where it is not it is loaded again; a machine whose part is missing
 /// does not start.
 pub fn guard(name: &MachineName) -> String {
-    format!("/bin/sh {GUARD_FILE} {name} {}", kernel_name(&name.routed_link()))
+    format!(
+        "/bin/sh {} {name} {}",
+        ManagedFile::FirewallGuard.path().display(),
+        kernel_name(&name.routed_link())
+    )
 }
 
 /// The guard's own words, each beginning at the line's begin. What it makes of the files is
@@ -258,8 +240,10 @@ fn guard_script(chains: &[&str]) -> String {
     let list = each(&|chain| format!("list chain inet nsctl {chain}; "));
     let empty = |chain: &str| format!("add chain inet nsctl {chain}\nflush chain inet nsctl {chain}\n");
     let (empty, own_empty) = (each(&|chain| empty(chain)), empty("to-$1"));
+    let guard = ManagedFile::FirewallGuard.path();
+    let guard = guard.display();
     format!(
-        r#"# usage: sh {GUARD_FILE} MACHINE LINK
+        r#"# usage: sh {guard} MACHINE LINK
 own={FIREWALL_DIR}/$1.nft
 if ! test -r "$own" || ! test -r {FIREWALL_FILE}; then
 	echo "the firewall of $1 is missing; hint: nsctl apply" >&2
@@ -281,11 +265,6 @@ fi
 exec nft -f {FIREWALL_FILE}
 "#
     )
-}
-
-/// Where a machine's part of the table is.
-pub fn machine_file(name: &MachineName) -> PathBuf {
-    PathBuf::from(format!("{FIREWALL_DIR}/{name}.nft"))
 }
 
 /// What comes in to one machine. One command a line: a block of its own for each

@@ -1,34 +1,32 @@
 //! The host's own files: the kernel's switches, the pool's unreachable route,
 //! the uplink's router advertisements.
 
-use std::path::{Path, PathBuf};
-
+use super::file::ManagedFile;
 use super::ini::Ini;
-use super::{DROPIN_DIR, NETWORK_DIR, network_path};
 use crate::name::IfName;
 use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra};
 use crate::pool::Pool;
 use crate::spec::{AcceptRa, HostSpec, Tunnel, Uplink};
 
-pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
+pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
     if *host == HostSpec::default() {
         return Vec::new();
     }
-    let mut files = vec![(PathBuf::from("/etc/sysctl.d/60-nsctl.conf"), sysctl(host))];
-    files.extend(MODULES.map(|(module, sign)| (module_drop_in(module), needless(sign))));
-    files.push((PathBuf::from(format!("{DROPIN_DIR}/systemd-importd.service.d/50-nsctl.conf")), importd()));
-    files.extend(host.fixed_pool().map(|pool| (network_path("pool", "lo", "network"), pool_network(pool))));
+    let mut files = vec![(ManagedFile::Sysctl, sysctl(host))];
+    files
+        .extend(MODULES.map(|(module, sign)| (ManagedFile::ModuleDropIn(module.to_owned()), needless(sign))));
+    files.push((ManagedFile::ImportdDropIn, importd()));
+    files.extend(host.fixed_pool().map(|pool| (ManagedFile::PoolNetwork, pool_network(pool))));
     if let Some(Uplink { interface, tunnel: Some(tunnel), mtu, .. }) = &host.uplink {
-        files.push((tunnel_netdev(interface), tunnel_device(interface, tunnel, *mtu)));
-        files
-            .push((network_path("tunnel", interface.as_str(), "network"), tunnel_network(interface, tunnel)));
+        let device = tunnel_device(interface, tunnel, *mtu);
+        files.push((ManagedFile::TunnelNetdev(interface.clone()), device));
+        files.push((ManagedFile::TunnelNetwork(interface.clone()), tunnel_network(interface, tunnel)));
     }
     if let Some(uplink) = &host.uplink
         && let Some(file) = &uplink.network_file
         && (uplink.accept_ra == AcceptRa::Networkd || uplink.delegated.is_some())
     {
-        let path = format!("{NETWORK_DIR}/{file}.d/05-nsctl.conf");
-        files.push((PathBuf::from(path), uplink_drop_in(uplink)));
+        files.push((ManagedFile::UplinkDropIn(file.clone()), uplink_drop_in(uplink)));
     }
     files
 }
@@ -36,10 +34,6 @@ pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
 /// The modules that systemd's unit of a machine has loaded before each start, and what
 /// the kernel shows where it has them.
 const MODULES: [(&str, &str); 3] = [("tun", "tun"), ("loop", "loop-control"), ("dm_mod", "device-mapper")];
-
-fn module_drop_in(module: &str) -> PathBuf {
-    PathBuf::from(format!("{DROPIN_DIR}/modprobe@{module}.service.d/50-nsctl.conf"))
-}
 
 /// Each start waits for three modprobe(8) that have nothing to do: what is there need not be
 /// loaded, and a kernel without modules has none (systemd 258 and later look by themselves).
@@ -102,16 +96,6 @@ fn pool_network(pool: Pool) -> String {
         .set("Destination", pool)
         .set("Type", "unreachable")
         .render()
-}
-
-fn tunnel_netdev(interface: &IfName) -> PathBuf {
-    network_path("tunnel", interface.as_str(), "netdev")
-}
-
-/// The name of the tunnel that a file makes.
-pub fn tunnel_of(path: &Path) -> Option<IfName> {
-    let file = path.file_name()?.to_str()?;
-    file.strip_prefix("05-nsctl-tunnel-")?.strip_suffix(".netdev")?.parse().ok()
 }
 
 /// The kind `sit` is 6in4 (systemd.netdev(5)). It stands by itself: no .network

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
+use super::file::{FIREWALL_UNIT, ManagedFile, host_unit};
 use super::ini::Ini;
-use super::{DROPIN_DIR, GUEST_DIR, network_path};
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;
@@ -37,16 +37,6 @@ enum Place<'a> {
     Bridge(&'a IfName),
 }
 
-/// The file that is bound into a routed machine.
-pub fn guest_file(name: &MachineName) -> PathBuf {
-    PathBuf::from(format!("{GUEST_DIR}/{name}.network"))
-}
-
-/// The machine's settings, where nspawn looks for them.
-pub fn nspawn_file(name: &MachineName) -> PathBuf {
-    PathBuf::from(format!("/etc/systemd/nspawn/{name}.nspawn"))
-}
-
 /// Where systemd keeps the links of machines that start with the host.
 pub const WANTS_DIR: &str = "/etc/systemd/system/machines.target.wants";
 
@@ -73,30 +63,30 @@ impl<'a> MachineFiles<'a> {
     }
 
     /// All files; none for a routed machine without a lease.
-    pub fn render(&self) -> Vec<(PathBuf, String)> {
+    pub fn render(&self) -> Vec<(ManagedFile, String)> {
         let Some(place) = &self.place else { return Vec::new() };
+        let name = || self.name.clone();
         let mut files = vec![
-            (nspawn_file(self.name), self.nspawn(place)),
-            (network_path("ve", self.name.as_str(), "network"), self.host_end(place)),
+            (ManagedFile::Nspawn(name()), self.nspawn(place)),
+            (ManagedFile::HostEnd(name()), self.host_end(place)),
         ];
         if let Place::Routed { routed, subnet } = place {
-            files.push((guest_file(self.name), self.guest_end(routed, *subnet)));
+            files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *subnet)));
             if self.machine.firewall {
                 let planned = self.host.fixed_subnet(*subnet).map(|fixed| routed.address(fixed));
                 let text = firewall::machine(self.name, planned, &self.machine.open);
-                files.push((firewall::machine_file(self.name), text));
+                files.push((ManagedFile::MachineFirewall(name()), text));
             }
         }
         for expose in &self.machine.expose {
-            files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.path, bound.text)));
+            files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.file, bound.text)));
             if let Place::Routed { routed, subnet } = place
                 && let Some(fixed) = self.host.fixed_subnet(*subnet)
             {
                 files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
             }
         }
-        let drop_in = PathBuf::from(format!("{DROPIN_DIR}/{}.d/50-nsctl.conf", self.name.unit()));
-        files.push((drop_in, self.drop_in(place)));
+        files.push((ManagedFile::UnitDropIn(name()), self.drop_in(place)));
         files
     }
 
@@ -144,14 +134,17 @@ impl<'a> MachineFiles<'a> {
         sections[0].1.push(("Environment", MOUNT_BURST.to_owned()));
         match place {
             Place::Routed { .. } => {
-                let bind = format!("{}:{GUEST_TARGET}", guest_file(self.name).display());
+                let bind =
+                    format!("{}:{GUEST_TARGET}", ManagedFile::GuestEnd(self.name.clone()).path().display());
                 sections[1].1.push(("BindReadOnly", bind));
                 sections[2].1.push(("VirtualEthernet", "yes".to_owned()));
             }
             Place::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
         }
         let bound = self.machine.expose.iter().flat_map(|expose| expose::inside(self.name, expose));
-        sections[1].1.extend(bound.map(|b| ("BindReadOnly", format!("{}:{}", b.path.display(), b.target))));
+        sections[1]
+            .1
+            .extend(bound.map(|b| ("BindReadOnly", format!("{}:{}", b.file.path().display(), b.target))));
         let [exec, files, _] = &mut sections[..] else { return String::new() };
         exec.1
             .extend(self.machine.environment.iter().map(|(key, value)| ("Environment", quoted(key, value))));
@@ -310,13 +303,13 @@ impl<'a> MachineFiles<'a> {
         let before = match place {
             // nspawn fails where its bridge is not there yet.
             Place::Bridge(bridge) => Some(device_unit(bridge)),
-            Place::Routed { .. } => guarded.then(|| firewall::FIREWALL_UNIT.to_owned()),
+            Place::Routed { .. } => guarded.then(|| FIREWALL_UNIT.to_owned()),
         };
         let sockets: Vec<String> = self
             .machine
             .expose
             .iter()
-            .filter_map(|expose| Some(expose::host_socket(self.name, expose.host?)))
+            .filter_map(|expose| Some(host_unit(self.name, expose.host?, "socket")))
             .collect();
         let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
         let mut ini = Ini::new();

@@ -3,17 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
 
+use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::MachineName;
 use crate::pool::Leases;
 use crate::spec::{HostSpec, Network, Spec};
-
-/// The host's own names, to which ours are added.
-pub const HOSTS_FILE: &str = "/etc/hosts";
-/// What makes systemd-resolved answer machines.
-pub const RESOLVED_DIR: &str = "/etc/systemd/resolved.conf.d";
 
 const BEGIN: &str = "# Machines of nsctl, which rewrites these lines";
 const END: &str = "# End of the machines of nsctl";
@@ -182,10 +177,9 @@ fn line_start(text: &str, line: &str) -> Option<usize> {
 }
 
 /// systemd-resolved listens on the host's address of the pool, too (resolved.conf(5)).
-pub fn files(host: &HostSpec) -> Vec<(PathBuf, String)> {
-    let Some(listener) = host.dns_listener() else { return Vec::new() };
-    let text = Ini::new().section("Resolve").set("DNSStubListenerExtra", listener).render();
-    vec![(PathBuf::from(format!("{RESOLVED_DIR}/05-nsctl.conf")), text)]
+pub fn files(host: &HostSpec) -> Option<(ManagedFile, String)> {
+    let text = Ini::new().section("Resolve").set("DNSStubListenerExtra", host.dns_listener()?).render();
+    Some((ManagedFile::ResolvedDropIn, text))
 }
 
 #[cfg(test)]

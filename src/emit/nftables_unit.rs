@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::DROPIN_DIR;
-use super::firewall::{FIREWALL_FILE, FIREWALL_UNIT};
+use super::file::{FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 
 /// Where systemd finds the unit, the first of them first.
@@ -23,9 +22,6 @@ const COMMANDS: [&str; 3] = [
     "ExecStop=/usr/sbin/nft flush ruleset",
 ];
 
-const START_FILE: &str = "/var/lib/nsctl/nftables.start";
-const STOP_FILE: &str = "/var/lib/nsctl/nftables.stop";
-
 /// Whether the unit is Debian's, and nobody else has given it other commands.
 pub fn is_known(files: &BTreeMap<PathBuf, String>) -> bool {
     let Some(unit) = UNITS.iter().find_map(|path| files.get(Path::new(path))) else { return false };
@@ -34,7 +30,7 @@ pub fn is_known(files: &BTreeMap<PathBuf, String>) -> bool {
     let folders = UNITS.map(|path| PathBuf::from(format!("{path}.d")));
     let drop_ins = files.iter().filter(|(path, _)| {
         path.parent().is_some_and(|dir| folders.iter().any(|folder| folder == dir))
-            && **path != drop_in_file()
+            && **path != ManagedFile::NftablesDropIn.path()
     });
     found == COMMANDS && drop_ins.flat_map(|(_, text)| commands(text)).next().is_none()
 }
@@ -43,39 +39,34 @@ fn commands(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| line.starts_with("Exec"))
 }
 
-pub fn drop_in_file() -> PathBuf {
-    PathBuf::from(format!("{DROPIN_DIR}/nftables.service.d/50-nsctl.conf"))
-}
-
-/// Whether this is one of these files.
-pub fn is_ours(path: &Path) -> bool {
-    path == drop_in_file() || [START_FILE, STOP_FILE].iter().any(|file| path == Path::new(file))
-}
-
 /// The drop-in, and what it loads; `again` are the base chains once more (see [`flushed_with`]).
-pub fn files(known: bool, again: &[(&str, String)]) -> Vec<(PathBuf, String)> {
+pub fn files(known: bool, again: &[(&str, String)]) -> Vec<(ManagedFile, String)> {
     // It makes ours come back when it is started after a stop.
     let wants = Ini::new().section("Unit").set("Wants", FIREWALL_UNIT);
     if !known {
-        return vec![(drop_in_file(), wants.render())];
+        return vec![(ManagedFile::NftablesDropIn, wants.render())];
     }
     let names: Vec<String> =
         again.iter().map(|(name, _)| format!("delete chain inet nsctl {name}")).collect();
     let after = format!("-/usr/sbin/nft '{}'", names.join("; "));
     // Should ours not be there, or not be taken, theirs are loaded as they always were.
-    let either = |file: &str, else_: &str| format!("/bin/sh -c 'nft -f {file} || exec nft {else_}'");
-    let load = either(START_FILE, "-f /etc/nftables.conf");
+    let either = |file: ManagedFile, else_: &str| {
+        format!("/bin/sh -c 'nft -f {} || exec nft {else_}'", file.path().display())
+    };
+    let load = either(ManagedFile::NftablesStart, "-f /etc/nftables.conf");
     let mut ini = wants.section("Service");
-    for (key, command) in
-        [("ExecStart", &load), ("ExecReload", &load), ("ExecStop", &either(STOP_FILE, "flush ruleset"))]
-    {
+    for (key, command) in [
+        ("ExecStart", &load),
+        ("ExecReload", &load),
+        ("ExecStop", &either(ManagedFile::NftablesStop, "flush ruleset")),
+    ] {
         ini = ini.set(key, "").set(key, command).set(key, &after);
     }
     let blocks: Vec<&str> = again.iter().map(|(_, block)| block.as_str()).collect();
     vec![
-        (drop_in_file(), ini.render()),
-        (START_FILE.into(), flushed_with("include \"/etc/nftables.conf\"", &blocks)),
-        (STOP_FILE.into(), flushed_with("flush ruleset", &blocks)),
+        (ManagedFile::NftablesDropIn, ini.render()),
+        (ManagedFile::NftablesStart, flushed_with("include \"/etc/nftables.conf\"", &blocks)),
+        (ManagedFile::NftablesStop, flushed_with("flush ruleset", &blocks)),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::files::Change;
 use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
-use crate::emit::{self, Owner};
+use crate::emit::{ManagedFile, Owner};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::PoolError;
@@ -124,10 +124,9 @@ impl Refusal {
     /// The machine that alone it is about; none: the host, or a bridge.
     pub fn machine(&self) -> Option<MachineName> {
         match self {
-            Refusal::Edited { path, .. } | Refusal::Foreign { path, .. } => match emit::owner_of(path) {
-                Owner::Machine(name) => Some(name),
-                Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) => None,
-            },
+            Refusal::Edited { path, .. } | Refusal::Foreign { path, .. } => {
+                ManagedFile::parse(path)?.machine()
+            }
             Refusal::NoPool(machine)
             | Refusal::NoLease(machine, _)
             | Refusal::NoBridge { machine, goes: false, .. }
@@ -202,7 +201,7 @@ fn bridge_missing(
 
 /// Whether nsctl made the bridge.
 fn is_ours(observed: &Observed, bridge: &IfName) -> bool {
-    observed.files.keys().any(|path| path.ends_with(format!("05-nsctl-bridge-{bridge}.netdev")))
+    observed.file(&ManagedFile::BridgeNetdev(bridge.clone()).path()).is_some()
 }
 
 fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Option<Refusal> {
@@ -252,7 +251,7 @@ fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Opti
 pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<String> {
     let (Scope::Bridge(_) | Scope::All) = &wanted.scope else { return Vec::new() };
     let bridges = wanted.spec.host.bridges.iter().filter(|(name, bridge)| {
-        let changed = changes.iter().any(|change| change.owner == Owner::Bridge((*name).clone()));
+        let changed = changes.iter().any(|change| change.is_of_bridge(name, bridge));
         let port = observed.link(bridge.uplink.as_str());
         changed && port.is_some_and(|port| observed.default_routes.contains(&port.index))
     });

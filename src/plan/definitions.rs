@@ -19,7 +19,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec
         if !wanted.holds(&owner) {
             continue;
         }
-        let changed = changes.iter().any(|change| change.owner == owner);
+        let changed = changes.iter().any(|change| change.file.owner() == owner);
         let starts = wanted.start.contains(name) && !observed.is_running(name);
         if changed || starts {
             refusals.extend(unbound(name, machine, wanted, observed));

@@ -1,15 +1,14 @@
 //! What a plan does to units, links and rules, and why.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::files::Change;
 use super::{Plan, Step, Wanted, flushed};
-use crate::emit::Owner;
+use crate::emit::{ManagedFile, Reader};
 use crate::name::kernel_name;
 use crate::nftables::table::Difference;
 use crate::observed::Observed;
+use crate::spec::{Network, Spec};
 
 /// The firewall, where something happens to it.
 const TABLE_OBJECT: &str = "table inet nsctl";
@@ -36,36 +35,74 @@ impl Effect {
 }
 
 /// Links that networkd configures anew, as their files change, and rules that are loaded.
-pub fn of_files(changes: &[Change]) -> Vec<Effect> {
-    let mut effects: Vec<Effect> = changes.iter().filter_map(of_file).collect();
+pub fn of_files(changes: &[Change], spec: &Spec) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = changes.iter().filter_map(|change| of_file(change, spec)).collect();
     effects.sort();
     effects.dedup_by(|a, b| a.object == b.object);
     effects
 }
 
-fn of_file(change: &Change) -> Option<Effect> {
-    let Change { owner, path, new, .. } = change;
-    let file = path.file_name()?.to_str()?;
-    let why = format!("{} {}", path.display(), if new.is_some() { "changes" } else { "goes" });
-    let link = |name: &str| format!("link {name}");
-    let what = if new.is_some() { "is configured anew" } else { "is left to other files" };
-    if path.starts_with("/etc/systemd/network") {
-        return match owner {
-            Owner::Machine(name) => {
-                let bridged = new.as_deref().is_some_and(|text| text.contains("Name=vb-"));
-                let name = if bridged { name.bridged_link() } else { name.routed_link() };
-                Some(Effect::new(link(&kernel_name(&name)), what, why))
+fn of_file(change: &Change, spec: &Spec) -> Option<Effect> {
+    let Change { file, new, .. } = change;
+    let stays = new.is_some();
+    let why = format!("{} {}", file.path().display(), if stays { "changes" } else { "goes" });
+    let what = match file {
+        ManagedFile::BridgeNetdev(_) | ManagedFile::TunnelNetdev(_) => {
+            if stays {
+                "is made or changed"
+            } else {
+                "is deleted"
             }
-            Owner::Bridge(name) if file.ends_with(".netdev") => {
-                let what = if new.is_some() { "is made or changed" } else { "is deleted" };
-                Some(Effect::new(link(name.as_str()), what, why))
+        }
+        _ if file.reader() == Reader::Networkd => {
+            if stays {
+                "is configured anew"
+            } else {
+                "is left to other files"
             }
-            Owner::Bridge(name) => Some(Effect::new(link(port(file).unwrap_or(name.as_str())), what, why)),
-            _ => Some(Effect::new(link(port(file).unwrap_or("lo")), what, why)),
-        };
-    }
-    let firewall = file.ends_with(".nft");
-    firewall.then(|| Effect::new(TABLE_OBJECT, "is loaded anew", why))
+        }
+        _ => "is loaded anew",
+    };
+    Some(Effect::new(object_of(file, spec)?, what, why))
+}
+
+/// The link that networkd configures by a file, or the table that it is a part of.
+fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
+    let link = match file {
+        ManagedFile::BridgeNetdev(link)
+        | ManagedFile::BridgeNetwork(link)
+        | ManagedFile::Port(link)
+        | ManagedFile::TunnelNetdev(link)
+        | ManagedFile::TunnelNetwork(link) => link.to_string(),
+        ManagedFile::PoolNetwork => "lo".to_owned(),
+        ManagedFile::UplinkDropIn(_) => spec.host.uplink.as_ref()?.interface.to_string(),
+        ManagedFile::HostEnd(name) => match spec.machines.get(name).map(|machine| &machine.network) {
+            Some(Network::Bridge(_)) => kernel_name(&name.bridged_link()),
+            Some(Network::Routed(_)) | None => kernel_name(&name.routed_link()),
+        },
+        ManagedFile::Firewall | ManagedFile::MachineFirewall(_) => return Some(TABLE_OBJECT.to_owned()),
+        ManagedFile::HostDefinition
+        | ManagedFile::Definition(_)
+        | ManagedFile::State
+        | ManagedFile::Claim(_)
+        | ManagedFile::Hosts
+        | ManagedFile::Sysctl
+        | ManagedFile::ModuleDropIn(_)
+        | ManagedFile::ImportdDropIn
+        | ManagedFile::ResolvedDropIn
+        | ManagedFile::FirewallGuard
+        | ManagedFile::FirewallUnit
+        | ManagedFile::BootDropIn
+        | ManagedFile::NftablesDropIn
+        | ManagedFile::NftablesStart
+        | ManagedFile::NftablesStop
+        | ManagedFile::Nspawn(_)
+        | ManagedFile::GuestEnd(_)
+        | ManagedFile::UnitDropIn(_)
+        | ManagedFile::BoundUnit(..)
+        | ManagedFile::HostUnit(..) => return None,
+    };
+    Some(format!("link {link}"))
 }
 
 /// The table, where no file of it changes and it is not what they say.
@@ -83,11 +120,6 @@ pub fn few(drift: &[Difference]) -> String {
     let more = drift.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     format!("{}{more}", shown.join("; "))
-}
-
-/// The interface of a port's file.
-fn port(file: &str) -> Option<&str> {
-    file.strip_prefix("05-nsctl-port-")?.strip_suffix(".network")
 }
 
 /// What becomes of units, as the steps say; `reasons` tells why machines restart.
@@ -120,6 +152,6 @@ pub fn of_units(plan: &Plan, reasons: &[(String, String)]) -> Vec<Effect> {
 }
 
 /// Why a machine restarts.
-pub fn restart_reason(path: &Path) -> String {
-    format!("{} changes, and is read when it starts", path.display())
+pub fn restart_reason(file: &ManagedFile) -> String {
+    format!("{} changes, and is read when it starts", file.path().display())
 }

@@ -1,26 +1,33 @@
 //! Which files change: ours are replaced, those of others are left alone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Refusal, Step, Wanted};
-use crate::emit::{self, Origin, Owner, Rendered, names};
+use crate::emit::{self, HOSTS_FILE, ManagedFile, Origin, Owner, Rendered, names};
+use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::Leases;
+use crate::spec::BridgeSpec;
 use crate::state;
 
 /// One file that will not be as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    pub owner: Owner,
-    pub path: PathBuf,
+    pub file: ManagedFile,
     pub old: Option<String>,
     pub new: Option<String>,
 }
 
 impl Change {
+    /// Whether it is about a bridge, or its port.
+    pub fn is_of_bridge(&self, name: &IfName, bridge: &BridgeSpec) -> bool {
+        let owner = self.file.owner();
+        owner == Owner::Bridge(name.clone()) || owner == Owner::Port(bridge.uplink.clone())
+    }
+
     pub fn step(&self) -> Step {
-        Step::Write { path: self.path.clone(), old: self.old.clone(), new: self.new.clone(), mode: None }
+        Step::Write { path: self.file.path(), old: self.old.clone(), new: self.new.clone(), mode: None }
     }
 }
 
@@ -30,11 +37,12 @@ impl Change {
 /// Every file in the way that is not ours, or that somebody edited.
 pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<Refusal>> {
     let mut rendered = emit::render(&wanted.spec, &wanted.leases);
-    rendered.retain(|_, file| wanted.holds(&file.owner));
+    rendered.retain(|_, rendered| wanted.holds(&rendered.file.owner()));
     let stale = stale(wanted, observed, &rendered);
     let mut changes = Vec::new();
     let mut refusals = Vec::new();
-    for path in rendered.keys().cloned().chain(stale).collect::<BTreeSet<PathBuf>>() {
+    let fresh = rendered.iter().map(|(path, rendered)| (path.clone(), rendered.file.clone()));
+    for (path, file) in fresh.chain(stale).collect::<BTreeMap<PathBuf, ManagedFile>>() {
         let old = observed.file(&path);
         let new = rendered.get(&path);
         if old == new.map(|file| file.text.as_str()) {
@@ -45,9 +53,8 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<
             refusals.push(not_ours(path, old, origin, new));
             continue;
         }
-        let owner = new.map_or_else(|| emit::owner_of(&path), |file| file.owner.clone());
         let new = new.map(|file| file.text.clone()).or_else(|| handwritten(&path, observed));
-        changes.push(Change { owner, path, old: old.map(str::to_owned), new });
+        changes.push(Change { file, old: old.map(str::to_owned), new });
     }
     changes.extend(hosts(wanted, observed));
     if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
@@ -55,8 +62,7 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<
 
 /// The block of machines in /etc/hosts, where nsctl keeps one.
 fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
-    let path = Path::new(names::HOSTS_FILE);
-    let old = observed.file(path);
+    let old = observed.file(Path::new(HOSTS_FILE));
     let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
     let mut entries =
         zone.map(|_| names::entries(&wanted.spec, &wanted.leases, &observed.hostnames)).unwrap_or_default();
@@ -70,8 +76,7 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     let new = names::merge(old.unwrap_or_default(), &entries, zone.unwrap_or_default());
     let same = new == old.unwrap_or_default();
     let change = Change {
-        owner: Owner::Names,
-        path: path.to_owned(),
+        file: ManagedFile::Hosts,
         old: old.map(str::to_owned),
         new: Some(new).filter(|text| !text.is_empty()),
     };
@@ -80,11 +85,19 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     (!same && wanted.holds(&Owner::Names)).then_some(change)
 }
 
+/// What the name of a file ends in that stood in the place of one of ours.
+const KEPT: &str = ".before-nsctl";
+
 /// Where the file that stood in the place of one of ours is kept.
 pub fn kept_beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".before-nsctl");
+    beside.push(KEPT);
     PathBuf::from(beside)
+}
+
+/// The place of a file that is kept so.
+pub fn origin_of_kept(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(path.file_name()?.to_str()?.strip_suffix(KEPT)?))
 }
 
 /// What stood in the place of a file of ours before: its owner gets it back.
@@ -109,20 +122,14 @@ pub fn diff(path: &Path, old: &str, new: &str) -> String {
 
 /// Files that nsctl wrote and that nothing asks for any more. What others
 /// wrote beside them is theirs.
-fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<PathBuf> {
-    let ours = |path: &PathBuf, text: &String| {
-        emit::PLACES.iter().any(|place| place.holds(path)) && Origin::of(text) != Origin::Foreign
-    };
-    let candidates = observed.files.iter().filter(|(path, text)| ours(path, text)).map(|(path, _)| path);
-    let mut stale: Vec<PathBuf> = candidates
-        .filter(|path| !rendered.contains_key(*path) && wanted.holds(&emit::owner_of(path)))
-        .cloned()
-        .collect();
-    // A port's file does not tell whose it is: only a view of the whole host can call it stale.
-    if wanted.scope != super::Scope::All {
-        stale.retain(|path| !path.to_string_lossy().contains("-nsctl-port-"));
-    }
-    stale
+fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<(PathBuf, ManagedFile)> {
+    let gone = observed.files.iter().filter(|(path, _)| !rendered.contains_key(*path));
+    let ours = gone.filter(|(_, text)| Origin::of(text) != Origin::Foreign);
+    ours.filter_map(|(path, _)| Some((path.clone(), ManagedFile::parse(path)?)))
+        .filter(|(_, file)| file.is_rendered() && wanted.holds(&file.owner()))
+        // A port's file does not tell whose it is: only a view of the whole host can call it stale.
+        .filter(|(_, file)| wanted.scope == super::Scope::All || !matches!(file, ManagedFile::Port(_)))
+        .collect()
 }
 
 /// The state and the user's own files, before anything else changes.
@@ -149,26 +156,25 @@ fn claims(wanted: &Wanted, observed: &Observed) -> Vec<(PathBuf, Option<String>)
     let mut claims = Vec::new();
     let renamed = wanted.rename_tree.as_ref();
     for (path, text) in observed.files.range(PathBuf::from(emit::TREES_DIR)..) {
-        let Owner::Machine(name) = emit::owner_of(path) else { continue };
-        if !path.starts_with(emit::TREES_DIR) || !wanted.holds(&Owner::Machine(name.clone())) {
+        let Some(ManagedFile::Claim(name)) = ManagedFile::parse(path) else { continue };
+        if !wanted.holds(&Owner::Machine(name.clone())) {
             continue;
         }
         // Below --root nobody sees which tree it is.
         let is_ours = !observed.live || observed.tree_is_ours(&name);
         if let Some((_, new)) = renamed.filter(|(from, _)| *from == name && is_ours) {
-            claims.push((emit::claim_file(new), Some(text.clone())));
+            claims.push((ManagedFile::Claim(new.clone()).path(), Some(text.clone())));
         }
         let known = wanted.spec.machines.contains_key(&name) || wanted.spec.broken.contains_key(&name);
         if !known || !is_ours {
             claims.push((path.clone(), None));
         }
     }
+    let claim_of = |name: &MachineName| ManagedFile::Claim(name.clone()).path();
     let old = wanted.unclaimed.iter().filter(|name| wanted.spec.machines.contains_key(*name));
-    let old = old.filter(|name| observed.file(&emit::claim_file(name)).is_none());
+    let old = old.filter(|name| observed.file(&claim_of(name)).is_none());
     claims.extend(
-        old.filter_map(|name| {
-            Some((emit::claim_file(name), Some(format!("{}\n", observed.trees.get(name)?))))
-        }),
+        old.filter_map(|name| Some((claim_of(name), Some(format!("{}\n", observed.trees.get(name)?))))),
     );
     claims
 }

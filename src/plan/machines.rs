@@ -6,7 +6,7 @@ use super::effects::restart_reason;
 use super::files::Change;
 use super::{Scope, Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
-use crate::emit::{self, MOUNT_BURST, Owner};
+use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::spec::{MachineSpec, Network};
@@ -29,9 +29,9 @@ pub struct Fates {
 /// Decides for every machine in the plan's scope.
 pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates {
     let mut fates = Fates::default();
-    let mut by_machine: BTreeMap<&MachineName, Vec<&Change>> = BTreeMap::new();
+    let mut by_machine: BTreeMap<MachineName, Vec<&Change>> = BTreeMap::new();
     for change in changes {
-        if let Owner::Machine(name) = &change.owner {
+        if let Some(name) = change.file.machine() {
             by_machine.entry(name).or_default().push(change);
         }
     }
@@ -54,13 +54,10 @@ pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates 
 
 /// Machines of ours that are wanted no more: their files go.
 fn leaving(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<MachineName> {
-    let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| &change.owner);
+    let gone = changes.iter().filter(|change| change.new.is_none());
     let mut names: Vec<MachineName> = gone
-        .filter_map(|owner| match owner {
-            Owner::Machine(name) if !wanted.spec.machines.contains_key(name) => Some(name.clone()),
-            _ => None,
-        })
-        .filter(|name| !wanted.left_out.contains(name))
+        .filter_map(|change| change.file.machine())
+        .filter(|name| !wanted.spec.machines.contains_key(name) && !wanted.left_out.contains(name))
         .chain(wanted.drop_images.iter().filter(|name| observed.is_running(name)).cloned())
         .collect();
     names.sort();
@@ -94,7 +91,7 @@ impl Fates {
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
             return;
         } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
-            self.restart.push((name.clone(), restart_reason(&change.path)));
+            self.restart.push((name.clone(), restart_reason(&change.file)));
         } else if let Some(link) = wrong_link(name, machine, observed) {
             self.restart.push((name.clone(), link));
         } else if changes.is_empty() {
@@ -182,20 +179,22 @@ pub fn wrong_link(name: &MachineName, machine: &MachineSpec, observed: &Observed
 }
 
 /// Whether nspawn or the guest reads this change only when the machine starts.
-fn read_at_start(Change { path, old, new, .. }: &Change) -> bool {
-    if path.extension().is_some_and(|end| end == "nspawn") {
-        let bare = |text: &Option<String>| {
-            text.as_deref().map(|text| without_bound(text).without(|_, value| value == MOUNT_BURST))
-        };
-        return bare(old) != bare(new);
+fn read_at_start(Change { file, old, new }: &Change) -> bool {
+    let bare = |text: &Option<String>| {
+        text.as_deref().map(|text| without_bound(text).without(|_, value| value == MOUNT_BURST))
+    };
+    match file {
+        ManagedFile::Nspawn(_) => bare(old) != bare(new),
+        // They change while it runs.
+        ManagedFile::BoundUnit(..) => false,
+        file => file.reader() == Reader::Start,
     }
-    path.starts_with("/var/lib/nsctl/guest")
 }
 
 /// What becomes of the listeners inside a machine that goes on running.
 fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
     let units = |text: fn(&Change) -> Option<&str>| -> Vec<Unit> {
-        changes.iter().filter_map(|change| Unit::of(&change.path, text(change))).collect()
+        changes.iter().filter_map(|change| Unit::of(&change.file, text(change))).collect()
     };
     let (old, new) = (units(|change| change.old.as_deref()), units(|change| change.new.as_deref()));
     let any = !old.is_empty() || !new.is_empty();
@@ -207,7 +206,7 @@ fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
 fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<Step> {
     let Network::Bridge(bridge) = &machine.network else { return None };
     let link = observed.host_end(name)?;
-    let routed_before = observed.file(&emit::guest_file(name)).is_some();
+    let routed_before = observed.file(&ManagedFile::GuestEnd(name.clone()).path()).is_some();
     let from = observed.master_of(link).and_then(|master| master.name.parse().ok());
     let elsewhere = from.as_ref() != Some(bridge);
     (!routed_before && elsewhere).then(|| Step::Move {

@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 pub use checks::Refusal;
 pub use definitions::unbound;
 pub use effects::{Effect, few};
-pub use files::{diff, kept_beside};
+pub use files::{diff, kept_beside, origin_of_kept};
 pub use machines::{check, wrong_link};
 pub use naming::taken;
 pub use stale::Stale;
 pub use step::{Source, Step, stages, undo, with_reloads};
 pub use whole::{Whole, whole};
 
-use crate::emit::{self, Owner};
+use crate::emit::{self, ManagedFile, Owner, Reader};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
@@ -108,6 +108,7 @@ impl Scope {
         match (self, owner) {
             (Scope::All, _)
             | (Scope::Host | Scope::Bridge(_), Owner::Host)
+            | (Scope::Bridge(_), Owner::Port(_))
             | (Scope::Host | Scope::Machine(_) | Scope::Renamed(..), Owner::Firewall | Owner::Names) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
@@ -139,7 +140,7 @@ pub struct Plan {
 impl Plan {
     /// Whether something is deleted, replaced or stopped, and not only added.
     pub fn takes_away(&self) -> bool {
-        let shared = |path: &Path| path == state::path() || path == Path::new(emit::names::HOSTS_FILE);
+        let shared = |path: &Path| path == state::path() || path == Path::new(emit::HOSTS_FILE);
         self.steps.iter().any(|step| match step {
             Step::Write { path, old, .. } => old.is_some() && !shared(path),
             Step::RenameTree { .. }
@@ -185,7 +186,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
     if observed.live {
         plan.effects = effects::of_units(&plan, &fates.reasons());
-        let files = effects::of_files(&changes);
+        let files = effects::of_files(&changes, &wanted.spec);
         plan.effects.extend(effects::of_firewall(wanted, observed, &files));
         plan.effects.extend(files);
     }
@@ -243,11 +244,11 @@ pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
 /// The host's sockets for machines that run: those whose files are new or changed
 /// listen, those whose files change or go did.
 fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Option<Step>) {
-    let unit = |change: &files::Change| {
-        let file = change.path.file_name()?.to_str()?.to_owned();
-        let machine = emit::expose::machine_of(&file)?;
-        let ours = change.path.starts_with("/etc/systemd/system") && file.ends_with(".socket");
-        ours.then_some((file, observed.is_running(&machine)))
+    let unit = |change: &files::Change| match (&change.file, change.file.reader()) {
+        (ManagedFile::HostUnit(machine, _, "socket"), Reader::Systemd(unit)) => {
+            Some((unit, observed.is_running(machine)))
+        }
+        _ => None,
     };
     let named = |takes: fn(&files::Change) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
     let new: Vec<String> =
@@ -259,7 +260,7 @@ fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Opt
 
 /// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.
 fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
-    let path = emit::nspawn_file(name);
+    let path = ManagedFile::Nspawn(name.clone()).path();
     let back = observed.file(&kept_beside(&path)).map(str::to_owned);
     let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
     let back = back.map(|text| Step::Write { path, old: None, new: Some(text), mode: None });
@@ -279,7 +280,7 @@ fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
 fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
-        if changes.iter().any(|change| change.owner == Owner::Bridge(name.clone())) {
+        if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
             let is_new = observed.link(name.as_str()).is_none();
             let port = bridge.uplink.clone();
             steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
@@ -287,10 +288,9 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
         }
     }
     let gone = changes.iter().filter(|change| change.new.is_none());
-    let tunnels = gone.clone().filter_map(|change| emit::tunnel_of(&change.path));
-    steps.extend(tunnels.map(|name| Step::DeleteLink { name }));
-    steps.extend(gone.filter_map(|change| match &change.owner {
-        Owner::Bridge(name) if is_netdev(&change.path) && observed.is_bridge(name) => {
+    steps.extend(gone.filter_map(|change| match &change.file {
+        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+        ManagedFile::BridgeNetdev(name) if observed.is_bridge(name) => {
             Some(Step::DeleteLink { name: name.clone() })
         }
         _ => None,
@@ -301,11 +301,10 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
 /// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
 fn changed_tunnels(changes: &[files::Change]) -> impl Iterator<Item = Step> {
     let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
-    changed.filter_map(|change| Some(Step::DeleteLink { name: emit::tunnel_of(&change.path)? }))
-}
-
-fn is_netdev(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "netdev")
+    changed.filter_map(|change| match &change.file {
+        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+        _ => None,
+    })
 }
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
@@ -314,10 +313,14 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -
     if wanted.holds(&Owner::Host) {
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
-        let changed = changes.iter().any(|change| change.owner == Owner::Host);
+        let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
         let made = changes.iter().filter(|change| change.new.is_some());
-        let tunnels = made.filter_map(|change| Some((emit::tunnel_of(&change.path)?, change.old.is_none())));
-        steps.extend(tunnels.map(|(link, is_new)| Step::TunnelUp { link, is_new }));
+        steps.extend(made.filter_map(|change| match &change.file {
+            ManagedFile::TunnelNetdev(link) => {
+                Some(Step::TunnelUp { link: link.clone(), is_new: change.old.is_none() })
+            }
+            _ => None,
+        }));
         if changed {
             let host = &wanted.spec.host;
             steps.extend(host.fixed_pool().map(|pool| Step::PoolRoute { pool }));
@@ -395,7 +398,7 @@ pub fn take_back(
     if path == state::path() {
         return state::take_back(current, written, before).map(Some);
     }
-    let hosts = path == Path::new(emit::names::HOSTS_FILE);
+    let hosts = path == Path::new(emit::HOSTS_FILE);
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let back = || emit::names::take_back(&text(current), &text(written), &text(before));
     hosts.then(back).map(|text| Some(text).filter(|text| !text.is_empty() || current.is_some()))

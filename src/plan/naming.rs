@@ -1,8 +1,8 @@
 //! Names that a machine must not take: others ask for them, and trust who answers.
 
 use super::{Refusal, Wanted};
-use crate::emit::names::{self, HOSTS_FILE};
-use crate::emit::{Origin, Owner, nspawn_file};
+use crate::emit::names;
+use crate::emit::{HOSTS_FILE, ManagedFile, Origin, Owner};
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::spec::Spec;
@@ -64,7 +64,9 @@ fn is_planned(name: &MachineName, wanted: &Wanted) -> bool {
 }
 
 fn is_there(name: &MachineName, observed: &Observed) -> bool {
-    observed.file(&nspawn_file(name)).is_some_and(|text| Origin::of(text) != Origin::Foreign)
+    observed
+        .file(&ManagedFile::Nspawn(name.clone()).path())
+        .is_some_and(|text| Origin::of(text) != Origin::Foreign)
 }
 
 /// Whether the name is only that of other machines that are new, too, and later.
@@ -87,8 +89,8 @@ mod tests {
             machines.iter().map(|name| (definition_path(&name.parse().unwrap()), routed.clone())).collect();
         let spec = Spec::parse(Some("pool = \"2001:db8:a::/48\""), &crate::spec::readable(&files)).unwrap();
         for name in old {
-            let name = name.parse().unwrap();
-            files.insert(nspawn_file(&name), crate::emit::sign(&Owner::Machine(name), "[Exec]\n"));
+            let file = ManagedFile::Nspawn(name.parse().unwrap());
+            files.insert(file.path(), crate::emit::sign(&file.owner(), "[Exec]\n"));
         }
         files.insert(HOSTS_FILE.into(), "127.0.0.1 localhost\n192.0.2.1 Printer # mine\n".into());
         let mut observed = Observed { files, ..Observed::default() };

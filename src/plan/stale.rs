@@ -1,23 +1,13 @@
 //! Who has to read changed files again.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::Step;
-use crate::emit::names::RESOLVED_DIR;
-use crate::emit::{FIREWALL_DIR, FIREWALL_FILE};
+use crate::emit::Reader;
 use crate::name::MachineName;
 
-const UNITS_DIR: &str = "/etc/systemd/system";
 /// How many units systemd is asked about before it reads all of them again.
 const FEW_UNITS: usize = 8;
-
-/// The unit that a file of systemd's is about: its own, or a drop-in's.
-fn unit_of(path: &Path) -> Option<String> {
-    let rest = path.strip_prefix(UNITS_DIR).ok()?;
-    let first = rest.components().next()?.as_os_str().to_str()?;
-    Some(first.strip_suffix(".d").unwrap_or(first).to_owned())
-}
 
 /// Who has to read changed files again.
 #[derive(Debug, Default)]
@@ -57,16 +47,16 @@ impl Stale {
     /// Remembers who reads what this step changes; whether it is a step that anybody reads.
     pub fn note(&mut self, step: &Step) -> bool {
         match step {
-            Step::Write { path, new, .. } => {
-                if let Some(unit) = unit_of(path) {
-                    self.note_unit(unit);
+            Step::Write { path, new, .. } => match Reader::of(path) {
+                Reader::Systemd(unit) => self.note_unit(unit),
+                Reader::Networkd => self.networkd = true,
+                Reader::Resolved => self.resolved = true,
+                Reader::Firewall { whole } => {
+                    self.firewall = true;
+                    self.prune |= whole || new.is_none();
                 }
-                self.networkd |= path.starts_with("/etc/systemd/network");
-                self.resolved |= path.starts_with(RESOLVED_DIR);
-                let shared = path == Path::new(FIREWALL_FILE);
-                self.firewall |= shared || path.starts_with(FIREWALL_DIR);
-                self.prune |= shared || (path.starts_with(FIREWALL_DIR) && new.is_none());
-            }
+                Reader::Start | Reader::Nobody => {}
+            },
             Step::Enable { machines } => {
                 self.systemd |= !machines.iter().all(|machine| self.is_fresh(machine));
             }

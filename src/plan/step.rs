@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Stale;
-use crate::emit::{self, Owner, TARGET_LINK, expose::Unit, wants_link};
+use crate::emit::{ManagedFile, TARGET_LINK, expose::Unit, wants_link};
 use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
@@ -211,10 +211,9 @@ impl Step {
     /// The machines that it is about.
     pub fn machines(&self) -> Vec<MachineName> {
         match self {
-            Step::Write { path, .. } => match emit::owner_of(path) {
-                Owner::Machine(name) => vec![name],
-                _ => Vec::new(),
-            },
+            Step::Write { path, .. } => {
+                ManagedFile::parse(path).and_then(|file| file.machine()).into_iter().collect()
+            }
             Step::MakeTree { to: name, .. } | Step::RemoveImage { name, .. } => vec![name.clone()],
             Step::RenameTree { from, to } => vec![from.clone(), to.clone()],
             Step::Fit { machine, .. }
@@ -230,7 +229,7 @@ impl Step {
             | Step::Enable { machines }
             | Step::Disable { machines } => machines.clone(),
             Step::Listen { units } | Step::Deafen { units } => {
-                units.iter().filter_map(|unit| emit::expose::machine_of(unit)).collect()
+                units.iter().filter_map(|unit| ManagedFile::of_unit(unit)?.machine()).collect()
             }
             _ => Vec::new(),
         }
@@ -278,7 +277,9 @@ impl Step {
             Step::Enable { machines } | Step::Disable { machines } => {
                 machines.iter().map(wants_link).chain([PathBuf::from(TARGET_LINK)]).collect()
             }
-            Step::Claim { machine } | Step::Disclaim { machine } => vec![emit::claim_file(machine)],
+            Step::Claim { machine } | Step::Disclaim { machine } => {
+                vec![ManagedFile::Claim(machine.clone()).path()]
+            }
             _ => Vec::new(),
         }
     }

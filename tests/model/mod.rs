@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nsctl::apply::{DeedError, Executor, Listener, Owner, Records, Sighting};
-use nsctl::emit::{self, FIREWALL_FILE, ini::Ini};
+use nsctl::emit::{FIREWALL_FILE, ManagedFile, ini::Ini};
 use nsctl::name::MachineName;
 use nsctl::observed::{Link, Nftables, Observed, Running, TreeId};
 use nsctl::plan::{Source, Step, take_back};
@@ -198,7 +198,7 @@ impl Host {
         if !there || now.machines.contains_key(name.as_str()) {
             return;
         }
-        let settings = Ini::parse(now.file(&emit::nspawn_file(name)).unwrap_or_default());
+        let settings = Ini::parse(now.file(&ManagedFile::Nspawn(name.clone()).path()).unwrap_or_default());
         let bridge = settings.get("Network", "Bridge").map(str::to_owned);
         let master = bridge.as_deref().and_then(|bridge| Some(now.link(bridge)?.index));
         let end = if bridge.is_some() { name.bridged_link() } else { name.routed_link() };
@@ -277,9 +277,9 @@ impl Host {
             Step::Claim { machine } => {
                 let id = self.trees.borrow().get(machine).map(|tree| tree.id.clone());
                 let id = id.ok_or_else(|| DeedError::NoTree(machine.clone()))?;
-                self.put(&emit::claim_file(machine), Some(&format!("{id}\n")));
+                self.put(&ManagedFile::Claim(machine.clone()).path(), Some(&format!("{id}\n")));
             }
-            Step::Disclaim { machine } => self.put(&emit::claim_file(machine), None),
+            Step::Disclaim { machine } => self.put(&ManagedFile::Claim(machine.clone()).path(), None),
             Step::RemoveImage { name, tree } => {
                 let there = self.trees.borrow().get(name).map(|tree| tree.id.clone());
                 if tree.is_some() && there.is_some() && *tree != there {
@@ -332,7 +332,7 @@ impl Host {
         let mut now = self.now.borrow_mut();
         let names: Vec<MachineName> = now.machines.keys().filter_map(|name| name.parse().ok()).collect();
         for name in names {
-            let Some(text) = now.file(&emit::network_path("ve", name.as_str(), "network")) else { continue };
+            let Some(text) = now.file(&ManagedFile::HostEnd(name.clone()).path()) else { continue };
             let master =
                 Ini::parse(text).get("Network", "Bridge").and_then(|bridge| Some(now.link(bridge)?.index));
             let ends = [name.routed_link(), name.bridged_link()];

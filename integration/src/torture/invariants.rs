@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nsctl::emit::{Origin, Owner, owner_of};
+use nsctl::emit::{ManagedFile, Origin};
 
 use super::deeds::{Blow, Deed, Edit, name};
 use super::sight::Sight;
@@ -167,7 +167,10 @@ fn nothing_is_stray(scene: &Scene) -> Result<()> {
         // What cannot be undone inside a guest without a bus waits until that is stopped.
         let waits = path.ends_with(".json") && text.contains("\"fate\":\"left\"");
         ensure!(!path.contains("/.nsctl") && (waits || !path.ends_with(".json")), "{path} is left:\n{text}");
-        let Owner::Machine(machine) = owner_of(&Path::new("/").join(path)) else { continue };
+        let Some(machine) = ManagedFile::parse(&Path::new("/").join(path)).and_then(|file| file.machine())
+        else {
+            continue;
+        };
         if Origin::of(text) != Origin::Foreign {
             ensure!(defined.contains(machine.as_str()), "{path} is of no machine");
             ensure!(edited || Origin::of(text) == Origin::Ours, "{path} is not whole:\n{text}");

@@ -1,0 +1,410 @@
+//! The files that nsctl writes: what each is, where it is, whose, and who reads it. A path is
+//! looked at here alone.
+
+use std::path::{Path, PathBuf};
+
+use super::expose::MARK;
+use crate::name::{IfName, MachineName};
+use crate::spec::{HOST_FILE, MACHINES_DIR};
+use crate::state::{STATE_DIR, STATE_FILE};
+
+/// networkd's own folder (systemd.network(5)).
+pub const NETWORK_DIR: &str = "/etc/systemd/network";
+/// systemd's own units and drop-ins (systemd.unit(5)).
+pub const UNITS_DIR: &str = "/etc/systemd/system";
+const NSPAWN_DIR: &str = "/etc/systemd/nspawn";
+const RESOLVED_FILE: &str = "/etc/systemd/resolved.conf.d/05-nsctl.conf";
+const SYSCTL_FILE: &str = "/etc/sysctl.d/60-nsctl.conf";
+/// The host's own names, to which ours are added (hosts(5)).
+pub const HOSTS_FILE: &str = "/etc/hosts";
+/// The firewall's table as a whole; it includes what each machine has open.
+pub const FIREWALL_FILE: &str = "/var/lib/nsctl/firewall.nft";
+/// A file a machine.
+pub const FIREWALL_DIR: &str = "/var/lib/nsctl/firewall";
+const GUARD_FILE: &str = "/var/lib/nsctl/firewall-guard";
+const NFTABLES_START: &str = "/var/lib/nsctl/nftables.start";
+const NFTABLES_STOP: &str = "/var/lib/nsctl/nftables.stop";
+/// Loads the table at boot, and again when others flush all rules.
+pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
+/// What is bound into guests.
+const GUEST_DIR: &str = "/var/lib/nsctl/guest";
+/// Units that are bound into machines, a folder each.
+pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
+/// Which trees nsctl made, and may delete with their machines: a file each.
+pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
+/// A drop-in for a unit.
+const UNIT_DROP_IN: &str = "50-nsctl.conf";
+/// A drop-in for a .network file of somebody else's.
+const NETWORK_DROP_IN: &str = "05-nsctl.conf";
+/// 05 sorts before the distributions' own files, and before what netplan writes (10-netplan-…).
+const NETWORK_PREFIX: &str = "05-nsctl-";
+
+/// A file that nsctl writes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ManagedFile {
+    /// The user's own, which verbs edit.
+    HostDefinition,
+    Definition(MachineName),
+    /// What nsctl remembers.
+    State,
+    /// Which tree is a machine's own.
+    Claim(MachineName),
+    /// The host's names, with a block of ours.
+    Hosts,
+    /// The kernel's switches (sysctl.d(5)).
+    Sysctl,
+    /// A drop-in of the unit that loads a module of the kernel.
+    ModuleDropIn(String),
+    ImportdDropIn,
+    /// The pool's unreachable route.
+    PoolNetwork,
+    TunnelNetdev(IfName),
+    TunnelNetwork(IfName),
+    /// A drop-in of the .network file that the uplink has, by that file's name.
+    UplinkDropIn(String),
+    ResolvedDropIn,
+    /// The part of the firewall that all machines share.
+    Firewall,
+    /// The script that sees to it that a machine's part is loaded.
+    FirewallGuard,
+    FirewallUnit,
+    /// What loads it at boot.
+    BootDropIn,
+    NftablesDropIn,
+    /// What Debian's nftables.service loads when it starts, and when it stops.
+    NftablesStart,
+    NftablesStop,
+    BridgeNetdev(IfName),
+    BridgeNetwork(IfName),
+    /// Of the link that is a bridge's port.
+    Port(IfName),
+    Nspawn(MachineName),
+    /// Of the host's end of a machine's veth.
+    HostEnd(MachineName),
+    /// The network file that is bound into a machine.
+    GuestEnd(MachineName),
+    /// A drop-in of a machine's unit.
+    UnitDropIn(MachineName),
+    /// A machine's part of the firewall.
+    MachineFirewall(MachineName),
+    /// A unit, or a drop-in, that is bound into a machine.
+    BoundUnit(MachineName, String),
+    /// A unit of the host's that listens for a machine: its port, and "socket" or "service".
+    HostUnit(MachineName, u16, &'static str),
+}
+
+/// Whose a file is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    Host,
+    /// What all routed machines share: their firewall.
+    Firewall,
+    /// The names of machines.
+    Names,
+    Bridge(IfName),
+    /// Of a link that is a bridge's port: its file does not tell which bridge's.
+    Port(IfName),
+    Machine(MachineName),
+}
+
+/// Who has to read a file again when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reader {
+    /// systemd, for this unit.
+    Systemd(String),
+    Networkd,
+    Resolved,
+    /// nft(8): the whole table, or a machine's part of it.
+    Firewall {
+        whole: bool,
+    },
+    /// nspawn or the guest, when the machine starts.
+    Start,
+    /// Whoever does, reads it each time.
+    Nobody,
+}
+
+impl ManagedFile {
+    pub fn path(&self) -> PathBuf {
+        use ManagedFile as File;
+        let network = |kind: &str, name: &str, suffix: &str| {
+            PathBuf::from(format!("{NETWORK_DIR}/{NETWORK_PREFIX}{kind}-{name}.{suffix}"))
+        };
+        let drop_in = |unit: &str| PathBuf::from(format!("{UNITS_DIR}/{unit}.d/{UNIT_DROP_IN}"));
+        match self {
+            File::HostDefinition => HOST_FILE.into(),
+            File::Definition(name) => format!("{MACHINES_DIR}/{name}.toml").into(),
+            File::State => STATE_FILE.into(),
+            File::Claim(name) => format!("{TREES_DIR}/{name}").into(),
+            File::Hosts => HOSTS_FILE.into(),
+            File::Sysctl => SYSCTL_FILE.into(),
+            File::ModuleDropIn(module) => drop_in(&format!("modprobe@{module}.service")),
+            File::ImportdDropIn => drop_in("systemd-importd.service"),
+            File::PoolNetwork => network("pool", "lo", "network"),
+            File::TunnelNetdev(link) => network("tunnel", link.as_str(), "netdev"),
+            File::TunnelNetwork(link) => network("tunnel", link.as_str(), "network"),
+            File::UplinkDropIn(file) => format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(),
+            File::ResolvedDropIn => RESOLVED_FILE.into(),
+            File::Firewall => FIREWALL_FILE.into(),
+            File::FirewallGuard => GUARD_FILE.into(),
+            File::FirewallUnit => format!("{UNITS_DIR}/{FIREWALL_UNIT}").into(),
+            File::BootDropIn => drop_in("sysinit.target"),
+            File::NftablesDropIn => drop_in("nftables.service"),
+            File::NftablesStart => NFTABLES_START.into(),
+            File::NftablesStop => NFTABLES_STOP.into(),
+            File::BridgeNetdev(bridge) => network("bridge", bridge.as_str(), "netdev"),
+            File::BridgeNetwork(bridge) => network("bridge", bridge.as_str(), "network"),
+            File::Port(link) => network("port", link.as_str(), "network"),
+            File::Nspawn(name) => format!("{NSPAWN_DIR}/{name}.nspawn").into(),
+            File::HostEnd(name) => network("ve", name.as_str(), "network"),
+            File::GuestEnd(name) => format!("{GUEST_DIR}/{name}.network").into(),
+            File::UnitDropIn(name) => drop_in(&name.unit()),
+            File::MachineFirewall(name) => format!("{FIREWALL_DIR}/{name}.nft").into(),
+            File::BoundUnit(name, file) => format!("{EXPOSE_DIR}/{name}.d/{file}").into(),
+            File::HostUnit(name, port, kind) => {
+                format!("{UNITS_DIR}/{}", host_unit(name, *port, kind)).into()
+            }
+        }
+    }
+
+    /// What a path is of nsctl's; none: somebody else's file.
+    pub fn parse(path: &Path) -> Option<ManagedFile> {
+        use ManagedFile as File;
+        let (folder, file) = (path.parent()?.to_str()?, path.file_name()?.to_str()?);
+        let named = |end: &str| file.strip_suffix(end)?.parse::<MachineName>().ok();
+        let found = match folder {
+            MACHINES_DIR => File::Definition(named(".toml")?),
+            TREES_DIR => File::Claim(named("")?),
+            NSPAWN_DIR => File::Nspawn(named(".nspawn")?),
+            GUEST_DIR => File::GuestEnd(named(".network")?),
+            FIREWALL_DIR => File::MachineFirewall(named(".nft")?),
+            NETWORK_DIR => networkd_file(file)?,
+            UNITS_DIR => File::of_unit(file)?,
+            _ => single(path).or_else(|| in_drop_in(folder, file))?,
+        };
+        // One file, one path.
+        (found.path() == path).then_some(found)
+    }
+
+    /// A unit file by its name alone.
+    pub fn of_unit(file: &str) -> Option<ManagedFile> {
+        if file == FIREWALL_UNIT {
+            return Some(ManagedFile::FirewallUnit);
+        }
+        let (stem, kind) = file.strip_prefix(MARK)?.rsplit_once('.')?;
+        let kind = ["socket", "service"].into_iter().find(|known| *known == kind)?;
+        let (name, port) = stem.rsplit_once('-')?;
+        Some(ManagedFile::HostUnit(name.parse().ok()?, port.parse().ok()?, kind))
+    }
+
+    pub fn owner(&self) -> Owner {
+        use ManagedFile as File;
+        match self {
+            File::HostDefinition
+            | File::State
+            | File::Sysctl
+            | File::ModuleDropIn(_)
+            | File::ImportdDropIn
+            | File::PoolNetwork
+            | File::TunnelNetdev(_)
+            | File::TunnelNetwork(_)
+            | File::UplinkDropIn(_) => Owner::Host,
+            File::Hosts | File::ResolvedDropIn => Owner::Names,
+            File::Firewall
+            | File::FirewallGuard
+            | File::FirewallUnit
+            | File::BootDropIn
+            | File::NftablesDropIn
+            | File::NftablesStart
+            | File::NftablesStop => Owner::Firewall,
+            File::BridgeNetdev(bridge) | File::BridgeNetwork(bridge) => Owner::Bridge(bridge.clone()),
+            File::Port(link) => Owner::Port(link.clone()),
+            File::Definition(name)
+            | File::Claim(name)
+            | File::Nspawn(name)
+            | File::HostEnd(name)
+            | File::GuestEnd(name)
+            | File::UnitDropIn(name)
+            | File::MachineFirewall(name)
+            | File::BoundUnit(name, _)
+            | File::HostUnit(name, ..) => Owner::Machine(name.clone()),
+        }
+    }
+
+    /// The machine whose it is alone.
+    pub fn machine(&self) -> Option<MachineName> {
+        match self.owner() {
+            Owner::Machine(name) => Some(name),
+            Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) | Owner::Port(_) => None,
+        }
+    }
+
+    pub fn reader(&self) -> Reader {
+        use ManagedFile as File;
+        match self {
+            File::HostDefinition | File::Definition(_) | File::State | File::Claim(_) | File::Hosts => {
+                Reader::Nobody
+            }
+            // The kernel's switches are set by steps of their own.
+            File::Sysctl | File::FirewallGuard | File::NftablesStart | File::NftablesStop => Reader::Nobody,
+            File::ModuleDropIn(module) => Reader::Systemd(format!("modprobe@{module}.service")),
+            File::ImportdDropIn => Reader::Systemd("systemd-importd.service".into()),
+            File::FirewallUnit => Reader::Systemd(FIREWALL_UNIT.into()),
+            File::BootDropIn => Reader::Systemd("sysinit.target".into()),
+            File::NftablesDropIn => Reader::Systemd("nftables.service".into()),
+            File::UnitDropIn(name) => Reader::Systemd(name.unit()),
+            File::HostUnit(name, port, kind) => Reader::Systemd(host_unit(name, *port, kind)),
+            File::PoolNetwork
+            | File::TunnelNetdev(_)
+            | File::TunnelNetwork(_)
+            | File::UplinkDropIn(_)
+            | File::BridgeNetdev(_)
+            | File::BridgeNetwork(_)
+            | File::Port(_)
+            | File::HostEnd(_) => Reader::Networkd,
+            File::ResolvedDropIn => Reader::Resolved,
+            File::Firewall => Reader::Firewall { whole: true },
+            File::MachineFirewall(_) => Reader::Firewall { whole: false },
+            File::Nspawn(_) | File::GuestEnd(_) | File::BoundUnit(..) => Reader::Start,
+        }
+    }
+
+    /// Whether it is rendered, and signed in its first line.
+    pub fn is_rendered(&self) -> bool {
+        use ManagedFile as File;
+        !matches!(
+            self,
+            File::HostDefinition | File::Definition(_) | File::State | File::Claim(_) | File::Hosts
+        )
+    }
+}
+
+impl Reader {
+    /// Of any file: systemd's programs read whole folders, whoever wrote what is in them.
+    pub fn of(path: &Path) -> Reader {
+        let below = |folder: &str| path.strip_prefix(folder).ok();
+        if let Some(file) = ManagedFile::parse(path) {
+            file.reader()
+        } else if below(NETWORK_DIR).is_some() {
+            Reader::Networkd
+        } else if let Some(first) = below(UNITS_DIR).and_then(|rest| rest.components().next()) {
+            let unit = first.as_os_str().to_string_lossy();
+            Reader::Systemd(unit.strip_suffix(".d").unwrap_or(&unit).to_owned())
+        } else {
+            Reader::Nobody
+        }
+    }
+}
+
+/// The unit of the host's that listens on a port for a machine.
+pub fn host_unit(name: &MachineName, port: u16, kind: &str) -> String {
+    format!("{MARK}{name}-{port}.{kind}")
+}
+
+/// Those that are alone in their folder.
+fn single(path: &Path) -> Option<ManagedFile> {
+    use ManagedFile as File;
+    let all = [
+        File::HostDefinition,
+        File::State,
+        File::Hosts,
+        File::Sysctl,
+        File::ResolvedDropIn,
+        File::Firewall,
+        File::FirewallGuard,
+        File::NftablesStart,
+        File::NftablesStop,
+    ];
+    all.into_iter().find(|file| file.path() == path)
+}
+
+fn networkd_file(file: &str) -> Option<ManagedFile> {
+    use ManagedFile as File;
+    let (stem, suffix) = file.strip_prefix(NETWORK_PREFIX)?.rsplit_once('.')?;
+    let (kind, name) = stem.split_once('-')?;
+    let link = || name.parse::<IfName>().ok();
+    Some(match (kind, suffix) {
+        ("pool", "network") => File::PoolNetwork,
+        ("tunnel", "netdev") => File::TunnelNetdev(link()?),
+        ("tunnel", "network") => File::TunnelNetwork(link()?),
+        ("bridge", "netdev") => File::BridgeNetdev(link()?),
+        ("bridge", "network") => File::BridgeNetwork(link()?),
+        ("port", "network") => File::Port(link()?),
+        ("ve", "network") => File::HostEnd(name.parse().ok()?),
+        _ => return None,
+    })
+}
+
+fn in_drop_in(folder: &str, file: &str) -> Option<ManagedFile> {
+    use ManagedFile as File;
+    let (above, of) = folder.strip_suffix(".d")?.rsplit_once('/')?;
+    match above {
+        EXPOSE_DIR => Some(File::BoundUnit(of.parse().ok()?, file.to_owned())),
+        NETWORK_DIR => Some(File::UplinkDropIn(of.to_owned())),
+        UNITS_DIR => Some(match of {
+            "systemd-importd.service" => File::ImportdDropIn,
+            "sysinit.target" => File::BootDropIn,
+            "nftables.service" => File::NftablesDropIn,
+            unit => match MachineName::from_unit(unit) {
+                Some(name) => File::UnitDropIn(name),
+                None => {
+                    let module = unit.strip_prefix("modprobe@")?.strip_suffix(".service")?;
+                    File::ModuleDropIn(module.to_owned())
+                }
+            },
+        }),
+        _ => None,
+    }
+}
+
+/// Where rendered files are looked for: in a folder itself, or in the folders in it that end so.
+pub const FOLDERS: [(&str, Option<&str>); 11] = [
+    (NETWORK_DIR, None),
+    (NETWORK_DIR, Some(".network.d")),
+    (NSPAWN_DIR, None),
+    ("/etc/sysctl.d", None),
+    ("/etc/systemd/resolved.conf.d", None),
+    (UNITS_DIR, None),
+    (UNITS_DIR, Some(".d")),
+    (STATE_DIR, None),
+    (FIREWALL_DIR, None),
+    (GUEST_DIR, None),
+    (EXPOSE_DIR, Some(".d")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_peoples_files_are_none_of_ours() {
+        for path in [
+            "/etc/systemd/network/10-lan.network",
+            "/etc/systemd/network/05-nsctl-ve-.network",
+            "/etc/systemd/network/05-nsctl-pool-eth0.network",
+            "/etc/systemd/network/05-nsctl-what-a.network",
+            "/etc/systemd/system/nsctl-expose-web-http.socket",
+            "/etc/systemd/system/nsctl-expose-web-080.socket",
+            "/etc/systemd/system/nsctl-expose-web-80.timer",
+            "/etc/systemd/system/systemd-nspawn@web.service.d/override.conf",
+            "/etc/systemd/system/ssh.service.d/50-nsctl.conf",
+            "/var/lib/nsctl/other",
+            "/var/lib/nsctl/trees/..",
+            "/etc/systemd/nspawn/web.nspawn.before-nsctl",
+            "/etc",
+            "/",
+            "",
+        ] {
+            assert_eq!(ManagedFile::parse(Path::new(path)), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn systemd_reads_whole_folders() {
+        let of = |path: &str| Reader::of(Path::new(path));
+        assert_eq!(of("/etc/systemd/network/10-lan.network"), Reader::Networkd);
+        assert_eq!(of("/etc/systemd/system/a.service"), Reader::Systemd("a.service".into()));
+        assert_eq!(of("/etc/systemd/system/a.service.d/b.conf"), Reader::Systemd("a.service".into()));
+        assert_eq!(of("/etc/fstab"), Reader::Nobody);
+    }
+}
