@@ -47,11 +47,21 @@ fn text(bytes: &[u8]) -> String {
 pub fn host_file(bytes: &[u8]) {
     let text = text(bytes);
     let Ok(host) = HostSpec::parse(Path::new("nsctl.toml"), &text) else { return };
-    for (name, bridge) in &host.bridges {
-        let again = edit::set_bridge(&text, name, bridge).expect("it was TOML before");
-        let again = HostSpec::parse(Path::new("nsctl.toml"), &again).expect("it was right before");
-        assert_eq!(again, host, "to say the same again changes it");
-    }
+    let same = edit::host(&text, &host, &host).expect("it was TOML before");
+    assert_eq!(
+        HostSpec::parse(Path::new("nsctl.toml"), &same).as_ref(),
+        Ok(&host),
+        "to say the same again changes it"
+    );
+    let mut other = host.clone();
+    other.bridges.clear();
+    other.dns = None;
+    let edited = edit::host(&text, &host, &other).expect("it was TOML before");
+    assert_eq!(
+        HostSpec::parse(Path::new("nsctl.toml"), &edited).as_ref(),
+        Ok(&other),
+        "the edit is not what was meant"
+    );
     rendered(&Spec { host, ..Spec::default() });
 }
 
@@ -60,13 +70,16 @@ pub fn definition(bytes: &[u8]) {
     let text = text(bytes);
     let path = Path::new("/etc/nsctl/machines.d/web.toml");
     let Ok(machine) = MachineSpec::parse(path, &text) else { return };
-    for again in [
-        edit::set_network(&text, &machine.network),
-        edit::set_open(&text, &machine.open),
-        edit::set_expose(&text, &machine.expose),
-    ] {
-        let again = MachineSpec::parse(path, &again.expect("it was TOML before"));
-        assert_eq!(again.as_ref().ok(), Some(&machine), "to say the same again changes it");
+    let mut bridged = machine.clone();
+    bridged.bridge("vbr0".parse().expect("a name"));
+    let mut more = machine.clone();
+    more.description = Some("x".into());
+    more.limits.tasks = Some(7);
+    more.expose.clear();
+    for wanted in [&machine, &bridged, &more] {
+        let edited = edit::definition(&text, &machine, wanted).expect("it was TOML before");
+        let edited = MachineSpec::parse(path, &edited);
+        assert_eq!(edited.as_ref().ok(), Some(wanted), "the edit is not what was meant");
     }
     const HOST: &str = "pool = \"2001:db8:a::/48\"\n[bridge.vbr0]\nuplink = \"enp6s0\"\n";
     let definitions = BTreeMap::from([(path.to_owned(), Ok(text))]);

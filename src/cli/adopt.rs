@@ -8,19 +8,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::attach::must_be_there;
-use super::handmade::{Handwritten, absorb, checked, push};
+use super::handmade::{Handwritten, absorb, checked, push, taken_over};
 use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Origin};
 use crate::name::MachineName;
 use crate::observe;
-use crate::plan::{Plan, Scope, Step, Wanted, diff, settle};
+use crate::plan::{Plan, Scope, Step, diff};
 use crate::pool::{Pool, Subnet};
-use crate::spec::{
-    Ipv4, MachineSpec, Network, NetworkdTable, Routed, Sections, Values, definition_path, edit,
-};
-use crate::state::State;
+use crate::spec::{Ipv4, MachineSpec, Network, NetworkdTable, Routed, Sections, Values, definition_path};
 
 /// Make a machine that was set up by hand one of nsctl's, as it is
 #[derive(Debug, Args)]
@@ -45,18 +42,9 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     refuse_first(host_end.as_ref(), &name)?;
     let machine = definition(&session, &name, handwritten.as_ref(), host_end.as_ref()).await?;
 
-    let mut spec = session.spec.clone();
-    let path = definition_path(&name);
-    let text = checked(&path, edit::new_definition(&machine))?;
-    spec.machines.insert(name.clone(), machine);
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(path, Some(text));
+    let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?;
     let settings = handwritten.as_ref().map(|file| file.text().to_owned());
-    if let Some(file) = handwritten {
-        file.take_over(&mut wanted);
-    }
+    let wanted = taken_over(checked(change, &machine, &name)?, handwritten).settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();
     text::err!("{}", sheet(&name, &plan, settings.as_deref(), host_end.as_ref()));
@@ -138,7 +126,7 @@ async fn definition(
     };
     let autostart = session.observed.enabled.contains(name);
     // It had no firewall, and goes on without: `firewall = false` says so.
-    let firewall = matches!(network, Network::Bridge(_));
+    let firewall = matches!(network, Network::Routed(_)).then_some(false);
     let mut machine = MachineSpec { autostart, ipv4, networkd, firewall, ..MachineSpec::new(network) };
     absorb(&mut machine, handwritten);
     Ok(machine)

@@ -3,14 +3,13 @@
 use clap::Args;
 
 use super::create::Place;
-use super::handmade::{Handwritten, absorb, checked};
+use super::handmade::{Handwritten, absorb, checked, taken_over};
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted, settle};
-use crate::spec::{MachineSpec, Network, definition_path, edit};
-use crate::state::State;
+use crate::plan::Scope;
+use crate::spec::{MachineSpec, Network, OpenPort};
 
 /// Move a machine to a bridge or to a subnet of its own
 #[derive(Debug, Args)]
@@ -28,51 +27,24 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     if session.spec.broken.contains_key(&name) {
         session.machine(&name)?;
     }
-    let mut spec = session.spec.clone();
-    let path = definition_path(&name);
-    let (definition, handwritten) = match spec.machines.get_mut(&name) {
+    let change = session.change(Scope::Machine(name.clone()));
+    let change = match session.spec.machines.get(&name) {
         Some(machine) => {
-            // Routed already: its own subnet and token stay.
-            if matches!((&machine.network, &network), (Network::Routed(_), Network::Routed(_))) {
-                network = machine.network.clone();
+            let mut machine = machine.clone();
+            match (&machine.network, &network) {
+                // Its own subnet and token stay.
+                (Network::Routed(_), Network::Routed(_)) => network = machine.network.clone(),
+                (_, Network::Routed(_)) => machine.network = network.clone(),
+                (_, Network::Bridge(bridge)) => tell_lost(&session, &name, machine.bridge(bridge.clone())),
             }
-            if matches!(network, Network::Bridge(_)) {
-                if !machine.open.is_empty() {
-                    let open = super::open::list(&machine.open);
-                    session
-                        .progress
-                        .says(&format!("note: on a bridge nsctl filters nothing; '{open}' is forgotten"));
-                }
-                (machine.open, machine.ipv4, machine.firewall) = (Vec::new(), None, true);
-                for expose in &mut machine.expose {
-                    if let Some(port) = expose.host.take() {
-                        let name = &name;
-                        session
-                            .progress
-                            .says(&format!("note: port {port} of this host no longer leads to '{name}'"));
-                    }
-                }
-                machine.expose.retain(|expose| expose.to.is_some());
-            }
-            machine.network = network.clone();
-            let text = session.observed.file(&path).unwrap_or_default();
-            (edit::set_expose(&edit::set_network(text, &network)?, &machine.expose)?, None)
+            change.edit(&name, &machine)?
         }
         None => {
             let (machine, handwritten) = adopt(&session, &name, network.clone())?;
-            let text = checked(&path, edit::new_definition(&machine))?;
-            spec.machines.insert(name.clone(), machine);
-            (text, handwritten)
+            taken_over(checked(change.define(&name, &machine)?, &machine, &name)?, handwritten)
         }
     };
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(path, Some(definition));
-    if let Some(file) = handwritten {
-        file.take_over(&mut wanted);
-    }
-    session.carry_out(&wanted).await?;
+    let wanted = session.make(change).await?;
     if !session.observed.is_running(&name) {
         let place = match &network {
             Network::Bridge(bridge) => format!("on {bridge}"),
@@ -83,6 +55,17 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
         session.say(format!("{name} is {place}; it is not running: `nsctl start {name}`"));
     }
     Ok(0)
+}
+
+/// What a machine loses on a bridge.
+fn tell_lost(session: &Session, name: &MachineName, (open, ports): (Vec<OpenPort>, Vec<u16>)) {
+    if !open.is_empty() {
+        let open = super::open::list(&open);
+        session.progress.says(&format!("note: on a bridge nsctl filters nothing; '{open}' is forgotten"));
+    }
+    for port in ports {
+        session.progress.says(&format!("note: port {port} of this host no longer leads to '{name}'"));
+    }
 }
 
 /// A machine that nsctl did not make: it starts with the host as it did before.

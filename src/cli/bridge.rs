@@ -1,7 +1,6 @@
 //! `nsctl bridge create`: a bridge, its network, and its port to the LAN.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
@@ -9,8 +8,8 @@ use ipnet::IpNet;
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::IfName;
-use crate::plan::{Scope, Wanted};
-use crate::spec::{BridgeSpec, HOST_FILE, edit};
+use crate::plan::Scope;
+use crate::spec::{BridgeSpec, HOST_FILE};
 
 /// Bridges that put machines on the LAN
 #[derive(Debug, Subcommand)]
@@ -51,18 +50,16 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
         return Err(Fault::new(format!("there is already a bridge named {name}, made otherwise"))
             .hint(format!("edit [bridge.{name}] in {HOST_FILE} and run `nsctl apply`")));
     }
-    let mut spec = session.spec.clone();
-    let others = spec.host.bridges.iter().find(|(other, b)| **other != name && b.uplink == bridge.uplink);
+    let others =
+        session.spec.host.bridges.iter().find(|(other, b)| **other != name && b.uplink == bridge.uplink);
     if let Some((other, _)) = others {
         return Err(Fault::new(format!("{} is already the port of {other}", bridge.uplink))
             .hint(format!("put the machines on {other} instead")));
     }
-    let path = Path::new(HOST_FILE);
-    let text = edit::set_bridge(session.observed.file(path).unwrap_or_default(), &name, &bridge)?;
     let uplink = bridge.uplink.clone();
-    spec.host.bridges.insert(name.clone(), bridge);
-    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Bridge(name.clone()));
-    wanted.inputs.insert(path.into(), Some(text));
+    let mut host = session.spec.host.clone();
+    host.bridges.insert(name.clone(), bridge);
+    let wanted = session.change(Scope::Bridge(name.clone())).host(&host)?.settle()?;
     let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();

@@ -1,7 +1,5 @@
 //! `nsctl clone`: another machine of the same tree, and `nsctl rename`.
 
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 
 use super::create::{refuse_taken, resolver};
@@ -11,9 +9,8 @@ use crate::apply::Listener;
 use crate::emit::ManagedFile;
 use crate::fit::Wishes;
 use crate::name::MachineName;
-use crate::plan::{NewImage, Scope, Source, Wanted, kept_beside, settle};
-use crate::spec::{Network, Routed, definition_path, edit};
-use crate::state::State;
+use crate::plan::{NewImage, Scope, Source, kept_beside};
+use crate::spec::{Network, Routed, definition_path};
 
 /// Make another machine of a machine, with a subnet and a machine-id of its own
 #[derive(Debug, Args)]
@@ -59,26 +56,19 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     if let Network::Routed(routed) = &mut machine.network {
         *routed = Routed { subnet: None, token: routed.token, chosen: None };
     }
-    for port in machine.expose.iter_mut().filter_map(|expose| expose.host.take()) {
+    for port in machine.forget_host_ports() {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
     }
-    machine.expose.retain(|expose| expose.to.is_some());
-    let text = session.observed.file(&definition_path(&name)).unwrap_or_default();
-    let text = edit::set_expose(&edit::set_network(text, &machine.network)?, &machine.expose)?;
     let (servers, zone) = resolver(&session, &machine.network);
-    let mut spec = session.spec.clone();
-    spec.machines.insert(new.clone(), machine);
-    let scope = Scope::Machine(new.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(definition_path(&new), Some(text));
-    wanted.modes.extend(session.disk.mode(&definition_path(&name)).map(|mode| (definition_path(&new), mode)));
     let wishes = Some(Wishes { servers, zone, ..Wishes::default() });
-    wanted.images.push(NewImage { source: Source::Clone(name.to_string()), to: new.clone(), wishes });
+    let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), wishes };
+    let change =
+        session.change(Scope::Machine(new.clone())).derive(&name, &new, &machine)?.image(Some(image));
+    let mut change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
     if !args.no_start && session.observed.live {
-        wanted.start.insert(new.clone());
+        change = change.start(&new);
     }
-    session.carry_out(&wanted).await?;
+    let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
         session.say(format!("{new} is a clone of {name}; `nsctl start {new}` starts it"));
     }
@@ -96,33 +86,10 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     if matches!(machine.network, Network::Bridge(_)) {
         session.progress.says("note: its MAC address hangs on its name: the LAN gives it another address");
     }
-    let text = session.observed.file(&definition_path(&name)).map(str::to_owned);
-    let mut spec = session.spec.clone();
-    spec.machines.remove(&name);
-    spec.machines.insert(new.clone(), machine);
-    let mut leases = session.state.leases.clone();
-    leases.rename(&name, &new);
-    let scope = Scope::Renamed(name.clone(), new.clone());
-    let leases = settle(&spec, leases, &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(definition_path(&name), None);
-    wanted.inputs.insert(definition_path(&new), text);
-    let mut keep =
-        |old: &Path, new: PathBuf| wanted.modes.extend(session.disk.mode(old).map(|mode| (new, mode)));
-    keep(&definition_path(&name), definition_path(&new));
-    keep(
-        &kept_beside(&ManagedFile::Nspawn(name.clone()).path()),
-        kept_beside(&ManagedFile::Nspawn(new.clone()).path()),
-    );
-    let beside = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
-    if let Some(kept) = session.observed.file(&beside) {
-        wanted.inputs.insert(kept_beside(&ManagedFile::Nspawn(new.clone()).path()), Some(kept.to_owned()));
-        wanted.inputs.insert(beside, None);
-    }
-    if session.observed.images.contains(name.as_str()) {
-        wanted.rename_tree = Some((name.clone(), new.clone()));
-    }
-    session.carry_out(&wanted).await?;
+    let kept = |name: &MachineName| kept_beside(&ManagedFile::Nspawn(name.clone()).path());
+    let change = session.change(Scope::Renamed(name.clone(), new.clone())).rename(&name, &new);
+    let change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
+    session.make(change.mode(kept(&new), session.disk.mode(&kept(&name)))).await?;
     session.say(format!("{name} is {new} now; `nsctl start {new}` starts it"));
     Ok(0)
 }

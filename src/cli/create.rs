@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::handmade::{Handwritten, absorb, checked};
+use super::handmade::{Handwritten, absorb, checked, taken_over};
 use super::session::{About, Session};
 use super::{Fault, Global, image};
 use crate::emit::names::is_reserved;
 use crate::fit::{Init, Wishes};
 use crate::name::MachineName;
-use crate::plan::{NewImage, Refusal, Scope, Source, Wanted, guests, settle, taken};
+use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
-use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values, definition_path, edit};
-use crate::state::State;
+use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
 
@@ -165,25 +164,15 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
     let init = scanned.or_else(|| init_of(&name, made.as_ref().map(|made| &made.source)));
     heed_init(&mut machine, init);
-    if let (Network::Routed(routed), Some(Init::Busybox | Init::Other)) = (&mut machine.network, init) {
-        routed.chosen = guests::host_part(&name, &session.observed);
-    }
-
-    let mut spec = session.spec.clone();
-    let definition = checked(&definition_path(&name), edit::new_definition(&machine))?;
-    spec.machines.insert(name.clone(), machine);
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(definition_path(&name), Some(definition));
-    wanted.images.extend(made);
-    if let Some(file) = handwritten {
-        file.take_over(&mut wanted);
+    let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?.image(made);
+    let mut change = taken_over(checked(change, &machine, &name)?, handwritten);
+    if let Some(Init::Busybox | Init::Other) = init {
+        change = change.chosen(&name, guests::host_part(&name, &session.observed));
     }
     if !args.no_start && session.observed.live {
-        wanted.start.insert(name.clone());
+        change = change.start(&name);
     }
-    session.carry_out(&wanted).await?;
+    let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
         let subnet = wanted.leases.get(&name).map_or(String::new(), |subnet| format!(" with {subnet}"));
         let next = if session.observed.live {

@@ -4,11 +4,12 @@ use std::net::Ipv6Addr;
 
 use clap::{Args, ValueEnum};
 
-use super::session::{spec, state, tell_of_journal};
+use super::session::{state, tell_of_journal};
 use super::text::out;
 use super::{Fault, Global};
 use crate::emit::names::{Entry, entries, lines};
 use crate::observe;
+use crate::plan::spec_of;
 use crate::pool::Pool;
 use crate::spec::{Dns as DnsSpec, zone_fault};
 use crate::sys::Disk;
@@ -35,7 +36,7 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
-    let spec = spec(&observed)?;
+    let spec = spec_of(&observed)?;
     let Some(pool) = spec.host.fixed_pool() else {
         return Err(Fault::new("this host has no pool whose addresses stay")
             .hint("`nsctl init --pool PREFIX --uplink INTERFACE`, or `nsctl init --delegated INTERFACE`"));

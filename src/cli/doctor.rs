@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::list::look;
 use super::reconcile::everything;
-use super::session::{bus, spec, state};
+use super::session::{bus, state};
 use super::show::unknown;
 use super::text::{err, out};
 use super::{Fault, Global, text};
 use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
-use crate::plan::{Step, Whole};
+use crate::plan::{Step, Whole, spec_of};
 use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
 use crate::{inspect, observe};
@@ -100,7 +100,7 @@ async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     }
     let disk = Disk::new(&global.root);
     let observed = observe::host(&disk, Some(&bus)).await?;
-    let (spec, state) = (spec(&observed)?, state(&observed)?);
+    let (spec, state) = (spec_of(&observed)?, state(&observed)?);
     let mut facts = inspect::host(&disk, &bus, observed, spec, state, services).await?;
     if facts.cut_short.is_none() {
         let whole = everything(&facts.spec, &facts.state, &facts.observed, Vec::new());
@@ -192,7 +192,7 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
 async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
     super::session::must_be_root(global)?;
     let observed = observe::host(&Disk::new(&global.root), None).await?;
-    let Some(pool) = spec(&observed)?.host.pool.filter(|pool| !pool.is_delegated()) else {
+    let Some(pool) = spec_of(&observed)?.host.pool.filter(|pool| !pool.is_delegated()) else {
         return Err(Fault::new("this host has no pool of its own that could be routed to it")
             .hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };

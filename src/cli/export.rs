@@ -10,11 +10,10 @@ use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::apply::{self, Listener};
 use crate::name::MachineName;
-use crate::plan::{NewImage, Scope, Source, Wanted, settle};
+use crate::plan::{NewImage, Scope, Source};
 use crate::spec::image::name_for;
 use crate::spec::reach;
-use crate::spec::{MachineSpec, Network, Problems, Routed, definition_path, edit};
-use crate::state::State;
+use crate::spec::{MachineSpec, Network, Problems, definition_path, edit};
 use crate::sys::archive::Unpacked;
 
 /// Write a machine, definition and tree, to a file
@@ -76,17 +75,15 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
         Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;
-    let definition = if args.no_privileges { reach::without_reach(&definition)? } else { definition };
-    let mut machine = MachineSpec::parse(&path, &definition).map_err(Problems)?;
-    let mut definition = definition;
-    if args.no_privileges {
-        machine.expose.iter_mut().for_each(|expose| expose.host = None);
-        machine.expose.retain(|expose| expose.to.is_some());
-        definition = edit::set_expose(&definition, &machine.expose)?;
-    }
+    let written = MachineSpec::parse(&path, &definition).map_err(Problems)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     must_be_free(&session, &name)?;
-    let (machine, definition) = at_home_here(&session, machine, definition)?;
+    let mut machine = written.clone();
+    if args.no_privileges {
+        reach::contain(&mut machine);
+    }
+    at_home_here(&session, &mut machine);
+    let definition = edit::definition(&definition, &written, &machine)?;
     session.progress.end();
     text::err!("{}", text::tame(&format!("the definition of {name}:\n{}", definition.trim_end())));
     let beyond = reach::reach(&machine);
@@ -104,20 +101,15 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     if !args.yes && !text::agree("What it may do here is what that says. Make this machine?")? {
         return Err(Fault::new("nothing was changed"));
     }
-    let mut spec = session.spec.clone();
-    spec.machines.insert(name.clone(), machine);
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.modes.insert(path.clone(), mode);
-    wanted.inputs.insert(path, Some(definition));
     let source = Source::File { path: file, limit: args.max_size };
     // It is the same machine as before: its tree stays as it is.
-    wanted.images.push(NewImage { source, to: name.clone(), wishes: None });
+    let image = NewImage { source, to: name.clone(), wishes: None };
+    let change = session.change(Scope::Machine(name.clone())).write(&name, definition);
+    let mut change = change.mode(path, Some(mode)).image(Some(image));
     if !args.no_start && session.observed.live {
-        wanted.start.insert(name.clone());
+        change = change.start(&name);
     }
-    session.carry_out(&wanted).await?;
+    let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
         session.say(format!("{name} is here; `nsctl start {name}` starts it"));
     }
@@ -125,19 +117,11 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
 }
 
 /// A subnet that it had pinned elsewhere is none of this host's pool.
-fn at_home_here(
-    session: &Session,
-    mut machine: MachineSpec,
-    definition: String,
-) -> Result<(MachineSpec, String), Fault> {
-    let Network::Routed(routed) = &mut machine.network else { return Ok((machine, definition)) };
+fn at_home_here(session: &Session, machine: &mut MachineSpec) {
+    let Network::Routed(routed) = &mut machine.network else { return };
     let pool = session.spec.host.pool;
-    let foreign = routed.subnet.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet)));
-    if let Some(subnet) = foreign {
+    if let Some(subnet) = routed.subnet.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
-        *routed = Routed { subnet: None, token: routed.token, chosen: None };
-        let text = edit::set_network(&definition, &machine.network)?;
-        return Ok((machine, text));
+        routed.subnet = None;
     }
-    Ok((machine, definition))
 }

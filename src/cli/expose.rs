@@ -7,9 +7,8 @@ use clap::Args;
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted, settle};
-use crate::spec::{Expose as Spec, MachineSpec, OpenPort, definition_path, edit};
-use crate::state::State;
+use crate::plan::Scope;
+use crate::spec::{Expose as Spec, MachineSpec, OpenPort};
 
 /// Listen for a service that speaks IPv4 alone
 #[derive(Debug, Args)]
@@ -108,18 +107,25 @@ async fn change(
     let name: MachineName = word.parse()?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
-    let mut spec = session.spec.clone();
     let said = edit(&mut machine, &name)?;
-    let path = definition_path(&name);
-    let text = edit::set_expose(session.observed.file(&path).unwrap_or_default(), &machine.expose)?;
-    spec.machines.insert(name.clone(), machine);
-    let one_port = spec.ports_of_the_host();
-    one_port.map_err(|(_, clash)| Fault::new(clash).hint("choose another with --host PORT"))?;
-    let scope = Scope::Machine(name);
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(path, Some(text));
-    session.carry_out(&wanted).await?;
+    for port in machine.expose.iter().filter_map(|expose| expose.host) {
+        one_leads_there(&session, port, &name)?;
+    }
+    session.make(session.change(Scope::Machine(name.clone())).edit(&name, &machine)?).await?;
     session.say(said);
     Ok(0)
+}
+
+/// A port of the host leads to one machine.
+fn one_leads_there(session: &Session, port: u16, name: &MachineName) -> Result<(), Fault> {
+    let others = session.spec.machines.iter().filter(|(other, _)| *other != name);
+    let mut taken =
+        others.filter(|(_, machine)| machine.expose.iter().any(|expose| expose.host == Some(port)));
+    match taken.next() {
+        None => Ok(()),
+        Some((other, _)) => {
+            Err(Fault::new(format!("port {port} of the host is to lead to both '{other}' and '{name}'"))
+                .hint("choose another with --host PORT"))
+        }
+    }
 }

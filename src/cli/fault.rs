@@ -8,8 +8,9 @@ use super::text;
 use crate::apply::{DeedError, Failure, JournalError};
 use crate::name::NameError;
 use crate::observe::ObserveError;
-use crate::plan::Refusal;
+use crate::plan::{ChangeError, Refusal};
 use crate::pool::PoolError;
+use crate::spec::edit::EditError;
 use crate::spec::{PortError, Problems};
 use crate::state::StateError;
 use crate::sys::archive::ArchiveError;
@@ -153,9 +154,19 @@ impl From<Vec<Refusal>> for Fault {
     }
 }
 
-impl From<toml_edit::TomlError> for Fault {
-    fn from(error: toml_edit::TomlError) -> Fault {
+impl From<EditError> for Fault {
+    fn from(error: EditError) -> Fault {
         plain(error)
+    }
+}
+
+impl From<ChangeError> for Fault {
+    fn from(error: ChangeError) -> Fault {
+        match error {
+            ChangeError::Edit(error) => error.into(),
+            ChangeError::Unreadable(problems) => problems.into(),
+            ChangeError::Refused(refusals) => refusals.into(),
+        }
     }
 }
 

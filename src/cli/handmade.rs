@@ -8,8 +8,9 @@ use super::session::Session;
 use crate::apply::Listener;
 use crate::emit::Origin;
 use crate::emit::ini::Ini;
-use crate::plan::{Wanted, kept_beside};
-use crate::spec::{MachineSpec, NspawnTable, Problems, Values, decided_by_network};
+use crate::name::MachineName;
+use crate::plan::Change;
+use crate::spec::{MachineSpec, NspawnTable, Problems, Values, decided_by_network, definition_path, edit};
 
 /// Where nspawn looks for a machine's settings; the first file counts
 /// (systemd-nspawn(1), `--settings=`).
@@ -55,13 +56,13 @@ impl Handwritten {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
 
-    /// Lets the plan replace the file, if ours takes its place; its text is kept beside it.
-    pub fn take_over(self, wanted: &mut Wanted) {
-        if self.path.starts_with(FOLDERS[0]) {
-            wanted.inputs.insert(kept_beside(&self.path), Some(self.text));
-            wanted.take_over.insert(self.path);
-        }
+/// Lets the plan replace the file, if ours takes its place; its text is kept beside it.
+pub fn taken_over<'o>(change: Change<'o>, handwritten: Option<Handwritten>) -> Change<'o> {
+    match handwritten {
+        Some(file) if file.path.starts_with(FOLDERS[0]) => change.take_over(file.path, file.text),
+        _ => change,
     }
 }
 
@@ -109,11 +110,14 @@ fn without_privileges(session: &Session, path: &Path, text: &str) -> String {
     kept.render()
 }
 
-/// A definition made of what somebody wrote by hand, if it can be one: systemd
-/// takes more than a definition does.
-pub fn checked(path: &Path, text: String) -> Result<String, Fault> {
-    match MachineSpec::parse(path, &text) {
-        Ok(_) => Ok(text),
+/// The change, if what somebody wrote by hand can be a definition: systemd takes more than one does.
+pub fn checked<'o>(
+    change: Change<'o>,
+    machine: &MachineSpec,
+    name: &MachineName,
+) -> Result<Change<'o>, Fault> {
+    match MachineSpec::parse(&definition_path(name), &edit::fresh(machine)?) {
+        Ok(_) => Ok(change),
         Err(problems) => Err(Fault::from(Problems(problems))
             .hint("that comes from the machine's hand-written files: mend it there, then try again")),
     }

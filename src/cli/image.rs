@@ -7,13 +7,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::session::{bus, must_be_root, spec};
+use super::session::{bus, must_be_root};
 use super::text::out;
 use super::{Fault, Global, text};
 use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
 use crate::name::MachineName;
 use crate::observe;
+use crate::plan::spec_of;
 use crate::spec::definition_path;
 use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
 use crate::spec::recipe::{package, recipes};
@@ -184,7 +185,7 @@ impl Works {
             return Err(Fault::new("images are made on a running host, not below --root"));
         };
         let disk = Disk::new(&global.root);
-        let mirror = spec(&observe::host(&disk, None).await?)?.host.images.mirror;
+        let mirror = spec_of(&observe::host(&disk, None).await?)?.host.images.mirror;
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait.max(3600));
         let lock =
@@ -330,7 +331,7 @@ async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
     }
     works.progress.end();
     let place = Path::new("/var/lib/machines").join(name);
-    let spec = spec(&observe::host(&works.disk, None).await?)?;
+    let spec = spec_of(&observe::host(&works.disk, None).await?)?;
     let users = spec.machines.iter().filter(|(_, machine)| machine.image.as_deref() == Some(name));
     let users: Vec<String> = users.map(|(machine, _)| machine.to_string()).collect();
     let of = match users.as_slice() {

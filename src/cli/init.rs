@@ -12,9 +12,9 @@ use crate::emit::ini::Ini;
 use crate::identity;
 use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
-use crate::plan::{Scope, Wanted};
+use crate::plan::Scope;
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, Dns, HOST_FILE, Tunnel, Uplink, edit};
+use crate::spec::{AcceptRa, Dns, Tunnel, Uplink};
 use crate::sys::Net;
 
 /// Tell which prefix is routed to this host
@@ -116,23 +116,12 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let uplink = tunnel.or(uplink);
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
-    let path = Path::new(HOST_FILE);
-    let mut spec = session.spec.clone();
-    spec.host.local = local(&session, pool)?;
-    let mut text = edit::set_pool(
-        session.observed.file(path).unwrap_or_default(),
-        pool,
-        spec.host.local,
-        uplink.as_ref(),
-    )?;
-    if spec.host.pool.is_none() && spec.host.dns.is_none() {
-        spec.host.dns = dns(&session).await?;
-        text = spec.host.dns.as_ref().map_or(Ok(text.clone()), |dns| edit::set_dns(&text, dns))?;
+    let mut host = session.spec.host.clone();
+    if host.pool.is_none() && host.dns.is_none() {
+        host.dns = dns(&session).await?;
     }
-    (spec.host.pool, spec.host.uplink) = (Some(pool), uplink);
-    let mut wanted = Wanted::new(spec, session.state.clone(), Scope::Host);
-    wanted.inputs.insert(path.into(), Some(text));
-    session.carry_out(&wanted).await?;
+    (host.pool, host.local, host.uplink) = (Some(pool), local(&session, pool)?, uplink);
+    session.make(session.change(Scope::Host).host(&host)?).await?;
     session.say(match pool.is_delegated() {
         true => format!("machines get a /64 each of what is delegated; today that is {}", today().await?),
         false => format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()),

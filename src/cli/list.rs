@@ -1,19 +1,17 @@
 //! `nsctl list`: all machines, with the addresses that they really have.
 
-use std::path::Path;
-
 use super::text::{err, out};
 use clap::Args;
 
-use super::session::{bus, definitions, state, tell_of_journal};
+use super::session::{bus, state, tell_of_journal};
 use super::show::unknown;
 use super::view::{self, Row};
 use super::{Fault, Global, text};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observe;
-use crate::plan::guests;
-use crate::spec::{HOST_FILE, Problems, Spec};
+use crate::plan::usable_spec_of;
+use crate::spec::Problems;
 use crate::state::rebuild;
 use crate::sys::tree::Tree;
 use crate::sys::{Disk, is_root};
@@ -71,8 +69,7 @@ pub async fn look(global: &Global) -> Result<Looked, Fault> {
         Ok(state) => (state.leases, None),
         Err(error) => (rebuild(&observed.files).map(|state| state.leases).unwrap_or_default(), Some(error)),
     };
-    let (mut spec, mut problems) = Spec::read(observed.file(Path::new(HOST_FILE)), &definitions(&observed));
-    guests::heed(&mut spec, &observed);
+    let (spec, mut problems) = usable_spec_of(&observed);
     problems.extend(spec.strays.iter().cloned());
     let is_whole = problems.is_empty() && state_fault.is_none() && spec.broken.is_empty();
     if !problems.is_empty() {

@@ -5,9 +5,8 @@ use clap::Args;
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Scope, Wanted, settle};
-use crate::spec::{Network, OpenPort, definition_path, edit};
-use crate::state::State;
+use crate::plan::Scope;
+use crate::spec::{Network, OpenPort, definition_path};
 
 /// A port of a machine
 #[derive(Debug, Args)]
@@ -34,14 +33,13 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let ports = ports(&args)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
-    let mut spec = session.spec.clone();
     if matches!(machine.network, Network::Bridge(_)) {
         return Err(Fault::new(format!(
             "'{name}' is on a bridge, where nsctl filters nothing: all its ports are open"
         ))
         .hint(format!("`nsctl attach {name} --routed` puts it behind the firewall")));
     }
-    if !machine.firewall {
+    if !machine.has_firewall() {
         return Err(Fault::new(format!("'{name}' has no firewall: all its ports are open"))
             .hint(format!("take `firewall = false` out of {}", definition_path(&name).display())));
     }
@@ -51,14 +49,8 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
         session.say(format!("{} is open on {name} already", list(&ports)));
         return Ok(0);
     }
-    let path = definition_path(&name);
-    let text = edit::set_open(session.observed.file(&path).unwrap_or_default(), &machine.open)?;
-    spec.machines.insert(name.clone(), machine);
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(path, Some(text));
-    session.carry_out(&wanted).await?;
+    let change = session.change(Scope::Machine(name.clone())).edit(&name, &machine)?;
+    session.make(change).await?;
     let verb = if way == Way::Open { "open" } else { "closed" };
     session.say(format!("{} is {verb} on {name}", list(&ports)));
     Ok(0)

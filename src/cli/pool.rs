@@ -4,10 +4,11 @@ use super::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{spec, state, tell_of_journal};
+use super::session::{state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::observe;
+use crate::plan::spec_of;
 use crate::pool::{Leases, Pool, Subnet};
 use crate::sys::Disk;
 
@@ -41,7 +42,7 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
     let leases = state(&observed)?.leases;
-    let Some(pool) = spec(&observed)?.host.pool else {
+    let Some(pool) = spec_of(&observed)?.host.pool else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };
     if args.json {

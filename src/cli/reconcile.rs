@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::create::new_image;
 use super::image::{self, MAX_SIZE};
-use super::session::{About, Session, bus, spec, state, tell_of_journal};
+use super::session::{About, Session, bus, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Effect, Plan, Refusal, Step, Whole, diff, whole};
+use crate::plan::{Effect, Plan, Refusal, Step, Whole, diff, spec_of, whole};
 use crate::spec::Spec;
 use crate::spec::image::ImageWord;
 use crate::state::State;
@@ -70,7 +70,7 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let bus = bus(global).await?;
     tell_of_journal(&disk);
     let observed = observe::host(&disk, bus.as_ref()).await?;
-    let (spec, state) = (spec(&observed)?, state(&observed)?);
+    let (spec, state) = (spec_of(&observed)?, state(&observed)?);
     let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, Vec::new())?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();

@@ -7,10 +7,7 @@ use super::show::unknown;
 use super::{Fault, Global, text};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
-use crate::observed::Observed;
-use crate::plan::{Scope, Wanted, kept_beside, settle};
-use crate::spec::definition_path;
-use crate::state::State;
+use crate::plan::Scope;
 
 /// Stop a machine and delete it
 #[derive(Debug, Args)]
@@ -28,24 +25,18 @@ pub struct Remove {
 pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
-    let mut spec = session.spec.clone();
-    let known = spec.machines.remove(&name).is_some() | spec.broken.remove(&name).is_some();
-    if !known {
+    if !session.spec.machines.contains_key(&name) && !session.spec.broken.contains_key(&name) {
         return Err(nobody(&session, &name));
     }
-    let scope = Scope::Machine(name.clone());
-    let leases = settle(&spec, session.state.leases.clone(), &scope)?;
-    let mut wanted = Wanted::new(spec, State { leases, ..session.state.clone() }, scope);
-    wanted.inputs.insert(definition_path(&name), None);
-    give_back(&mut wanted, &session.observed, &name);
+    let mut change = session.change(Scope::Machine(name.clone())).forget(&name);
     let edited = session.observed.edited(&name);
-    wanted.take_over.extend(edited.iter().cloned());
     // A tree that is not the one that nsctl made is not nsctl's to delete.
     let there = session.observed.trees.contains_key(&name);
     let delete = there && is_made(&session, &name) && !args.keep_image;
     if delete {
-        wanted.drop_images.push(name.clone());
+        change = change.drop_tree(&name);
     }
+    let wanted = change.settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();
     for path in edited {
@@ -82,12 +73,4 @@ fn nobody(session: &Session, name: &MachineName) -> Fault {
             .hint(format!("`machinectl remove {name}` deletes a tree that nsctl does not manage"));
     }
     unknown(name.as_str(), session.spec.machines.keys().map(MachineName::as_str))
-}
-
-/// The hand-written file goes back to its place, so it is kept beside it no longer.
-fn give_back(wanted: &mut Wanted, observed: &Observed, name: &MachineName) {
-    let beside = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
-    if observed.file(&beside).is_some() {
-        wanted.inputs.insert(beside, None);
-    }
 }

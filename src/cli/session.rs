@@ -10,13 +10,12 @@ use super::progress::Progress;
 use super::show::unknown;
 use super::{Fault, Global};
 use crate::apply::{self, Interrupt, Listener, Sighting, Unmended, World};
-use crate::emit;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Refusal, Scope, Wanted, guests, plan};
+use crate::plan::{Change, Plan, Refusal, Scope, Wanted, plan, spec_of};
 use crate::pool::Subnet;
-use crate::spec::{Definitions, HOST_FILE, MACHINES_DIR, MachineSpec, Problem, Problems, Spec};
+use crate::spec::{MachineSpec, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
 
@@ -173,7 +172,7 @@ impl Session {
     ) -> Result<Session, Fault> {
         let host = Locked::take(global, about).await?;
         let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
-        let (spec, state) = (spec(&observed)?, state(&observed)?);
+        let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
     }
 
@@ -181,7 +180,7 @@ impl Session {
     pub async fn begin_to_start(global: &Global, about: About<'_>) -> Result<Session, Fault> {
         let host = Locked::take(global, about).await?;
         let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
-        let (spec, state) = (spec(&observed)?, state(&observed)?);
+        let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
     }
 
@@ -231,7 +230,19 @@ impl Session {
         })
     }
 
-    /// Plans, once it is sure that what will be written can be read again.
+    /// A change of what there is, to be made.
+    pub fn change(&self, scope: Scope) -> Change<'_> {
+        Change::of(&self.spec, &self.state, &self.observed, scope)
+    }
+
+    /// Settles a change, and carries it out; gives what was wanted.
+    pub async fn make(&self, change: Change<'_>) -> Result<Wanted, Fault> {
+        let wanted = change.settle()?;
+        self.carry_out(&wanted).await?;
+        Ok(wanted)
+    }
+
+    /// Plans for machines that are not held.
     pub fn plan(&self, wanted: &Wanted) -> Result<Plan, Fault> {
         let named = |name: &MachineName| match &wanted.scope {
             Scope::Machine(one) => name == one,
@@ -239,24 +250,7 @@ impl Session {
             Scope::All | Scope::Records | Scope::Host | Scope::Bridge(_) => false,
         };
         let held: Vec<Refusal> = self.held(named).collect();
-        if !held.is_empty() {
-            return Err(held.into());
-        }
-        let mut after = Observed {
-            files: self.observed.files.clone(),
-            unreadable: self.observed.unreadable.clone(),
-            ..Observed::default()
-        };
-        for (path, text) in &wanted.inputs {
-            match text {
-                Some(text) => _ = after.files.insert(path.clone(), text.clone()),
-                None => _ = after.files.remove(path),
-            }
-        }
-        let mut after = spec(&after)?.broken;
-        after.retain(|name, problems| self.spec.broken.get(name) != Some(problems));
-        let new: Vec<Problem> = after.into_values().flatten().collect();
-        if new.is_empty() { Ok(plan(wanted, &self.observed)?) } else { Err(Problems(new).into()) }
+        if held.is_empty() { Ok(plan(wanted, &self.observed)?) } else { Err(held.into()) }
     }
 
     /// Plans, tells, does, and prints what was seen.
@@ -298,22 +292,6 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
         None => crate::state::rebuild(&observed.files),
         text => crate::state::parse(text),
     }
-}
-
-/// The spec that the observed files hold.
-pub fn spec(observed: &Observed) -> Result<Spec, Problems> {
-    let mut spec = Spec::parse(observed.file(Path::new(HOST_FILE)), &definitions(observed))?;
-    guests::heed(&mut spec, observed);
-    spec.debian_nftables = emit::nftables_unit::is_known(&observed.files);
-    Ok(spec)
-}
-
-/// The definitions among the observed files.
-pub fn definitions(observed: &Observed) -> Definitions {
-    let texts = observed.files.iter().map(|(path, text)| (path, Ok(text.clone())));
-    let all = texts.chain(observed.unreadable.iter().map(|(path, why)| (path, Err(why.clone()))));
-    let defined = all.filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)));
-    defined.map(|(path, text)| (path.clone(), text)).collect()
 }
 
 fn not_below_root() -> Fault {

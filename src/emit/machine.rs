@@ -72,7 +72,7 @@ impl<'a> MachineFiles<'a> {
         ];
         if let Place::Routed { routed, subnet } = place {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *subnet)));
-            if self.machine.firewall {
+            if self.machine.has_firewall() {
                 let planned = self.host.fixed_subnet(*subnet).map(|fixed| routed.address(fixed));
                 let text = firewall::machine(self.name, planned, &self.machine.open);
                 files.push((ManagedFile::MachineFirewall(name()), text));
@@ -299,7 +299,7 @@ impl<'a> MachineFiles<'a> {
     /// The unit's own settings: what it waits for, its limits.
     fn drop_in(&self, place: &Place) -> String {
         let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
-        let guarded = matches!(place, Place::Routed { .. }) && self.machine.firewall;
+        let guarded = matches!(place, Place::Routed { .. }) && self.machine.has_firewall();
         let before = match place {
             // nspawn fails where its bridge is not there yet.
             Place::Bridge(bridge) => Some(device_unit(bridge)),

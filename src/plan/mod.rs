@@ -1,5 +1,6 @@
 //! (what is wanted, what is observed) -> ordered steps. Pure.
 
+mod change;
 mod checks;
 mod definitions;
 mod effects;
@@ -15,6 +16,7 @@ mod whole;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+pub use change::{Change, ChangeError, spec_of, usable_spec_of};
 pub use checks::Refusal;
 pub use definitions::unbound;
 pub use effects::{Effect, few};

@@ -2,53 +2,99 @@
 
 use std::str::FromStr;
 
-use toml_edit::{Array, DocumentMut, Item, Table, TomlError, value};
+use serde::Serialize;
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, TomlError, value};
 
-use super::{
-    BridgeSpec, Dns, Expose, Ipv4, MachineSpec, Network, NetworkdTable, NspawnTable, OpenPort, ROUTED_ONLY,
-    Sections, Uplink, Values,
-};
-use crate::name::IfName;
-use crate::pool::Pool;
+use super::{Expose, HostSpec, MachineSpec, OpenPort};
 
-/// A definition from nothing.
-pub fn new_definition(machine: &MachineSpec) -> String {
-    let mut document = DocumentMut::new();
-    if let Some(image) = &machine.image {
-        document["image"] = value(image);
-    }
-    if !machine.autostart {
-        document["autostart"] = value(false);
-    }
-    put_open(&mut document, &machine.open);
-    if let Some(ipv4) = machine.ipv4 {
-        document["ipv4"] = value(if ipv4 == Ipv4::Nat { "nat" } else { "none" });
-    }
-    if !machine.firewall {
-        document["firewall"] = value(false);
-    }
-    put_network(&mut document, &machine.network);
-    put_nspawn(&mut document, &machine.nspawn);
-    put_networkd(&mut document, &machine.networkd);
-    document.to_string()
+/// A definition, or nsctl.toml, from nothing.
+///
+/// # Errors
+/// When the value cannot be written as TOML.
+pub fn fresh(value: &impl Serialize) -> Result<String, EditError> {
+    Ok(toml::to_string(value)?)
 }
 
-/// The same definition with these ports open.
+/// A definition as it is after it was edited: what did not change stays as its user wrote it.
 ///
 /// # Errors
 /// When the text is no TOML.
-pub fn set_open(text: &str, open: &[OpenPort]) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    put_open(&mut document, open);
+pub fn definition(text: &str, old: &MachineSpec, new: &MachineSpec) -> Result<String, EditError> {
+    let mut document = changed(text, old, new)?;
+    // Lists of which one entry comes or goes; the others keep their comments.
+    let was = DocumentMut::from_str(text)?;
+    if old.open != new.open {
+        restore(&mut document, &was, "open");
+        put_open(&mut document, &new.open);
+    }
+    if old.expose != new.expose {
+        restore(&mut document, &was, "expose");
+        put_expose(&mut document, &new.expose)?;
+    }
     Ok(document.to_string())
 }
 
-/// The same definition with these ports exposed; entries that stay keep their comments.
+/// nsctl.toml, likewise.
 ///
 /// # Errors
 /// When the text is no TOML.
-pub fn set_expose(text: &str, expose: &[Expose]) -> Result<String, TomlError> {
+pub fn host(text: &str, old: &HostSpec, new: &HostSpec) -> Result<String, EditError> {
+    Ok(changed(text, old, new)?.to_string())
+}
+
+/// What cannot be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    #[error(transparent)]
+    Text(#[from] TomlError),
+    #[error(transparent)]
+    Value(#[from] toml::ser::Error),
+}
+
+fn changed(text: &str, old: &impl Serialize, new: &impl Serialize) -> Result<DocumentMut, EditError> {
     let mut document = DocumentMut::from_str(text)?;
+    let (old, new) = (DocumentMut::from_str(&fresh(old)?)?, DocumentMut::from_str(&fresh(new)?)?);
+    merge(document.as_table_mut(), old.as_table(), new.as_table());
+    Ok(document)
+}
+
+/// Brings a change of one table into another, which has comments and an order of its own.
+fn merge(table: &mut dyn TableLike, old: &dyn TableLike, new: &dyn TableLike) {
+    for (key, _) in old.iter().filter(|(key, _)| !new.contains_key(key)) {
+        table.remove(key);
+    }
+    for (key, item) in new.iter() {
+        let before = old.get(key);
+        if before.is_some_and(|before| before.to_string() == item.to_string()) {
+            continue;
+        }
+        let inner = (
+            table.get_mut(key).and_then(Item::as_table_like_mut),
+            before.and_then(Item::as_table_like),
+            item.as_table_like(),
+        );
+        if let (Some(table), Some(before), Some(item)) = inner {
+            merge(table, before, item);
+            continue;
+        }
+        let mut item = item.clone();
+        if let (Some(Item::Value(was)), Item::Value(value)) = (table.get(key), &mut item) {
+            *value.decor_mut() = was.decor().clone();
+        }
+        table.insert(key, item);
+    }
+}
+
+/// Puts an entry back as it was.
+fn restore(document: &mut DocumentMut, was: &DocumentMut, key: &str) {
+    match was.get(key) {
+        Some(item) => document[key] = item.clone(),
+        None => _ = document.remove(key),
+    }
+}
+
+/// Entries that stay keep their comments.
+fn put_expose(document: &mut DocumentMut, expose: &[Expose]) -> Result<(), EditError> {
     let mut tables = match document.remove("expose").map(Item::into_array_of_tables) {
         Some(Ok(tables)) => tables,
         _ => toml_edit::ArrayOfTables::new(),
@@ -56,7 +102,7 @@ pub fn set_expose(text: &str, expose: &[Expose]) -> Result<String, TomlError> {
     let port_of = |table: &Table| table.get("port")?.as_str()?.parse::<OpenPort>().ok();
     tables.retain(|table| expose.iter().any(|entry| port_of(table) == Some(entry.port)));
     for entry in expose {
-        let fresh = table_of(entry)?;
+        let fresh = DocumentMut::from_str(&fresh(entry)?)?.as_table().clone();
         let place = tables.iter().position(|table| port_of(table) == Some(entry.port));
         match place.and_then(|place| tables.get_mut(place)) {
             Some(table) => {
@@ -67,13 +113,13 @@ pub fn set_expose(text: &str, expose: &[Expose]) -> Result<String, TomlError> {
                     }
                 }
             }
-            None => tables.extend(fresh.into_table()),
+            None => tables.push(fresh),
         }
     }
     if !tables.is_empty() {
         document["expose"] = Item::ArrayOfTables(tables);
     }
-    Ok(document.to_string())
+    Ok(())
 }
 
 /// Ports that stay keep their place and their comments.
@@ -132,173 +178,59 @@ fn append(array: &mut Array, text: &str) {
     }
 }
 
-/// The same definition on another network. On a bridge it loses what only a
-/// routed machine can have.
-///
-/// # Errors
-/// When the text is no TOML.
-pub fn set_network(text: &str, network: &Network) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    put_network(&mut document, network);
-    if matches!(network, Network::Bridge(_)) {
-        for key in ROUTED_ONLY {
-            document.remove(key);
-        }
-    }
-    Ok(document.to_string())
-}
-
-fn put_network(document: &mut DocumentMut, network: &Network) {
-    if !document.contains_table("network") {
-        document["network"] = Item::Table(Table::new());
-    }
-    let table = &mut document["network"];
-    let mut put = |key: &str, text: Option<String>| match text {
-        Some(text) => table[key] = value(text),
-        None => {
-            if let Some(table) = table.as_table_like_mut() {
-                table.remove(key);
-            }
-        }
-    };
-    match network {
-        Network::Routed(routed) => {
-            put("mode", Some("routed".into()));
-            put("subnet", routed.subnet.map(|subnet| subnet.to_string()));
-            put("token", routed.token.map(|token| token.to_string()));
-            put("bridge", None);
-        }
-        Network::Bridge(bridge) => {
-            put("mode", Some("bridge".into()));
-            put("subnet", None);
-            put("token", None);
-            put("bridge", Some(bridge.to_string()));
-        }
-    }
-}
-
-fn put_nspawn(document: &mut DocumentMut, settings: &NspawnTable) {
-    if settings.is_empty() {
-        return;
-    }
-    let mut outer = Table::new();
-    outer.set_implicit(true);
-    for (section, keys) in settings {
-        outer[section] = Item::Table(section_table(keys));
-    }
-    document["nspawn"] = Item::Table(outer);
-}
-
-fn put_networkd(document: &mut DocumentMut, settings: &NetworkdTable) {
-    if settings.is_empty() {
-        return;
-    }
-    let mut outer = Table::new();
-    outer.set_implicit(true);
-    for (section, all) in settings {
-        outer[section] = match all {
-            Sections::One(keys) => Item::Table(section_table(keys)),
-            Sections::Many(all) => Item::ArrayOfTables(all.iter().map(section_table).collect()),
-        };
-    }
-    document["networkd"] = Item::Table(outer);
-}
-
-fn section_table(keys: &std::collections::BTreeMap<String, Values>) -> Table {
-    let mut table = Table::new();
-    for (key, values) in keys {
-        table[key] = match values {
-            Values::Many(texts) => value(texts.iter().collect::<Array>()),
-            Values::One(text) => value(text),
-            Values::Flag(flag) => value(*flag),
-            Values::Number(number) => value(*number),
-        };
-    }
-    table
-}
-
-/// nsctl.toml with this pool and uplink; a delegated pool is the uplink's, and has a local one beside it.
-///
-/// # Errors
-/// When the text is no TOML.
-pub fn set_pool(
-    text: &str,
-    pool: Pool,
-    local: Option<Pool>,
-    uplink: Option<&Uplink>,
-) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    for (key, pool) in [("pool", Some(pool).filter(|pool| !pool.is_delegated())), ("local", local)] {
-        match pool {
-            Some(pool) => document[key] = value(pool.to_string()),
-            None => _ = document.remove(key),
-        }
-    }
-    match uplink {
-        None => {
-            document.remove("uplink");
-        }
-        Some(uplink) => document["uplink"] = table_of(uplink)?,
-    }
-    Ok(document.to_string())
-}
-
-/// nsctl.toml with these names and servers.
-///
-/// # Errors
-/// When the text is no TOML.
-pub fn set_dns(text: &str, dns: &Dns) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    document["dns"] = table_of(dns)?;
-    Ok(document.to_string())
-}
-
-/// nsctl.toml with this bridge in it.
-///
-/// # Errors
-/// When the text is no TOML.
-pub fn set_bridge(text: &str, name: &IfName, bridge: &BridgeSpec) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    if !document.contains_key("bridge") {
-        let mut outer = Table::new();
-        outer.set_implicit(true);
-        document["bridge"] = Item::Table(outer);
-    }
-    document["bridge"][name.as_str()] = table_of(bridge)?;
-    Ok(document.to_string())
-}
-
-fn table_of(value: &impl serde::Serialize) -> Result<Item, TomlError> {
-    let text = toml_edit::ser::to_string(value).unwrap_or_default();
-    Ok(Item::Table(DocumentMut::from_str(&text)?.as_table().clone()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::spec::Routed;
+    use crate::spec::{Ipv4, Network, Routed, Sections, Values};
+
+    fn edited(text: &str, edit: impl FnOnce(&mut MachineSpec)) -> String {
+        let old = MachineSpec::parse(Path::new("x.toml"), text).unwrap();
+        let mut new = old.clone();
+        edit(&mut new);
+        let text = definition(text, &old, &new).unwrap();
+        assert_eq!(MachineSpec::parse(Path::new("x.toml"), &text).unwrap(), new, "{text}");
+        text
+    }
 
     #[test]
     fn comments_and_order_are_kept() {
         let text = "# my server\nimage = \"debian-13\" # stable\n\n[network] # here\nmode = \"routed\" # yes\nsubnet = \"2001:db8:a:7::/64\"\n\n[nspawn.Files]\nBind = [\"/srv\"]\n";
-        let moved = set_network(text, &Network::Bridge("vbr0".parse().unwrap())).unwrap();
+        let moved = edited(text, |machine| _ = machine.bridge("vbr0".parse().unwrap()));
         insta::assert_snapshot!(moved);
+    }
+
+    #[test]
+    fn what_does_not_change_stays_as_it_was_written() {
+        let text = "autostart   = true # always\nfirewall=true\nipv4 = 'none'\n[network]\nmode = 'routed'\n[limits]\nmemory = \"2G\" # enough\n";
+        let described = edited(text, |machine| machine.description = Some("mine".into()));
+        assert_eq!(
+            described,
+            format!(
+                "autostart   = true # always\nfirewall=true\nipv4 = 'none'\ndescription = \"mine\"\n{}",
+                &text[text.find("[network]").unwrap()..]
+            )
+        );
+        let more = edited(text, |machine| machine.limits.memory = Some("3G".into()));
+        assert_eq!(more, text.replace("2G", "3G"));
     }
 
     #[test]
     fn ports_keep_their_comments() {
         let text =
             "# mine\nopen = [\n    \"tcp/22\", # me\n    \"tcp/80\",\n]\n[network]\nmode = \"routed\"\n";
-        let opened = set_open(text, &["tcp/22".parse().unwrap(), "udp/53".parse().unwrap()]).unwrap();
+        let set = |text: &str, open: &[&str]| {
+            edited(text, |machine| machine.open = open.iter().map(|port| port.parse().unwrap()).collect())
+        };
+        let opened = set(text, &["tcp/22", "udp/53"]);
         assert!(
             opened.contains("\"tcp/22\", # me") && opened.contains("udp/53") && !opened.contains("tcp/80"),
             "{opened}"
         );
-        let fresh = set_open("[network]\nmode = \"routed\"\n", &["tcp/22".parse().unwrap()]).unwrap();
+        let fresh = set("[network]\nmode = \"routed\"\n", &["tcp/22"]);
         assert_eq!(fresh, "open = [\"tcp/22\"]\n[network]\nmode = \"routed\"\n");
-        assert_eq!(set_open(&fresh, &[]).unwrap(), "[network]\nmode = \"routed\"\n");
+        assert_eq!(set(&fresh, &[]), "[network]\nmode = \"routed\"\n");
     }
 
     #[test]
@@ -306,13 +238,12 @@ mod tests {
         let text = "[network]\nmode = \"routed\"\n";
         let mut entry =
             Expose { port: "tcp/80".parse().unwrap(), to: "127.0.0.1:80".parse().ok(), host: Some(8080) };
-        let both = set_expose(text, std::slice::from_ref(&entry)).unwrap();
-        let parsed = MachineSpec::parse(Path::new("x.toml"), &both).unwrap();
-        assert_eq!(parsed.expose, [entry.clone()], "{both}");
+        let set = |text: &str, expose: &[Expose]| edited(text, |machine| machine.expose = expose.to_vec());
+        let both = set(text, std::slice::from_ref(&entry));
         entry.host = None;
-        let one = set_expose(&both, std::slice::from_ref(&entry)).unwrap();
+        let one = set(&both, std::slice::from_ref(&entry));
         assert!(!one.contains("host") && one.contains("127.0.0.1:80"), "{one}");
-        assert_eq!(set_expose(&one, &[]).unwrap(), text);
+        assert_eq!(set(&one, &[]), text);
     }
 
     #[test]
@@ -323,10 +254,20 @@ mod tests {
             chosen: None,
         }));
         machine.image = Some("debian-13".into());
+        machine.description = Some("mine".into());
         machine.autostart = false;
         machine.open = vec!["tcp/22 from 2001:db8::/32".parse().unwrap(), "udp/5000-5010".parse().unwrap()];
         machine.ipv4 = Some(Ipv4::Nat);
-        machine.firewall = false;
+        machine.firewall = Some(false);
+        machine.bind = vec!["/srv".into()];
+        machine.bind_read_only = vec!["/opt:/opt".into()];
+        machine.limits.memory = Some("2G".into());
+        machine.environment = [("A".to_owned(), "b \"c\"".to_owned())].into();
+        machine.expose = vec![Expose {
+            port: "tcp/80".parse().unwrap(),
+            to: "127.0.0.1:80".parse().ok(),
+            host: Some(8080),
+        }];
         machine.nspawn = [(
             "Files".to_owned(),
             [("Bind".to_owned(), Values::Many(vec!["/a".into(), "/b:/c".into()]))].into(),
@@ -338,7 +279,8 @@ mod tests {
             ("Route".to_owned(), Sections::Many(vec![route("2001:db8:f::/64"), route("2001:db8:e::/64")])),
         ]
         .into();
-        let text = new_definition(&machine);
+        let text = fresh(&machine).unwrap();
         assert_eq!(MachineSpec::parse(Path::new("x.toml"), &text).unwrap(), machine, "{text}");
+        insta::assert_snapshot!(text);
     }
 }

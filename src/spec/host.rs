@@ -16,7 +16,7 @@ use crate::pool::{Pool, Subnet};
 #[serde(deny_unknown_fields, default)]
 pub struct HostSpec {
     /// The routed prefix that machines get their /64 from.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_not_said")]
     pub pool: Option<Pool>,
     /// Where the ISP's prefix may change: one that stays, for this host and its machines
     /// alone (RFC 4193), by which they find each other.
@@ -34,6 +34,11 @@ pub struct HostSpec {
     /// The bridges that nsctl makes.
     #[serde(rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
     pub bridges: BTreeMap<IfName, BridgeSpec>,
+}
+
+/// A delegated pool is the uplink's.
+fn is_not_said(pool: &Option<Pool>) -> bool {
+    pool.is_none_or(Pool::is_delegated)
 }
 
 /// Where the pool's packets come from.

@@ -12,34 +12,57 @@ use super::port::OpenPort;
 use crate::name::IfName;
 use crate::pool::Subnet;
 
-/// One machine, as its user wants it.
-#[derive(Debug, Clone, PartialEq)]
+/// One machine, as its user wants it, and as it is written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MachineSpec {
     /// The tree or archive that the machine was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Whether it starts with the host.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub autostart: bool,
-    pub network: Network,
     /// Ports that a routed machine's firewall lets in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenPort>,
-    /// Ways in to services that speak IPv4 alone.
-    pub expose: Vec<Expose>,
     /// Whether a routed machine gets a private IPv4 address; none: as the defaults say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4>,
-    /// Whether a routed machine is behind nsctl's firewall.
-    pub firewall: bool,
+    /// Whether a routed machine is behind nsctl's firewall; none: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<bool>,
     /// Folders of the host that the machine sees: `/path` or `/host/path:/machine/path`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bind: Vec<String>,
     /// The same, but only to read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bind_read_only: Vec<String>,
-    /// Environment variables of the machine's PID 1.
-    pub environment: BTreeMap<String, String>,
+    pub network: Network,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// Environment variables of the machine's PID 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Ways in to services that speak IPv4 alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<Expose>,
     /// Settings handed through to the .nspawn file unchanged: section, key, values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nspawn: NspawnTable,
     /// Settings handed through to the .network file of the host's end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub networkd: NetworkdTable,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands it so
+fn is_yes(said: &bool) -> bool {
+    *said
 }
 
 /// What the machine may take (systemd.resource-control(5)).
@@ -108,12 +131,22 @@ pub enum Ipv4 {
 }
 
 /// How the machine meets the world.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NetworkTable", into = "NetworkTable")]
 pub enum Network {
     /// A /64 of the pool, routed by this host.
     Routed(Routed),
     /// A port of this bridge; addresses come from the LAN.
     Bridge(IfName),
+}
+
+impl Network {
+    /// Where its guest will be, where that takes its address from the router's prefix alone.
+    pub fn choose(&mut self, host_part: Option<u64>) {
+        if let Network::Routed(routed) = self {
+            routed.chosen = host_part;
+        }
+    }
 }
 
 /// What a routed machine may ask for.
@@ -185,44 +218,20 @@ impl Values {
     }
 }
 
-/// The file as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    image: Option<String>,
-    description: Option<String>,
-    autostart: Option<bool>,
-    network: NetworkTable,
-    #[serde(default)]
-    open: Vec<OpenPort>,
-    #[serde(default)]
-    expose: Vec<Expose>,
-    ipv4: Option<Ipv4>,
-    firewall: Option<bool>,
-    #[serde(default)]
-    bind: Vec<String>,
-    #[serde(default, rename = "bind-read-only")]
-    bind_read_only: Vec<String>,
-    #[serde(default)]
-    environment: BTreeMap<String, String>,
-    #[serde(default)]
-    limits: Limits,
-    #[serde(default)]
-    nspawn: NspawnTable,
-    #[serde(default)]
-    networkd: NetworkdTable,
-}
-
-#[derive(Deserialize)]
+/// The table `[network]` as it is written.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NetworkTable {
     mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     subnet: Option<Subnet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<Ipv6Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     bridge: Option<IfName>,
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum Mode {
     Routed,
@@ -236,15 +245,15 @@ impl MachineSpec {
             image: None,
             description: None,
             autostart: true,
-            network,
             open: Vec::new(),
-            expose: Vec::new(),
             ipv4: None,
-            firewall: true,
+            firewall: None,
             bind: Vec::new(),
             bind_read_only: Vec::new(),
-            environment: BTreeMap::new(),
+            network,
             limits: Limits::default(),
+            environment: BTreeMap::new(),
+            expose: Vec::new(),
             nspawn: NspawnTable::new(),
             networkd: NetworkdTable::new(),
         }
@@ -252,7 +261,26 @@ impl MachineSpec {
 
     /// Whether nsctl's firewall stands before it.
     pub fn is_filtered(&self) -> bool {
-        self.firewall && matches!(self.network, Network::Routed(_))
+        self.has_firewall() && matches!(self.network, Network::Routed(_))
+    }
+
+    /// Whether it would, were it routed.
+    pub fn has_firewall(&self) -> bool {
+        self.firewall.unwrap_or(true)
+    }
+
+    /// Puts it on a bridge: it loses what only a routed machine can have. Gives what that was.
+    pub fn bridge(&mut self, bridge: IfName) -> (Vec<OpenPort>, Vec<u16>) {
+        self.network = Network::Bridge(bridge);
+        (self.ipv4, self.firewall) = (None, None);
+        (std::mem::take(&mut self.open), self.forget_host_ports())
+    }
+
+    /// Lets no port of the host lead to it any more; gives those that did.
+    pub fn forget_host_ports(&mut self) -> Vec<u16> {
+        let ports = self.expose.iter_mut().filter_map(|expose| expose.host.take()).collect();
+        self.expose.retain(|expose| expose.to.is_some());
+        ports
     }
 
     /// Parses one definition.
@@ -260,44 +288,28 @@ impl MachineSpec {
     /// # Errors
     /// All that is wrong in it.
     pub fn parse(path: &Path, text: &str) -> Result<MachineSpec, Vec<Problem>> {
-        let file: File = toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
-        let mut problems: Vec<Problem> =
-            file.faults().into_iter().map(|message| Problem::whole(path, message)).collect();
-        match network(file.network) {
-            Ok(network) if problems.is_empty() => Ok(MachineSpec {
-                image: file.image,
-                description: file.description,
-                autostart: file.autostart.unwrap_or(true),
-                network,
-                open: file.open,
-                expose: file.expose,
-                ipv4: file.ipv4,
-                firewall: file.firewall.unwrap_or(true),
-                bind: file.bind,
-                bind_read_only: file.bind_read_only,
-                environment: file.environment,
-                limits: file.limits,
-                nspawn: file.nspawn,
-                networkd: file.networkd,
-            }),
-            Ok(_) => Err(problems),
-            Err((key, message)) => {
-                problems.push(Problem::at_value(path, text, key, message));
-                Err(problems)
-            }
+        let machine: MachineSpec = toml::from_str(text).map_err(|error| {
+            vec![match network_fault(text) {
+                Some(NetworkFault { key, message }) => Problem::at_value(path, text, key, message),
+                None => Problem::from_toml(path, text, &error),
+            }]
+        })?;
+        let faults = machine.faults();
+        if faults.is_empty() {
+            return Ok(machine);
         }
+        Err(faults.into_iter().map(|message| Problem::whole(path, message)).collect())
     }
-}
 
-/// The keys that only a routed machine can have.
-pub const ROUTED_ONLY: [&str; 3] = ["open", "ipv4", "firewall"];
-
-impl File {
     /// A bridged machine is a host of the LAN.
     fn routed_only(&self) -> Option<String> {
-        let said = [!self.open.is_empty(), self.ipv4.is_some(), self.firewall.is_some()];
-        let bridged = matches!(self.network.mode, Mode::Bridge);
-        let (key, _) = ROUTED_ONLY.into_iter().zip(said).find(|(_, said)| *said && bridged)?;
+        let said = [
+            ("open", !self.open.is_empty()),
+            ("ipv4", self.ipv4.is_some()),
+            ("firewall", self.firewall.is_some()),
+        ];
+        let bridged = matches!(self.network, Network::Bridge(_));
+        let (key, _) = said.into_iter().find(|(_, said)| *said && bridged)?;
         Some(format!(
             "{key}: a bridged machine is a host of the LAN; nsctl filters and translates routed ones only"
         ))
@@ -305,7 +317,7 @@ impl File {
 
     fn expose_faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.expose.iter().filter_map(Expose::fault).collect();
-        let bridged = matches!(self.network.mode, Mode::Bridge);
+        let bridged = matches!(self.network, Network::Bridge(_));
         if bridged && self.expose.iter().any(|expose| expose.host.is_some()) {
             faults.push("expose: `host` leads to a fixed address, which a bridged machine has not".into());
         }
@@ -349,22 +361,57 @@ impl File {
     }
 }
 
-fn network(table: NetworkTable) -> Result<Network, (&'static str, String)> {
-    let NetworkTable { mode, subnet, token, bridge } = table;
-    match (mode, bridge) {
-        (Mode::Bridge, None) => Err(("mode", "a bridged machine names its bridge: bridge = \"…\"".into())),
-        (Mode::Routed, Some(_)) => Err(("bridge", "a routed machine is on no bridge".into())),
-        (Mode::Bridge, Some(_)) if subnet.is_some() || token.is_some() => {
-            Err(("mode", "a bridged machine takes its addresses from the LAN: no subnet, no token".into()))
+/// What is wrong with a table `[network]`, and at which key.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct NetworkFault {
+    key: &'static str,
+    message: String,
+}
+
+/// Of a text that may have other faults as well.
+fn network_fault(text: &str) -> Option<NetworkFault> {
+    #[derive(Deserialize)]
+    struct File {
+        network: NetworkTable,
+    }
+    Network::try_from(toml::from_str::<File>(text).ok()?.network).err()
+}
+
+impl TryFrom<NetworkTable> for Network {
+    type Error = NetworkFault;
+
+    fn try_from(table: NetworkTable) -> Result<Network, NetworkFault> {
+        let fault = |key, message: &str| Err(NetworkFault { key, message: message.to_owned() });
+        let NetworkTable { mode, subnet, token, bridge } = table;
+        match (mode, bridge) {
+            (Mode::Bridge, None) => fault("mode", "a bridged machine names its bridge: bridge = \"…\""),
+            (Mode::Routed, Some(_)) => fault("bridge", "a routed machine is on no bridge"),
+            (Mode::Bridge, Some(_)) if subnet.is_some() || token.is_some() => {
+                fault("mode", "a bridged machine takes its addresses from the LAN: no subnet, no token")
+            }
+            (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
+            (Mode::Routed, None) => match token {
+                Some(token) if !host_part(token) => fault(
+                    "token",
+                    &format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'"),
+                ),
+                token => Ok(Network::Routed(Routed { subnet, token, chosen: None })),
+            },
         }
-        (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
-        (Mode::Routed, None) => match token {
-            Some(token) if !host_part(token) => Err((
-                "token",
-                format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'"),
-            )),
-            token => Ok(Network::Routed(Routed { subnet, token, chosen: None })),
-        },
+    }
+}
+
+impl From<Network> for NetworkTable {
+    fn from(network: Network) -> NetworkTable {
+        match network {
+            Network::Routed(Routed { subnet, token, chosen: _ }) => {
+                NetworkTable { mode: Mode::Routed, subnet, token, bridge: None }
+            }
+            Network::Bridge(bridge) => {
+                NetworkTable { mode: Mode::Bridge, subnet: None, token: None, bridge: Some(bridge) }
+            }
+        }
     }
 }
 

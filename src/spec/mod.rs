@@ -20,7 +20,7 @@ pub use binds::sources;
 pub use expose::Expose;
 pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Images, Tunnel, Uplink, zone_fault};
 pub use machine::{
-    Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, ROUTED_ONLY, Routed, Sections, Values,
+    Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, Routed, Sections, Values,
     decided_by_network,
 };
 pub use port::{OpenPort, PortError, Protocol};

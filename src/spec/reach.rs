@@ -1,10 +1,6 @@
 //! What of a definition reaches beyond its machine: settings that somebody else's file
 //! should not bring along unseen.
 
-use std::str::FromStr;
-
-use toml_edit::{DocumentMut, TomlError};
-
 use super::{MachineSpec, Network};
 
 /// Settings of [nspawn.Exec] that concern the machine alone.
@@ -25,7 +21,7 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
             all.push(format!("[networkd.{section}] {key} = {}", values.texts().join(" ")));
         }
     }
-    all.extend((!machine.firewall).then(|| "firewall = false".to_owned()));
+    all.extend((!machine.has_firewall()).then(|| "firewall = false".to_owned()));
     let ports = machine.expose.iter().filter_map(|expose| expose.host);
     all.extend(ports.map(|port| format!("expose: port {port} of this host")));
     if let Network::Bridge(bridge) = &machine.network {
@@ -34,28 +30,32 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
     all
 }
 
-/// The definition without them. A bridge stays: without it there would be no network.
-///
-/// # Errors
-/// When the text is no TOML.
-pub fn without_reach(text: &str) -> Result<String, TomlError> {
-    let mut document = DocumentMut::from_str(text)?;
-    for key in ["bind", "bind-read-only", "networkd", "firewall"] {
-        document.remove(key);
-    }
-    if let Some(nspawn) = document.get_mut("nspawn").and_then(|item| item.as_table_like_mut()) {
-        let names: Vec<String> = nspawn.iter().map(|(name, _)| name.to_owned()).collect();
-        for name in names.iter().filter(|name| *name != "Exec") {
-            nspawn.remove(name);
-        }
-        if let Some(exec) = nspawn.get_mut("Exec").and_then(|item| item.as_table_like_mut()) {
-            let keys: Vec<String> = exec.iter().map(|(key, _)| key.to_owned()).collect();
-            for key in keys.iter().filter(|key| !HARMLESS.contains(&key.as_str())) {
-                exec.remove(key);
-            }
-        }
-    }
-    Ok(document.to_string())
+/// The machine without them. A bridge stays: without it there would be no network.
+pub fn contain(machine: &mut MachineSpec) {
+    machine.forget_host_ports();
+    // Each field is looked at: a new one must be told apart here, too.
+    let MachineSpec {
+        image: _,
+        description: _,
+        autostart: _,
+        open: _,
+        ipv4: _,
+        firewall,
+        bind,
+        bind_read_only,
+        network: _,
+        limits: _,
+        environment: _,
+        expose: _,
+        nspawn,
+        networkd,
+    } = machine;
+    *firewall = None;
+    bind.clear();
+    bind_read_only.clear();
+    networkd.clear();
+    nspawn.retain(|section, _| section == "Exec");
+    nspawn.values_mut().for_each(|keys| keys.retain(|key, _| HARMLESS.contains(&key.as_str())));
 }
 
 #[cfg(test)]
@@ -77,8 +77,8 @@ mod tests {
             assert!(all.contains(word), "{word} is not in\n{all}");
         }
         assert!(!all.contains("KillSignal"));
-        let mut without = parse(&without_reach(text).unwrap());
-        without.expose.clear();
+        let mut without = parse(text);
+        contain(&mut without);
         assert_eq!(reach(&without), Vec::<String>::new());
         assert!(without.nspawn["Exec"].contains_key("KillSignal"));
     }

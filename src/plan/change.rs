@@ -1,0 +1,247 @@
+//! The desired state, edited: a verb says what is to be otherwise, and the files that say so, what
+//! they mean, the leases and all else follow. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{NewImage, Refusal, Scope, Wanted, guests, kept_beside, settle};
+use crate::emit::{ManagedFile, nftables_unit};
+use crate::name::MachineName;
+use crate::observed::Observed;
+use crate::spec::edit::{self, EditError};
+use crate::spec::{
+    Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, Problem, Problems, Spec, definition_path,
+};
+use crate::state::State;
+
+/// Why a change cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("the file cannot be edited")]
+    Edit(#[from] EditError),
+    #[error("what would be written could not be read again")]
+    Unreadable(Problems),
+    #[error("it is refused")]
+    Refused(Vec<Refusal>),
+}
+
+/// A change of the desired state, before it is planned.
+#[derive(Debug, Clone)]
+pub struct Change<'o> {
+    observed: &'o Observed,
+    before: &'o Spec,
+    state: State,
+    scope: Scope,
+    /// The user's files as they are to be; none: the file goes.
+    inputs: BTreeMap<PathBuf, Option<String>>,
+    /// What else is wanted; its spec, leases and files follow.
+    wanted: Wanted,
+    /// Where a new guest will be, as far as that is known already.
+    chosen: Option<(MachineName, Option<u64>)>,
+}
+
+impl<'o> Change<'o> {
+    pub fn of(before: &'o Spec, state: &State, observed: &'o Observed, scope: Scope) -> Change<'o> {
+        let wanted = Wanted::new(Spec::default(), State::default(), scope.clone());
+        let inputs = BTreeMap::new();
+        Change { observed, before, state: state.clone(), scope, inputs, wanted, chosen: None }
+    }
+
+    /// The text of a file of the user's, as it is to be by now.
+    fn text(&self, path: &Path) -> &str {
+        let edited = self.inputs.get(path).map(Option::as_deref);
+        edited.unwrap_or_else(|| self.observed.file(path)).unwrap_or_default()
+    }
+
+    /// nsctl.toml as it is to be.
+    ///
+    /// # Errors
+    /// When it is no TOML.
+    pub fn host(mut self, host: &HostSpec) -> Result<Self, ChangeError> {
+        let text = edit::host(self.text(Path::new(HOST_FILE)), &self.before.host, host)?;
+        self.inputs.insert(HOST_FILE.into(), Some(text));
+        Ok(self)
+    }
+
+    /// A new definition.
+    ///
+    /// # Errors
+    /// When it cannot be written as TOML.
+    pub fn define(self, name: &MachineName, machine: &MachineSpec) -> Result<Self, ChangeError> {
+        let text = edit::fresh(machine)?;
+        Ok(self.write(name, text))
+    }
+
+    /// A definition of these words.
+    #[must_use]
+    pub fn write(mut self, name: &MachineName, text: String) -> Self {
+        self.inputs.insert(definition_path(name), Some(text));
+        self
+    }
+
+    /// A machine's definition as it is to be.
+    ///
+    /// # Errors
+    /// When it is no TOML.
+    pub fn edit(self, name: &MachineName, machine: &MachineSpec) -> Result<Self, ChangeError> {
+        self.derive(name, name, machine)
+    }
+
+    /// The same, of another machine's definition.
+    ///
+    /// # Errors
+    /// When it is no TOML.
+    pub fn derive(
+        self,
+        from: &MachineName,
+        name: &MachineName,
+        machine: &MachineSpec,
+    ) -> Result<Self, ChangeError> {
+        let text = match self.before.machines.get(from) {
+            Some(old) => edit::definition(self.text(&definition_path(from)), old, machine)?,
+            None => edit::fresh(machine)?,
+        };
+        Ok(self.write(name, text))
+    }
+
+    /// The machine is one of ours no longer. What stood in the place of its files before comes back,
+    /// and what somebody edited of them goes, too.
+    #[must_use]
+    pub fn forget(mut self, name: &MachineName) -> Self {
+        self.inputs.insert(definition_path(name), None);
+        let kept = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
+        if self.observed.file(&kept).is_some() {
+            self.inputs.insert(kept, None);
+        }
+        self.wanted.take_over.extend(self.observed.edited(name));
+        self
+    }
+
+    /// The machine gets another name, and with it its definition, its lease and its tree.
+    #[must_use]
+    pub fn rename(mut self, name: &MachineName, new: &MachineName) -> Self {
+        let nspawn = |name: &MachineName| ManagedFile::Nspawn(name.clone()).path();
+        let files = [
+            (definition_path(name), definition_path(new)),
+            (kept_beside(&nspawn(name)), kept_beside(&nspawn(new))),
+        ];
+        for (old, new) in files {
+            if let Some(text) = self.observed.file(&old) {
+                self.inputs.insert(new, Some(text.to_owned()));
+                self.inputs.insert(old, None);
+            }
+        }
+        self.state.leases.rename(name, new);
+        let has_tree = self.observed.images.contains(name.as_str());
+        self.wanted.rename_tree = has_tree.then(|| (name.clone(), new.clone()));
+        self
+    }
+
+    /// A file of somebody else's is kept under this name, and ours may take its place.
+    #[must_use]
+    pub fn take_over(mut self, path: PathBuf, text: String) -> Self {
+        self.inputs.insert(kept_beside(&path), Some(text));
+        self.wanted.take_over.insert(path);
+        self
+    }
+
+    /// The permissions of a file that is written, where they are known.
+    #[must_use]
+    pub fn mode(mut self, path: PathBuf, mode: Option<u32>) -> Self {
+        self.wanted.modes.extend(mode.map(|mode| (path, mode)));
+        self
+    }
+
+    #[must_use]
+    pub fn image(mut self, image: Option<NewImage>) -> Self {
+        self.wanted.images.extend(image);
+        self
+    }
+
+    #[must_use]
+    pub fn start(mut self, name: &MachineName) -> Self {
+        self.wanted.start.insert(name.clone());
+        self
+    }
+
+    /// Its tree is deleted.
+    #[must_use]
+    pub fn drop_tree(mut self, name: &MachineName) -> Self {
+        self.wanted.drop_images.push(name.clone());
+        self
+    }
+
+    /// Where the guest of a new tree will be; none: where it is planned.
+    #[must_use]
+    pub fn chosen(mut self, name: &MachineName, host_part: Option<u64>) -> Self {
+        self.chosen = Some((name.clone(), host_part));
+        self
+    }
+
+    /// Reads what would be written, and gives each machine of the scope the lease that it needs.
+    ///
+    /// # Errors
+    /// When it could not be read again, or a machine cannot get a lease.
+    pub fn settle(self) -> Result<Wanted, ChangeError> {
+        let mut spec = self.after()?;
+        if let Some((name, host_part)) = &self.chosen
+            && let Some(machine) = spec.machines.get_mut(name)
+        {
+            machine.network.choose(*host_part);
+        }
+        let leases = settle(&spec, self.state.leases.clone(), &self.scope).map_err(ChangeError::Refused)?;
+        let Wanted { modes, images, made, rename_tree, drop_images, start, take_over, .. } = self.wanted;
+        let settled = Wanted::new(spec, State { leases, ..self.state }, self.scope);
+        let inputs = self.inputs;
+        Ok(Wanted { inputs, modes, images, made, rename_tree, drop_images, start, take_over, ..settled })
+    }
+
+    /// What is wanted afterwards.
+    fn after(&self) -> Result<Spec, ChangeError> {
+        let mut files = self.observed.files.clone();
+        for (path, text) in &self.inputs {
+            match text {
+                Some(text) => _ = files.insert(path.clone(), text.clone()),
+                None => _ = files.remove(path),
+            }
+        }
+        let spec = read(&files, self.observed).map_err(ChangeError::Unreadable)?;
+        let news =
+            spec.broken.iter().filter(|(name, problems)| self.before.broken.get(*name) != Some(*problems));
+        let news: Vec<Problem> = news.flat_map(|(_, problems)| problems).cloned().collect();
+        if news.is_empty() { Ok(spec) } else { Err(ChangeError::Unreadable(Problems(news))) }
+    }
+}
+
+/// What the files of a host say.
+///
+/// # Errors
+/// Everything that is wrong, where it is the host's own file that cannot be used.
+pub fn spec_of(observed: &Observed) -> Result<Spec, Problems> {
+    read(&observed.files, observed)
+}
+
+/// The same as far as it can be used, and what is wrong in the host's own file.
+pub fn usable_spec_of(observed: &Observed) -> (Spec, Vec<Problem>) {
+    usable(&observed.files, observed)
+}
+
+fn read(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> Result<Spec, Problems> {
+    let (spec, mut problems) = usable(files, observed);
+    if problems.is_empty() {
+        return Ok(spec);
+    }
+    problems.extend(spec.broken.into_values().flatten().chain(spec.strays));
+    Err(Problems(problems))
+}
+
+fn usable(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> (Spec, Vec<Problem>) {
+    let texts = files.iter().map(|(path, text)| (path, Ok(text.clone())));
+    let all = texts.chain(observed.unreadable.iter().map(|(path, why)| (path, Err(why.clone()))));
+    let defined = all.filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)));
+    let definitions: Definitions = defined.map(|(path, text)| (path.clone(), text)).collect();
+    let (mut spec, problems) = Spec::read(files.get(Path::new(HOST_FILE)).map(String::as_str), &definitions);
+    guests::heed(&mut spec, observed);
+    spec.debian_nftables = nftables_unit::is_known(files);
+    (spec, problems)
+}
