@@ -75,7 +75,7 @@ pub fn definition(bytes: &[u8]) {
     let mut more = machine.clone();
     more.description = Some("x".into());
     more.limits.tasks = Some(7);
-    more.expose.clear();
+    nsctl::spec::reach::contain(&mut more);
     for wanted in [&machine, &bridged, &more] {
         let edited = edit::definition(&text, &machine, wanted).expect("it was TOML before");
         let edited = MachineSpec::parse(path, &edited);

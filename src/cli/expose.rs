@@ -124,7 +124,8 @@ fn one_leads_there(session: &Session, port: u16, name: &MachineName) -> Result<(
     match taken.next() {
         None => Ok(()),
         Some((other, _)) => {
-            Err(Fault::new(format!("port {port} of the host is to lead to both '{other}' and '{name}'"))
+            let (one, other) = (name.min(other), name.max(other));
+            Err(Fault::new(format!("port {port} of the host is to lead to both '{one}' and '{other}'"))
                 .hint("choose another with --host PORT"))
         }
     }

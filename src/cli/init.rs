@@ -14,7 +14,7 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::Scope;
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, Dns, Tunnel, Uplink};
+use crate::spec::{AcceptRa, Delegated, Dns, Tunnel, Uplink, UplinkKind};
 use crate::sys::Net;
 
 /// Tell which prefix is routed to this host
@@ -72,20 +72,8 @@ impl Init {
             return Ok(None);
         };
         let tunnel = Tunnel { server, client_address, local: self.local };
-        Ok(Some(Uplink { mtu: Some(self.mtu), tunnel: Some(tunnel), ..plain("he0".parse()?) }))
-    }
-}
-
-/// An uplink of which only its name is known.
-fn plain(interface: IfName) -> Uplink {
-    Uplink {
-        interface,
-        mtu: None,
-        accept_ra: AcceptRa::Unchanged,
-        delegated: None,
-        tunnel: None,
-        dhcp4: false,
-        network_file: None,
+        let kind = UplinkKind::Tunnel(tunnel);
+        Ok(Some(Uplink { interface: "he0".parse()?, mtu: Some(self.mtu), kind }))
     }
 }
 
@@ -111,7 +99,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     };
     let uplink = match uplink {
         Some(name) if session.observed.live => Some(look(&session, name).await?),
-        name => name.map(plain),
+        name => name.map(Uplink::new),
     };
     let uplink = tunnel.or(uplink);
     let uplink =
@@ -183,11 +171,13 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
         None => None,
     };
     let was = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
-    if let Some(was) = was.filter(|uplink| uplink.accept_ra != AcceptRa::Unchanged) {
-        return Ok(Uplink { mtu, delegated: None, tunnel: None, ..was.clone() });
+    if let Some(UplinkKind::Native(accept_ra @ (AcceptRa::Kernel | AcceptRa::Networkd(_)))) =
+        was.map(|uplink| &uplink.kind)
+    {
+        return Ok(Uplink { interface, mtu, kind: UplinkKind::Native(accept_ra.clone()) });
     }
-    let (accept_ra, network_file) = keeper(session, &interface, file.as_deref())?;
-    Ok(Uplink { mtu, accept_ra, network_file, ..plain(interface) })
+    let kind = UplinkKind::Native(keeper(session, &interface, file.as_deref())?);
+    Ok(Uplink { interface, mtu, kind })
 }
 
 /// networkd asks for the prefix, so it must run the uplink.
@@ -214,12 +204,9 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
     let text = session.disk.read(path)?.unwrap_or_default();
     let dhcp = Ini::parse(&text).get("Network", "DHCP").unwrap_or_default().to_ascii_lowercase();
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Uplink {
-        delegated: Some(length),
-        dhcp4: ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str()),
-        network_file: Some(name),
-        ..uplink
-    })
+    let dhcp4 = ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str());
+    let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: name });
+    Ok(Uplink { kind, ..uplink })
 }
 
 /// What is delegated now, for people.
@@ -231,25 +218,19 @@ async fn today() -> Result<String, Fault> {
 /// Who must be told to go on taking router advertisements when the host
 /// forwards. A host that forwards already has been set up by somebody who
 /// knows: it is left as it is.
-fn keeper(
-    session: &Session,
-    interface: &IfName,
-    file: Option<&str>,
-) -> Result<(AcceptRa, Option<String>), Fault> {
+fn keeper(session: &Session, interface: &IfName, file: Option<&str>) -> Result<AcceptRa, Fault> {
     let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
     if switch(FORWARDING) == Some("1") && session.spec.host.pool.is_none() {
-        return Ok((AcceptRa::Unchanged, None));
+        return Ok(AcceptRa::Unchanged);
     }
     match file {
-        Some(file) if says_accept_ra(session, file)? => Ok((AcceptRa::Unchanged, None)),
+        Some(file) if says_accept_ra(session, file)? => Ok(AcceptRa::Unchanged),
         Some(file) => {
             let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok((AcceptRa::Networkd, Some(name)))
+            Ok(AcceptRa::Networkd(name))
         }
-        None if switch(&crate::observed::accept_ra(interface.as_str())) == Some("1") => {
-            Ok((AcceptRa::Kernel, None))
-        }
-        None => Ok((AcceptRa::Unchanged, None)),
+        None if switch(&crate::observed::accept_ra(interface.as_str())) == Some("1") => Ok(AcceptRa::Kernel),
+        None => Ok(AcceptRa::Unchanged),
     }
 }
 

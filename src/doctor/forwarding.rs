@@ -6,7 +6,6 @@ use std::path::Path;
 use super::{Facts, Finding};
 use crate::emit::ini::Ini;
 use crate::observed::{FORWARDING, accept_ra};
-use crate::spec::AcceptRa;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     if facts.spec.host.pool.is_none() {
@@ -43,8 +42,7 @@ fn ignored(facts: &Facts) -> Option<Finding> {
     let host = facts.spec.host.uplink.as_ref()?;
     let by_networkd = facts.managed.get(&uplink.index).is_some_and(|managed| managed.file.is_some());
     let ignores = facts.switch(&accept_ra(&uplink.name)) == Some("1");
-    let ours = host.accept_ra == AcceptRa::Kernel || (!by_networkd && host.tunnel.is_none());
-    (ignores && !by_networkd && ours).then(|| {
+    (ignores && !by_networkd && host.tunnel().is_none()).then(|| {
         Finding::error(
             &uplink.name,
             "ignores router advertisements, as this host forwards and accept_ra is 1, not 2",

@@ -6,7 +6,7 @@ use super::ini::Ini;
 use crate::name::IfName;
 use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra};
 use crate::pool::Pool;
-use crate::spec::{AcceptRa, HostSpec, Tunnel, Uplink};
+use crate::spec::{AcceptRa, Delegated, HostSpec, Tunnel, Uplink, UplinkKind};
 
 pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
     if *host == HostSpec::default() {
@@ -17,18 +17,25 @@ pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
         .extend(MODULES.map(|(module, sign)| (ManagedFile::ModuleDropIn(module.to_owned()), needless(sign))));
     files.push((ManagedFile::ImportdDropIn, importd()));
     files.extend(host.fixed_pool().map(|pool| (ManagedFile::PoolNetwork, pool_network(pool))));
-    if let Some(Uplink { interface, tunnel: Some(tunnel), mtu, .. }) = &host.uplink {
-        let device = tunnel_device(interface, tunnel, *mtu);
-        files.push((ManagedFile::TunnelNetdev(interface.clone()), device));
-        files.push((ManagedFile::TunnelNetwork(interface.clone()), tunnel_network(interface, tunnel)));
-    }
-    if let Some(uplink) = &host.uplink
-        && let Some(file) = &uplink.network_file
-        && (uplink.accept_ra == AcceptRa::Networkd || uplink.delegated.is_some())
-    {
-        files.push((ManagedFile::UplinkDropIn(file.clone()), uplink_drop_in(uplink)));
-    }
+    files.extend(host.uplink.iter().flat_map(of_uplink));
     files
+}
+
+fn of_uplink(Uplink { interface, mtu, kind }: &Uplink) -> Vec<(ManagedFile, String)> {
+    match kind {
+        UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) => Vec::new(),
+        UplinkKind::Native(AcceptRa::Networkd(file)) => {
+            vec![(ManagedFile::UplinkDropIn(file.clone()), takes_ra().render())]
+        }
+        UplinkKind::Delegated(delegated) => {
+            let file = ManagedFile::UplinkDropIn(delegated.network_file.clone());
+            vec![(file, asks_for_prefix(delegated))]
+        }
+        UplinkKind::Tunnel(tunnel) => vec![
+            (ManagedFile::TunnelNetdev(interface.clone()), tunnel_device(interface, tunnel, *mtu)),
+            (ManagedFile::TunnelNetwork(interface.clone()), tunnel_network(interface, tunnel)),
+        ],
+    }
 }
 
 /// The modules that systemd's unit of a machine has loaded before each start, and what
@@ -68,7 +75,7 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
     if *host != HostSpec::default() {
         switches.push((INOTIFY_INSTANCES.to_owned(), 65_536));
     }
-    if let Some(Uplink { interface, accept_ra: AcceptRa::Kernel, .. }) = &host.uplink {
+    if let Some(Uplink { interface, kind: UplinkKind::Native(AcceptRa::Kernel), .. }) = &host.uplink {
         switches.push((accept_ra(interface.as_str()), 2));
     }
     if host.pool.is_some() {
@@ -126,14 +133,17 @@ fn tunnel_network(interface: &IfName, tunnel: &Tunnel) -> String {
         .render()
 }
 
-/// networkd takes RAs where the host does not forward, unless told
-/// (systemd.network(5)). It asks for a prefix without waiting for an RA that says so.
-fn uplink_drop_in(uplink: &Uplink) -> String {
-    let ini = Ini::new().section("Network").set("IPv6AcceptRA", "yes");
-    let Some(length) = uplink.delegated else { return ini.render() };
-    ini.set("DHCP", if uplink.dhcp4 { "yes" } else { "ipv6" })
+/// networkd takes RAs where the host does not forward, unless told (systemd.network(5)).
+fn takes_ra() -> Ini {
+    Ini::new().section("Network").set("IPv6AcceptRA", "yes")
+}
+
+/// It asks for a prefix without waiting for an RA that says so.
+fn asks_for_prefix(delegated: &Delegated) -> String {
+    takes_ra()
+        .set("DHCP", if delegated.dhcp4 { "yes" } else { "ipv6" })
         .section("DHCPv6")
-        .set("PrefixDelegationHint", format_args!("::/{length}"))
+        .set("PrefixDelegationHint", format_args!("::/{}", delegated.length))
         .set("WithoutRA", "solicit")
         .render()
 }

@@ -53,28 +53,26 @@ pub enum EditError {
 
 fn changed(text: &str, old: &impl Serialize, new: &impl Serialize) -> Result<DocumentMut, EditError> {
     let mut document = DocumentMut::from_str(text)?;
-    let (old, new) = (DocumentMut::from_str(&fresh(old)?)?, DocumentMut::from_str(&fresh(new)?)?);
-    merge(document.as_table_mut(), old.as_table(), new.as_table());
+    let written = DocumentMut::from_str(&fresh(new)?)?;
+    let (old, new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
+    merge(document.as_table_mut(), &old, &new, written.as_table());
     Ok(document)
 }
 
-/// Brings a change of one table into another, which has comments and an order of its own.
-fn merge(table: &mut dyn TableLike, old: &dyn TableLike, new: &dyn TableLike) {
-    for (key, _) in old.iter().filter(|(key, _)| !new.contains_key(key)) {
+/// Brings a change of one table into another, which has comments and an order of its own; `written`
+/// is the new one as it would be written.
+fn merge(table: &mut dyn TableLike, old: &toml::Table, new: &toml::Table, written: &dyn TableLike) {
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
         table.remove(key);
     }
-    for (key, item) in new.iter() {
-        let before = old.get(key);
-        if before.is_some_and(|before| before.to_string() == item.to_string()) {
-            continue;
-        }
-        let inner = (
-            table.get_mut(key).and_then(Item::as_table_like_mut),
-            before.and_then(Item::as_table_like),
-            item.as_table_like(),
-        );
-        if let (Some(table), Some(before), Some(item)) = inner {
-            merge(table, before, item);
+    for (key, after) in new.iter().filter(|(key, after)| old.get(*key) != Some(*after)) {
+        let Some(item) = written.get(key) else { continue };
+        let there = table.get_mut(key).and_then(Item::as_table_like_mut);
+        let before = old.get(key).and_then(toml::Value::as_table);
+        if let (Some(there), Some(before), Some(after), Some(item)) =
+            (there, before, after.as_table(), item.as_table_like())
+        {
+            merge(there, before, after, item);
             continue;
         }
         let mut item = item.clone();
@@ -214,6 +212,16 @@ mod tests {
         );
         let more = edited(text, |machine| machine.limits.memory = Some("3G".into()));
         assert_eq!(more, text.replace("2G", "3G"));
+    }
+
+    #[test]
+    fn what_stands_deep_inside_changes() {
+        let text = "[network]\nmode = \"routed\"\n[nspawn.Exec]\nCapability = \"all\"\nKillSignal = \"SIGUSR2\" # busybox\n";
+        let less = edited(text, |machine| _ = machine.nspawn.get_mut("Exec").unwrap().remove("Capability"));
+        assert_eq!(less, text.replace("Capability = \"all\"\n", ""));
+        let inline = "nspawn = { Exec = { Capability = \"all\", Boot = true } }\nnetwork.mode = \"routed\"\n";
+        edited(inline, |machine| _ = machine.nspawn.get_mut("Exec").unwrap().remove("Capability"));
+        edited(inline, |machine| _ = machine.bridge("vbr0".parse().unwrap()));
     }
 
     #[test]

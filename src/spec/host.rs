@@ -1,13 +1,13 @@
 //! nsctl.toml: the host's pool, its uplink, its bridges and the defaults.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Limits, MachineSpec, Problem};
+use super::{Ipv4, Limits, MachineSpec, Problem, Uplink};
 use crate::name::IfName;
 use crate::pool::{Pool, Subnet};
 
@@ -39,57 +39,6 @@ pub struct HostSpec {
 /// A delegated pool is the uplink's.
 fn is_not_said(pool: &Option<Pool>) -> bool {
     pool.is_none_or(Pool::is_delegated)
-}
-
-/// Where the pool's packets come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Uplink {
-    pub interface: IfName,
-    /// Bytes; given to both ends of every veth where it is not the usual 1500.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
-    /// How the host keeps its own default route once it forwards.
-    #[serde(default)]
-    pub accept_ra: AcceptRa,
-    /// The length of the prefix that the ISP is asked to delegate (RFC 8415 6.3); the pool is that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delegated: Option<u8>,
-    /// The tunnel that the interface is, where nsctl makes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tunnel: Option<Tunnel>,
-    /// Whether networkd asks for an IPv4 address on the uplink, too.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dhcp4: bool,
-    /// The name of the .network file that networkd uses for the uplink.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network_file: Option<String>,
-}
-
-/// IPv6 in IPv4 (RFC 4213 3), to a tunnel broker such as Hurricane Electric.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Tunnel {
-    /// The broker's end.
-    pub server: Ipv4Addr,
-    /// This host's address in the tunnel, with its length.
-    pub client_address: Ipv6Net,
-    /// This host's IPv4 address; none: whichever it has, behind NAT too.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub local: Option<Ipv4Addr>,
-}
-
-/// Forwarding makes a host ignore router advertisements, unless it is told otherwise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AcceptRa {
-    /// Left as it is: the uplink is static, or its manager does not mind.
-    #[default]
-    Unchanged,
-    /// The kernel takes them: `accept_ra=2` (kernel, ip-sysctl.rst).
-    Kernel,
-    /// networkd takes them: `IPv6AcceptRA=yes` in a drop-in (systemd.network(5)).
-    Networkd,
 }
 
 /// What a machine gets where its definition says nothing.
@@ -234,16 +183,13 @@ impl HostSpec {
 
     /// The length of the prefix that is asked for, where the ISP delegates one.
     pub fn delegated(&self) -> Option<u8> {
-        self.uplink.as_ref()?.delegated
+        Some(self.uplink.as_ref()?.delegated()?.length)
     }
 
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if let Some(uplink) = &self.uplink {
-            faults.extend(uplink.fault());
-            if uplink.delegated.is_some() && self.pool.is_some() {
-                faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
-            }
+        if self.delegated().is_some() && self.pool.is_some() {
+            faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
         }
         if self.local.is_some() && self.delegated().is_none() {
             faults.push("local: only where the ISP delegates a prefix; a pool of one's own stays".into());
@@ -261,40 +207,4 @@ impl HostSpec {
         }
         faults
     }
-}
-
-impl Uplink {
-    fn fault(&self) -> Option<String> {
-        if self.mtu.is_some_and(|mtu| !(1280..=65535).contains(&mtu)) {
-            return Some(
-                "uplink.mtu: IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".into(),
-            );
-        }
-        if let Some(fault) = self.delegated.and_then(|length| Pool::delegated(length).err()) {
-            return Some(format!("uplink.delegated: {fault}"));
-        }
-        if self.tunnel.is_some() && (self.delegated.is_some() || self.accept_ra != AcceptRa::Unchanged) {
-            return Some("uplink.tunnel: a tunnel's addresses are fixed; no delegation, no accept-ra".into());
-        }
-        if self.delegated.is_some() && self.network_file.is_none() {
-            return Some("uplink.delegated needs uplink.network-file: networkd asks for the prefix".into());
-        }
-        match (self.accept_ra, &self.network_file) {
-            (AcceptRa::Networkd, None) => {
-                Some("uplink.accept-ra = \"networkd\" needs uplink.network-file".into())
-            }
-            (_, Some(file)) if !safe_network_file(file) => {
-                Some("uplink.network-file is the name of a .network file, without its folder".into())
-            }
-            _ => None,
-        }
-    }
-}
-
-/// The name becomes part of a path: one component, of the right kind.
-pub fn safe_network_file(file: &str) -> bool {
-    file.len() > ".network".len()
-        && file.ends_with(".network")
-        && !file.starts_with('.')
-        && !file.contains(['/', '\0', '\n'])
 }

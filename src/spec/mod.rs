@@ -12,19 +12,21 @@ mod port;
 mod problem;
 pub mod reach;
 pub mod recipe;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use binds::sources;
 pub use expose::Expose;
-pub use host::{AcceptRa, BridgeSpec, Defaults, Dns, HostSpec, Images, Tunnel, Uplink, zone_fault};
+pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use machine::{
     Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, Routed, Sections, Values,
     decided_by_network,
 };
 pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
+pub use uplink::{AcceptRa, Delegated, Tunnel, Uplink, UplinkKind};
 
 use crate::name::{IfName, MachineName};
 use crate::pool::Subnet;

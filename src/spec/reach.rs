@@ -56,6 +56,7 @@ pub fn contain(machine: &mut MachineSpec) {
     networkd.clear();
     nspawn.retain(|section, _| section == "Exec");
     nspawn.values_mut().for_each(|keys| keys.retain(|key, _| HARMLESS.contains(&key.as_str())));
+    nspawn.retain(|_, keys| !keys.is_empty());
 }
 
 #[cfg(test)]

@@ -1,0 +1,233 @@
+//! Where the pool's packets come from: one kind of uplink has what another has not.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
+
+use crate::name::IfName;
+use crate::pool::Pool;
+
+/// The interface towards the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UplinkTable", into = "UplinkTable")]
+pub struct Uplink {
+    pub interface: IfName,
+    /// Bytes; given to both ends of every veth where it is not the usual 1500.
+    pub mtu: Option<u32>,
+    pub kind: UplinkKind,
+}
+
+/// How the pool comes to this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UplinkKind {
+    /// Somebody upstream routes it here; and who keeps the host's own default route once it forwards.
+    Native(AcceptRa),
+    /// The ISP delegates it by DHCPv6 (RFC 8415 6.3), which networkd asks for.
+    Delegated(Delegated),
+    /// It comes through a tunnel, which the interface is.
+    Tunnel(Tunnel),
+}
+
+/// Forwarding makes a host ignore router advertisements, unless it is told otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AcceptRa {
+    /// Left as it is: the uplink is static, or its manager does not mind.
+    #[default]
+    Unchanged,
+    /// The kernel takes them: `accept_ra=2` (kernel, ip-sysctl.rst).
+    Kernel,
+    /// networkd takes them: `IPv6AcceptRA=yes` in a drop-in of this .network file (systemd.network(5)).
+    Networkd(String),
+}
+
+/// A prefix that the ISP delegates, and may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delegated {
+    /// The length that it is asked for.
+    pub length: u8,
+    /// Whether networkd asks for an IPv4 address on the uplink, too.
+    pub dhcp4: bool,
+    /// The name of the .network file that networkd uses for the uplink.
+    pub network_file: String,
+}
+
+/// IPv6 in IPv4 (RFC 4213 3), to a tunnel broker such as Hurricane Electric.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tunnel {
+    /// The broker's end.
+    pub server: Ipv4Addr,
+    /// This host's address in the tunnel, with its length.
+    pub client_address: Ipv6Net,
+    /// This host's IPv4 address; none: whichever it has, behind NAT too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Ipv4Addr>,
+}
+
+impl Uplink {
+    /// One that is left as it is.
+    pub fn new(interface: IfName) -> Uplink {
+        Uplink { interface, mtu: None, kind: UplinkKind::Native(AcceptRa::Unchanged) }
+    }
+
+    /// The .network file that gets a drop-in of ours.
+    pub fn network_file(&self) -> Option<&str> {
+        match &self.kind {
+            UplinkKind::Native(AcceptRa::Networkd(file)) => Some(file),
+            UplinkKind::Delegated(Delegated { network_file, .. }) => Some(network_file),
+            UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) | UplinkKind::Tunnel(_) => None,
+        }
+    }
+
+    pub fn delegated(&self) -> Option<&Delegated> {
+        match &self.kind {
+            UplinkKind::Delegated(delegated) => Some(delegated),
+            UplinkKind::Native(_) | UplinkKind::Tunnel(_) => None,
+        }
+    }
+
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        match &self.kind {
+            UplinkKind::Tunnel(tunnel) => Some(tunnel),
+            UplinkKind::Native(_) | UplinkKind::Delegated(_) => None,
+        }
+    }
+}
+
+/// The table `[uplink]` as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct UplinkTable {
+    interface: IfName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    #[serde(default)]
+    accept_ra: Word,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delegated: Option<u8>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dhcp4: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tunnel: Option<Tunnel>,
+}
+
+/// The word for [`AcceptRa`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    #[default]
+    Unchanged,
+    Kernel,
+    Networkd,
+}
+
+impl TryFrom<UplinkTable> for Uplink {
+    type Error = String;
+
+    fn try_from(table: UplinkTable) -> Result<Uplink, String> {
+        let UplinkTable { interface, mtu, accept_ra, delegated, dhcp4, network_file, tunnel } = table;
+        if mtu.is_some_and(|mtu| !(1280..=65535).contains(&mtu)) {
+            return Err(
+                "uplink.mtu: IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".into()
+            );
+        }
+        if network_file.as_deref().is_some_and(|file| !is_network_file(file)) {
+            return Err("uplink.network-file is the name of a .network file, without its folder".into());
+        }
+        let kind = match (tunnel, delegated) {
+            (Some(_), _) if delegated.is_some() || accept_ra != Word::Unchanged => {
+                return Err(
+                    "uplink.tunnel: a tunnel's addresses are fixed; no delegation, no accept-ra".into()
+                );
+            }
+            (Some(tunnel), _) => UplinkKind::Tunnel(tunnel),
+            (None, Some(length)) => {
+                Pool::delegated(length).map_err(|fault| format!("uplink.delegated: {fault}"))?;
+                let missing = "uplink.delegated needs uplink.network-file: networkd asks for the prefix";
+                let network_file = network_file.ok_or(missing)?;
+                UplinkKind::Delegated(Delegated { length, dhcp4, network_file })
+            }
+            (None, None) => UplinkKind::Native(match (accept_ra, network_file) {
+                (Word::Unchanged, _) => AcceptRa::Unchanged,
+                (Word::Kernel, _) => AcceptRa::Kernel,
+                (Word::Networkd, Some(file)) => AcceptRa::Networkd(file),
+                (Word::Networkd, None) => {
+                    return Err("uplink.accept-ra = \"networkd\" needs uplink.network-file".into());
+                }
+            }),
+        };
+        Ok(Uplink { interface, mtu, kind })
+    }
+}
+
+impl From<Uplink> for UplinkTable {
+    fn from(uplink: Uplink) -> UplinkTable {
+        let network_file = uplink.network_file().map(str::to_owned);
+        let Uplink { interface, mtu, kind } = uplink;
+        let (accept_ra, delegated, dhcp4, tunnel) = match kind {
+            UplinkKind::Native(AcceptRa::Unchanged) => (Word::Unchanged, None, false, None),
+            UplinkKind::Native(AcceptRa::Kernel) => (Word::Kernel, None, false, None),
+            UplinkKind::Native(AcceptRa::Networkd(_)) => (Word::Networkd, None, false, None),
+            UplinkKind::Delegated(Delegated { length, dhcp4, .. }) => {
+                (Word::Unchanged, Some(length), dhcp4, None)
+            }
+            UplinkKind::Tunnel(tunnel) => (Word::Unchanged, None, false, Some(tunnel)),
+        };
+        UplinkTable { interface, mtu, accept_ra, delegated, dhcp4, network_file, tunnel }
+    }
+}
+
+/// The name becomes part of a path: one component, of the right kind.
+fn is_network_file(file: &str) -> bool {
+    file.len() > ".network".len()
+        && file.ends_with(".network")
+        && !file.starts_with('.')
+        && !file.contains(['/', '\0', '\n'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let tunnel = Tunnel {
+            server: Ipv4Addr::new(192, 0, 2, 1),
+            client_address: "2001:db8:c::2/64".parse().unwrap(),
+            local: None,
+        };
+        let delegated = Delegated { length: 56, dhcp4: true, network_file: "20-wan0.network".into() };
+        for kind in [
+            UplinkKind::Native(AcceptRa::Unchanged),
+            UplinkKind::Native(AcceptRa::Kernel),
+            UplinkKind::Native(AcceptRa::Networkd("a.network".into())),
+            UplinkKind::Delegated(delegated),
+            UplinkKind::Tunnel(tunnel),
+        ] {
+            let uplink = Uplink { interface: "wan0".parse().unwrap(), mtu: Some(1480), kind };
+            let text = toml::to_string(&uplink).unwrap();
+            assert_eq!(toml::from_str::<Uplink>(&text).unwrap(), uplink, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_one_kind_has_another_has_not() {
+        for (text, says) in [
+            ("mtu = 1000", "1280"),
+            ("accept-ra = \"networkd\"", "needs uplink.network-file"),
+            ("network-file = \"../x.network\"", "without its folder"),
+            ("delegated = 56", "needs uplink.network-file"),
+            ("delegated = 64\nnetwork-file = \"a.network\"", "uplink.delegated"),
+            (
+                "accept-ra = \"kernel\"\n[tunnel]\nserver = \"192.0.2.1\"\nclient-address = \"2001:db8:c::2/64\"",
+                "fixed",
+            ),
+        ] {
+            let error = toml::from_str::<Uplink>(&format!("interface = \"wan0\"\n{text}")).unwrap_err();
+            assert!(error.to_string().contains(says), "{text}: {error}");
+        }
+    }
+}
