@@ -10,7 +10,7 @@ use crate::doctor::facts::GuestFacts;
 use crate::name::MachineName;
 use crate::observe::ObserveError;
 use crate::observed::{Observed, Service, accept_ra};
-use crate::spec::{Network, Spec};
+use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::tree::Tree;
 use crate::sys::{Bus, Disk, DiskError, Net, is_root, kernel, ping, processes, sockets};
@@ -102,7 +102,7 @@ async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
         if !machine.open.is_empty() {
             guest.listening = sockets::listening(running.leader).unwrap_or_default();
         }
-        let routed = matches!(machine.network, Network::Routed(_));
+        let routed = machine.network.routed().is_some();
         if !guest.addresses.iter().any(|a| a.global && (!routed || a.address.is_ipv6())) {
             guest.tree = Tree::of(name.as_str()).map(|tree| tree.guest());
         }

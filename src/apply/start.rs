@@ -68,6 +68,7 @@ async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Re
     // Without it all is the same, only a second later now and then.
     let _ = net::inside(&inside, || kernel::set(RETRANSMIT.0, RETRANSMIT.1));
     if Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd()) {
+        let _ = net::inside(&inside, || kernel::set(DEAF_TO_RA.0, DEAF_TO_RA.1));
         return net.plug(near, address, GATEWAY).await;
     }
     net.far_end(near).await?;
@@ -77,6 +78,10 @@ async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Re
 /// It may have somebody to answer a moment before its router is there, and would ask for that
 /// again after a second (RFC 4861 10, RETRANS_TIMER).
 const RETRANSMIT: (&str, &str) = ("net/ipv6/neigh/host0/retrans_time_ms", "50");
+
+/// networkd takes router advertisements itself, where its files say so, and tells the kernel not to. On a
+/// busy host one may come before networkd does: the guest would have a second address by it.
+const DEAF_TO_RA: (&str, &str) = ("net/ipv6/conf/host0/accept_ra", "0");
 
 /// Nobody else is on its link, so nobody has its address already (RFC 4862 5.4), and no router
 /// is asked by many at once (RFC 4861 6.3.7): a second each.

@@ -126,7 +126,7 @@ async fn definition(
     };
     let autostart = session.observed.enabled.contains(name);
     // It had no firewall, and goes on without: `firewall = false` says so.
-    let firewall = matches!(network, Network::Routed(_)).then_some(false);
+    let firewall = network.routed().map(|_| false);
     let mut machine = MachineSpec { autostart, ipv4, networkd, firewall, ..MachineSpec::new(network) };
     absorb(&mut machine, handwritten);
     Ok(machine)

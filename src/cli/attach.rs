@@ -46,12 +46,9 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     };
     let wanted = session.make(change).await?;
     if !session.observed.is_running(&name) {
-        let place = match &network {
-            Network::Bridge(bridge) => format!("on {bridge}"),
-            Network::Routed(_) => {
-                wanted.leases.get(&name).map_or(String::new(), |subnet| format!("routed with {subnet}"))
-            }
-        };
+        let subnet =
+            || wanted.leases.get(&name).map_or(String::new(), |subnet| format!("routed with {subnet}"));
+        let place = network.bridge().map_or_else(subnet, |bridge| format!("on {bridge}"));
         session.say(format!("{name} is {place}; it is not running: `nsctl start {name}`"));
     }
     Ok(0)

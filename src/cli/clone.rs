@@ -10,7 +10,7 @@ use crate::emit::ManagedFile;
 use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, kept_beside};
-use crate::spec::{Network, Routed, definition_path};
+use crate::spec::definition_path;
 
 /// Make another machine of a machine, with a subnet and a machine-id of its own
 #[derive(Debug, Args)]
@@ -53,9 +53,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
             .progress
             .says(&format!("note: '{name}' is running: the clone's files are as after a power cut"));
     }
-    if let Network::Routed(routed) = &mut machine.network {
-        *routed = Routed { subnet: None, token: routed.token, chosen: None };
-    }
+    machine.network.unpin();
     for port in machine.forget_host_ports() {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
     }
@@ -83,7 +81,7 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     if session.observed.is_running(&name) {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
     }
-    if matches!(machine.network, Network::Bridge(_)) {
+    if machine.network.bridge().is_some() {
         session.progress.says("note: its MAC address hangs on its name: the LAN gives it another address");
     }
     let kept = |name: &MachineName| kept_beside(&ManagedFile::Nspawn(name.clone()).path());

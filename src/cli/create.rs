@@ -117,7 +117,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let network = args.place.network()?;
     let open = super::open::parse(&args.open)?;
-    if matches!(network, Network::Bridge(_)) && (args.ipv4.is_some() || !open.is_empty()) {
+    if network.bridge().is_some() && (args.ipv4.is_some() || !open.is_empty()) {
         return Err(Fault::new(
             "--open and --ipv4 are for routed machines: a bridged one is a host of the LAN",
         )
@@ -202,13 +202,11 @@ pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> 
 
 /// What a guest without a resolver of its own asks.
 pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<String>) {
-    match network {
-        Network::Bridge(_) => (Vec::new(), None),
-        Network::Routed(_) => {
-            let host = &session.spec.host;
-            (host.dns_servers(), host.dns.as_ref().map(|dns| dns.zone.clone()))
-        }
+    if network.routed().is_none() {
+        return (Vec::new(), None);
     }
+    let host = &session.spec.host;
+    (host.dns_servers(), host.dns.as_ref().map(|dns| dns.zone.clone()))
 }
 
 /// The tar file that a word names.

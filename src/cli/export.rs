@@ -13,7 +13,7 @@ use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source};
 use crate::spec::image::name_for;
 use crate::spec::reach;
-use crate::spec::{MachineSpec, Network, Problems, definition_path, edit};
+use crate::spec::{MachineSpec, Problems, definition_path, edit};
 use crate::sys::archive::Unpacked;
 
 /// Write a machine, definition and tree, to a file
@@ -118,10 +118,10 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
 
 /// A subnet that it had pinned elsewhere is none of this host's pool.
 fn at_home_here(session: &Session, machine: &mut MachineSpec) {
-    let Network::Routed(routed) = &mut machine.network else { return };
     let pool = session.spec.host.pool;
-    if let Some(subnet) = routed.subnet.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
+    let pinned = machine.network.routed().and_then(|routed| routed.subnet);
+    if let Some(subnet) = pinned.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
-        routed.subnet = None;
+        machine.network.unpin();
     }
 }

@@ -82,7 +82,7 @@ pub async fn look(global: &Global) -> Result<Looked, Fault> {
         err!("note: addresses are read from the machines' own networks, which takes root");
     }
     let mut rows = view::rows(&observed, &spec, &leases, &addresses);
-    for row in rows.iter_mut().filter(|row| observed.live && row.network.mode == "bridge") {
+    for row in rows.iter_mut().filter(|row| observed.live && row.network.mode.is_on_lan()) {
         row.duid = row.name.parse().ok().and_then(|name| duid(&name));
     }
     Ok(Looked { rows, is_whole })
@@ -98,7 +98,7 @@ fn cells(row: &Row) -> Vec<String> {
         (Some(prefix), _) => prefix.to_string(),
         (None, Some(bridge)) => format!("bridge {bridge}"),
         (None, None) if row.network.number.is_some() => "delegated".to_owned(),
-        (None, None) => row.network.mode.to_owned(),
+        (None, None) => row.network.mode.word().to_owned(),
     };
     // One address a line: the table stays narrow, and each can be copied.
     let addresses: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();

@@ -6,7 +6,7 @@ use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::Scope;
-use crate::spec::{Network, OpenPort, definition_path};
+use crate::spec::{OpenPort, definition_path};
 
 /// A port of a machine
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let ports = ports(&args)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
-    if matches!(machine.network, Network::Bridge(_)) {
+    if machine.network.bridge().is_some() {
         return Err(Fault::new(format!(
             "'{name}' is on a bridge, where nsctl filters nothing: all its ports are open"
         ))

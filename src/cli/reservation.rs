@@ -44,7 +44,7 @@ pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };
-    if row.network.mode == "routed" {
+    if row.network.mode.is_routed() {
         return Err(Fault::new(format!("'{}' is routed: it asks no DHCP server of the LAN", row.name))
             .hint("its address is fixed: `nsctl show` prints it"));
     }

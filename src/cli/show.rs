@@ -48,7 +48,7 @@ pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
 fn sheet(global: &Global, row: &Row) -> String {
     let mut lines = vec![("name", row.name.clone()), ("state", row.state.clone())];
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
-    add("network", Some(row.network.mode.to_owned()));
+    add("network", Some(row.network.mode.word().to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
     add("number", row.network.number.map(|number| format!("{number:#x} of the delegated prefix")));
     let planned = row.network.address.map(|address| match row.own_choice {
@@ -70,7 +70,7 @@ fn sheet(global: &Global, row: &Row) -> String {
         add("exposed", Some(exposed(expose)));
     }
     add("interface", row.host_interface.clone());
-    let on_lan = row.network.mode == "bridge";
+    let on_lan = row.network.mode.is_on_lan();
     add("MAC", row.mac.clone().filter(|_| on_lan));
     add("DUID", row.duid.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));

@@ -13,7 +13,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::wrong_link;
 use crate::pool::{Leases, Subnet};
-use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
+use crate::spec::{Expose, MachineSpec, Mode, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -41,9 +41,40 @@ pub struct Row {
     pub own_choice: Option<IpAddr>,
 }
 
+/// How it meets the world, as far as nsctl knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeView {
+    Managed(Mode),
+    Unmanaged,
+}
+
+impl ModeView {
+    pub fn word(self) -> &'static str {
+        match self {
+            ModeView::Managed(Mode::Routed) => "routed",
+            ModeView::Managed(Mode::Bridge) => "bridge",
+            ModeView::Unmanaged => "unmanaged",
+        }
+    }
+
+    pub fn is_routed(self) -> bool {
+        self == ModeView::Managed(Mode::Routed)
+    }
+
+    pub fn is_on_lan(self) -> bool {
+        self == ModeView::Managed(Mode::Bridge)
+    }
+}
+
+impl Serialize for ModeView {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkView {
-    pub mode: &'static str,
+    pub mode: ModeView,
     /// What was planned.
     pub prefix: Option<Subnet>,
     /// The stable number of the subnet, where its prefix is delegated and may change.
@@ -109,7 +140,7 @@ fn drift(row: &Row, observed: &Observed, spec: &Spec, files: &MachineFiles, look
         observed.units.get(&name).map(String::as_str),
         Some("active" | "activating" | "deactivating")
     );
-    if observed.is_running(&name) && row.network.mode != "unmanaged" && !by_unit {
+    if observed.is_running(&name) && row.network.mode != ModeView::Unmanaged && !by_unit {
         drift.push(format!("it runs, but not by {}: somebody started it otherwise", name.unit()));
     }
     let definition = spec.machines.get(&name).filter(|_| observed.is_running(&name));
@@ -199,7 +230,7 @@ fn of_the_day(observed: &Observed, machine: &MachineName, lease: Subnet) -> Opti
 
 fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
     let name: MachineName = row.name.parse().ok()?;
-    let Network::Routed(routed) = &spec.machines.get(&name)?.network else { return None };
+    let routed = spec.machines.get(&name)?.network.routed()?;
     let planned = row.network.address.filter(|_| routed.token.is_none() && routed.chosen.is_some())?;
     let prefix = row.network.prefix?;
     let mut own = row.addresses.iter().filter(|address| match address {
@@ -220,16 +251,18 @@ fn old_addresses(row: &Row) -> Vec<IpAddr> {
 }
 
 const UNMANAGED: NetworkView =
-    NetworkView { mode: "unmanaged", prefix: None, number: None, address: None, bridge: None };
+    NetworkView { mode: ModeView::Unmanaged, prefix: None, number: None, address: None, bridge: None };
 
 /// Of a machine whose definition cannot be used: what it has been given.
 fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subnet>) -> NetworkView {
     let settings = observed.file(&ManagedFile::Nspawn(name.clone()).path()).map(Ini::parse);
     let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
     match (bridge, lease) {
-        (Some(bridge), _) => NetworkView { mode: "bridge", bridge: Some(bridge), ..UNMANAGED },
+        (Some(bridge), _) => {
+            NetworkView { mode: ModeView::Managed(Mode::Bridge), bridge: Some(bridge), ..UNMANAGED }
+        }
         (None, Some(lease)) => NetworkView {
-            mode: "routed",
+            mode: ModeView::Managed(Mode::Routed),
             prefix: of_the_day(observed, name, lease),
             number: lease.id(),
             ..UNMANAGED
@@ -239,17 +272,17 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subne
 }
 
 fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Subnet>) -> NetworkView {
-    match definition.map(|machine| &machine.network) {
-        None => UNMANAGED,
-        Some(Network::Routed(routed)) => NetworkView {
-            mode: "routed",
+    let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
+    let mode = ModeView::Managed(network.mode());
+    let bridge = network.bridge().map(ToString::to_string);
+    match network.routed() {
+        None => NetworkView { mode, bridge, ..UNMANAGED },
+        Some(routed) => NetworkView {
+            mode,
             prefix,
             number: lease.and_then(Subnet::id),
             address: prefix.map(|subnet| routed.address(subnet)),
-            ..UNMANAGED
+            bridge,
         },
-        Some(Network::Bridge(bridge)) => {
-            NetworkView { mode: "bridge", bridge: Some(bridge.to_string()), ..UNMANAGED }
-        }
     }
 }

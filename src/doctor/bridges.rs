@@ -4,7 +4,6 @@
 use super::{Facts, Finding};
 use crate::emit::ini::Ini;
 use crate::observed::Link;
-use crate::spec::Network;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = ports(facts).flat_map(|port| beside(facts, port)).collect();
@@ -81,11 +80,7 @@ fn empty(facts: &Facts) -> Vec<Finding> {
 
 /// A machine whose veth is on no bridge: some file without KeepMaster= matched it.
 fn taken_off(facts: &Facts) -> Vec<Finding> {
-    let bridged = facts.spec.machines.iter().filter_map(|(name, machine)| match &machine.network {
-        Network::Bridge(bridge) => Some((name, bridge)),
-        Network::Routed(_) => None,
-    });
-    let found = bridged.filter_map(|(name, bridge)| {
+    let found = facts.spec.bridges_in_use().filter_map(|(name, bridge)| {
         let link = facts.observed.host_end(name)?;
         let master = facts.observed.master_of(link).map(|master| master.name.as_str());
         (master != Some(bridge.as_str())).then(|| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Facts, Finding};
 use crate::name::MachineName;
-use crate::spec::{MACHINES_DIR, Network};
+use crate::spec::MACHINES_DIR;
 
 /// How many user ids a machine has (systemd-nspawn(1), `--private-users=`).
 const RANGE: u32 = 65_536;
@@ -27,7 +27,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
 fn leases(facts: &Facts) -> Vec<Finding> {
     let held = facts.state.leases.held();
     let routed = |name: &MachineName| {
-        facts.spec.machines.get(name).is_some_and(|machine| matches!(machine.network, Network::Routed(_)))
+        facts.spec.machines.get(name).is_some_and(|machine| machine.network.routed().is_some())
     };
     let idle = held.iter().filter(|(name, _)| !routed(name)).map(|(name, subnet)| {
         Finding::warning(

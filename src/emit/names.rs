@@ -8,7 +8,7 @@ use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::MachineName;
 use crate::pool::Leases;
-use crate::spec::{HostSpec, Network, Spec};
+use crate::spec::{HostSpec, Spec};
 
 const BEGIN: &str = "# Machines of nsctl, which rewrites these lines";
 const END: &str = "# End of the machines of nsctl";
@@ -79,12 +79,10 @@ pub fn entries(spec: &Spec, leases: &Leases, own: &BTreeSet<String>) -> Vec<Entr
     });
     names.dedup_by_key(|name| name.as_str().to_ascii_lowercase());
     names.retain(|name| !is_reserved(name.as_str()) && !is_the_hosts(name.as_str(), own));
-    let routed = names.into_iter().filter_map(|name| match &spec.machines.get(name)?.network {
-        Network::Routed(routed) => {
-            let subnet = spec.host.fixed_subnet(leases.get(name)?)?;
-            Some(Entry { address: routed.address(subnet), name: name.as_str().to_ascii_lowercase() })
-        }
-        Network::Bridge(_) => None,
+    let routed = names.into_iter().filter_map(|name| {
+        let routed = spec.machines.get(name)?.network.routed()?;
+        let subnet = spec.host.fixed_subnet(leases.get(name)?)?;
+        Some(Entry { address: routed.address(subnet), name: name.as_str().to_ascii_lowercase() })
     });
     let mut entries: Vec<Entry> = routed.collect();
     entries.sort();

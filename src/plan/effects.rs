@@ -8,7 +8,7 @@ use crate::emit::{ManagedFile, Reader};
 use crate::name::kernel_name;
 use crate::nftables::table::Difference;
 use crate::observed::Observed;
-use crate::spec::{Network, Spec};
+use crate::spec::Spec;
 
 /// The firewall, where something happens to it.
 const TABLE_OBJECT: &str = "table inet nsctl";
@@ -76,10 +76,10 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::TunnelNetwork(link) => link.to_string(),
         ManagedFile::PoolNetwork => "lo".to_owned(),
         ManagedFile::UplinkDropIn(_) => spec.host.uplink.as_ref()?.interface.to_string(),
-        ManagedFile::HostEnd(name) => match spec.machines.get(name).map(|machine| &machine.network) {
-            Some(Network::Bridge(_)) => kernel_name(&name.bridged_link()),
-            Some(Network::Routed(_)) | None => kernel_name(&name.routed_link()),
-        },
+        ManagedFile::HostEnd(name) => {
+            let machine = spec.machines.get(name);
+            kernel_name(&machine.map_or_else(|| name.routed_link(), |machine| machine.network.host_end(name)))
+        }
         ManagedFile::Firewall | ManagedFile::MachineFirewall(_) => return Some(TABLE_OBJECT.to_owned()),
         ManagedFile::HostDefinition
         | ManagedFile::Definition(_)

@@ -5,7 +5,7 @@ use super::{NewImage, Source, Wanted};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Observed, Stranger};
-use crate::spec::{Network, Spec};
+use crate::spec::Spec;
 
 /// Of machines whose trees are there.
 pub fn heed(spec: &mut Spec, observed: &Observed) {
@@ -41,11 +41,8 @@ fn will_be(image: &NewImage, observed: &Observed) -> Option<bool> {
 
 fn heed_as(spec: &mut Spec, observed: &Observed, is_stranger: impl Fn(&MachineName) -> Option<bool>) {
     for (name, machine) in &mut spec.machines {
-        let Network::Routed(routed) = &mut machine.network else { continue };
-        match is_stranger(name) {
-            Some(true) => routed.chosen = host_part(name, observed),
-            Some(false) => routed.chosen = None,
-            None => {}
+        if let Some(is_stranger) = is_stranger(name) {
+            machine.network.choose(if is_stranger { host_part(name, observed) } else { None });
         }
     }
 }
@@ -76,10 +73,7 @@ mod tests {
     }
 
     fn chosen(spec: &Spec, name: &str) -> Option<u64> {
-        match &spec.machines[&name.parse().unwrap()].network {
-            Network::Routed(routed) => routed.host_part(),
-            Network::Bridge(_) => None,
-        }
+        spec.machines[&name.parse().unwrap()].network.routed().unwrap().host_part()
     }
 
     fn spec(names: &[&str]) -> Spec {

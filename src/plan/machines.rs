@@ -204,7 +204,7 @@ fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
 /// A running machine goes to a bridge without a restart if it has a veth, and
 /// if its guest configures itself: one that was routed has a static address.
 fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<Step> {
-    let Network::Bridge(bridge) = &machine.network else { return None };
+    let bridge = machine.network.bridge()?;
     let link = observed.host_end(name)?;
     let routed_before = observed.file(&ManagedFile::GuestEnd(name.clone()).path()).is_some();
     let from = observed.master_of(link).and_then(|master| master.name.parse().ok());

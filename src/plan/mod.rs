@@ -356,14 +356,13 @@ fn settle_those(
     mut leases: Leases,
     takes: impl Fn(&MachineName) -> bool,
 ) -> (Leases, Vec<Refusal>) {
-    use crate::spec::Network;
     // What a definition wants that cannot be read is not known.
     let ours = |name: &MachineName| takes(name) && !spec.broken.contains_key(name);
     let leaving: Vec<MachineName> = leases
         .held()
         .keys()
         .filter(|name| ours(name))
-        .filter(|name| !matches!(spec.machines.get(name).map(|m| &m.network), Some(Network::Routed(_))))
+        .filter(|name| spec.machines.get(name).is_none_or(|machine| machine.network.routed().is_none()))
         .cloned()
         .collect();
     for name in leaving {
@@ -373,7 +372,7 @@ fn settle_those(
     // Pinned ones first, so that nobody gets by chance what another asks for by name.
     for pinned in [true, false] {
         for (name, machine) in &spec.machines {
-            let Network::Routed(routed) = &machine.network else { continue };
+            let Some(routed) = machine.network.routed() else { continue };
             if routed.subnet.is_some() != pinned || !ours(name) {
                 continue;
             }

@@ -1,16 +1,15 @@
 //! machines.d/NAME.toml: what one machine is to be.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::expose::Expose;
+use super::network::{Network, NetworkFault, network_fault};
 use super::port::OpenPort;
 use crate::name::IfName;
-use crate::pool::Subnet;
 
 /// One machine, as its user wants it, and as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,49 +129,6 @@ pub enum Ipv4 {
     None,
 }
 
-/// How the machine meets the world.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "NetworkTable", into = "NetworkTable")]
-pub enum Network {
-    /// A /64 of the pool, routed by this host.
-    Routed(Routed),
-    /// A port of this bridge; addresses come from the LAN.
-    Bridge(IfName),
-}
-
-impl Network {
-    /// Where its guest will be, where that takes its address from the router's prefix alone.
-    pub fn choose(&mut self, host_part: Option<u64>) {
-        if let Network::Routed(routed) = self {
-            routed.chosen = host_part;
-        }
-    }
-}
-
-/// What a routed machine may ask for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Routed {
-    /// A subnet of its choice, instead of the next free one.
-    pub subnet: Option<Subnet>,
-    /// The host part of its address, instead of `::2`.
-    pub token: Option<Ipv6Addr>,
-    /// The host part that its guest gives itself, where that reads no file of networkd's and no
-    /// token is asked for. Nobody writes it: it follows from the tree and the machine's name.
-    pub chosen: Option<u64>,
-}
-
-impl Routed {
-    /// The machine's address in `subnet`.
-    pub fn address(&self, subnet: Subnet) -> Ipv6Addr {
-        self.host_part().map_or(subnet.machine_end(), |part| subnet.address(part))
-    }
-
-    /// The host part of its address; none: the usual one.
-    pub fn host_part(&self) -> Option<u64> {
-        self.token.map(|token| u128::from(token) as u64).or(self.chosen)
-    }
-}
-
 /// Sections, keys and values of a .nspawn file (systemd.nspawn(5)).
 pub type NspawnTable = BTreeMap<String, BTreeMap<String, Values>>;
 
@@ -218,26 +174,6 @@ impl Values {
     }
 }
 
-/// The table `[network]` as it is written.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NetworkTable {
-    mode: Mode,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subnet: Option<Subnet>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    token: Option<Ipv6Addr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bridge: Option<IfName>,
-}
-
-#[derive(Serialize, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Mode {
-    Routed,
-    Bridge,
-}
-
 impl MachineSpec {
     /// A machine of which only its network is known.
     pub fn new(network: Network) -> MachineSpec {
@@ -261,7 +197,7 @@ impl MachineSpec {
 
     /// Whether nsctl's firewall stands before it.
     pub fn is_filtered(&self) -> bool {
-        self.has_firewall() && matches!(self.network, Network::Routed(_))
+        self.has_firewall() && self.network.routed().is_some()
     }
 
     /// Whether it would, were it routed.
@@ -308,7 +244,7 @@ impl MachineSpec {
             ("ipv4", self.ipv4.is_some()),
             ("firewall", self.firewall.is_some()),
         ];
-        let bridged = matches!(self.network, Network::Bridge(_));
+        let bridged = self.network.bridge().is_some();
         let (key, _) = said.into_iter().find(|(_, said)| *said && bridged)?;
         Some(format!(
             "{key}: a bridged machine is a host of the LAN; nsctl filters and translates routed ones only"
@@ -317,7 +253,7 @@ impl MachineSpec {
 
     fn expose_faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.expose.iter().filter_map(Expose::fault).collect();
-        let bridged = matches!(self.network, Network::Bridge(_));
+        let bridged = self.network.bridge().is_some();
         if bridged && self.expose.iter().any(|expose| expose.host.is_some()) {
             faults.push("expose: `host` leads to a fixed address, which a bridged machine has not".into());
         }
@@ -359,66 +295,6 @@ impl MachineSpec {
         }
         faults
     }
-}
-
-/// What is wrong with a table `[network]`, and at which key.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct NetworkFault {
-    key: &'static str,
-    message: String,
-}
-
-/// Of a text that may have other faults as well.
-fn network_fault(text: &str) -> Option<NetworkFault> {
-    #[derive(Deserialize)]
-    struct File {
-        network: NetworkTable,
-    }
-    Network::try_from(toml::from_str::<File>(text).ok()?.network).err()
-}
-
-impl TryFrom<NetworkTable> for Network {
-    type Error = NetworkFault;
-
-    fn try_from(table: NetworkTable) -> Result<Network, NetworkFault> {
-        let fault = |key, message: &str| Err(NetworkFault { key, message: message.to_owned() });
-        let NetworkTable { mode, subnet, token, bridge } = table;
-        match (mode, bridge) {
-            (Mode::Bridge, None) => fault("mode", "a bridged machine names its bridge: bridge = \"…\""),
-            (Mode::Routed, Some(_)) => fault("bridge", "a routed machine is on no bridge"),
-            (Mode::Bridge, Some(_)) if subnet.is_some() || token.is_some() => {
-                fault("mode", "a bridged machine takes its addresses from the LAN: no subnet, no token")
-            }
-            (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
-            (Mode::Routed, None) => match token {
-                Some(token) if !host_part(token) => fault(
-                    "token",
-                    &format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'"),
-                ),
-                token => Ok(Network::Routed(Routed { subnet, token, chosen: None })),
-            },
-        }
-    }
-}
-
-impl From<Network> for NetworkTable {
-    fn from(network: Network) -> NetworkTable {
-        match network {
-            Network::Routed(Routed { subnet, token, chosen: _ }) => {
-                NetworkTable { mode: Mode::Routed, subnet, token, bridge: None }
-            }
-            Network::Bridge(bridge) => {
-                NetworkTable { mode: Mode::Bridge, subnet: None, token: None, bridge: Some(bridge) }
-            }
-        }
-    }
-}
-
-/// Only the lower 64 bits, not the anycast address and not the host's own end.
-fn host_part(token: Ipv6Addr) -> bool {
-    let bits = u128::from(token);
-    bits >> 64 == 0 && bits > 1
 }
 
 /// The keys that `[network]` decides, or that nspawn must not be told twice.

@@ -8,6 +8,7 @@ mod host;
 pub mod image;
 mod interfaces;
 mod machine;
+mod network;
 mod port;
 mod problem;
 pub mod reach;
@@ -21,9 +22,9 @@ pub use binds::sources;
 pub use expose::Expose;
 pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use machine::{
-    Ipv4, Limits, MachineSpec, Network, NetworkdTable, NspawnTable, Routed, Sections, Values,
-    decided_by_network,
+    Ipv4, Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network,
 };
+pub use network::{Mode, Network, Routed};
 pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, Tunnel, Uplink, UplinkKind};
@@ -119,7 +120,9 @@ impl Spec {
         let mut found = Vec::new();
         let mut pins: BTreeMap<Subnet, &MachineName> = BTreeMap::new();
         for (name, machine) in &self.machines {
-            let Network::Routed(Routed { subnet: Some(pin), .. }) = &machine.network else { continue };
+            let Some(pin) = machine.network.routed().and_then(|routed| routed.subnet.as_ref()) else {
+                continue;
+            };
             match self.pin_fault(*pin, pins.get(pin).copied()) {
                 Some(message) => {
                     let (path, text) = (definition_path(name), text_of(texts, name));
@@ -174,10 +177,7 @@ impl Spec {
 
     /// The bridges that machines are on.
     pub fn bridges_in_use(&self) -> impl Iterator<Item = (&MachineName, &IfName)> {
-        self.machines.iter().filter_map(|(name, machine)| match &machine.network {
-            Network::Bridge(bridge) => Some((name, bridge)),
-            Network::Routed(_) => None,
-        })
+        self.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.bridge()?)))
     }
 }
 

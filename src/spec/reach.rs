@@ -1,7 +1,7 @@
 //! What of a definition reaches beyond its machine: settings that somebody else's file
 //! should not bring along unseen.
 
-use super::{MachineSpec, Network};
+use super::MachineSpec;
 
 /// Settings of [nspawn.Exec] that concern the machine alone.
 const HARMLESS: [&str; 2] = ["Hostname", "KillSignal"];
@@ -24,7 +24,7 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
     all.extend((!machine.has_firewall()).then(|| "firewall = false".to_owned()));
     let ports = machine.expose.iter().filter_map(|expose| expose.host);
     all.extend(ports.map(|port| format!("expose: port {port} of this host")));
-    if let Network::Bridge(bridge) = &machine.network {
+    if let Some(bridge) = machine.network.bridge() {
         all.push(format!("network: a host of the LAN of {bridge}, without a firewall"));
     }
     all
