@@ -3,6 +3,7 @@
 //!
 //! The rooms, from the ground up:
 //!
+//! - [`hint`]: errors that say what mends them
 //! - [`name`]: names of machines and interfaces, parsed once, valid ever after
 //! - [`identity`]: what a LAN's DHCP server knows a machine by
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
@@ -30,6 +31,7 @@ pub mod doctor;
 pub mod emit;
 pub mod fit;
 pub mod frame;
+pub mod hint;
 pub mod identity;
 pub mod inspect;
 pub mod name;

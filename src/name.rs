@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
+use crate::hint::Hint;
+
 /// Why a word is no name. The text completes "'WORD' is not a valid …: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{word}' is not a valid {kind} name: {reason}")]
@@ -15,10 +17,9 @@ pub struct NameError {
     reason: &'static str,
 }
 
-impl NameError {
-    /// What is one.
-    pub fn hint(&self) -> String {
-        format!("a {} name is made of letters, digits, '-', '_' and '.', such as web-1", self.kind)
+impl Hint for NameError {
+    fn hint(&self) -> Option<String> {
+        Some(format!("a {} name is made of letters, digits, '-', '_' and '.', such as web-1", self.kind))
     }
 }
 

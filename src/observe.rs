@@ -8,6 +8,7 @@ use crate::emit::nftables_unit;
 use crate::emit::{
     FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, Origin, TREES_DIR, WANTS_DIR,
 };
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
@@ -33,6 +34,17 @@ pub enum ObserveError {
     Net(#[from] NetError),
     #[error(transparent)]
     Nft(#[from] NftError),
+}
+
+impl Hint for ObserveError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            ObserveError::Disk(error) => error.hint(),
+            ObserveError::Bus(error) => error.hint(),
+            ObserveError::Net(error) => error.hint(),
+            ObserveError::Nft(error) => error.hint(),
+        }
+    }
 }
 
 /// Everything that a plan needs to know. Without a bus (`--root`) just files.

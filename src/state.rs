@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Origin};
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::pool::{Leases, Pool, Resting, Subnet};
 
@@ -27,14 +28,14 @@ pub enum StateError {
     Newer(u32),
 }
 
-impl StateError {
-    pub fn hint(&self) -> String {
-        match self {
+impl Hint for StateError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
             StateError::Damaged(_) => {
                 "`nsctl state rebuild` makes it anew from the rendered files, and keeps the damaged one beside it".into()
             }
             StateError::Newer(_) => "use the nsctl that wrote it, or a newer one".into(),
-        }
+        })
     }
 }
 

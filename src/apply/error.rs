@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fit::Unfit;
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
@@ -70,8 +71,8 @@ pub enum DeedError {
     Offline,
 }
 
-impl DeedError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for DeedError {
+    fn hint(&self) -> Option<String> {
         match self {
             DeedError::Disk(error) => error.hint(),
             DeedError::Bus(error) => error.hint(),
@@ -95,7 +96,9 @@ impl DeedError {
             _ => None,
         }
     }
+}
 
+impl DeedError {
     /// Whether the step that failed left nothing that must be undone.
     pub fn left_nothing(&self) -> bool {
         matches!(self, DeedError::TreeTaken(_) | DeedError::Journal(_))

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DeedError;
 use super::{Executor, Records};
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::plan::Step;
 use crate::sys::DiskError;
@@ -29,8 +30,8 @@ pub enum JournalError {
     Io(#[from] std::io::Error),
 }
 
-impl JournalError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for JournalError {
+    fn hint(&self) -> Option<String> {
         match self {
             JournalError::Damaged { path, .. } => Some(format!(
                 "it tells what an nsctl that was cut short had begun; look at it, put things right, and delete {}",

@@ -5,17 +5,10 @@ use std::fmt::Write;
 use super::text::err;
 
 use super::text;
-use crate::apply::{DeedError, Failure, JournalError};
-use crate::name::NameError;
-use crate::observe::ObserveError;
+use crate::apply::{DeedError, Failure};
+use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
-use crate::pool::PoolError;
-use crate::spec::edit::EditError;
-use crate::spec::{PortError, Problems};
-use crate::state::StateError;
-use crate::sys::archive::ArchiveError;
-use crate::sys::carry::CarryError;
-use crate::sys::{BusError, DiskError, LockError, NetError, NftError};
+use crate::spec::Problems;
 
 /// An error on its way to the terminal.
 #[derive(Debug)]
@@ -82,61 +75,11 @@ fn plain(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
     Fault { errors: vec![anyhow::Error::new(error)], hints: Vec::new() }
 }
 
-impl From<NameError> for Fault {
-    fn from(error: NameError) -> Fault {
+/// Every error of ours brings its hint along.
+impl<E: Hint> From<E> for Fault {
+    fn from(error: E) -> Fault {
         let hint = error.hint();
-        plain(error).hint(hint)
-    }
-}
-
-macro_rules! with_hint {
-    ($($type:ty),*) => {$(
-        impl From<$type> for Fault {
-            fn from(error: $type) -> Fault {
-                let hint = error.hint();
-                plain(error).hint_some(hint)
-            }
-        }
-    )*};
-}
-
-with_hint!(PoolError, LockError, DiskError, BusError, JournalError, NftError, ArchiveError, CarryError);
-
-impl From<NetError> for Fault {
-    fn from(error: NetError) -> Fault {
-        plain(error)
-    }
-}
-
-impl From<crate::spec::image::ImageWordError> for Fault {
-    fn from(error: crate::spec::image::ImageWordError) -> Fault {
-        let hint = error.hint();
-        plain(error).hint(hint)
-    }
-}
-
-impl From<PortError> for Fault {
-    fn from(error: PortError) -> Fault {
-        let hint = error.hint();
-        plain(error).hint(hint)
-    }
-}
-
-impl From<StateError> for Fault {
-    fn from(error: StateError) -> Fault {
-        let hint = error.hint();
-        plain(error).hint(hint)
-    }
-}
-
-impl From<ObserveError> for Fault {
-    fn from(error: ObserveError) -> Fault {
-        match error {
-            ObserveError::Disk(error) => error.into(),
-            ObserveError::Bus(error) => error.into(),
-            ObserveError::Net(error) => error.into(),
-            ObserveError::Nft(error) => error.into(),
-        }
+        plain(error).hint_some(hint)
     }
 }
 
@@ -151,12 +94,6 @@ impl From<Vec<Refusal>> for Fault {
     fn from(refusals: Vec<Refusal>) -> Fault {
         let hints = refusals.iter().filter_map(Refusal::hint).collect();
         Fault { errors: refusals.into_iter().map(anyhow::Error::new).collect(), hints }
-    }
-}
-
-impl From<EditError> for Fault {
-    fn from(error: EditError) -> Fault {
-        plain(error)
     }
 }
 
@@ -191,18 +128,5 @@ impl From<Failure> for Fault {
             return fault.hint("mend what is named there; each nsctl that changes the host tries it again");
         }
         fault
-    }
-}
-
-impl From<DeedError> for Fault {
-    fn from(error: DeedError) -> Fault {
-        let hint = error.hint();
-        plain(error).hint_some(hint)
-    }
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Fault {
-        plain(error)
     }
 }

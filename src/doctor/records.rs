@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Facts, Finding};
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::spec::MACHINES_DIR;
 

@@ -6,6 +6,7 @@ use super::files::Change;
 use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
 use crate::emit::{ManagedFile, Owner};
+use crate::hint::Hint;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::PoolError;
@@ -75,8 +76,8 @@ fn listed(words: &[String]) -> String {
     if words.is_empty() { "none".into() } else { words.join(", ") }
 }
 
-impl Refusal {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Refusal {
+    fn hint(&self) -> Option<String> {
         match self {
             Refusal::Edited { path, .. } => Some(format!(
                 "move the change into the definition named in its first line, delete {}, and try again",
@@ -120,7 +121,9 @@ impl Refusal {
             Refusal::PortIsBridge(_) => None,
         }
     }
+}
 
+impl Refusal {
     /// The machine that alone it is about; none: the host, or a bridge.
     pub fn machine(&self) -> Option<MachineName> {
         match self {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use leases::{Leases, Resting};
 
+use crate::hint::Hint;
 use crate::name::MachineName;
 
 /// What can be wrong with a pool or a subnet.
@@ -43,9 +44,8 @@ pub enum PoolError {
     Taken { subnet: Subnet, holder: MachineName },
 }
 
-impl PoolError {
-    /// The command or thought that mends it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for PoolError {
+    fn hint(&self) -> Option<String> {
         match self {
             PoolError::NotPrefix(_) | PoolError::Ipv4(_) => {
                 Some("write it as an address and a length, such as 2001:db8:a::/48".into())

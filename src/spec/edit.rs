@@ -6,6 +6,7 @@ use serde::Serialize;
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, TomlError, value};
 
 use super::{Expose, HostSpec, MachineSpec, OpenPort};
+use crate::hint::Hint;
 
 /// A definition, or nsctl.toml, from nothing.
 ///
@@ -50,6 +51,8 @@ pub enum EditError {
     #[error(transparent)]
     Value(#[from] toml::ser::Error),
 }
+
+impl Hint for EditError {}
 
 fn changed(text: &str, old: &impl Serialize, new: &impl Serialize) -> Result<DocumentMut, EditError> {
     let mut document = DocumentMut::from_str(text)?;

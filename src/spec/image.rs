@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::hint::Hint;
+
 /// Where a tree comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageWord {
@@ -95,9 +97,9 @@ pub struct ImageWordError {
     why: &'static str,
 }
 
-impl ImageWordError {
-    pub fn hint(&self) -> String {
-        "an image's name (`nsctl image list`), debian:trixie, a tar file, disk image or folder, https://…, or oci:…".into()
+impl Hint for ImageWordError {
+    fn hint(&self) -> Option<String> {
+        Some("an image's name (`nsctl image list`), debian:trixie, a tar file, disk image or folder, https://…, or oci:…".into())
     }
 }
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::hint::Hint;
+
 /// A port or a range of ports that is open, to everybody or to one prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -49,9 +51,9 @@ impl OpenPort {
 #[error("'{0}' is no port: it is written tcp/8080, udp/5000-5010, or tcp/22 from 2001:db8::/32")]
 pub struct PortError(String);
 
-impl PortError {
-    pub fn hint(&self) -> String {
-        "for example `nsctl open web tcp/443`, or `nsctl open web tcp/22 --from 2001:db8:5::/48`".into()
+impl Hint for PortError {
+    fn hint(&self) -> Option<String> {
+        Some("for example `nsctl open web tcp/443`, or `nsctl open web tcp/22 --from 2001:db8:5::/48`".into())
     }
 }
 

@@ -17,6 +17,7 @@ use super::build::PATH;
 use super::disk::DiskError;
 use super::tarball;
 use crate::fit::Init;
+use crate::hint::Hint;
 use crate::spec::image::Kind;
 
 /// Where the definition of an exported machine stands, before its tree.
@@ -43,8 +44,8 @@ pub enum ArchiveError {
     TooLarge { path: String, limit: u64 },
 }
 
-impl ArchiveError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ArchiveError {
+    fn hint(&self) -> Option<String> {
         match self {
             ArchiveError::Tool { tool, .. } => {
                 let package = if *tool == "xz" { "xz-utils" } else { tool };

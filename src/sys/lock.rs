@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::disk::{Disk, DiskError};
 
+use crate::hint::Hint;
+
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -18,8 +20,8 @@ pub enum LockError {
     Disk(#[from] DiskError),
 }
 
-impl LockError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for LockError {
+    fn hint(&self) -> Option<String> {
         match self {
             LockError::Busy { .. } => {
                 Some("wait for it to end, or give it more time with --wait SECONDS".into())

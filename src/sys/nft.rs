@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::hint::Hint;
 use crate::nftables::table::Table;
 use crate::nftables::{self, TABLE};
 use crate::observed::Nftables;
@@ -24,8 +25,8 @@ pub enum NftError {
     Hangs(Duration),
 }
 
-impl NftError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for NftError {
+    fn hint(&self) -> Option<String> {
         match self {
             NftError::Run(_) => Some("install it: on Debian it is the package nftables".into()),
             NftError::Hangs(_) => Some(

@@ -13,6 +13,7 @@ macro_rules! manager {
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::hint::Hint;
 use crate::observed::Managed;
 
 mod importd;
@@ -51,8 +52,8 @@ pub enum BusError {
     Stalled { name: String, after: Duration },
 }
 
-impl BusError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for BusError {
+    fn hint(&self) -> Option<String> {
         match self {
             BusError::NoBus(_) => Some("is dbus running, and are you root? `systemctl status dbus`".into()),
             BusError::NoService { service, .. } => Some(format!(
@@ -77,7 +78,9 @@ impl BusError {
             BusError::Refused { .. } | BusError::Nonsense(_) => None,
         }
     }
+}
 
+impl BusError {
     /// Whether something else is at work with it just now.
     pub fn is_busy(&self) -> bool {
         matches!(self, BusError::Refused { answer, .. } if answer.contains("EBUSY"))

@@ -20,6 +20,8 @@ pub use place::Place;
 
 use super::within;
 
+use crate::hint::Hint;
+
 /// How it is to be carried.
 #[derive(Debug, Clone)]
 pub struct Terms {
@@ -60,8 +62,8 @@ pub enum CarryError {
     Io(String, #[source] std::io::Error),
 }
 
-impl CarryError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for CarryError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             CarryError::Link(_) => "name the place where it leads to, or delete it",
             CarryError::Taken(_) => "--force replaces files that are there, and fills folders",

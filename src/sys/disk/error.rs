@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use crate::hint::Hint;
+
 /// What went wrong with a file; the text names it.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -14,8 +16,8 @@ pub enum DiskError {
     TooLarge { path: PathBuf, limit: u64 },
 }
 
-impl DiskError {
-    pub fn hint(&self) -> Option<String> {
+impl Hint for DiskError {
+    fn hint(&self) -> Option<String> {
         match self {
             DiskError::Io(error) => match error.kind() {
                 ErrorKind::PermissionDenied => Some("run it as root".into()),

@@ -19,6 +19,7 @@ use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
 use super::trace::Tracer;
+use crate::hint::Hint;
 use crate::observed::{Address, Link, Route};
 use message::{address, destination, is_multicast, link, main_route, out_interfaces};
 
@@ -32,6 +33,8 @@ pub enum NetError {
     #[error("there is no interface '{0}'")]
     NoLink(String),
 }
+
+impl Hint for NetError {}
 
 /// What changes in a namespace: a link that is new or another now, or something else.
 type Events = futures_util::stream::BoxStream<'static, Option<Link>>;
