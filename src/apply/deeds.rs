@@ -267,7 +267,7 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
 /// The table as its file says; no file, no table.
 async fn reload_firewall(prune: bool) -> Result<(), NftError> {
     let file = Path::new(FIREWALL_FILE);
-    if !file.exists() {
+    if !Disk::new(Path::new("/")).exists(file) {
         return nft::unload().await;
     }
     nft::load(file).await?;

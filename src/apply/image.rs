@@ -12,7 +12,7 @@ use crate::sys::archive::{Packing, Unpacked};
 use crate::sys::build::Building;
 use crate::sys::bus::Transfer;
 use crate::sys::tree;
-use crate::sys::{Bus, BusError, Disk};
+use crate::sys::{Bus, BusError, Disk, Thing, what_is_at};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -71,7 +71,9 @@ async fn transfer(
     let hears = |part| listener.progresses(part);
     match making {
         Making::Build(recipe) => build(bus, &recipe, name, listener).await,
-        Making::Import(path) if path.is_dir() => import_folder(bus, &path, name, listener).await,
+        Making::Import(path) if what_is_at(&path) == Some(Thing::Folder) => {
+            import_folder(bus, &path, name, listener).await
+        }
         Making::Import(path) => import_file(bus, &path, name, limit, listener).await,
         Making::Oci(reference) => {
             Ok(bus.transfer(Transfer::PullOci { reference }, name, trees(), &hears).await?)

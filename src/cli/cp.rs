@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::session::{bus, must_be_root};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
-use crate::sys::Bus;
 use crate::sys::carry::{Inside, LeftOut, Place, Terms};
+use crate::sys::{Bus, what_is_at};
 
 /// Copy files or folders between this host and a machine that runs
 ///
@@ -80,7 +80,7 @@ async fn inside(bus: &Bus, name: &MachineName) -> Result<Inside, Fault> {
 /// machined copies in the machine's own view: whatever stands there leads nowhere else.
 async fn inwards(bus: &Bus, args: &Cp, from: &str, name: &MachineName, to: PathBuf) -> Result<u8, Fault> {
     let from = std::path::absolute(from)?;
-    if !from.exists() {
+    if what_is_at(&from).is_none() {
         return Err(Fault::new(format!("{} does not exist", from.display())).hint("nothing was copied"));
     }
     let inside = inside(bus, name).await?;

@@ -16,6 +16,7 @@ use crate::spec::image::{Build, ImageWord, Kind, kind_of};
 use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
+use crate::sys::{Thing, what_is_at};
 
 /// Make a machine, start it, and see that it answers
 #[derive(Debug, Args)]
@@ -78,8 +79,10 @@ impl FirstBoot {
             }
         }
         let file = |path: Option<PathBuf>| match path {
-            Some(path) if !path.is_file() => Err(Fault::new(format!("{} is not a file", path.display()))
-                .hint("nothing was changed; name a file that is there")),
+            Some(path) if what_is_at(&path) != Some(Thing::File) => {
+                Err(Fault::new(format!("{} is not a file", path.display()))
+                    .hint("nothing was changed; name a file that is there"))
+            }
             path => Ok(path.map(std::path::absolute).transpose()?),
         };
         Ok(Wishes {
@@ -213,7 +216,7 @@ pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<St
 fn tar_file(word: &ImageWord) -> Option<PathBuf> {
     let ImageWord::Path(path) = word else { return None };
     let is_tar = kind_of(&path.to_string_lossy()) != Some(Kind::Raw);
-    (is_tar && path.is_file()).then(|| path.clone())
+    (is_tar && what_is_at(path) == Some(Thing::File)).then(|| path.clone())
 }
 
 /// The first program of a guest, as far as that can be seen before its tree is there.
@@ -267,15 +270,15 @@ pub fn new_image(
         ImageWord::Name(image) => Source::Clone(image.clone()),
         ImageWord::Path(path) => {
             let path = std::path::absolute(path)?;
-            if path.is_dir() {
-                Source::Folder(path)
-            } else if path.is_file() {
-                Source::File { path, limit }
-            } else {
-                let what = if path.exists() { "is not a file" } else { "does not exist" };
-                return Err(Fault::new(format!("the image {} {what}", path.display())).hint(
-                    "--image takes a tar file, a disk image or a folder, or an image's name: `nsctl image list`",
-                ));
+            match what_is_at(&path) {
+                Some(Thing::Folder) => Source::Folder(path),
+                Some(Thing::File) => Source::File { path, limit },
+                other => {
+                    let what = if other.is_some() { "is not a file" } else { "does not exist" };
+                    return Err(Fault::new(format!("the image {} {what}", path.display())).hint(
+                        "--image takes a tar file, a disk image or a folder, or an image's name: `nsctl image list`",
+                    ));
+                }
             }
         }
         other => Source::Clone(image::kept(other).ok_or_else(|| {

@@ -19,7 +19,7 @@ use crate::spec::definition_path;
 use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
 use crate::spec::recipe::{package, recipes};
 use crate::sys::bus::Image as BusImage;
-use crate::sys::{Bus, Disk, Lock, build};
+use crate::sys::{Bus, Disk, Lock, build, what_is_at};
 
 /// Images: what machines are made from
 #[derive(Debug, Subcommand)]
@@ -126,7 +126,7 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
         }
         Image::Import { path, target } => {
             let path = std::path::absolute(&path)?;
-            if !path.exists() {
+            if what_is_at(&path).is_none() {
                 return Err(Fault::new(format!("{} does not exist", path.display()))
                     .hint("it is the path of a tar file, a disk image or a folder"));
             }

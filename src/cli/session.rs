@@ -125,7 +125,7 @@ impl Locked {
 
     async fn take_as_it_is(global: &Global) -> Result<Locked, Fault> {
         must_be_root(global)?;
-        if !global.root.is_dir() {
+        if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
             return Err(Fault::new(format!("{} is not a folder", global.root.display())));
         }
         let disk = Disk::new(&global.root);

@@ -1,7 +1,5 @@
 //! `nsctl show`: one machine, what was planned beside what is there.
 
-use std::path::Path;
-
 use super::text::out;
 use clap::Args;
 
@@ -11,6 +9,7 @@ use super::view::Row;
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::spec::{Expose, OpenPort, definition_path};
+use crate::sys::Disk;
 
 /// Show one machine: what was planned, and what is there
 #[derive(Debug, Args)]
@@ -78,7 +77,7 @@ fn sheet(global: &Global, row: &Row) -> String {
         add("drift", Some(line.clone()));
     }
     let definition = row.name.parse::<MachineName>().ok().map(|name| definition_path(&name));
-    let definition = definition.filter(|path| below(&global.root, path).exists());
+    let definition = definition.filter(|path| Disk::new(&global.root).exists(path));
     add("definition", definition.map(|path| path.display().to_string()));
     let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::tame(&value)));
     rows.collect::<Vec<_>>().join("\n")
@@ -89,8 +88,4 @@ fn exposed(expose: &Expose) -> String {
     let inside = expose.to.map(|to| format!(", handed on to {to} inside"));
     let host = expose.host.map(|port| format!(", also at port {port} of this host's IPv4"));
     format!("{}{}{}", expose.port, inside.unwrap_or_default(), host.unwrap_or_default())
-}
-
-fn below(root: &Path, path: &Path) -> std::path::PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }

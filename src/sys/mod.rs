@@ -30,6 +30,7 @@ pub use lock::{Lock, LockError};
 pub use net::{Net, NetError};
 pub use nft::NftError;
 
+use std::path::Path;
 use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
@@ -43,6 +44,25 @@ pub async fn together<F: Future>(asked: impl IntoIterator<Item = F>) -> Vec<F::O
     let mut answers: Vec<_> = stream::iter(numbered).buffer_unordered(AT_ONCE).collect().await;
     answers.sort_by_key(|(at, _)| *at);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// What a path leads to that the user named, as seen from where he is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing {
+    Folder,
+    File,
+    /// A device, a pipe, a socket.
+    Other,
+}
+
+/// What is there, links followed; none if it is missing, or out of our reach.
+pub fn what_is_at(path: &Path) -> Option<Thing> {
+    let kind = std::fs::metadata(path).ok()?.file_type();
+    Some(match kind {
+        kind if kind.is_dir() => Thing::Folder,
+        kind if kind.is_file() => Thing::File,
+        _ => Thing::Other,
+    })
 }
 
 /// The clock that never goes back.

@@ -23,15 +23,29 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let own = || Ok(lab.machine("hand")?["addresses"].to_string().contains("2001:db8:a:42:"));
     until(Duration::from_secs(20), "the machine has an address by RA", own)?;
     let before = lab.machine("hand")?["addresses"].clone();
-    let address = before.as_array().into_iter().flatten().filter_map(|a| a.as_str()).find(|a| a.starts_with("2001:db8:a:42:"));
+    let address = before
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str())
+        .find(|a| a.starts_with("2001:db8:a:42:"));
 
     let said = lab.nsctl("adopt hand --yes")?;
     must!(said.ok(), "{}", said.all());
-    for shown in ["+mode = \"routed\"", "+subnet = \"2001:db8:a:42::/64\"", " Environment=A=1", "20-hand.network stays", "will be restarted"] {
+    for shown in [
+        "+mode = \"routed\"",
+        "+subnet = \"2001:db8:a:42::/64\"",
+        " Environment=A=1",
+        "20-hand.network stays",
+        "will be restarted",
+    ] {
         must!(said.stderr.contains(shown), "not shown: {shown}\n{}", said.stderr);
     }
     let after = lab.machine("hand")?;
-    must!(after["network"]["prefix"] == "2001:db8:a:42::/64" && after["network"]["address"].as_str() == address, "{before}\n{after}");
+    must!(
+        after["network"]["prefix"] == "2001:db8:a:42::/64" && after["network"]["address"].as_str() == address,
+        "{before}\n{after}"
+    );
     must!(after["drift"] == serde_json::json!([]), "{after}");
     let nspawn = lab.sh("cat /etc/systemd/nspawn/hand.nspawn")?;
     for setting in NSPAWN.lines().filter(|line| line.contains('=')) {

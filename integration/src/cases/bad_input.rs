@@ -15,7 +15,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "init --pool 2001:db8:a::/48 --uplink wan9", 1, "no interface 'wan9'")?;
     refused(lab, "create web --routed --image debian-13", 1, "no pool")?;
     refused(lab, "create web --bridge vbr0 --image debian-13", 1, "no such bridge")?;
-    for usage in ["", "frobnicate", "create web", "create web --routed --bridge vbr0", "init", "list --frob", "start"] {
+    for usage in
+        ["", "frobnicate", "create web", "create web --routed --bridge vbr0", "init", "list --frob", "start"]
+    {
         refused(lab, usage, 2, "sage")?;
     }
 
@@ -44,7 +46,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "create m4 --routed --image debian-13", 1, "full")?;
     refused(lab, "create m1 --routed --image debian-13", 1, "already a machine named 'm1'")?;
     refused(lab, "init --pool 2001:db8:b::/48 --uplink wan0", 1, "holds")?;
-    let done = lab.sh("setpriv --reuid 1000 --clear-groups nsctl create x --routed 2>&1 || echo status $?")?;
-    anyhow::ensure!(done.contains("only root") && done.contains("hint:") && done.contains("status 1"), "{done}");
+    let done =
+        lab.sh("setpriv --reuid 1000 --clear-groups nsctl create x --routed 2>&1 || echo status $?")?;
+    anyhow::ensure!(
+        done.contains("only root") && done.contains("hint:") && done.contains("status 1"),
+        "{done}"
+    );
     Ok(())
 }

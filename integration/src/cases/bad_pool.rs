@@ -16,7 +16,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         ("version = 1\\n[leases]\\nweb = \"2001:db8:a:1::/64\"\\nother = \"2001:db8:a:1::/64\"\\n", "twice"),
         ("", "is damaged"),
     ] {
-        lab.sh(&format!("cp -n /var/lib/nsctl/state.toml /root/state.toml; printf '{text}' > /var/lib/nsctl/state.toml"))?;
+        lab.sh(&format!(
+            "cp -n /var/lib/nsctl/state.toml /root/state.toml; printf '{text}' > /var/lib/nsctl/state.toml"
+        ))?;
         for line in ["create db --routed --image debian-13", "remove -y web", "list", "apply --yes", "pool"] {
             refused(lab, line, 1, says)?;
         }
@@ -26,7 +28,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("cp /etc/nsctl/machines.d/web.toml /root; echo 'colour = \"red\"' > /etc/nsctl/machines.d/web.toml; cat /root/web.toml >> /etc/nsctl/machines.d/web.toml")?;
     refused(lab, "open web tcp/1", 1, "web.toml:1:1: unknown field `colour`")?;
     let done = lab.nsctl("plan")?;
-    must!(done.stderr.contains(" 1 | colour = \"red\"") && done.stderr.contains("   | ^^^^^^"), "{}", done.stderr);
+    must!(
+        done.stderr.contains(" 1 | colour = \"red\"") && done.stderr.contains("   | ^^^^^^"),
+        "{}",
+        done.stderr
+    );
     must!(lab.nsctl("list")?.stdout.contains("web"), "a broken definition hides the list");
     lab.sh("cp /root/web.toml /etc/nsctl/machines.d/web.toml")?;
     lab.sh("echo 'pol = 3' >> /etc/nsctl/nsctl.toml")?;

@@ -16,7 +16,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.install("mmdebstrap")?;
     let word = format!("debian:{}", lab.suite().name());
     let image = word.replace(':', "-");
-    lab.sh(&format!("printf '\\n[images]\\nmirror = \"%s\"\\n' '{}' >> /etc/nsctl/nsctl.toml", lab.mirror()))?;
+    lab.sh(&format!(
+        "printf '\\n[images]\\nmirror = \"%s\"\\n' '{}' >> /etc/nsctl/nsctl.toml",
+        lab.mirror()
+    ))?;
     // The stable release needs no word.
     if lab.suite() != Suite::Trixie {
         lab.sh(&format!("printf '[defaults]\\nimage = \"{word}\"\\n' >> /etc/nsctl/nsctl.toml"))?;
@@ -35,12 +38,22 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(said.stderr.contains("clone the image") && said.stderr.contains("a snapshot"), "{}", said.all());
     let once = || Ok(lab.run(&["nsctl", "shell", "web", "cat", "/root/first"])?.stdout == "ran\n0\n");
     until(Duration::from_secs(60), "the script ran", once)?;
-    let inside = |command: &str| Ok::<String, anyhow::Error>(lab.run(&["nsctl", "shell", "web", "sh", "-c", command])?.stdout);
+    let inside = |command: &str| {
+        Ok::<String, anyhow::Error>(lab.run(&["nsctl", "shell", "web", "sh", "-c", command])?.stdout)
+    };
     must!(inside("hostname")? == "web.example.org\n", "{}", inside("hostname")?);
-    must!(inside("cat /root/.ssh/authorized_keys")?.contains("me@there"), "no key: {}", inside("ls -la /root/.ssh /etc/credstore; journalctl -b -u systemd-tmpfiles-setup")?);
+    must!(
+        inside("cat /root/.ssh/authorized_keys")?.contains("me@there"),
+        "no key: {}",
+        inside("ls -la /root/.ssh /etc/credstore; journalctl -b -u systemd-tmpfiles-setup")?
+    );
     let hash = inside("grep ^root: /etc/shadow | cut -d: -f2")?;
     must!(hash.starts_with("$6$"), "no password: {hash}");
-    must!(inside("getent hosts web.machines.internal")?.contains("2001:db8:a:1::2"), "no resolver: {}", inside("cat /etc/resolv.conf; resolvectl status")?);
+    must!(
+        inside("getent hosts web.machines.internal")?.contains("2001:db8:a:1::2"),
+        "no resolver: {}",
+        inside("cat /etc/resolv.conf; resolvectl status")?
+    );
     must!(inside("systemctl is-active systemd-networkd")? == "active\n", "networkd does not run");
     lab.nsctl_ok("restart web")?;
     must!(inside("cat /root/first")? == "ran\n0\n", "the script ran again");
@@ -48,7 +61,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     // The second is a clone of the image that was kept, and another machine.
     let second = lab.nsctl("create db --routed")?;
     must!(second.ok() && !second.stderr.contains("making the image"), "{}", second.all());
-    let ids = lab.sh("for m in web db; do nsctl shell $m cat /etc/machine-id; done | sort -u | grep -c '^[0-9a-f]*$'")?;
+    let ids = lab.sh(
+        "for m in web db; do nsctl shell $m cat /etc/machine-id; done | sort -u | grep -c '^[0-9a-f]*$'",
+    )?;
     must!(ids.trim() == "2", "two machines share a machine-id");
     let again = lab.nsctl_ok(&format!("image build {word}"))?;
     must!(again.contains("was there already"), "{again}");
@@ -70,7 +85,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          while pgrep mmdebstrap > /dev/null; do :; done
          ls -A /tmp /var/tmp | grep -v nsctl-build-0; ls -A /var/lib/nsctl/build; stat -c %a /var/lib/nsctl/build; ls -A /var/lib/machines"
     ))?;
-    let left = ["mmdebstrap.", "nsctl-", ".tmp"].iter().any(|word| cut.contains(word)) || !cut.contains("700\n");
+    let left =
+        ["mmdebstrap.", "nsctl-", ".tmp"].iter().any(|word| cut.contains(word)) || !cut.contains("700\n");
     must!(!left, "something is left:\n{cut}");
     must!(!lab.nsctl_ok("image list")?.contains(&image), "half an image");
     Ok(())

@@ -25,7 +25,11 @@ fn networkd_refuses(lab: &Lab) -> Result<()> {
     let said = lab.nsctl("create web --routed --image debian-13")?;
     must!(said.status == 1 && said.stderr.contains("networkd does not reload"), "{}", said.all());
     must!(said.stderr.contains("not undone: cannot reload networkd"), "{}", said.all());
-    must!(lab.nsctl("list")?.stderr.contains("is not mended yet: cannot reload networkd"), "{}", lab.nsctl("list")?.all());
+    must!(
+        lab.nsctl("list")?.stderr.contains("is not mended yet: cannot reload networkd"),
+        "{}",
+        lab.nsctl("list")?.all()
+    );
     lab.sh("rm /etc/dbus-1/system.d/deny.conf; systemctl reload dbus")?;
     let next = lab.nsctl("init --pool 2001:db8:a::/48 --uplink wan0")?;
     must!(next.ok() && next.stderr.contains("is undone at last"), "{}", next.all());
@@ -64,7 +68,11 @@ fn machined_goes_away(lab: &Lab) -> Result<()> {
         } else {
             failed += 1;
             must!(said.contains("error:"), "machined away at {point}: {said}");
-            must!(fingerprint(lab)? == before, "machined away at {point}:\n{said}\n{before}\n---\n{}", fingerprint(lab)?);
+            must!(
+                fingerprint(lab)? == before,
+                "machined away at {point}:\n{said}\n{before}\n---\n{}",
+                fingerprint(lab)?
+            );
         }
     }
     must!(failed > 2, "machined was missed {failed} times only");

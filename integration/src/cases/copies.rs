@@ -26,15 +26,20 @@ fn files(lab: &Lab) -> Result<()> {
     must!(owner.starts_with("0:"), "not root's inside: {owner}");
     lab.nsctl_ok("cp web:/srv/some/deep/file /root/back/")
         .or_else(|_| lab.sh("mkdir /root/back && nsctl cp web:/srv/some/deep/file /root/back/"))?;
-    must!(lab.sh("cat /root/back/file; stat -c %u /root/back/file")? == "hello\n0\n", "{}", lab.sh("ls -la /root/back")?);
+    must!(
+        lab.sh("cat /root/back/file; stat -c %u /root/back/file")? == "hello\n0\n",
+        "{}",
+        lab.sh("ls -la /root/back")?
+    );
     refused(lab, "cp web:/srv/nothing /root/", 1, "does not exist")?;
     refused(lab, "cp web:/a web:/b", 1, "one of the two")?;
     refused(lab, "cp /root/none web:/a", 1, "does not exist")
 }
 
 fn journal(lab: &Lab) -> Result<()> {
-    lab.nsctl_ok("shell web sh -c 'logger from-the-guest; journalctl --sync'")
-        .or_else(|_| lab.must(&["nsctl", "shell", "web", "sh", "-c", "logger from-the-guest; journalctl --sync"]))?;
+    lab.nsctl_ok("shell web sh -c 'logger from-the-guest; journalctl --sync'").or_else(|_| {
+        lab.must(&["nsctl", "shell", "web", "sh", "-c", "logger from-the-guest; journalctl --sync"])
+    })?;
     must!(lab.nsctl_ok("logs web")?.contains("from-the-guest"), "{}", lab.nsctl_ok("logs web")?);
     must!(lab.nsctl_ok("logs web --console")?.contains("Welcome to"), "no console");
     let follow = "timeout 5 nsctl logs web -f > follow & until grep -q from-the-guest follow; do :; done
@@ -66,7 +71,10 @@ fn renamed(lab: &Lab) -> Result<()> {
     must!(lab.nsctl_ok("start copy")?.contains("answers at 2001:db8:a:2::2"), "its subnet is another");
     let left = lab.sh("ls /var/lib/machines /etc/systemd/nspawn /etc/nsctl/machines.d; ls -R /etc/systemd /var/lib/nsctl; cat /var/lib/nsctl/state.toml")?;
     must!(!left.contains("twin"), "something of its old name is left:\n{left}");
-    must!(lab.sh("systemctl is-enabled systemd-nspawn@copy")?.contains("enabled"), "it does not start with the host");
+    must!(
+        lab.sh("systemctl is-enabled systemd-nspawn@copy")?.contains("enabled"),
+        "it does not start with the host"
+    );
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     lab.nsctl_ok("remove -y copy")?;
     must!(!lab.sh("ls /var/lib/machines")?.contains("copy"), "its tree stays");
@@ -87,10 +95,24 @@ fn moved(lab: &mut Lab) -> Result<()> {
     refused(lab, "import /root/web.tar.gz", 1, "nobody can be asked")?;
     let said = lab.nsctl("import --yes /root/web.tar.gz")?;
     must!(said.ok() && said.stdout.contains("web answers at 2001:db8:a:f001::2"), "{}", said.all());
-    must!(said.stderr.contains("open = [\"tcp/7777\"]") && said.stderr.contains("gets another"), "{}", said.all());
+    must!(
+        said.stderr.contains("open = [\"tcp/7777\"]") && said.stderr.contains("gets another"),
+        "{}",
+        said.all()
+    );
     must!(lab.nsctl_ok("shell web cat /etc/machine-id")? == id, "it is another machine");
     must!(lab.nsctl_ok("shell web cat /srv/some/deep/file")? == "hello\n", "not the same files");
-    let open = || Ok(lab.router.run(&["bash", "-c", "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a:f001::2/7777 && head -c5 <&3'"])?.stdout == "hello");
+    let open = || {
+        Ok(lab
+            .router
+            .run(&[
+                "bash",
+                "-c",
+                "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a:f001::2/7777 && head -c5 <&3'",
+            ])?
+            .stdout
+            == "hello")
+    };
     until(Duration::from_secs(20), "its port is open here, too", open)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     lab.sh("tar -C /var/lib/machines/debian-13 -cf /root/plain.tar .")?;
@@ -119,12 +141,19 @@ end
     let said = lab.nsctl("import /root/evil.tar")?.stderr;
     must!(said.contains("\\u{202e}\\u{200b}") && !said.contains('\u{202e}'), "{said}");
     let last = said.split("reaches beyond").nth(1).unwrap_or_default();
-    for word in ["/:/host", "PrivateUsers = no", "Capability = all", "IPMasquerade", "firewall = false", "port 80"] {
+    for word in
+        ["/:/host", "PrivateUsers = no", "Capability = all", "IPMasquerade", "firewall = false", "port 80"]
+    {
         must!(last.contains(word), "{word} is not told apart:\n{said}");
     }
     let said = lab.nsctl("import --yes --no-privileges --no-start /root/evil.tar")?;
     must!(said.ok() && !said.stderr.contains("reaches beyond"), "{}", said.all());
     let kept = lab.sh("cat /etc/nsctl/machines.d/evil.toml /etc/systemd/nspawn/evil.nspawn")?;
-    must!(!["/:/host", "PrivateUsers=no", "all", "Masquerade", "firewall", "host = 80"].iter().any(|word| kept.contains(word)), "{kept}");
+    must!(
+        !["/:/host", "PrivateUsers=no", "all", "Masquerade", "firewall", "host = 80"]
+            .iter()
+            .any(|word| kept.contains(word)),
+        "{kept}"
+    );
     lab.nsctl_ok("remove -y evil").map(drop)
 }

@@ -67,16 +67,16 @@ fn by_network_manager(lab: &mut Lab) -> Result<()> {
 
 fn by_kernel(lab: &mut Lab) -> Result<()> {
     blank(lab)?;
-    lab.sh(
-        "sysctl -qw net.ipv6.conf.wan0.accept_ra=1 && ip link set wan0 up
-         ip addr add 2001:db8:ffff::2/64 dev wan0 nodad",
-    )?;
+    lab.sh("sysctl -qw net.ipv6.conf.wan0.accept_ra=1 && ip link set wan0 up
+         ip addr add 2001:db8:ffff::2/64 dev wan0 nodad")?;
     until(Duration::from_secs(20), "the kernel has a default route by RA", || has_default(lab))?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     must!(lab.sh("sysctl -n net.ipv6.conf.all.forwarding")? == "1\n", "it does not forward");
     must!(lab.sh("sysctl -n net.ipv6.conf.wan0.accept_ra")? == "2\n", "the uplink ignores RA");
     must!(has_default(lab)?, "the default route is gone");
-    lab.sh("while ip -6 route del default 2>/dev/null; do :; done; ip link set wan0 down; ip link set wan0 up")?;
+    lab.sh(
+        "while ip -6 route del default 2>/dev/null; do :; done; ip link set wan0 down; ip link set wan0 up",
+    )?;
     until(Duration::from_secs(20), "the kernel takes RAs of a host that forwards", || has_default(lab))?;
     lab.sh("sysctl -qw net.ipv6.conf.wan0.accept_ra=1")?;
     super::doctor::mended(lab, "ignores router advertisements")

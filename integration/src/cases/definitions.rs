@@ -22,18 +22,25 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let plan = lab.nsctl("plan --exit-code")?;
     must!(plan.status == 3 && plan.stdout.contains("+Address=2001:db8:a:7::5/64"), "{}", plan.all());
     let json: serde_json::Value = serde_json::from_str(&lab.nsctl_ok("plan --json")?)?;
-    let reloads = json["steps"].as_array().into_iter().flatten().filter(|s| s["step"] == "reload-networkd").count();
+    let reloads =
+        json["steps"].as_array().into_iter().flatten().filter(|s| s["step"] == "reload-networkd").count();
     must!(reloads == 1, "{reloads} reloads of networkd for three machines");
     let said = lab.nsctl_ok("apply --yes")?;
-    must!(said.contains("web answers at 2001:db8:a:7::5") && said.contains("db answers at 2001:db8:a:1::2"), "{said}");
+    must!(
+        said.contains("web answers at 2001:db8:a:7::5") && said.contains("db answers at 2001:db8:a:1::2"),
+        "{said}"
+    );
     must!(lab.nsctl("plan --exit-code")?.status == 0, "{}", lab.nsctl_ok("plan")?);
     must!(lab.nsctl_ok("apply --yes")? == "nothing to do\n", "a second apply does something");
 
     let unit = lab.sh("systemctl show systemd-nspawn@web -p MemoryMax -p TasksMax")?;
     must!(unit.contains("MemoryMax=536870912") && unit.contains("TasksMax=200"), "{unit}");
-    let environment = lab.sh("tr '\\0' '\\n' < /proc/$(machinectl show web -p Leader | cut -d= -f2)/environ")?;
+    let environment =
+        lab.sh("tr '\\0' '\\n' < /proc/$(machinectl show web -p Leader | cut -d= -f2)/environ")?;
     must!(environment.contains("MOTD=say \"hi\"\n"), "{environment}");
-    lab.sh("touch /srv/seen; nsenter -t $(machinectl show web -p Leader | cut -d= -f2) -m test -e /srv/seen")?;
+    lab.sh(
+        "touch /srv/seen; nsenter -t $(machinectl show web -p Leader | cut -d= -f2) -m test -e /srv/seen",
+    )?;
 
     lab.nsctl_ok("attach web --routed")?;
     must!(lab.machine("web")?["network"]["address"] == "2001:db8:a:7::5", "attach forgot subnet and token");
@@ -61,7 +68,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // A machine whose settings change while it runs is restarted, and that is said before.
     lab.sh("printf '[limits]\\nmemory = \"1G\"\\n[nspawn.Exec]\\nHostname = \"other\"\\n' >> /etc/nsctl/machines.d/db.toml")?;
-    must!(lab.nsctl_ok("plan")?.contains("'db' is running and will be restarted"), "{}", lab.nsctl_ok("plan")?);
+    must!(
+        lab.nsctl_ok("plan")?.contains("'db' is running and will be restarted"),
+        "{}",
+        lab.nsctl_ok("plan")?
+    );
     let said = lab.nsctl_ok("apply --yes")?;
     must!(said.contains("db answers at 2001:db8:a:1::2"), "{said}");
     Ok(())

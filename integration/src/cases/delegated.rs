@@ -10,7 +10,8 @@ use crate::lab::{Daemon, Lab, kea, until};
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
-    lab.router.script("for p in 1 2; do ip -6 route add 2001:db8:${p}00::/40 via 2001:db8:ffff::2 dev up0; done")?;
+    lab.router
+        .script("for p in 1 2; do ip -6 route add 2001:db8:${p}00::/40 via 2001:db8:ffff::2 dev up0; done")?;
     super::refused(lab, "init --delegated wan0 --length 64", 1, "too long")?;
     let isp = delegate(lab, "2001:db8:100::")?;
     let said = lab.nsctl_ok("init --delegated wan0")?;
@@ -46,10 +47,15 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(web["network"]["number"] == 1 && new.ends_with("1::2"), "{web}");
     must!(web["old_addresses"].to_string().contains(&old), "the old address is not told apart: {web}");
     must!(lab.nsctl_ok("list")?.contains(&format!("{old} (old)")), "{}", lab.nsctl_ok("list")?);
-    must!(lab.sh("for m in web db; do machinectl show $m -p Leader; done")? == leaders, "a machine was restarted");
+    must!(
+        lab.sh("for m in web db; do machinectl show $m -p Leader; done")? == leaders,
+        "a machine was restarted"
+    );
     must!(lab.sh("ip -6 route show default")?.contains("dev wan0"), "the host's default route is gone");
     named(lab)?;
-    let hello = || Ok(lab.sh("timeout 2 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080 && head -c5 <&3' || true")? == "hello");
+    let hello = || {
+        Ok(lab.sh("timeout 2 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080 && head -c5 <&3' || true")? == "hello")
+    };
     until(Duration::from_secs(10), "the host's port leads to the machine", hello)
 }
 
@@ -60,7 +66,8 @@ fn named(lab: &Lab) -> Result<()> {
     must!(here.starts_with("fd") && here.trim_end().ends_with(":1::2"), "the host knows it as {here}");
     must!(lab.nsctl_ok("dns")?.contains(&format!("web IN AAAA {here}")), "{}", lab.nsctl_ok("dns")?);
     let leader = lab.sh("machinectl show db -p Leader --value")?;
-    let there = || Ok(lab.run(&["nsenter", "-t", leader.trim(), "-n", "-m", "sh", "-c", ask])?.stdout == here);
+    let there =
+        || Ok(lab.run(&["nsenter", "-t", leader.trim(), "-n", "-m", "sh", "-c", ask])?.stdout == here);
     until(Duration::from_secs(20), "a machine knows another by name", there)?;
     let ping = || Ok(lab.inside("db", &format!("ping -6 -c1 -W1 {}", here.trim()))?.ok());
     until(Duration::from_secs(10), "a machine reaches the other by name", ping)

@@ -101,7 +101,14 @@ pub fn mended(lab: &Lab, says: &str) -> Result<()> {
         all = done.all();
         let findings: serde_json::Value = serde_json::from_str(&done.stdout)?;
         let texts = findings.as_array().into_iter().flatten();
-        let one = texts.into_iter().find(|one| format!("{} {}", one["object"].as_str().unwrap_or_default(), one["what"].as_str().unwrap_or_default()).contains(says));
+        let one = texts.into_iter().find(|one| {
+            format!(
+                "{} {}",
+                one["object"].as_str().unwrap_or_default(),
+                one["what"].as_str().unwrap_or_default()
+            )
+            .contains(says)
+        });
         if let Some(one) = one {
             let error = one["level"] == "error";
             must!(done.status == 1 || !error, "exit status {} for an error", done.status);
@@ -156,15 +163,21 @@ fn translated(lab: &Lab) -> Result<()> {
 fn online(lab: &Lab) -> Result<()> {
     // One of the traps made the uplink narrow, and was mended so that machines heed it.
     let said = lab.nsctl_ok("doctor web --online 2001:db8:ffff::1")?;
-    must!(said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1; packets of up to 1400 bytes get through\n", "{said}");
+    must!(
+        said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1; packets of up to 1400 bytes get through\n",
+        "{said}"
+    );
     let lost = lab.nsctl("doctor web --online 2001:db8:dead::1")?;
     must!(lost.status == 1 && lost.stdout.contains("does not reach"), "{}", lost.all());
-    let json: serde_json::Value = serde_json::from_str(&lab.nsctl("doctor --json --online 2001:db8:ffff::1")?.stdout)?;
+    let json: serde_json::Value =
+        serde_json::from_str(&lab.nsctl("doctor --json --online 2001:db8:ffff::1")?.stdout)?;
     must!(json.as_array().is_some_and(|all| all.len() == 3), "{json}");
     large_packets(lab)?;
     super::refused(lab, "doctor --probe 1", 1, "no ping to 2001:db8:a::1")?;
     let probe = "nsctl doctor --probe 20 > probe & touch asked; wait $!; cat probe";
-    let mut pings = crate::lab::Daemon::spawn(lab.router.command(&["ping", "-6", "-i0.2", "2001:db8:a::1"]).stdout(std::process::Stdio::null()))?;
+    let mut pings = crate::lab::Daemon::spawn(
+        lab.router.command(&["ping", "-6", "-i0.2", "2001:db8:a::1"]).stdout(std::process::Stdio::null()),
+    )?;
     let came = lab.sh(probe)?;
     pings.0.kill()?;
     must!(came.contains("2001:db8:ffff::1 has reached 2001:db8:a::1"), "{came}");
@@ -179,7 +192,11 @@ fn large_packets(lab: &Lab) -> Result<()> {
     lab.sh("leader=$(machinectl show web -p Leader --value); nsenter -t $leader -n ip -6 route flush cache")?;
     lab.router.script("nft 'table ip6 deaf {\n chain output {\n type filter hook output priority 0\n icmpv6 type packet-too-big drop\n }\n }'")?;
     let lost = lab.nsctl("doctor web --online 2001:db8:e::2")?;
-    must!(lost.status == 1 && lost.stdout.contains("large packets are lost without a word"), "{}", lost.all());
+    must!(
+        lost.status == 1 && lost.stdout.contains("large packets are lost without a word"),
+        "{}",
+        lost.all()
+    );
     lab.router.script("nft delete table ip6 deaf; ip link del narrow0").map(drop)
 }
 
@@ -187,8 +204,10 @@ fn large_packets(lab: &Lab) -> Result<()> {
 fn other_guests(lab: &Lab) -> Result<()> {
     tiny_guest(lab, "tiny")?;
     lab.nsctl_ok("create tiny --routed")?;
-    lab.sh("net=/proc/$(machinectl show tiny -p Leader --value)/ns/net
-            nsenter --net=$net sysctl -qw net.ipv6.conf.host0.accept_ra=0 net.ipv6.conf.host0.disable_ipv6=1")?;
+    lab.sh(
+        "net=/proc/$(machinectl show tiny -p Leader --value)/ns/net
+            nsenter --net=$net sysctl -qw net.ipv6.conf.host0.accept_ra=0 net.ipv6.conf.host0.disable_ipv6=1",
+    )?;
     mended(lab, "it takes no router advertisements")?;
     lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl unmask -q NetworkManager; systemctl disable -q --now systemd-networkd.service systemd-networkd.socket
         printf '[device]\nmatch-device=*\nmanaged=0\n' > /etc/NetworkManager/conf.d/none.conf
@@ -221,15 +240,24 @@ fn first_boot(lab: &Lab) -> Result<()> {
 fn fixed(lab: &Lab) -> Result<()> {
     lab.sh("sysctl -qw net.ipv6.conf.all.forwarding=0; nft flush ruleset")?;
     let done = lab.nsctl("doctor --fix --yes")?;
-    must!(done.ok() && done.stderr.contains("is off") && done.stdout.matches("done: ").count() >= 2, "{}", done.all());
+    must!(
+        done.ok() && done.stderr.contains("is off") && done.stdout.matches("done: ").count() >= 2,
+        "{}",
+        done.all()
+    );
     silent(lab, "after --fix")?;
     lab.sh("sysctl -qw net.ipv6.conf.all.forwarding=0")?;
-    must!(lab.nsctl("doctor web")?.ok(), "the host's traps are told as a machine's: {}", lab.nsctl("doctor web")?.all());
+    must!(
+        lab.nsctl("doctor web")?.ok(),
+        "the host's traps are told as a machine's: {}",
+        lab.nsctl("doctor web")?.all()
+    );
     lab.nsctl_ok("doctor --fix --yes")?;
     super::refused(lab, "doctor nobody", 1, "there is no machine")?;
     // Quick, and useful without root.
     lab.install("sudo").or_else(|_| lab.sh("true").map(drop))?;
-    let seen = lab.run(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "nsctl", "doctor"])?;
+    let seen =
+        lab.run(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "nsctl", "doctor"])?;
     must!(!seen.stderr.contains("error:") || seen.stderr.contains("root"), "without root: {}", seen.all());
     Ok(())
 }

@@ -20,13 +20,14 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("apply --yes")?;
     lab.sh("sed -i 's/^mode.*/&\\ntoken = \"::7\"/' /etc/nsctl/machines.d/web.toml")?;
     drifts(lab, "is not yet what the definition says")?;
-    must!(lab.nsctl_ok("apply --yes")?.contains("web answers at 2001:db8:a:1::7"), "apply does not repair it");
+    must!(
+        lab.nsctl_ok("apply --yes")?.contains("web answers at 2001:db8:a:1::7"),
+        "apply does not repair it"
+    );
 
     lab.nsctl_ok("stop web")?;
-    lab.sh(
-        "systemd-run -q systemd-nspawn -q --boot -M web --network-veth -U --settings=override
-         until machinectl show web -p State 2>/dev/null | grep -q running; do :; done",
-    )?;
+    lab.sh("systemd-run -q systemd-nspawn -q --boot -M web --network-veth -U --settings=override
+         until machinectl show web -p State 2>/dev/null | grep -q running; do :; done")?;
     drifts(lab, "somebody started it otherwise")?;
     lab.sh("machinectl terminate web")?;
     Ok(())

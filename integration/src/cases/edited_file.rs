@@ -18,7 +18,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let done = lab.nsctl("apply --yes")?;
     must!(done.stderr.contains("-LLDP=yes"), "no diff:\n{}", done.stderr);
     // A file of somebody else in the way is left alone too.
-    lab.sh("mkdir -p /etc/sysctl.d; printf '[Match]\\nName=x\\n' > /etc/systemd/network/05-nsctl-ve-db.network")?;
+    lab.sh(
+        "mkdir -p /etc/sysctl.d; printf '[Match]\\nName=x\\n' > /etc/systemd/network/05-nsctl-ve-db.network",
+    )?;
     refused(lab, "create db --routed --image debian-13", 1, "not written by nsctl")?;
     lab.sh("rm /etc/systemd/network/05-nsctl-ve-db.network")?;
     // It holds up no other machine, and `remove` takes it along.
@@ -27,7 +29,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let done = lab.nsctl("apply --yes")?;
     must!(done.status == 1 && done.stdout.contains("new answers"), "{}", done.all());
     let done = lab.nsctl("plan")?;
-    must!(done.status == 1 && done.stdout == "nothing to do\n" && done.stderr.contains("was edited by hand"), "{}", done.all());
+    must!(
+        done.status == 1 && done.stdout == "nothing to do\n" && done.stderr.contains("was edited by hand"),
+        "{}",
+        done.all()
+    );
     let done = lab.nsctl("remove -y web")?;
     must!(done.ok() && done.stderr.contains("was edited by hand, and goes"), "{}", done.all());
     must!(!lab.sh("ls -R /etc/systemd /var/lib/nsctl")?.contains("web"), "something is left");

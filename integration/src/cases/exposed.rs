@@ -13,22 +13,25 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.router.script("ip addr add 192.0.2.1/24 dev up0")?;
     lab.sh("printf 'Address=192.0.2.2/24\\n' >> /etc/systemd/network/20-wan0.network; networkctl reload")?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
-    lab.sh(
-        "machinectl clone debian-13 web; cd /var/lib/machines/web/etc/systemd/system
+    lab.sh("machinectl clone debian-13 web; cd /var/lib/machines/web/etc/systemd/system
          printf '[Socket]\\nListenStream=127.0.0.1:8080\\nAccept=yes\\n' > four.socket
          printf '[Service]\\nExecStart=/bin/echo four\\nStandardOutput=socket\\n' > four@.service
-         ln -s ../four.socket sockets.target.wants/",
-    )?;
+         ln -s ../four.socket sockets.target.wants/")?;
     lab.nsctl_ok("create web --routed --open tcp/8080")?;
     let by_ipv4 = "exec 3<>/dev/tcp/127.0.0.1/8080; head -c4 <&3";
-    until(Duration::from_secs(30), "the service is there", || Ok(lab.inside("web", by_ipv4)?.stdout == "four"))?;
+    until(Duration::from_secs(30), "the service is there", || {
+        Ok(lab.inside("web", by_ipv4)?.stdout == "four")
+    })?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "it has IPv6 by itself");
     let leader = lab.sh("machinectl show web -p Leader")?;
     lab.nsctl_ok("expose web tcp/8080 --to 127.0.0.1:1")?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "nobody listens there");
     lab.nsctl_ok("expose web tcp/8080 --to 127.0.0.1:8080")?;
     seen(lab, "2001:db8:a:1::2/8080", "over IPv6")?;
-    must!(lab.inside("web", "exec 3<>/dev/tcp/127.0.0.1/8080; head -c4 <&3")?.stdout == "four", "not as before over IPv4");
+    must!(
+        lab.inside("web", "exec 3<>/dev/tcp/127.0.0.1/8080; head -c4 <&3")?.stdout == "four",
+        "not as before over IPv4"
+    );
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
     // On the host, while the machine runs.
@@ -63,7 +66,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("restart web")?;
     must!(!says_four(lab, "2001:db8:a:1::2/8080")?, "the machine listens on IPv6 again");
     lab.nsctl_ok("remove -y web")?;
-    must!(!lab.sh("ss -ltn; ls /etc/systemd/system /var/lib/nsctl/expose 2>/dev/null || true")?.contains("expose-web"), "something is left");
+    must!(
+        !lab.sh("ss -ltn; ls /etc/systemd/system /var/lib/nsctl/expose 2>/dev/null || true")?
+            .contains("expose-web"),
+        "something is left"
+    );
     Ok(())
 }
 

@@ -12,8 +12,23 @@ const WEB: &str = "2001:db8:a:1::2";
 const DB: &str = "2001:db8:a:2::2";
 /// It goes when its parent does (see the laboratory's own servers).
 const RA_SERVER: [&str; 17] = [
-    "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "\"$@\" & wait", "sh", "dnsmasq", "-k", "--conf-file=/dev/null",
-    "--user=root", "--port=0", "--pid-file=", "--enable-ra", "--interface=host0", "--dhcp-range=2001:db8:bad::,ra-only,64",
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "sh",
+    "-c",
+    "\"$@\" & wait",
+    "sh",
+    "dnsmasq",
+    "-k",
+    "--conf-file=/dev/null",
+    "--user=root",
+    "--port=0",
+    "--pid-file=",
+    "--enable-ra",
+    "--interface=host0",
+    "--dhcp-range=2001:db8:bad::,ra-only,64",
 ];
 
 pub fn run(lab: &mut Lab) -> Result<()> {
@@ -31,7 +46,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 /// Whether the guest's service says hello to a connection from there.
 fn hello(lab: &Lab, from: &str, to: &str) -> Result<bool> {
-    let script = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/7777 && head -c5 <&3' 2>/dev/null || true");
+    let script =
+        format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/7777 && head -c5 <&3' 2>/dev/null || true");
     let said = match from {
         "router" => lab.router.run(&["bash", "-c", &script])?.stdout,
         "host" => lab.sh(&script)?,
@@ -80,7 +96,12 @@ fn opened_and_closed_again(lab: &Lab) -> Result<()> {
 /// A machine sends from its own /64 only: neither the router nor another machine
 /// hears of anything else.
 fn false_senders(lab: &Lab) -> Result<()> {
-    for (sender, passes) in [("2001:db8:a:2::77", true), ("2001:db8:a:1::77", false), ("2001:db8:bad::1", false), ("2001:db8:a::1", false)] {
+    for (sender, passes) in [
+        ("2001:db8:a:2::77", true),
+        ("2001:db8:a:1::77", false),
+        ("2001:db8:bad::1", false),
+        ("2001:db8:a::1", false),
+    ] {
         lab.router.watch("ip6", &format!("ip6 saddr {sender}"))?;
         lab.inside(
             "db",
@@ -99,20 +120,26 @@ fn false_senders(lab: &Lab) -> Result<()> {
 /// A false sender reaches neither an open nor a closed port of another machine.
 fn false_senders_to_ports(lab: &Lab) -> Result<()> {
     lab.booted("web")?;
-    lab.inside("web", "nft 'table ip6 watch {
+    lab.inside(
+        "web",
+        "nft 'table ip6 watch {
         chain c {
             type filter hook prerouting priority -300
             ip6 saddr 2001:db8:bad::1 counter
         }
-    }'")?;
+    }'",
+    )?;
     // From outside, with an address of a machine that a port is open for.
     lab.nsctl_ok("open web udp/9 --from 2001:db8:a:2::/64")?;
-    lab.inside("web", "nft 'table ip6 outside {
+    lab.inside(
+        "web",
+        "nft 'table ip6 outside {
         chain c {
             type filter hook prerouting priority -300
             ip6 saddr 2001:db8:a:2::9 counter
         }
-    }'")?;
+    }'",
+    )?;
     lab.router.script(&format!(
         "ip addr add 2001:db8:a:2::9/128 dev lo nodad; ip -6 route replace {WEB}/128 via 2001:db8:ffff::2 dev up0 src 2001:db8:a:2::9
          bash -c 'echo x > /dev/udp/{WEB}/9'
@@ -142,16 +169,20 @@ fn false_neighbours(lab: &Lab) -> Result<()> {
     lab.sh("ip link set enp6s0 up; ip addr add 2001:db8:5::9/64 dev enp6s0 nodad")?;
     lab.nsctl_ok("open web udp/10 --from 2001:db8:5::/64")?;
     lab.nsctl_ok("open web udp/11")?;
-    lab.inside("web", "nft 'table ip6 neighbours {
+    lab.inside(
+        "web",
+        "nft 'table ip6 neighbours {
         chain c {
             type filter hook prerouting priority -300
             ip6 saddr 2001:db8:5::/64 udp dport 10 counter
             ip6 saddr 2001:db8:5::/64 udp dport 11 counter
         }
-    }'")?;
+    }'",
+    )?;
     let counted = || {
         let text = lab.inside("web", "nft list table ip6 neighbours")?.stdout;
-        let counts = text.split("packets ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        let counts =
+            text.split("packets ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
         Ok::<Vec<u64>, anyhow::Error>(counts.collect())
     };
     // Both wait for the packets that they send: a ping from the same address goes the same way.
@@ -187,10 +218,8 @@ fn after_a_boot(lab: &mut Lab) -> Result<()> {
 /// The host hears DNS, DHCP and ICMPv6 of its machines, and no router advertisement.
 fn to_the_host(lab: &Lab) -> Result<()> {
     // systemd-resolved listens on port 53 there.
-    lab.sh(
-        "systemd-run -q systemd-socket-activate -l [2001:db8:a::1]:11 --inetd -a echo hi
-         until test $(ss -ltn | grep -c '2001:db8:a::1.*:\\(11\\|53\\) ') = 2; do :; done",
-    )?;
+    lab.sh("systemd-run -q systemd-socket-activate -l [2001:db8:a::1]:11 --inetd -a echo hi
+         until test $(ss -ltn | grep -c '2001:db8:a::1.*:\\(11\\|53\\) ') = 2; do :; done")?;
     let connects = |port: u16| {
         let connect = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:a::1/{port}'");
         Ok::<bool, anyhow::Error>(lab.inside("web", &connect)?.ok())
@@ -202,11 +231,13 @@ fn to_the_host(lab: &Lab) -> Result<()> {
     must!(lab.inside("web", "ping -6 -c1 -W5 2001:db8:a::1")?.ok(), "no ping to the host");
     // The kernel of a careless host would take this for its default route.
     lab.sh("sysctl -qw net.ipv6.conf.ve-web.accept_ra=2 net.ipv6.conf.ve-web.accept_ra_defrtr=1")?;
-    let routes = || lab.sh("(ip -6 route show default; ip -6 route show dev ve-web) | sed 's/expires [0-9]*sec//'");
+    let routes =
+        || lab.sh("(ip -6 route show default; ip -6 route show dev ve-web) | sed 's/expires [0-9]*sec//'");
     let before = routes()?;
     lab.inside("web", "ip addr add 2001:db8:bad::1/64 dev host0 nodad")?;
     let _server = Daemon::spawn(&mut lab.within("web", &RA_SERVER)?)?;
-    let came = || Ok(!lab.sh("nft list chain inet nsctl host-input | grep nd-router-advert")?.contains("packets 0"));
+    let came =
+        || Ok(!lab.sh("nft list chain inet nsctl host-input | grep nd-router-advert")?.contains("packets 0"));
     until(Duration::from_secs(20), "the advertisement came", came)?;
     let after = routes()?;
     must!(after == before, "the host took a machine's advertisement:\n{before}\n---\n{after}");
@@ -221,7 +252,11 @@ fn flushed(lab: &Lab) -> Result<()> {
     lab.sh("systemctl restart nftables")?;
     until(Duration::from_secs(10), "the firewall is back after a restart of nftables.service", back)?;
     lab.sh("systemctl stop nftables && systemctl start nftables")?;
-    until(Duration::from_secs(10), "the firewall is back when nftables.service was stopped for a while", back)?;
+    until(
+        Duration::from_secs(10),
+        "the firewall is back when nftables.service was stopped for a while",
+        back,
+    )?;
     lab.sh("nft flush ruleset")?;
     must!(hello(lab, "router", DB)?, "without rules it is open");
     let plan = lab.nsctl_ok("plan")?;

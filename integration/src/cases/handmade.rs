@@ -42,7 +42,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     // What it was started with by hand, it is started with by nsctl.
     lab.nsctl_ok("restart buildbot")?;
-    let environment = lab.sh("tr '\\0' '\\n' < /proc/$(machinectl show buildbot -p Leader | cut -d= -f2)/environ")?;
+    let environment =
+        lab.sh("tr '\\0' '\\n' < /proc/$(machinectl show buildbot -p Leader | cut -d= -f2)/environ")?;
     must!(environment.contains("A=1\n") && environment.contains("B=2\n"), "{environment}");
     let lease = || Ok(lab.machine("buildbot")?["addresses"].to_string().contains("192.168.5."));
     until(Duration::from_secs(20), "it has a lease of the LAN after a restart", lease)?;

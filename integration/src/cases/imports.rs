@@ -18,7 +18,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         lab.install("libcurl4t64")?;
     }
     let environment = lab.sh("systemctl show systemd-importd -P Environment")?;
-    must!(environment.contains("SYSTEMD_IMPORT_BTRFS_QUOTA=0"), "importd turns on quota groups: {environment}");
+    must!(
+        environment.contains("SYSTEMD_IMPORT_BTRFS_QUOTA=0"),
+        "importd turns on quota groups: {environment}"
+    );
     formats(lab)?;
     padded(lab)?;
     hostile(lab)?;
@@ -29,7 +32,13 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 fn formats(lab: &Lab) -> Result<()> {
     lab.sh("cd /root; tar -C /var/lib/machines/tiny -cf tiny.tar .; for tool in gzip xz zstd; do $tool -qk tiny.tar; done; cp -r /var/lib/machines/tiny folder")?;
-    for (file, name) in [("tiny.tar", "a"), ("tiny.tar.gz", "b"), ("tiny.tar.xz", "c"), ("tiny.tar.zst", "d"), ("folder", "e")] {
+    for (file, name) in [
+        ("tiny.tar", "a"),
+        ("tiny.tar.gz", "b"),
+        ("tiny.tar.xz", "c"),
+        ("tiny.tar.zst", "d"),
+        ("folder", "e"),
+    ] {
         let said = lab.nsctl_ok(&format!("image import /root/{file} --name {name}"))?;
         must!(said.contains(&format!("the image is {name}")), "{said}");
         lab.sh(&format!("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/{name}/sbin/init"))?;
@@ -50,8 +59,7 @@ fn formats(lab: &Lab) -> Result<()> {
 
 /// A tool that writes the padding of its tar a moment after the end.
 fn padded(lab: &Lab) -> Result<()> {
-    lab.sh(
-        "cat > /usr/local/sbin/mmdebstrap <<'end'
+    lab.sh("cat > /usr/local/sbin/mmdebstrap <<'end'
 #!/usr/bin/python3
 import sys, tarfile, time
 with tarfile.open('/root/tiny.tar') as tar: end = tar.getmembers() and tar.offset + 1024
@@ -62,8 +70,7 @@ for part in whole[:end], whole[end:]:
     out.flush()
     time.sleep(1)
 end
-         chmod +x /usr/local/sbin/mmdebstrap",
-    )?;
+         chmod +x /usr/local/sbin/mmdebstrap")?;
     lab.nsctl_ok("image build debian:sid")?;
     lab.sh("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/debian-sid/sbin/init; rm /usr/local/sbin/mmdebstrap")?;
     lab.nsctl_ok("image remove -y debian-sid")?;
@@ -71,8 +78,7 @@ end
 }
 
 fn hostile(lab: &Lab) -> Result<()> {
-    lab.sh(
-        "mkdir -p /root/bad && cd /root/bad
+    lab.sh("mkdir -p /root/bad && cd /root/bad
          cat > make.py <<'end'
 import tarfile, io
 def make(name, entries):
@@ -93,8 +99,7 @@ make('hard.tar', [osr, ('way', L, '/etc/passwd'), ('way', R, b'gone')])
 make('device.tar', [osr, ('disk', B, (7, 0))])
 end
          sha256sum /etc/passwd > before
-         python3 make.py",
-    )?;
+         python3 make.py")?;
     for name in ["absolute", "dots", "link", "hard", "device"] {
         // Refused, or harmless.
         let done = lab.nsctl(&format!("image import /root/bad/{name}.tar"))?;
@@ -106,7 +111,9 @@ end
         clean(lab)?;
     }
     // A bomb: a megabyte that holds 300.
-    lab.sh("cd /root/bad; mkdir big; truncate -s 300M big/file; tar -c big | gzip -1 > bomb.tar.gz; rm -r big")?;
+    lab.sh(
+        "cd /root/bad; mkdir big; truncate -s 300M big/file; tar -c big | gzip -1 > bomb.tar.gz; rm -r big",
+    )?;
     refused(lab, "image import /root/bad/bomb.tar.gz --max-size 100M", 1, "holds more than 104857600 bytes")?;
     refused(lab, "create web --routed --image /root/bad/bomb.tar.gz --max-size 100M", 1, "holds more than")?;
     // Torn.
@@ -120,7 +127,10 @@ end
 /// No part of an image that is not whole.
 fn clean(lab: &Lab) -> Result<()> {
     let there = lab.sh("ls -A /var/lib/machines | grep -v '^.#.*lck$' || true")?;
-    must!(there.lines().all(|name| ["debian-13", "tiny", "web"].contains(&name)), "something is left:\n{there}");
+    must!(
+        there.lines().all(|name| ["debian-13", "tiny", "web"].contains(&name)),
+        "something is left:\n{there}"
+    );
     Ok(())
 }
 
@@ -146,7 +156,9 @@ fn fetched(lab: &Lab) -> Result<()> {
     lab.sh("printf 'Address=192.0.2.2/24\\n' >> /etc/systemd/network/20-wan0.network; networkctl reload; until ping -qc1 -W1 192.0.2.1 > /dev/null; do :; done")?;
     let place = web.to_string_lossy().into_owned();
     let _server = Daemon::spawn(
-        lab.router.command(&["busybox", "httpd", "-f", "-p", "192.0.2.1:80", "-h", &place]).stdin(Stdio::null()),
+        lab.router
+            .command(&["busybox", "httpd", "-f", "-p", "192.0.2.1:80", "-h", &place])
+            .stdin(Stdio::null()),
     )?;
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz", 1, "already an image named 'tiny'")?;
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz --name signed", 1, "")?;
@@ -156,10 +168,20 @@ fn fetched(lab: &Lab) -> Result<()> {
     lab.sh("find /var/lib/machines -maxdepth 1 -name '.tar-*' -exec machinectl clean --all \\; > /dev/null 2>&1 || true")?;
     std::fs::write(web.join("SHA256SUMS"), sums.replace(&sums[..4], "0000"))?;
     refused(lab, "image pull http://192.0.2.1/tiny.tar.gz --verify checksum --name fetched", 1, "")?;
-    refused(lab, "image pull http://192.0.2.1/nothing.tar.gz --verify no --name fetched", 1, "the transfer of 'fetched' failed: ")?;
+    refused(
+        lab,
+        "image pull http://192.0.2.1/nothing.tar.gz --verify no --name fetched",
+        1,
+        "the transfer of 'fetched' failed: ",
+    )?;
     let half = std::fs::read(web.join("tiny.tar.gz"))?;
     std::fs::write(web.join("half.tar.gz"), &half[..half.len() / 2])?;
-    refused(lab, "image pull http://192.0.2.1/half.tar.gz --verify no --name fetched", 1, "the transfer of 'fetched' failed: ")?;
+    refused(
+        lab,
+        "image pull http://192.0.2.1/half.tar.gz --verify no --name fetched",
+        1,
+        "the transfer of 'fetched' failed: ",
+    )?;
     must!(!lab.nsctl_ok("image list")?.contains("fetched"), "{}", lab.nsctl_ok("image list")?);
     refused(lab, "image pull ftp://192.0.2.1/x.tar", 1, "nothing to fetch")
 }
@@ -170,9 +192,21 @@ fn busybox(lab: &Lab) -> Result<()> {
     install_tiny_guest(&tree)?;
     std::fs::remove_file(tree.join("sbin/init"))?;
     std::os::unix::fs::symlink("../bin/busybox", tree.join("sbin/init"))?;
-    std::fs::write(tree.join("etc/inittab"), "::sysinit:/bin/busybox ip link set host0 up\n::respawn:/bin/busybox sleep 3600\n")?;
+    std::fs::write(
+        tree.join("etc/inittab"),
+        "::sysinit:/bin/busybox ip link set host0 up\n::respawn:/bin/busybox sleep 3600\n",
+    )?;
     let tar = lab.root()?.join("root/busybox.tar");
-    anyhow::ensure!(std::process::Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&tar).arg(".").status()?.success());
+    anyhow::ensure!(
+        std::process::Command::new("tar")
+            .arg("-C")
+            .arg(&tree)
+            .arg("-cf")
+            .arg(&tar)
+            .arg(".")
+            .status()?
+            .success()
+    );
     let said = lab.nsctl_ok("create bb --routed --image /root/busybox.tar")?;
     let bb = lab.machine("bb")?;
     must!(said.contains("bb answers at") && bb["addresses"][0] == bb["network"]["address"], "{said}{bb}");

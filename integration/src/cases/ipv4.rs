@@ -31,7 +31,12 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let web = lab.machine("web")?;
     must!(web["addresses"][0] == "2001:db8:a:1::2", "IPv6 does not come first: {web}");
     let shown = lab.nsctl_ok("list")?;
-    let private = web["addresses"].as_array().into_iter().flatten().filter_map(|a| a.as_str()).find(|a| !a.contains(':'));
+    let private = web["addresses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str())
+        .find(|a| !a.contains(':'));
     must!(private.is_some_and(|address| shown.contains(address)), "no IPv4 address: {web}");
     let db = lab.inside("db", "ip -4 -br addr show dev host0")?;
     must!(!db.stdout.contains('/'), "IPv4 where there should be none: {}", db.stdout);
@@ -72,7 +77,10 @@ fn pings(lab: &Lab) -> Result<()> {
         must!(ping.ok(), "{from} does not ping {to}:\n{}", ping.all());
     }
     let host = lab.inside("web", "ip -4 route show default | sed 's/.*via \\([0-9.]*\\).*/\\1/'")?.stdout;
-    must!(lab.inside("web", &format!("ping -c1 -W5 {}", host.trim()))?.ok(), "web does not ping the host at {host}");
+    must!(
+        lab.inside("web", &format!("ping -c1 -W5 {}", host.trim()))?.ok(),
+        "web does not ping the host at {host}"
+    );
     // An error that connection tracking knows nothing of: of a packet that the other never sent.
     lab.inside(
         "web",

@@ -29,7 +29,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 fn power_fails(lab: &Lab) -> Result<()> {
     let before = host(lab)?;
     lab.sh("find /etc /var/lib/nsctl -type f | sort > /root/before")?;
-    lab.sh("! NSCTL_KILL_AT=17 nsctl-faults create victim --routed --image debian-13 --no-start 2> /dev/null")?;
+    lab.sh(
+        "! NSCTL_KILL_AT=17 nsctl-faults create victim --routed --image debian-13 --no-start 2> /dev/null",
+    )?;
     let torn = lab.sh(
         "find /etc /var/lib/nsctl -type f ! -name '.nsctl*' ! -path '*/nsctl/journal/*' | sort | comm -13 /root/before - > /root/torn
          xargs truncate -s 0 < /root/torn; wc -l < /root/torn",

@@ -37,7 +37,14 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(pool["resting"] == resting, "{pool}");
     lab.sh("rm /var/lib/nsctl/state.toml")?;
     must!(fingerprint(lab)? == empty, "something is left:\n{empty}\n---\n{}", fingerprint(lab)?);
-    for line in ["start nobody", "stop nobody", "restart nobody", "remove -y nobody", "show nobody", "attach nobody --routed"] {
+    for line in [
+        "start nobody",
+        "stop nobody",
+        "restart nobody",
+        "remove -y nobody",
+        "show nobody",
+        "attach nobody --routed",
+    ] {
         refused(lab, line, 1, "there is no machine")?;
     }
     refused(lab, "remove -y debian-13", 1, "not one of nsctl's machines")

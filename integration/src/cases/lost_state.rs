@@ -18,16 +18,28 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("create four --routed --image debian-13 --no-start")?;
     let expect = [("one", "1"), ("three", "3"), ("four", "2")];
     for (name, subnet) in expect {
-        must!(lab.machine(name)?["network"]["prefix"] == format!("2001:db8:a:{subnet}::/64"), "{}", lab.machine(name)?);
+        must!(
+            lab.machine(name)?["network"]["prefix"] == format!("2001:db8:a:{subnet}::/64"),
+            "{}",
+            lab.machine(name)?
+        );
     }
     lab.sh("echo garbage > /var/lib/nsctl/state.toml")?;
     refused(lab, "list", 1, "nsctl state rebuild")?;
     lab.nsctl_ok("state rebuild")?;
     must!(lab.sh("cat /var/lib/nsctl/state.toml.damaged")? == "garbage\n", "the damaged file was not kept");
     for (name, subnet) in expect {
-        must!(lab.machine(name)?["network"]["prefix"] == format!("2001:db8:a:{subnet}::/64"), "{}", lab.machine(name)?);
+        must!(
+            lab.machine(name)?["network"]["prefix"] == format!("2001:db8:a:{subnet}::/64"),
+            "{}",
+            lab.machine(name)?
+        );
     }
     let plan = lab.nsctl_ok("plan")?;
-    must!(plan.lines().all(|line| ["start ", "wait "].iter().any(|word| line.starts_with(word)) || line.contains("is started")), "{plan}");
+    must!(
+        plan.lines().all(|line| ["start ", "wait "].iter().any(|word| line.starts_with(word))
+            || line.contains("is started")),
+        "{plan}"
+    );
     Ok(())
 }

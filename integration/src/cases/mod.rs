@@ -1,5 +1,65 @@
 //! One behaviour a file; each runs on a fresh host of every suite.
 
+// Plainly, not by a macro, so that rustfmt finds the files.
+mod adopted;
+mod alone;
+mod asks;
+mod bad_disk;
+mod bad_input;
+mod bad_pool;
+mod bridged;
+mod built;
+mod busy_services;
+mod by_hand;
+mod carried;
+mod checked_before;
+mod copies;
+mod crash;
+mod default_route;
+mod definitions;
+mod delegated;
+mod doctor;
+mod drift;
+mod early;
+mod edited_file;
+mod exposed;
+mod firewall;
+mod handmade;
+mod hanging;
+mod images;
+mod imports;
+mod in_parallel;
+mod ipv4;
+mod killed;
+mod lifecycle;
+mod long_name;
+mod lost_state;
+mod many_at_once;
+mod moves;
+mod names;
+mod neighbours;
+mod no_services;
+mod offline;
+mod other_tools;
+mod others;
+mod path_mtu;
+mod power_cut;
+mod private;
+mod ra_guest;
+mod reboot;
+mod replaced;
+mod reserved;
+mod routed;
+mod rules;
+mod session;
+mod shell;
+mod static_bridge;
+mod swapped;
+mod torture;
+mod tunnel_files;
+mod undo;
+mod units;
+
 use anyhow::Result;
 
 use crate::lab::Lab;
@@ -13,8 +73,7 @@ pub struct Case {
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
-        $(mod $name;)*
-        /// Every case, by the name of its file.
+        /// Every case, by the name of its file, in the order in which they run.
         pub const ALL: &[Case] = &[$(Case { name: stringify!($name), run: $name::run }),*];
     };
 }
@@ -109,4 +168,25 @@ pub fn fingerprint(lab: &Lab) -> Result<String> {
             ip -br link | awk '{print $1}' | sort
             cat /proc/sys/net/ipv6/conf/*/forwarding | sort | uniq -c
             systemctl list-units --no-legend --plain 'systemd-nspawn@*' | awk '{print $1, $4}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_case() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
+        let mut files: Vec<String> = fs_err::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .filter(|name| name != "mod")
+            .collect();
+        files.sort();
+        let mut cases: Vec<&str> = ALL.iter().map(|case| case.name).collect();
+        cases.sort();
+        assert_eq!(cases, files);
+    }
 }

@@ -14,9 +14,20 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13 --no-start")?;
     let printed = lab.nsctl_ok("dns --zone example.org")?;
-    must!(printed == "$ORIGIN example.org.\nweb IN AAAA 2001:db8:a:1::2\n", "before the first boot: {printed}");
-    must!(lab.nsctl_ok("dns --format hosts")? == "2001:db8:a:1::2 web.machines.internal web\n", "{}", lab.nsctl_ok("dns --format hosts")?);
-    must!(lab.nsctl_ok("dns --format reverse")?.contains(" IN PTR web.machines.internal."), "{}", lab.nsctl_ok("dns --format reverse")?);
+    must!(
+        printed == "$ORIGIN example.org.\nweb IN AAAA 2001:db8:a:1::2\n",
+        "before the first boot: {printed}"
+    );
+    must!(
+        lab.nsctl_ok("dns --format hosts")? == "2001:db8:a:1::2 web.machines.internal web\n",
+        "{}",
+        lab.nsctl_ok("dns --format hosts")?
+    );
+    must!(
+        lab.nsctl_ok("dns --format reverse")?.contains(" IN PTR web.machines.internal."),
+        "{}",
+        lab.nsctl_ok("dns --format reverse")?
+    );
     refused(lab, "dns --zone a..b", 1, "is not a domain")?;
 
     not_to_be_had(lab)?;
@@ -42,7 +53,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     for name in ["web", "db"] {
         lab.nsctl_ok(&format!("remove -y {name}"))?;
     }
-    must!(lab.sh("cat /etc/hosts 2>/dev/null || true")? == hosts, "a name is left: {}", lab.sh("cat /etc/hosts")?);
+    must!(
+        lab.sh("cat /etc/hosts 2>/dev/null || true")? == hosts,
+        "a name is left: {}",
+        lab.sh("cat /etc/hosts")?
+    );
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     Ok(())
 }
@@ -51,8 +66,23 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 fn not_to_be_had(lab: &Lab) -> Result<()> {
     let own = lab.sh("cat /proc/sys/kernel/hostname; echo '192.0.2.1 Printer' >> /etc/hosts")?;
     let own = own.trim().to_uppercase();
-    for name in ["LOCALHOST", "ip6-localhost", "wpad", "isatap", "metadata.google.internal", "gateway", &own, "printer", "WEB"] {
-        refused(lab, &format!("create {name} --routed --image debian-13 --no-start"), 1, "cannot be a machine's name")?;
+    for name in [
+        "LOCALHOST",
+        "ip6-localhost",
+        "wpad",
+        "isatap",
+        "metadata.google.internal",
+        "gateway",
+        &own,
+        "printer",
+        "WEB",
+    ] {
+        refused(
+            lab,
+            &format!("create {name} --routed --image debian-13 --no-start"),
+            1,
+            "cannot be a machine's name",
+        )?;
         refused(lab, &format!("clone web {name} --no-start"), 1, "cannot be a machine's name")?;
         refused(lab, &format!("rename web {name}"), 1, "cannot be a machine's name")?;
     }

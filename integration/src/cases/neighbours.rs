@@ -56,7 +56,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     }
     let inside = || lab.within("web", &["perl", "-e", FLOOD, "2001:db8:a:1:", "2001:db8:ffff::1"]);
     suffers_nothing(lab, "a guest sends from many addresses", inside)?;
-    let index = lab.inside("web", "cat /sys/class/net/host0/ifindex || ip -o link show host0 | cut -d: -f1")?.stdout;
+    let index =
+        lab.inside("web", "cat /sys/class/net/host0/ifindex || ip -o link show host0 | cut -d: -f1")?.stdout;
     let index = index.split_whitespace().last().context("no host0")?.to_owned();
     let solicits = || lab.within("web", &["perl", "-e", SOLICIT, "2001:db8:a:1:", &index]);
     suffers_nothing(lab, "a guest asks from many addresses", solicits)?;
@@ -79,7 +80,11 @@ fn suffers_nothing(lab: &Lab, what: &str, flood: impl Fn() -> Result<std::proces
     std::thread::sleep(Duration::from_secs(6));
     for (name, address) in [("db", DB), ("web", WEB)] {
         let known = lab.router.run(&["ping", "-6", "-c40", "-i0.05", "-W2", address])?;
-        must!(known.stdout.contains("40 received"), "{what}: {name}, which is known, loses some:\n{}", known.all());
+        must!(
+            known.stdout.contains("40 received"),
+            "{what}: {name}, which is known, loses some:\n{}",
+            known.all()
+        );
         for _ in 0..10 {
             lab.sh(&format!("ip -6 neigh flush dev ve-{name}"))?;
             let new = lab.router.run(&["ping", "-6", "-c1", "-W2", address])?;

@@ -12,13 +12,13 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, create, 1, "systemd-machined cannot be reached")?;
     refused(lab, "list", 1, "systemd-machined cannot be reached")?;
     lab.sh("systemctl unmask systemd-machined 2>/dev/null")?;
-    lab.sh(
-        "systemctl stop systemd-networkd.socket systemd-networkd 2>/dev/null
+    lab.sh("systemctl stop systemd-networkd.socket systemd-networkd 2>/dev/null
          systemctl disable systemd-networkd 2>/dev/null; systemctl mask systemd-networkd 2>/dev/null
-         systemctl daemon-reload",
-    )?;
+         systemctl daemon-reload")?;
     refused(lab, create, 1, "systemd-networkd cannot be reached")?;
-    lab.sh("systemctl unmask systemd-networkd 2>/dev/null; systemctl enable --now systemd-networkd 2>/dev/null")?;
+    lab.sh(
+        "systemctl unmask systemd-networkd 2>/dev/null; systemctl enable --now systemd-networkd 2>/dev/null",
+    )?;
     lab.nsctl_ok(create)?;
     Ok(())
 }

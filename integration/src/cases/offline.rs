@@ -6,8 +6,7 @@ use crate::lab::Lab;
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
-    lab.sh(
-        "mkdir /tmp/r; cd /tmp/r
+    lab.sh("mkdir /tmp/r; cd /tmp/r
          nsctl --root /tmp/r init --pool 2001:db8:a::/62 --uplink wan0
          nsctl --root /tmp/r create web --routed --image debian-13
          nsctl --root /tmp/r create db --routed
@@ -15,8 +14,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          nsctl --root /tmp/r apply --yes
          nsctl --root /tmp/r remove -y web
          ! test -e etc/systemd/system/machines.target.wants/systemd-nspawn@web.service || exit 1
-         ! ls var/lib/nsctl/journal/*.json 2> /dev/null",
-    )?;
+         ! ls var/lib/nsctl/journal/*.json 2> /dev/null")?;
     // A lease is not freed while the files of its machine are there.
     lab.sh("rm /tmp/r/etc/nsctl/machines.d/db.toml; nsctl --root /tmp/r create other --routed")?;
     let twice = lab.sh("grep -h ^Prefix /tmp/r/etc/systemd/network/05-nsctl-ve-* | sort | uniq -d")?;

@@ -12,7 +12,9 @@ use crate::must;
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.router.script("ip addr add 192.0.2.1/24 dev up0")?;
     lab.sh("printf 'Address=192.0.2.2/24\\n' >> /etc/systemd/network/20-wan0.network; networkctl reload")?;
-    until(Duration::from_secs(10), "the host has IPv4", || Ok(lab.run(&["ping", "-c1", "-W1", "192.0.2.1"])?.ok()))?;
+    until(Duration::from_secs(10), "the host has IPv4", || {
+        Ok(lab.run(&["ping", "-c1", "-W1", "192.0.2.1"])?.ok())
+    })?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     let _server = Daemon::spawn(&mut lab.router.command(&["busybox", "httpd", "-f", "-p", "192.0.2.1:80"]))?;
     lab.nsctl_ok("create web --routed --image debian-13 --ipv4 nat --open tcp/7777")?;
@@ -38,7 +40,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let drops = || Ok(!v4(lab)? && !v6(lab)?);
     until(Duration::from_secs(10), "firewalld drops something", drops)?;
     mended(lab, "firewalld's", &["the IPv4 of", "what goes to and from"])?;
-    must!(v4(lab)? && v6(lab)?, "the commands for firewalld do not help:\n{}", lab.sh("nft list table inet firewalld")?);
+    must!(
+        v4(lab)? && v6(lab)?,
+        "the commands for firewalld do not help:\n{}",
+        lab.sh("nft list table inet firewalld")?
+    );
     Ok(())
 }
 
@@ -58,7 +64,8 @@ fn mended(lab: &Lab, tool: &str, traffic: &[&str]) -> Result<()> {
     must!(said.ok(), "{}", said.all());
     lab.nsctl_ok("close web tcp/1")?;
     for what in traffic {
-        let notes: String = said.stderr.lines().filter(|line| line.contains(tool)).map(|line| format!("{line}\n")).collect();
+        let notes: String =
+            said.stderr.lines().filter(|line| line.contains(tool)).map(|line| format!("{line}\n")).collect();
         lab.sh(&advice(&notes, what)?)?;
     }
     Ok(())

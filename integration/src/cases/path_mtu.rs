@@ -20,7 +20,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          until nsenter -t $leader -n ss -ltn | grep -q ':7000'; do :; done",
     )?;
     let sum = lab.sh("sha256sum < /var/lib/machines/web/root/big")?;
-    let got = client.run(&["bash", "-c", "exec 3<>/dev/tcp/2001:db8:a:1::2/7000; timeout 20 cat <&3 | sha256sum"])?;
+    let got = client.run(&[
+        "bash",
+        "-c",
+        "exec 3<>/dev/tcp/2001:db8:a:1::2/7000; timeout 20 cat <&3 | sha256sum",
+    ])?;
     must!(got.stdout == sum, "the transfer hangs or is torn:\n{}", got.all());
     let learned = lab.inside("web", "ip -6 route get 2001:db8:f::2")?;
     must!(learned.stdout.contains("mtu 1280"), "nobody told the machine: {}", learned.all());

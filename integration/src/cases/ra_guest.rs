@@ -15,8 +15,15 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(address.starts_with("2001:db8:a:1:"), "{machine}");
     // Planned, published and real are one, before its start and after.
     must!(said.contains(&format!("tiny answers at {address} (")), "{address}: {said}");
-    must!(machine["network"]["address"] == *address && machine["drift"].as_array().is_some_and(Vec::is_empty), "{machine}");
-    must!(lab.nsctl_ok("dns --format hosts")?.starts_with(&format!("{address} tiny.")), "{}", lab.nsctl_ok("dns --format hosts")?);
+    must!(
+        machine["network"]["address"] == *address && machine["drift"].as_array().is_some_and(Vec::is_empty),
+        "{machine}"
+    );
+    must!(
+        lab.nsctl_ok("dns --format hosts")?.starts_with(&format!("{address} tiny.")),
+        "{}",
+        lab.nsctl_ok("dns --format hosts")?
+    );
     must!(lab.sh("getent ahostsv6 tiny")?.starts_with(&address), "{}", lab.sh("cat /etc/hosts")?);
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(!lab.sh("cat /etc/nsctl/machines.d/tiny.toml")?.contains("token"), "its definition names a token");

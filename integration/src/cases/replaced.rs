@@ -45,7 +45,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         lab.nsctl_ok(if round % 2 == 0 { "open web tcp/1" } else { "close web tcp/1" })?;
     }
     for way in AGAIN {
-        lab.sh(&format!("for i in $(seq 30); do systemctl reset-failed nftables nsctl-firewall; systemctl {way}; done"))?;
+        lab.sh(&format!(
+            "for i in $(seq 30); do systemctl reset-failed nftables nsctl-firewall; systemctl {way}; done"
+        ))?;
     }
     let sent = finish(&mut sender)?;
     let seen = lab.inside("web", "nft -j list table ip6 seen")?.stdout;
@@ -79,7 +81,9 @@ fn theirs(lab: &Lab) -> Result<()> {
     must!(tables()?.contains("inet filter"), "{}", tables()?);
     ours()?;
     // None, and no flush in it.
-    lab.sh("rm /etc/nftables.conf; ! systemctl reload nftables 2> /dev/null || systemctl is-active nftables")?;
+    lab.sh(
+        "rm /etc/nftables.conf; ! systemctl reload nftables 2> /dev/null || systemctl is-active nftables",
+    )?;
     ours()?;
     lab.sh("echo 'table inet other { }' > /etc/nftables.conf; systemctl restart nftables")?;
     must!(tables()?.contains("inet other"), "{}", tables()?);
@@ -99,7 +103,10 @@ fn theirs(lab: &Lab) -> Result<()> {
 
 fn finish(sender: &mut Daemon) -> Result<u64> {
     use std::io::Read;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(sender.pid())?), nix::sys::signal::Signal::SIGTERM)?;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(sender.pid())?),
+        nix::sys::signal::Signal::SIGTERM,
+    )?;
     let mut text = String::new();
     sender.0.stdout.take().context("no pipe")?.read_to_string(&mut text)?;
     text.trim().parse().with_context(|| format!("the sender said '{text}'"))

@@ -17,13 +17,23 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("create bot --bridge vbr0 --image debian-13")?;
     let shown = lab.nsctl_ok("show bot")?;
     let mac = lab.inside("bot", "ip -br link show dev host0")?.stdout;
-    let own = mac.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).context("no MAC")?.to_owned();
+    let own = mac
+        .split_whitespace()
+        .find(|word| word.len() == 17 && word.contains(':'))
+        .context("no MAC")?
+        .to_owned();
     must!(shown.contains(&format!("MAC  {own}")), "not the MAC that it has, {own}:\n{shown}");
     let leases = fs::read_to_string(lab.scratch("lan.leases"))?;
-    let duid = shown.lines().find_map(|line| line.trim().strip_prefix("DUID  ")).context("no DUID")?.to_owned();
+    let duid =
+        shown.lines().find_map(|line| line.trim().strip_prefix("DUID  ")).context("no DUID")?.to_owned();
     let asked = || Ok(fs::read_to_string(lab.scratch("lan.leases"))?.contains(&duid));
     until(Duration::from_secs(20), "the LAN's server knows that DUID", asked).with_context(|| leases)?;
-    let now = || Ok(lab.nsctl("reservation bot --format dnsmasq")?.stdout.starts_with(&format!("dhcp-host={own},bot,192.168.5.")));
+    let now = || {
+        Ok(lab
+            .nsctl("reservation bot --format dnsmasq")?
+            .stdout
+            .starts_with(&format!("dhcp-host={own},bot,192.168.5.")))
+    };
     until(Duration::from_secs(20), "without an address, the one of now", now)?;
     refused(lab, "reservation nobody --format isc", 1, "there is no machine")?;
 
@@ -42,7 +52,8 @@ fn has(lab: &Lab, v4: &str, v6: &str) -> Result<()> {
 }
 
 fn from_dnsmasq(lab: &mut Lab) -> Result<()> {
-    let lines = lab.nsctl_ok("reservation bot --format dnsmasq --address 192.168.5.50 --address 2001:db8:5::50")?;
+    let lines =
+        lab.nsctl_ok("reservation bot --format dnsmasq --address 192.168.5.50 --address 2001:db8:5::50")?;
     let options: Vec<String> = lines.lines().map(|line| format!("--{line}")).collect();
     must!(options.len() == 2, "{lines}");
     let all: Vec<&str> = LAN.into_iter().chain(options.iter().map(String::as_str)).collect();
@@ -51,7 +62,8 @@ fn from_dnsmasq(lab: &mut Lab) -> Result<()> {
 }
 
 fn from_kea(lab: &mut Lab) -> Result<()> {
-    let lines = lab.nsctl_ok("reservation bot --format kea --address 192.168.5.60 --address 2001:db8:5::60")?;
+    let lines =
+        lab.nsctl_ok("reservation bot --format kea --address 192.168.5.60 --address 2001:db8:5::60")?;
     let mut entries = lines.lines().map(serde_json::from_str::<Value>);
     let (v4, v6) = (entries.next().context("no v4")??, entries.next().context("no v6")??);
     lab.lan_serves(&[])?;
@@ -64,9 +76,15 @@ fn from_kea(lab: &mut Lab) -> Result<()> {
 fn radvd(lab: &Lab) -> Result<Daemon> {
     let file = lab.scratch("radvd.conf");
     let prefix = "prefix 2001:db8:5::/64 { };";
-    fs::write(&file, format!("interface lan0 {{ AdvSendAdvert on; AdvManagedFlag on; MinRtrAdvInterval 3; MaxRtrAdvInterval 5; {prefix} }};"))?;
+    fs::write(
+        &file,
+        format!(
+            "interface lan0 {{ AdvSendAdvert on; AdvManagedFlag on; MinRtrAdvInterval 3; MaxRtrAdvInterval 5; {prefix} }};"
+        ),
+    )?;
     lab.lan.script("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
-    let (file, pid) = (file.to_string_lossy().into_owned(), lab.scratch("radvd.pid").to_string_lossy().into_owned());
+    let (file, pid) =
+        (file.to_string_lossy().into_owned(), lab.scratch("radvd.pid").to_string_lossy().into_owned());
     let mut command = lab.lan.command(&["radvd", "-n", "-m", "stderr", "-C", &file, "-p", &pid]);
     Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
@@ -77,7 +95,8 @@ fn server(lab: &Lab, family: u8, reservation: Value) -> Result<Daemon> {
         _ => ("2001:db8:5::/64", "2001:db8:5::1000 - 2001:db8:5::1fff"),
     };
     let dir = lab.scratch(&format!("kea{family}"));
-    let mut subnet = json!({ "id": 1, "subnet": net, "pools": [{ "pool": pool }], "reservations": [reservation] });
+    let mut subnet =
+        json!({ "id": 1, "subnet": net, "pools": [{ "pool": pool }], "reservations": [reservation] });
     let mut config = json!({
         "interfaces-config": { "interfaces": ["lan0"] },
         "lease-database": { "type": "memfile", "persist": false },

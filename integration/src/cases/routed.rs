@@ -19,11 +19,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     let host = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:a::1"])?;
     must!(host.ok(), "the host's own address does not answer:\n{}", host.all());
-    let out = lab.sh(
-        "leader=$(machinectl show minecraft -p Leader | cut -d= -f2)
+    let out = lab.sh("leader=$(machinectl show minecraft -p Leader | cut -d= -f2)
          nsenter -t $leader -n ping -6 -c1 -W5 2001:db8:ffff::1
-         nsenter -t $leader -n ip -6 route get 2001:db8:ffff::1",
-    )?;
+         nsenter -t $leader -n ip -6 route get 2001:db8:ffff::1")?;
     must!(out.contains("src 2001:db8:a:1::2"), "it goes out with another address:\n{out}");
     must!(out.contains("via fe80::1"), "its gateway is another:\n{out}");
     Ok(())

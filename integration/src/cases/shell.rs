@@ -22,13 +22,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     lab.install("bsdutils")?;
     // A person's terminal: its size, and keys as they are pressed.
-    let typed = lab.sh(
-        "cat > typed <<'end'
+    let typed = lab.sh("cat > typed <<'end'
 stty rows 33 cols 101
 exec nsctl shell web sh -c 'stty size; read word; echo got $word; exit 3'
 end
-         echo hello | script -qec 'sh typed' /dev/null || echo status $?",
-    )?;
+         echo hello | script -qec 'sh typed' /dev/null || echo status $?")?;
     must!(typed.contains("33 101") && typed.contains("got hello") && typed.contains("status 3"), "{typed}");
 
     ended_input(lab)?;
@@ -69,11 +67,8 @@ fn forged(lab: &Lab) -> Result<()> {
 /// A guest whose shell floods, says nothing, or is none, holds nobody up: expose runs a command there.
 fn hostile(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("shell web cp -a /bin/dash /root/dash")?;
-    let shells = [
-        "exec cat /dev/zero",
-        "exec sleep 1000",
-        "while :; do printf 'flood of words, no end'; done",
-    ];
+    let shells =
+        ["exec cat /dev/zero", "exec sleep 1000", "while :; do printf 'flood of words, no end'; done"];
     for shell in shells {
         lab.nsctl_ok("start web")?;
         lab.booted("web")?;
@@ -84,7 +79,10 @@ fn hostile(lab: &Lab) -> Result<()> {
         let done = lab.sh("start=$(date +%s); nsctl expose web tcp/9 --to 127.0.0.1:9 2> said && exit 1; cat said; test $(($(date +%s) - start)) -lt 60; ! timeout 60 nsctl shell web true 2>> said; cat said");
         lab.sh("ln -sfn dash /var/lib/machines/web/usr/bin/sh")?;
         let done = done?;
-        must!(done.contains("started no shell within 10 s") && done.contains("started no shell within 20 s"), "{shell}: {done}");
+        must!(
+            done.contains("started no shell within 10 s") && done.contains("started no shell within 20 s"),
+            "{shell}: {done}"
+        );
     }
     Ok(())
 }

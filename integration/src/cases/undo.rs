@@ -26,7 +26,12 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     )?;
     must!(killed.trim() == "137", "it was not killed: {killed}");
     let done = lab.nsctl("create other --routed --image debian-13")?;
-    must!(done.ok() && done.stderr.contains("create slow --routed --image deaf` was cut short when all was done"), "{}", done.all());
+    must!(
+        done.ok()
+            && done.stderr.contains("create slow --routed --image deaf` was cut short when all was done"),
+        "{}",
+        done.all()
+    );
     must!(done.stdout.contains("other answers at 2001:db8:a:3::2"), "{}", done.all());
     must!(lab.machine("slow")?["state"] == "running", "{}", lab.machine("slow")?);
     lab.nsctl_ok("remove -y slow")?;
@@ -44,7 +49,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          until grep -q 'wait until' /tmp/out; do :; done; kill -INT $pid; wait $pid || echo $?; cat /tmp/out",
     )?;
     must!(status.starts_with("1\n") && status.contains("interrupted"), "{status}");
-    let names = lab.sh("ls /var/lib/machines /etc/nsctl/machines.d /etc/systemd/nspawn /etc/systemd/network")?;
+    let names =
+        lab.sh("ls /var/lib/machines /etc/nsctl/machines.d /etc/systemd/nspawn /etc/systemd/network")?;
     must!(!names.contains("slow"), "something is left:\n{names}");
 
     // A hand-written file survives a create that fails, and a remove.
@@ -57,7 +63,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let modes = lab.sh("stat -c %a /etc/systemd/nspawn/mine.nspawn /etc/systemd/nspawn/mine.nspawn.before-nsctl /etc/nsctl/machines.d/mine.toml")?;
     must!(modes == "600\n600\n600\n", "a private file was made public: {modes}");
     lab.nsctl_ok("remove -y mine")?;
-    must!(lab.sh("cat /etc/systemd/nspawn/mine.nspawn")? == "[Files]\nBind=/srv\n", "the hand-written file is gone");
+    must!(
+        lab.sh("cat /etc/systemd/nspawn/mine.nspawn")? == "[Files]\nBind=/srv\n",
+        "the hand-written file is gone"
+    );
     must!(!lab.sh("ls /var/lib/machines")?.contains("mine"), "the tree is still there");
 
     // Ctrl-C during an import: importd ends it, and nothing appears later.
