@@ -1,6 +1,6 @@
-//! Errors that teach: what mends one, in a sentence or a command.
+//! Errors that teach: what fixes one, in a sentence or a command.
 
-/// An error that may know what mends it.
+/// An error that may know what fixes it.
 pub trait Hint: std::error::Error + Send + Sync + 'static {
     fn hint(&self) -> Option<String> {
         None

@@ -3,12 +3,12 @@
 //!
 //! The rooms, from the ground up:
 //!
-//! - [`hint`]: errors that say what mends them
+//! - [`hint`]: errors that say what fixes them
 //! - [`name`]: names of machines and interfaces, parsed once, valid ever after
 //! - [`identity`]: what a LAN's DHCP server knows a machine by
 //! - [`pool`]: prefixes, subnets, leases: the choice of the next /64
-//! - [`fit`]: what makes a tree fit to boot unattended
-//! - [`frame`]: a command in a machine's terminal, and how it ended
+//! - [`provision`]: what makes a tree fit to boot unattended
+//! - [`exec`]: a command in a machine's terminal, and how it ended
 //! - [`settings`]: the settings that each version of systemd knows
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
@@ -29,8 +29,7 @@ pub mod apply;
 pub mod cli;
 pub mod doctor;
 pub mod emit;
-pub mod fit;
-pub mod frame;
+pub mod exec;
 pub mod hint;
 pub mod identity;
 pub mod inspect;
@@ -40,6 +39,7 @@ pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod pool;
+pub mod provision;
 pub mod settings;
 pub mod spec;
 pub mod state;

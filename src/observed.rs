@@ -60,7 +60,7 @@ pub struct Observed {
 #[serde(rename_all = "lowercase")]
 pub enum Stranger {
     /// A machine made of its tree will start it: it is there, and nothing else manages the network.
-    UntilFit,
+    UntilProvisioned,
     Always,
 }
 

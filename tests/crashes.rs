@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt;
 use model::{Host, Trouble};
-use nsctl::apply::{self, Failure, Sighting};
+use nsctl::apply::{self, Failure, Verified};
 use nsctl::emit::{self, ManagedFile, names, render};
-use nsctl::fit::Wishes;
 use nsctl::name::MachineName;
 use nsctl::observed::Observed;
 use nsctl::plan::{NewImage, Plan, Refusal, Scope, Source, Wanted, Whole, plan, settle, whole, wrong_link};
+use nsctl::provision::FirstBoot;
 use nsctl::spec::{Definitions, HOST_FILE, MACHINES_DIR, Spec, definition_path};
 use nsctl::state::{self, State};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ const HOST: &str = "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"machines.interna
 
 /// What somebody does to a host.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Action {
     Create(u8, u8),
     Attach(u8, u8),
     Remove(u8),
@@ -44,21 +44,21 @@ enum Deed {
 
 const MACHINES: u8 = 2;
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn action() -> impl Strategy<Value = Action> {
     let (machine, network) = (0..MACHINES, 0..7u8);
     prop_oneof![
-        4 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Create(k, n)),
-        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Attach(k, n)),
-        2 => machine.clone().prop_map(Deed::Remove),
-        1 => (machine.clone(), machine.clone()).prop_map(|(k, n)| Deed::Rename(k, n)),
-        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Deed::Edit(k, n)),
-        1 => machine.clone().prop_map(Deed::Break),
-        1 => machine.clone().prop_map(Deed::Delete),
-        2 => Just(Deed::Apply),
-        1 => machine.clone().prop_map(Deed::TreeGoes),
-        1 => machine.clone().prop_map(Deed::TreeByHand),
-        1 => machine.clone().prop_map(Deed::TreeSwapped),
-        1 => (machine, network).prop_map(|(k, n)| Deed::Adopt(k, n)),
+        4 => (machine.clone(), network.clone()).prop_map(|(k, n)| Action::Create(k, n)),
+        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Action::Attach(k, n)),
+        2 => machine.clone().prop_map(Action::Remove),
+        1 => (machine.clone(), machine.clone()).prop_map(|(k, n)| Action::Rename(k, n)),
+        2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Action::Edit(k, n)),
+        1 => machine.clone().prop_map(Action::Break),
+        1 => machine.clone().prop_map(Action::Delete),
+        2 => Just(Action::Apply),
+        1 => machine.clone().prop_map(Action::TreeGoes),
+        1 => machine.clone().prop_map(Action::TreeByHand),
+        1 => machine.clone().prop_map(Action::TreeSwapped),
+        1 => (machine, network).prop_map(|(k, n)| Action::Adopt(k, n)),
     ]
 }
 
@@ -120,7 +120,11 @@ fn state(observed: &Observed) -> State {
 }
 
 fn new_image(name: &MachineName) -> NewImage {
-    NewImage { source: Source::Clone("base".into()), to: name.clone(), wishes: Some(Wishes::default()) }
+    NewImage {
+        source: Source::Clone("base".into()),
+        to: name.clone(),
+        first_boot: Some(FirstBoot::default()),
+    }
 }
 
 /// The whole host as its files say.
@@ -137,7 +141,7 @@ fn left_out(observed: &Observed) -> BTreeSet<MachineName> {
 }
 
 /// A verb's plan, as the command line makes it; none where it is refused.
-fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
+fn planned(action: &Action, observed: &Observed) -> Option<Plan> {
     let mut spec = spec(observed);
     let state = state(observed);
     let scoped = |spec: Spec, scope: Scope| {
@@ -148,16 +152,16 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
         spec.machines
             .insert(name.clone(), nsctl::spec::MachineSpec::parse(&definition_path(name), text).unwrap());
     };
-    let wanted = match deed {
-        Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) => {
+    let wanted = match action {
+        Action::Apply | Action::Edit(..) | Action::Break(_) | Action::Delete(_) => {
             return Some(everything(observed).plan);
         }
-        Deed::Create(k, network) | Deed::Adopt(k, network) | Deed::Attach(k, network) => {
+        Action::Create(k, network) | Action::Adopt(k, network) | Action::Attach(k, network) => {
             let (name, text) = (machine(*k), definition(*k, *network));
             let (known, there) = (spec.machines.contains_key(&name), observed.images.contains(name.as_str()));
-            let fits = match deed {
-                Deed::Create(..) => !known && !observed.is_running(&name),
-                Deed::Attach(..) => known,
+            let fits = match action {
+                Action::Create(..) => !known && !observed.is_running(&name),
+                Action::Attach(..) => known,
                 _ => !known && there,
             };
             if !fits || spec.broken.contains_key(&name) {
@@ -166,13 +170,13 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
             insert(&mut spec, &name, &text);
             let mut wanted = scoped(spec, Scope::Machine(name.clone()))?;
             wanted.inputs.insert(definition_path(&name), Some(text));
-            if matches!(deed, Deed::Create(..)) {
+            if matches!(action, Action::Create(..)) {
                 wanted.images.extend((!there).then(|| new_image(&name)));
                 wanted.start.insert(name);
             }
             wanted
         }
-        Deed::Remove(k) => {
+        Action::Remove(k) => {
             let name = machine(*k);
             if !(spec.machines.remove(&name).is_some() | spec.broken.remove(&name).is_some()) {
                 return None;
@@ -182,7 +186,7 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
             wanted.drop_images.extend(observed.tree_is_ours(&name).then_some(name));
             wanted
         }
-        Deed::Rename(k, n) => {
+        Action::Rename(k, n) => {
             let (name, new) = (machine(*k), machine(*n));
             let taken = spec.machines.contains_key(&new) || observed.images.contains(new.as_str());
             if taken || spec.broken.contains_key(&new) || observed.is_running(&name) {
@@ -203,26 +207,26 @@ fn planned(deed: &Deed, observed: &Observed) -> Option<Plan> {
             }
             wanted
         }
-        Deed::TreeGoes(_) | Deed::TreeByHand(_) | Deed::TreeSwapped(_) => return None,
+        Action::TreeGoes(_) | Action::TreeByHand(_) | Action::TreeSwapped(_) => return None,
     };
     plan(&wanted, observed).ok()
 }
 
 /// What happens before, or without, nsctl.
-fn behind_its_back(deed: &Deed, host: &Host) {
+fn behind_its_back(action: &Action, host: &Host) {
     let observed = host.observed();
-    match deed {
-        Deed::Edit(k, network) => host.write(definition_path(&machine(*k)), Some(definition(*k, *network))),
-        Deed::Break(k) => host.write(definition_path(&machine(*k)), Some("[netw".into())),
-        Deed::Delete(k) => host.write(definition_path(&machine(*k)), None),
-        Deed::TreeGoes(k) | Deed::TreeSwapped(k) if host.has_tree(&machine(*k)) => {
+    match action {
+        Action::Edit(k, network) => host.write(definition_path(&machine(*k)), Some(definition(*k, *network))),
+        Action::Break(k) => host.write(definition_path(&machine(*k)), Some("[netw".into())),
+        Action::Delete(k) => host.write(definition_path(&machine(*k)), None),
+        Action::TreeGoes(k) | Action::TreeSwapped(k) if host.has_tree(&machine(*k)) => {
             host.stop(&machine(*k));
             host.drop_tree(&machine(*k));
-            if matches!(deed, Deed::TreeSwapped(_)) {
+            if matches!(action, Action::TreeSwapped(_)) {
                 host.make_tree(&machine(*k), true);
             }
         }
-        Deed::TreeByHand(k) if !observed.images.contains(machine(*k).as_str()) => {
+        Action::TreeByHand(k) if !observed.images.contains(machine(*k).as_str()) => {
             host.make_tree(&machine(*k), true);
         }
         _ => {}
@@ -230,15 +234,15 @@ fn behind_its_back(deed: &Deed, host: &Host) {
 }
 
 /// Runs a verb to its end, or to nsctl's; none where it was refused.
-fn verb(host: &Host, deed: &Deed) -> Option<Result<Vec<Sighting>, Failure>> {
-    let plan = planned(deed, &host.observed())?;
+fn verb(host: &Host, action: &Action) -> Option<Result<Vec<Verified>, Failure>> {
+    let plan = planned(action, &host.observed())?;
     apply::apply(host, &plan, "verb").now_or_never()
 }
 
 fn host() -> Host {
     let host = Host::new();
     host.write(HOST_FILE.into(), Some(HOST.into()));
-    assert!(verb(&host, &Deed::Apply).unwrap().is_ok());
+    assert!(verb(&host, &Action::Apply).unwrap().is_ok());
     host
 }
 
@@ -332,8 +336,9 @@ fn trees_by_hand_are_nobody_elses(host: &Host, before: &BTreeMap<MachineName, mo
 }
 
 /// Whom no verb named goes on running, unless the host was off.
-fn others_are_untouched(host: &Host, deed: &Deed, before: &Observed, boots: u32) {
-    let (Deed::Create(k, _) | Deed::Attach(k, _) | Deed::Remove(k) | Deed::Adopt(k, _)) = deed else {
+fn others_are_untouched(host: &Host, action: &Action, before: &Observed, boots: u32) {
+    let (Action::Create(k, _) | Action::Attach(k, _) | Action::Remove(k) | Action::Adopt(k, _)) = action
+    else {
         return;
     };
     if host.boots.get() != boots {
@@ -358,12 +363,12 @@ fn invariants(host: &Host, edited: &Edited) {
 /// Does what the next nsctl does first.
 fn recovers(host: &Host) {
     let left = apply::recover(host).now_or_never().unwrap();
-    assert!(left.unwrap().is_empty(), "something cannot be mended");
+    assert!(left.unwrap().is_empty(), "something cannot be fixed");
 }
 
 fn in_order(host: &Host) {
     host.again();
-    assert!(verb(host, &Deed::Apply).unwrap().is_ok(), "apply does not put it in order");
+    assert!(verb(host, &Action::Apply).unwrap().is_ok(), "apply does not put it in order");
     invariants(host, &Edited::new());
     files_are_those_of_records(&host.observed());
     assert_eq!(everything(&host.observed()).plan.steps, vec![], "something is left to do");
@@ -375,21 +380,21 @@ proptest! {
     #[test]
     fn nothing_is_lost_whatever_goes_wrong(
         history in proptest::collection::vec(
-            (deed(), proptest::collection::vec(trouble(), 0..3), trouble()), 1..8,
+            (action(), proptest::collection::vec(trouble(), 0..3), trouble()), 1..8,
         ),
     ) {
         let host = host();
         let mut edited = Edited::new();
-        for (deed, troubles, later) in history {
+        for (action, troubles, later) in history {
             let trees = host.trees.borrow().clone();
-            behind_its_back(&deed, &host);
+            behind_its_back(&action, &host);
             let (before, boots) = (host.observed(), host.boots.get());
-            let steps = planned(&deed, &before).map_or(0, |plan| plan.steps.len());
+            let steps = planned(&action, &before).map_or(0, |plan| plan.steps.len());
             // Beside the steps the journal is written, and files are synced.
             let operations = u32::try_from(steps).unwrap() + 8;
             let troubles: Vec<Trouble> = troubles.into_iter().map(|trouble| at(trouble, operations)).collect();
             host.troubles.borrow_mut().clone_from(&troubles);
-            let done = verb(&host, &deed);
+            let done = verb(&host, &action);
             let died = host.is_dead();
             host.again();
             if let (Some(Trouble::PowerCut(_, seed)), false) = (troubles.first(), died) {
@@ -398,7 +403,7 @@ proptest! {
                 host.again();
             }
             if died {
-                // Who mends is killed, too.
+                // Who fixes is killed, too.
                 host.troubles.borrow_mut().push(at(later, operations));
                 let _ = apply::recover(&host).now_or_never();
                 host.again();
@@ -410,22 +415,22 @@ proptest! {
             }
             let succeeded = matches!(done, Some(Ok(_))) && !died;
             if succeeded {
-                prop_assert_eq!(planned(&deed, &host.observed()).map_or(0, |plan| {
+                prop_assert_eq!(planned(&action, &host.observed()).map_or(0, |plan| {
                     plan.steps.iter().filter(|step| step.is_write()).count()
                 }), 0, "what said that it was done is not");
             }
-            match deed {
-                Deed::Apply | Deed::Edit(..) | Deed::Break(_) | Deed::Delete(_) if succeeded => {
+            match action {
+                Action::Apply | Action::Edit(..) | Action::Break(_) | Action::Delete(_) if succeeded => {
                     edited = left_out(&host.observed());
                 }
-                Deed::Edit(k, _) | Deed::Break(k) | Deed::Delete(k) => _ = edited.insert(machine(k)),
+                Action::Edit(k, _) | Action::Break(k) | Action::Delete(k) => _ = edited.insert(machine(k)),
                 _ => {}
             }
             edited.extend(spec(&host.observed()).broken.into_keys());
             invariants(&host, &edited);
-            let kept: BTreeMap<_, _> = trees.into_iter().filter(|(name, _)| !matches!(deed, Deed::TreeGoes(k) | Deed::TreeSwapped(k) if machine(k) == *name)).collect();
+            let kept: BTreeMap<_, _> = trees.into_iter().filter(|(name, _)| !matches!(action, Action::TreeGoes(k) | Action::TreeSwapped(k) if machine(k) == *name)).collect();
             trees_by_hand_are_nobody_elses(&host, &kept);
-            others_are_untouched(&host, &deed, &before, boots);
+            others_are_untouched(&host, &action, &before, boots);
         }
         for name in left_out(&host.observed()) {
             let k = (0..MACHINES).find(|k| machine(*k) == name).unwrap();

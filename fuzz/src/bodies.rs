@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nsctl::emit::ini::Ini;
 use nsctl::emit::{ManagedFile, Origin, render};
-use nsctl::fit::{Guest, Init, Texts, Wishes, changes};
-use nsctl::frame::{Frame, Token};
+use nsctl::exec::{ExecStream, Token};
 use nsctl::plan::{Scope, settle};
 use nsctl::pool::Leases;
+use nsctl::provision::{FirstBoot, Guest, Init, Texts, changes};
 use nsctl::spec::image::{Build, ImageWord, name_for};
 use nsctl::spec::{HostSpec, MachineSpec, Spec, edit};
 use nsctl::sys::net::message;
@@ -35,7 +35,7 @@ pub const ALL: [Body; 14] = [
     ("netlink", netlink),
     ("sock_diag", sock_diag),
     ("icmp", icmp),
-    ("frame", frame),
+    ("exec", exec),
     ("terminal", terminal),
 ];
 
@@ -152,8 +152,8 @@ pub fn shadow(bytes: &[u8]) {
     let init = Init::Systemd(257);
     let guest = Guest { init, shadow: Some(text.clone()), ..Guest::default() };
     let texts = Texts { password_hash: Some("$6$hash".into()), ..Texts::default() };
-    for change in changes(&guest, &Wishes::default(), &texts, "1").into_iter().flatten() {
-        if let nsctl::fit::Change::Write { path, text: new, .. } = change
+    for change in changes(&guest, &FirstBoot::default(), &texts, "1").into_iter().flatten() {
+        if let nsctl::provision::TreeEdit::Write { path, text: new, .. } = change
             && path == "etc/shadow"
         {
             let others = |text: &str| {
@@ -211,20 +211,20 @@ pub fn icmp(bytes: &[u8]) {
 }
 
 /// A terminal's output: the same, however it is cut.
-pub fn frame(bytes: &[u8]) {
-    let (length, stream) =
+pub fn exec(bytes: &[u8]) {
+    let (length, bytes) =
         bytes.split_first().map_or((1, bytes), |(first, rest)| (usize::from(*first) + 1, rest));
     let token = Token::new(7);
     let cut = |piece: usize| {
-        let (mut frame, mut said) = (Frame::new(token.clone()), Vec::new());
-        for piece in stream.chunks(piece) {
-            let (text, status) = frame.feed(piece);
+        let (mut stream, mut said) = (ExecStream::new(token.clone()), Vec::new());
+        for piece in bytes.chunks(piece) {
+            let (text, status) = stream.feed(piece);
             said.extend(text);
             if status.is_some() {
                 return (said, status);
             }
         }
-        said.extend(frame.rest());
+        said.extend(stream.rest());
         (said, None)
     };
     assert_eq!(cut(length), cut(usize::MAX));
@@ -232,6 +232,6 @@ pub fn frame(bytes: &[u8]) {
 
 /// What a guest says, on its way to a terminal.
 pub fn terminal(bytes: &[u8]) {
-    let tamed = nsctl::cli::text::tame(&text(bytes));
-    assert!(tamed.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\t')), "{tamed:?}");
+    let clean = nsctl::cli::text::sanitize(&text(bytes));
+    assert!(clean.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\t')), "{clean:?}");
 }

@@ -4,9 +4,9 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fit::Unfit;
 use crate::hint::Hint;
 use crate::name::MachineName;
+use crate::provision::ProvisionError;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
 use crate::sys::{BusError, DiskError, GuestError, LockError, NetError, NftError};
@@ -20,7 +20,7 @@ pub const DELEGATION_TIME: Duration = Duration::from_secs(15);
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum DeedError {
+pub enum StepError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
@@ -42,7 +42,7 @@ pub enum DeedError {
     #[error("the password cannot be hashed")]
     NoHash,
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    ProvisionError(#[from] ProvisionError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
@@ -71,26 +71,26 @@ pub enum DeedError {
     Offline,
 }
 
-impl Hint for DeedError {
+impl Hint for StepError {
     fn hint(&self) -> Option<String> {
         match self {
-            DeedError::Disk(error) => error.hint(),
-            DeedError::Bus(error) => error.hint(),
-            DeedError::Nft(error) => error.hint(),
-            DeedError::Journal(error) => error.hint(),
-            DeedError::Lock(error) => error.hint(),
-            DeedError::Archive(error) => error.hint(),
-            DeedError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
-            DeedError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
-            DeedError::NoAnswer { machine, .. } => Some(format!(
+            StepError::Disk(error) => error.hint(),
+            StepError::Bus(error) => error.hint(),
+            StepError::Nft(error) => error.hint(),
+            StepError::Journal(error) => error.hint(),
+            StepError::Lock(error) => error.hint(),
+            StepError::Archive(error) => error.hint(),
+            StepError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
+            StepError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
+            StepError::NoAnswer { machine, .. } => Some(format!(
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
                  without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
             )),
-            DeedError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
-            DeedError::NotDelegated => Some(
+            StepError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
+            StepError::NotDelegated => Some(
                 "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),
             ),
-            DeedError::Networkd { look_at } => Some(format!(
+            StepError::Networkd { look_at } => Some(format!(
                 "`networkctl status {look_at}` and `journalctl -u systemd-networkd -n 50` say why"
             )),
             _ => None,
@@ -98,10 +98,10 @@ impl Hint for DeedError {
     }
 }
 
-impl DeedError {
+impl StepError {
     /// Whether the step that failed left nothing that must be undone.
     pub fn left_nothing(&self) -> bool {
-        matches!(self, DeedError::TreeTaken(_) | DeedError::Journal(_))
+        matches!(self, StepError::TreeTaken(_) | StepError::Journal(_))
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::Sighting;
-use super::error::DeedError;
+use super::Verified;
+use super::error::StepError;
 use super::journal::Owner;
 use crate::name::MachineName;
 use crate::plan::Step;
@@ -84,11 +84,11 @@ pub trait Executor {
         &self,
         stage: &[Step],
         started: Option<Instant>,
-    ) -> Result<Vec<Sighting>, (usize, DeedError)>;
+    ) -> Result<Vec<Verified>, (usize, StepError)>;
 
     /// Does steps that undo others, which may or may not have been begun; gives those that
     /// could not be done, and why.
-    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, DeedError)>;
+    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, StepError)>;
 
     /// Ends the making of a tree that somebody does not want to wait for.
     async fn cancel(&self, step: &Step);
@@ -97,13 +97,13 @@ pub trait Executor {
     ///
     /// # Errors
     /// When it cannot be done.
-    async fn settle(&self, steps: &[Step]) -> Result<(), DeedError>;
+    async fn settle(&self, steps: &[Step]) -> Result<(), StepError>;
 
     /// The machines that run.
     ///
     /// # Errors
     /// When nobody tells.
-    async fn running(&self) -> Result<BTreeSet<MachineName>, DeedError>;
+    async fn running(&self) -> Result<BTreeSet<MachineName>, StepError>;
 
     /// Until somebody wants the plan to be undone.
     async fn interrupted(&self);
@@ -115,11 +115,11 @@ pub trait Executor {
     ///
     /// # Errors
     /// When others do not let go of it in time.
-    async fn retake(&self) -> Result<(), DeedError>;
+    async fn retake(&self) -> Result<(), StepError>;
 
     /// Removes from folders what a killed run was only about to put in its place.
     ///
     /// # Errors
     /// When some stays.
-    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), DeedError>;
+    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), StepError>;
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DeedError, Interrupt, Listener, World};
+use super::{Interrupt, Listener, StepError, World};
 use crate::name::MachineName;
 use crate::spec::definition_path;
 use crate::spec::image::{Kind, kind_of};
@@ -32,14 +32,14 @@ pub enum Making {
 ///
 /// # Errors
 /// Why there is none.
-pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> Result<(), DeedError> {
-    let bus = world.bus.ok_or(DeedError::Offline)?;
+pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> Result<(), StepError> {
+    let bus = world.bus.ok_or(StepError::Offline)?;
     let draft = format!("nsctl-partial-{name}");
     bus.remove_image(&draft).await?;
     let mut interrupt = Interrupt::new();
     let done = tokio::select! {
         done = transfer(bus, making, &draft, limit, world.listener) => done,
-        () = interrupt.came() => Err(DeedError::Interrupted),
+        () = interrupt.came() => Err(StepError::Interrupted),
     };
     if let Err(error) = done {
         // What it was doing may be over already.
@@ -52,10 +52,10 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
 }
 
 /// The user knows the image by its own name alone.
-fn of_image(error: DeedError, name: &str) -> DeedError {
+fn of_image(error: StepError, name: &str) -> StepError {
     match error {
-        DeedError::Bus(BusError::Transfer { said, fetches, .. }) => {
-            DeedError::Bus(BusError::Transfer { name: name.to_owned(), said, fetches })
+        StepError::Bus(BusError::Transfer { said, fetches, .. }) => {
+            StepError::Bus(BusError::Transfer { name: name.to_owned(), said, fetches })
         }
         other => other,
     }
@@ -67,7 +67,7 @@ async fn transfer(
     name: &str,
     limit: u64,
     listener: &dyn Listener,
-) -> Result<(), DeedError> {
+) -> Result<(), StepError> {
     let hears = |part| listener.progresses(part);
     match making {
         Making::Build(recipe) => build(bus, &recipe, name, listener).await,
@@ -99,7 +99,7 @@ async fn bounded(
     download: impl Future<Output = Result<(), BusError>>,
     disk: &Disk,
     limit: u64,
-) -> Result<(), DeedError> {
+) -> Result<(), StepError> {
     const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
     let machines = Path::new("/var/lib/machines");
     let before = disk.room(machines);
@@ -108,7 +108,7 @@ async fn bounded(
         match tokio::time::timeout(LOOK, &mut download).await {
             Ok(done) => return Ok(done?),
             Err(_) if before.saturating_sub(disk.room(machines)) > limit => {
-                return Err(DeedError::TooLarge { limit });
+                return Err(StepError::TooLarge { limit });
             }
             Err(_) => {}
         }
@@ -121,7 +121,7 @@ pub async fn import_folder(
     folder: &Path,
     name: &str,
     listener: &dyn Listener,
-) -> Result<(), DeedError> {
+) -> Result<(), StepError> {
     let what = Transfer::ImportFolder(Disk::open_foreign(folder)?);
     Ok(bus.transfer(what, name, trees(), &|part| listener.progresses(part)).await?)
 }
@@ -133,7 +133,7 @@ pub async fn import_file(
     name: &str,
     limit: u64,
     listener: &dyn Listener,
-) -> Result<(), DeedError> {
+) -> Result<(), StepError> {
     let kind = kind_of(&path.to_string_lossy()).unwrap_or(Kind::Tar);
     // importd reads these back and forth.
     if kind == Kind::Raw && path.extension().is_some_and(|end| end == "qcow2") {
@@ -161,16 +161,16 @@ pub async fn export(
     name: &MachineName,
     definition: &str,
     file: &Path,
-) -> Result<(), DeedError> {
-    let bus = world.bus.ok_or(DeedError::Offline)?;
+) -> Result<(), StepError> {
+    let bus = world.bus.ok_or(StepError::Offline)?;
     let mode = world.disk.mode(&definition_path(name)).unwrap_or(0o600);
     let (pipe, packing) = Packing::begin(file, definition, mode)?;
     let what = Transfer::ExportTar { file: pipe, format: "uncompressed".into() };
     let hears = |part| world.listener.progresses(part);
     let mut interrupt = Interrupt::new();
     let done = tokio::select! {
-        done = bus.transfer(what, name.as_str(), file.parent(), &hears) => done.map_err(DeedError::from),
-        () = interrupt.came() => Err(DeedError::Interrupted),
+        done = bus.transfer(what, name.as_str(), file.parent(), &hears) => done.map_err(StepError::from),
+        () = interrupt.came() => Err(StepError::Interrupted),
     };
     if done.is_err() {
         let _ = bus.cancel_transfer(name.as_str()).await;
@@ -180,7 +180,7 @@ pub async fn export(
 }
 
 /// Runs the tool of a distribution, and imports what it makes.
-async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) -> Result<(), DeedError> {
+async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) -> Result<(), StepError> {
     let (mut building, tar) = Building::begin(recipe)?;
     let hears = |line: &str| listener.says_in_passing(line);
     let Some(tar) = tar else {
@@ -191,7 +191,7 @@ async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) 
     // While the tool downloads, nothing comes: that is no standstill.
     let imported = async {
         match bus.transfer(Transfer::ImportTar(pipe), name, None, &|_| {}).await {
-            Err(error) if error.is_hang() => Err(DeedError::from(error)),
+            Err(error) if error.is_hang() => Err(StepError::from(error)),
             imported => Ok(imported),
         }
     };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::DeedError;
+use super::error::StepError;
 use super::{Executor, Records};
 use crate::hint::Hint;
 use crate::name::MachineName;
@@ -149,7 +149,7 @@ impl Journal {
     ///
     /// # Errors
     /// When it cannot be kept; the steps must not be begun then.
-    pub async fn reach(&mut self, host: &impl Executor, stage: Range<usize>) -> Result<(), DeedError> {
+    pub async fn reach(&mut self, host: &impl Executor, stage: Range<usize>) -> Result<(), StepError> {
         let before = self.fate;
         let begin = stage.start;
         // What starts with the host must not do so from half of its files.
@@ -176,7 +176,7 @@ impl Journal {
         news
     }
 
-    async fn settle(&mut self, host: &impl Executor, until: usize) -> Result<(), DeedError> {
+    async fn settle(&mut self, host: &impl Executor, until: usize) -> Result<(), StepError> {
         let from = std::mem::replace(&mut self.settled, until);
         host.settle(&self.steps[from..until]).await
     }
@@ -185,7 +185,7 @@ impl Journal {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub async fn settle_all(&mut self, host: &impl Executor) -> Result<(), DeedError> {
+    pub async fn settle_all(&mut self, host: &impl Executor) -> Result<(), StepError> {
         self.settle(host, self.steps.len()).await
     }
 
@@ -276,7 +276,7 @@ impl Journal {
     ///
     /// # Errors
     /// When what was done, or the journal's end, cannot be written.
-    pub async fn end(&mut self, host: &impl Executor) -> Result<(), DeedError> {
+    pub async fn end(&mut self, host: &impl Executor) -> Result<(), StepError> {
         if !self.is_kept {
             return Ok(());
         }

@@ -2,27 +2,27 @@
 
 use std::time::Duration;
 
-use super::error::{DELEGATION_TIME, DeedError, NETWORKD_TIME};
+use super::error::{DELEGATION_TIME, NETWORKD_TIME, StepError};
 use crate::name::{IfName, MachineName};
 use crate::pool::Pool;
 use crate::sys::{Bus, Net, NetError};
 
-pub async fn pool_route(pool: Pool) -> Result<(), DeedError> {
+pub async fn pool_route(pool: Pool) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
     let found = net.wait(NETWORKD_TIME, seen).await?;
-    found.ok_or_else(|| DeedError::Networkd { look_at: "lo".into() })
+    found.ok_or_else(|| StepError::Networkd { look_at: "lo".into() })
 }
 
 /// networkd puts an unreachable route for what is delegated in place.
-pub async fn delegation() -> Result<(), DeedError> {
+pub async fn delegation() -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
-    net.wait(DELEGATION_TIME, seen).await?.ok_or(DeedError::NotDelegated)
+    net.wait(DELEGATION_TIME, seen).await?.ok_or(StepError::NotDelegated)
 }
 
 /// A tunnel has its address as soon as it is there.
-pub async fn tunnel_up(link: &IfName) -> Result<(), DeedError> {
+pub async fn tunnel_up(link: &IfName) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| {
         let index =
@@ -31,13 +31,13 @@ pub async fn tunnel_up(link: &IfName) -> Result<(), DeedError> {
         Ok(addresses.iter().any(|a| Some(a.interface) == index && a.global && !a.tentative).then_some(()))
     };
     let found = net.wait(NETWORKD_TIME, seen).await?;
-    found.ok_or_else(|| DeedError::Networkd { look_at: link.to_string() })
+    found.ok_or_else(|| StepError::Networkd { look_at: link.to_string() })
 }
 
-pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), DeedError> {
+pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
     let joined = joined(&mut net, port.as_str(), bridge.as_str(), NETWORKD_TIME).await?;
-    if joined { Ok(()) } else { Err(DeedError::Networkd { look_at: format!("{bridge} {port}") }) }
+    if joined { Ok(()) } else { Err(StepError::Networkd { look_at: format!("{bridge} {port}") }) }
 }
 
 async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, NetError> {
@@ -52,8 +52,8 @@ async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Res
 
 /// networkd joins the link to a bridge that it made; to others we do. Then the
 /// guest must see its cable pulled, or it keeps the lease of another network.
-pub async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), DeedError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+pub async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), StepError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
     let mut guest = Net::watch_machine(leader)?;
     let mut net = Net::watch_host()?;
     if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Sighting;
-use super::deeds;
-use super::error::DeedError;
+use super::Verified;
+use super::error::StepError;
+use super::execute;
 use super::executor::{Executor, Listener, Records};
 use super::journal::Owner;
 use crate::name::MachineName;
@@ -82,12 +82,12 @@ impl Executor for World<'_> {
         &self,
         stage: &[Step],
         started: Option<Instant>,
-    ) -> Result<Vec<Sighting>, (usize, DeedError)> {
-        deeds::perform(*self, stage, started).await
+    ) -> Result<Vec<Verified>, (usize, StepError)> {
+        execute::perform(*self, stage, started).await
     }
 
-    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, DeedError)> {
-        deeds::take_back(*self, stage).await
+    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, StepError)> {
+        execute::take_back(*self, stage).await
     }
 
     async fn cancel(&self, step: &Step) {
@@ -97,7 +97,7 @@ impl Executor for World<'_> {
         }
     }
 
-    async fn settle(&self, steps: &[Step]) -> Result<(), DeedError> {
+    async fn settle(&self, steps: &[Step]) -> Result<(), StepError> {
         let paths: Vec<PathBuf> = steps.iter().flat_map(Step::paths).collect();
         self.disk.settle(&paths)?;
         if self.bus.is_some() && steps.iter().any(Step::changes_trees) {
@@ -107,7 +107,7 @@ impl Executor for World<'_> {
         Ok(())
     }
 
-    async fn running(&self) -> Result<BTreeSet<MachineName>, DeedError> {
+    async fn running(&self) -> Result<BTreeSet<MachineName>, StepError> {
         let Some(bus) = self.bus else { return Ok(BTreeSet::new()) };
         Ok(bus.machines().await?.keys().filter_map(|name| name.parse().ok()).collect())
     }
@@ -127,14 +127,14 @@ impl Executor for World<'_> {
         }
     }
 
-    async fn retake(&self) -> Result<(), DeedError> {
+    async fn retake(&self) -> Result<(), StepError> {
         match self.lock {
             Some(lock) => Ok(lock.retake(RETAKE_TIME).await?),
             None => Ok(()),
         }
     }
 
-    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), DeedError> {
+    fn clear_drafts(&self, folders: &BTreeSet<PathBuf>) -> Result<(), StepError> {
         folders.iter().try_for_each(|folder| self.disk.sweep(folder))?;
         Ok(())
     }

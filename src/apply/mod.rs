@@ -1,7 +1,7 @@
 //! Steps -> the world, with a journal, and undone in reverse when one fails.
 
-mod deeds;
 mod error;
+mod execute;
 mod executor;
 pub mod image;
 mod journal;
@@ -9,22 +9,22 @@ mod links;
 mod live;
 pub mod modes;
 mod recover;
-mod sight;
 mod start;
 mod trees;
+mod verify;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-pub use deeds::remember_stopped;
-pub use error::DeedError;
+pub use error::StepError;
+pub use execute::remember_stopped;
 pub use executor::{Executor, Listener, Records};
 use journal::Fate;
 pub use journal::{JOURNAL_DIR, Journal, JournalError, Owner};
 pub use live::Interrupt;
 pub use live::World;
-pub use recover::{Unmended, cut_short, recover, waited_for};
+pub use recover::{Unresolved, cut_short, recover, waited_for};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};
@@ -32,7 +32,7 @@ use crate::sys::{fault, together};
 
 /// What was seen while the plan was carried out.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Sighting {
+pub enum Verified {
     /// The machine answers at this address; `after` its start was asked for, if it was.
     Answers { machine: MachineName, address: Ipv6Addr, planned: Ipv6Addr, after: Option<Duration> },
     /// The machine has these addresses of the LAN; none: it has none yet.
@@ -46,7 +46,7 @@ pub enum Failure {
     Step {
         doing: String,
         #[source]
-        source: Box<DeedError>,
+        source: Box<StepError>,
         /// Why some of what was done could not be undone; empty: all was undone.
         left: Vec<String>,
     },
@@ -56,14 +56,14 @@ pub enum Failure {
     Unfinished {
         doing: String,
         #[source]
-        source: Box<DeedError>,
+        source: Box<StepError>,
     },
     #[error("all was done, but it is not sure to outlive a power cut")]
-    NotSettled(#[source] Box<DeedError>),
+    NotSettled(#[source] Box<StepError>),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
-    Other(Box<DeedError>),
+    Other(Box<StepError>),
 }
 
 impl Failure {
@@ -80,14 +80,14 @@ impl Failure {
 ///
 /// # Errors
 /// The step that failed, after everything before it was undone.
-pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<Vec<Sighting>, Failure> {
+pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<Vec<Verified>, Failure> {
     if plan.steps.is_empty() {
         return Ok(Vec::new());
     }
     fault::point();
     let mut journal = Journal::begin(host, command, &plan.steps)?;
     let waits = first_wait(&plan.steps);
-    let mut sightings = Vec::new();
+    let mut verified = Vec::new();
     let mut started = None;
     let mut index = 0;
     for stage in stages(&plan.steps) {
@@ -99,7 +99,7 @@ pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<V
             started = Some(host.now());
         }
         match carry_out(host, &mut journal, range.clone(), started).await {
-            Ok(seen) => sightings.extend(seen),
+            Ok(seen) => verified.extend(seen),
             Err(Some((at, source))) if journal.fate == Fate::Finish => {
                 return Err(unfinished(host, &mut journal, &stage[at], source));
             }
@@ -109,7 +109,7 @@ pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<V
     }
     fault::point();
     journal.end(host).await.map_err(|error| Failure::NotSettled(Box::new(error)))?;
-    Ok(sightings)
+    Ok(verified)
 }
 
 /// From which step on a plan only waits for machines.
@@ -123,7 +123,7 @@ async fn carry_out(
     journal: &mut Journal,
     range: Range<usize>,
     started: Option<Instant>,
-) -> Result<Vec<Sighting>, Option<(usize, DeedError)>> {
+) -> Result<Vec<Verified>, Option<(usize, StepError)>> {
     journal.reach(host, range.clone()).await.map_err(|error| Some((0, error)))?;
     fault::point();
     let stage = &journal.steps[range];
@@ -140,7 +140,7 @@ async fn carry_out(
     }
 }
 
-fn unfinished(host: &impl Executor, journal: &mut Journal, step: &Step, source: DeedError) -> Failure {
+fn unfinished(host: &impl Executor, journal: &mut Journal, step: &Step, source: StepError) -> Failure {
     // Where that cannot be written, the next nsctl finds out by itself.
     let _ = journal.is_stuck(host, format!("cannot {}: {}", step.describe(), error::chain(&source)));
     Failure::Unfinished { doing: step.describe(), source: Box::new(source) }
@@ -154,11 +154,11 @@ pub async fn verify(
     world: World<'_>,
     checks: &[Step],
     started: Instant,
-) -> Result<Vec<Result<Option<Sighting>, DeedError>>, DeedError> {
+) -> Result<Vec<Result<Option<Verified>, StepError>>, StepError> {
     let mut interrupt = Interrupt::new();
     tokio::select! {
-        seen = together(checks.iter().map(|check| deeds::one(world, check, Some(started)))) => Ok(seen),
-        () = interrupt.came() => Err(DeedError::Interrupted),
+        seen = together(checks.iter().map(|check| execute::one(world, check, Some(started)))) => Ok(seen),
+        () = interrupt.came() => Err(StepError::Interrupted),
     }
 }
 
@@ -168,7 +168,7 @@ async fn fall_back(
     host: &impl Executor,
     journal: &mut Journal,
     stage: Range<usize>,
-    fault: Option<(usize, DeedError)>,
+    fault: Option<(usize, StepError)>,
     is_released: bool,
 ) -> Failure {
     // The stage may have been done in part, unless it says that it was not.
@@ -196,7 +196,7 @@ fn describe(stage: &[Step], at: usize) -> String {
     if step.is_write() && stage.len() > 1 { "change files".into() } else { step.describe() }
 }
 
-fn failure(doing: Option<(String, DeedError)>, left: Vec<String>) -> Failure {
+fn failure(doing: Option<(String, StepError)>, left: Vec<String>) -> Failure {
     match doing {
         None => Failure::Interrupted { left },
         Some((doing, source)) => Failure::Step { doing, source: Box::new(source), left },

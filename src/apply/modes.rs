@@ -111,7 +111,7 @@ mod tests {
         let disk = Disk::new(root.path());
         let path = Path::new("/etc/systemd/nspawn/web.nspawn");
         let mode = |mode| {
-            disk.change(&[crate::sys::disk::Change { path, text: Some("x"), mode }]).unwrap();
+            disk.change(&[crate::sys::disk::FileEdit { path, text: Some("x"), mode }]).unwrap();
             disk.mode(path).unwrap()
         };
         assert_eq!(

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::error::{DeedError, chain};
+use super::error::{StepError, chain};
 use super::journal::{Fate, JOURNAL_DIR, Journal, JournalError};
 use super::{Executor, Failure, Records};
 use crate::name::MachineName;
@@ -13,7 +13,7 @@ use crate::state::STATE_DIR;
 
 /// A command that is neither finished nor undone yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unmended {
+pub struct Unresolved {
     pub command: String,
     /// Those that wait for it.
     pub machines: BTreeSet<MachineName>,
@@ -21,17 +21,21 @@ pub struct Unmended {
     pub why: Vec<String>,
 }
 
-impl Unmended {
-    pub fn of(journal: &Journal) -> Unmended {
-        Unmended { command: journal.command.clone(), machines: journal.machines(), why: journal.left.clone() }
+impl Unresolved {
+    pub fn of(journal: &Journal) -> Unresolved {
+        Unresolved {
+            command: journal.command.clone(),
+            machines: journal.machines(),
+            why: journal.left.clone(),
+        }
     }
 }
 
 /// What was cut short, for who only looks.
-pub fn cut_short(records: &impl Records) -> Vec<Unmended> {
+pub fn cut_short(records: &impl Records) -> Vec<Unresolved> {
     let journals = Journal::all(records).unwrap_or_default();
     let dead = journals.iter().filter(|journal| !journal.is_under_way(records));
-    dead.map(Unmended::of).collect()
+    dead.map(Unresolved::of).collect()
 }
 
 /// The machines that other commands wait for just now.
@@ -48,7 +52,7 @@ pub fn waited_for(records: &impl Records) -> Result<BTreeSet<MachineName>, Journ
 ///
 /// # Errors
 /// When a journal cannot be read or written.
-pub async fn recover(host: &impl Executor) -> Result<Vec<Unmended>, Failure> {
+pub async fn recover(host: &impl Executor) -> Result<Vec<Unresolved>, Failure> {
     let journals = Journal::all(host.records())?;
     let (under_way, cut_short): (Vec<Journal>, Vec<Journal>) =
         journals.into_iter().partition(|journal| journal.is_under_way(host.records()));
@@ -56,18 +60,18 @@ pub async fn recover(host: &impl Executor) -> Result<Vec<Unmended>, Failure> {
     // Who still waits for a machine may just be writing down that all is done.
     folders.extend(under_way.is_empty().then(|| PathBuf::from(JOURNAL_DIR)));
     host.clear_drafts(&folders).map_err(|error| Failure::Other(Box::new(error)))?;
-    let mut unmended = Vec::new();
+    let mut unresolved = Vec::new();
     for mut journal in cut_short {
-        let mended = mend(host, &mut journal).await;
-        if !mended.map_err(|error| Failure::Other(Box::new(error)))? {
-            unmended.push(Unmended::of(&journal));
+        let fixed = fix(host, &mut journal).await;
+        if !fixed.map_err(|error| Failure::Other(Box::new(error)))? {
+            unresolved.push(Unresolved::of(&journal));
         }
     }
-    Ok(unmended)
+    Ok(unresolved)
 }
 
 /// Whether nothing is left of it.
-async fn mend(host: &impl Executor, journal: &mut Journal) -> Result<bool, DeedError> {
+async fn fix(host: &impl Executor, journal: &mut Journal) -> Result<bool, StepError> {
     let paths = journal.steps.iter().flat_map(Step::paths);
     host.clear_drafts(&paths.filter_map(|path| Some(path.parent()?.to_owned())).collect())?;
     let command = journal.command.clone();
@@ -117,7 +121,7 @@ async fn stopped_first(
     host: &impl Executor,
     journal: &Journal,
     undoing: Vec<Step>,
-) -> Result<Vec<Step>, DeedError> {
+) -> Result<Vec<Step>, StepError> {
     let same = host.records().boot_id()? == journal.boot;
     if same || journal.boot.is_empty() {
         return Ok(undoing);
@@ -196,7 +200,7 @@ pub async fn conclude(
     host: &impl Executor,
     journal: &mut Journal,
     left: Left,
-) -> Result<Vec<String>, DeedError> {
+) -> Result<Vec<String>, StepError> {
     if left.steps.is_empty() {
         journal.end(host).await?;
         return Ok(Vec::new());
@@ -208,7 +212,7 @@ pub async fn conclude(
 }
 
 /// Does what comes after the point of no return.
-async fn finish(host: &impl Executor, steps: &[Step]) -> Result<(), (Step, DeedError)> {
+async fn finish(host: &impl Executor, steps: &[Step]) -> Result<(), (Step, StepError)> {
     let begun = steps.iter().position(Step::is_final).unwrap_or(steps.len());
     for stage in stages(&steps[begun..]) {
         stage.iter().for_each(|step| host.listener().begins(step));

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::DeedError;
+use super::error::StepError;
 use super::{Listener, image};
 use crate::emit::ManagedFile;
-use crate::fit::{self, Texts, Wishes};
 use crate::name::MachineName;
 use crate::observed::TreeId;
 use crate::plan::Source;
-use crate::sys::disk::Change;
+use crate::provision::{self, FirstBoot, Texts};
+use crate::sys::disk::FileEdit;
 use crate::sys::pty::random;
 use crate::sys::tree::{self, Tree};
 use crate::sys::{Bus, Disk};
@@ -21,9 +21,9 @@ pub async fn make_tree(
     source: &Source,
     to: &MachineName,
     listener: &dyn Listener,
-) -> Result<(), DeedError> {
+) -> Result<(), StepError> {
     if bus.has_image(to.as_str()).await? {
-        return Err(DeedError::TreeTaken(to.clone()));
+        return Err(StepError::TreeTaken(to.clone()));
     }
     match source {
         Source::Clone(from) => Ok(bus.clone_image(from, to).await?),
@@ -33,7 +33,7 @@ pub async fn make_tree(
 }
 
 /// Done already, where the tree has its new name.
-pub async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), DeedError> {
+pub async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Result<(), StepError> {
     if bus.has_image(to.as_str()).await? && !bus.has_image(from.as_str()).await? {
         return Ok(());
     }
@@ -41,47 +41,47 @@ pub async fn rename_tree(bus: &Bus, from: &MachineName, to: &MachineName) -> Res
 }
 
 /// A disk image is left as it is: what is in it cannot be reached.
-pub fn fit_tree(machine: &MachineName, wishes: &Wishes) -> Result<(), DeedError> {
+pub fn provision_tree(machine: &MachineName, first_boot: &FirstBoot) -> Result<(), StepError> {
     let Some(tree) = Tree::of(machine.as_str()) else {
-        return if wishes.is_plain() { Ok(()) } else { Err(DeedError::NoTree(machine.clone())) };
+        return if first_boot.is_plain() { Ok(()) } else { Err(StepError::NoTree(machine.clone())) };
     };
     let read = |path: &PathBuf| Disk::new(Path::new("/")).read(path).map(Option::unwrap_or_default);
     let texts = Texts {
-        ssh_key: wishes.ssh_key.as_ref().map(read).transpose()?,
-        password_hash: wishes
+        ssh_key: first_boot.ssh_key.as_ref().map(read).transpose()?,
+        password_hash: first_boot
             .root_password
             .as_ref()
             .map(read)
             .transpose()?
             .map(|text| hash(&text))
             .transpose()?,
-        run: wishes.run.as_ref().map(read).transpose()?,
+        run: first_boot.run.as_ref().map(read).transpose()?,
     };
     let id = format!("{:032x}", random()? | 1);
-    for change in fit::changes(&tree.guest(), wishes, &texts, &id)? {
+    for change in provision::changes(&tree.guest(), first_boot, &texts, &id)? {
         tree.change(&change)?;
     }
     Ok(())
 }
 
 /// Writes down which tree is the machine's, so that no other of its name is ever taken for it.
-pub fn claim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
-    let id = tree::identity(machine.as_str()).ok_or_else(|| DeedError::NoTree(machine.clone()))?;
+pub fn claim(disk: &Disk, machine: &MachineName) -> Result<(), StepError> {
+    let id = tree::identity(machine.as_str()).ok_or_else(|| StepError::NoTree(machine.clone()))?;
     let path = ManagedFile::Claim(machine.clone()).path();
-    Ok(disk.change(&[Change { path: &path, text: Some(&format!("{id}\n")), mode: None }])?)
+    Ok(disk.change(&[FileEdit { path: &path, text: Some(&format!("{id}\n")), mode: None }])?)
 }
 
 /// Forgets it.
-pub fn disclaim(disk: &Disk, machine: &MachineName) -> Result<(), DeedError> {
+pub fn disclaim(disk: &Disk, machine: &MachineName) -> Result<(), StepError> {
     Ok(disk.remove(&ManagedFile::Claim(machine.clone()).path())?)
 }
 
 /// Deletes a tree, if it is still the one that was meant. While machined's own child still
 /// deletes it, it is busy: its lock is waited for.
-pub async fn remove_tree(bus: &Bus, name: &MachineName, id: Option<&TreeId>) -> Result<(), DeedError> {
+pub async fn remove_tree(bus: &Bus, name: &MachineName, id: Option<&TreeId>) -> Result<(), StepError> {
     let there = tree::identity(name.as_str());
     if id.is_some() && there.is_some() && there.as_ref() != id {
-        return Err(DeedError::AnotherTree(name.clone()));
+        return Err(StepError::AnotherTree(name.clone()));
     }
     match bus.remove_image(name.as_str()).await {
         Err(error) if error.is_busy() && tree::wait_until_unlocked(name.as_str(), BUSY_TIME).await => {
@@ -95,12 +95,12 @@ pub async fn remove_tree(bus: &Bus, name: &MachineName, id: Option<&TreeId>) -> 
 const BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// The first line of a file, as shadow(5) has it: hashed already, or hashed now.
-fn hash(text: &str) -> Result<String, DeedError> {
+fn hash(text: &str) -> Result<String, StepError> {
     let password = text.lines().next().unwrap_or_default();
     if password.starts_with('$') && !password.contains(':') {
         return Ok(password.to_owned());
     }
     let hashed =
         sha_crypt::PasswordHasher::hash_password(&sha_crypt::ShaCrypt::default(), password.as_bytes());
-    hashed.map(|hash| hash.as_str().to_owned()).map_err(|_| DeedError::NoHash)
+    hashed.map(|hash| hash.as_str().to_owned()).map_err(|_| StepError::NoHash)
 }

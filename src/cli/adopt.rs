@@ -230,5 +230,5 @@ fn sheet(name: &MachineName, plan: &Plan, nspawn: Option<&str>, host_end: Option
     if let Some(HostEnd { path, .. }) = host_end {
         lines.push(format!("{} stays; nsctl's own file comes before it", path.display()));
     }
-    text::tame(&lines.join("\n"))
+    text::sanitize(&lines.join("\n"))
 }

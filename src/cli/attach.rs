@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::create::Place;
+use super::create::NetworkArgs;
 use super::handmade::{Handwritten, absorb, checked, taken_over};
 use super::session::{About, Session};
 use super::{Fault, Global};
@@ -17,12 +17,12 @@ pub struct Attach {
     /// The machine's name
     name: String,
     #[command(flatten)]
-    place: Place,
+    network: NetworkArgs,
 }
 
 pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let mut network = args.place.network()?;
+    let mut network = args.network.network()?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     if session.spec.broken.contains_key(&name) {
         session.machine(&name)?;

@@ -63,7 +63,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();
-        super::text::err!("note: {}", super::text::tame(note));
+        super::text::err!("note: {}", super::text::sanitize(note));
     }
     if !plan.notes.is_empty() && !args.yes && !super::text::agree("Go on?")? {
         return Err(Fault::new("nothing was changed"));

@@ -7,9 +7,9 @@ use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::emit::ManagedFile;
-use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, kept_beside};
+use crate::provision::FirstBoot;
 use crate::spec::definition_path;
 
 /// Make another machine of a machine, with a subnet and a machine-id of its own
@@ -58,8 +58,8 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
     }
     let (servers, zone) = resolver(&session, &machine.network);
-    let wishes = Some(Wishes { servers, zone, ..Wishes::default() });
-    let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), wishes };
+    let first_boot = Some(FirstBoot { servers, zone, ..FirstBoot::default() });
+    let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), first_boot };
     let change =
         session.change(Scope::Machine(new.clone())).derive(&name, &new, &machine)?.image(Some(image));
     let mut change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
@@ -82,7 +82,7 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
     }
     if machine.network.bridge().is_some() {
-        session.progress.says("note: its MAC address hangs on its name: the LAN gives it another address");
+        session.progress.says("note: its MAC address depends on its name: the LAN gives it another address");
     }
     let kept = |name: &MachineName| kept_beside(&ManagedFile::Nspawn(name.clone()).path());
     let change = session.change(Scope::Renamed(name.clone(), new.clone())).rename(&name, &new);

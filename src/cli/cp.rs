@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::session::{bus, must_be_root};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
-use crate::sys::carry::{Inside, LeftOut, Place, Terms};
+use crate::sys::carry::{Inside, LeftOut, Target, Terms};
 use crate::sys::{Bus, what_is_at};
 
 /// Copy files or folders between this host and a machine that runs
@@ -100,7 +100,7 @@ async fn inwards(bus: &Bus, args: &Cp, from: &str, name: &MachineName, to: PathB
 
 async fn outwards(bus: &Bus, args: Cp, name: &MachineName, from: PathBuf, to: &str) -> Result<u8, Fault> {
     let own = from.file_name().unwrap_or(name.as_str().as_ref());
-    let place = Place::of(to, own)?;
+    let place = Target::of(to, own)?;
     let inside = inside(bus, name).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let terms = Terms { links: args.links, force: args.force, limit: args.max_size, stop: stop.clone() };
@@ -116,7 +116,7 @@ async fn carried(
     inside: Inside,
     from: PathBuf,
     shown: String,
-    place: Place,
+    place: Target,
     terms: Terms,
     stop: Arc<AtomicBool>,
 ) -> Result<LeftOut, Fault> {

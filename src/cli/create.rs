@@ -9,9 +9,9 @@ use super::handmade::{Handwritten, absorb, checked, taken_over};
 use super::session::{About, Session};
 use super::{Fault, Global, image};
 use crate::emit::names::is_reserved;
-use crate::fit::{Init, Wishes};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
+use crate::provision::{FirstBoot, Init};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
 use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values};
 use crate::sys::archive::Unpacked;
@@ -24,14 +24,14 @@ pub struct Create {
     /// The machine's name
     name: String,
     #[command(flatten)]
-    place: Place,
+    network: NetworkArgs,
     /// An image's name, debian:trixie, a tar file, disk image or folder, https://…, oci:…
     /// [default: an existing tree of that name, else defaults.image, else this host's own
     /// distribution]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     #[command(flatten)]
-    first_boot: FirstBoot,
+    first_boot: FirstBootArgs,
     /// Let the world in to this port: tcp/443, udp/5000-5010, "tcp/22 from 2001:db8::/32"; may be
     /// given several times
     #[arg(long, value_name = "PROTO/PORT")]
@@ -47,7 +47,7 @@ pub struct Create {
 /// What a new tree gets for its first boot.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "First boot")]
-struct FirstBoot {
+struct FirstBootArgs {
     /// The guest's own name for itself [default: the machine's name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -65,9 +65,9 @@ struct FirstBoot {
     max_size: u64,
 }
 
-impl FirstBoot {
+impl FirstBootArgs {
     /// The same, once it is sure that all of it can be had.
-    fn wishes(self) -> Result<Wishes, Fault> {
+    fn first_boot(self) -> Result<FirstBoot, Fault> {
         let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
         if let Some(name) = self.hostname.as_deref() {
             let plain =
@@ -85,12 +85,12 @@ impl FirstBoot {
             }
             path => Ok(path.map(std::path::absolute).transpose()?),
         };
-        Ok(Wishes {
+        Ok(FirstBoot {
             hostname: self.hostname,
             ssh_key: file(self.ssh_key)?,
             root_password: file(self.root_password_file)?,
             run: file(self.run)?,
-            ..Wishes::default()
+            ..FirstBoot::default()
         })
     }
 }
@@ -98,7 +98,7 @@ impl FirstBoot {
 /// How a machine meets the world.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct Place {
+pub struct NetworkArgs {
     /// Give it a /64 of the pool, routed by this host
     #[arg(long)]
     routed: bool,
@@ -107,7 +107,7 @@ pub struct Place {
     bridge: Option<String>,
 }
 
-impl Place {
+impl NetworkArgs {
     pub fn network(&self) -> Result<Network, Fault> {
         Ok(match &self.bridge {
             Some(bridge) => Network::Bridge(bridge.parse()?),
@@ -118,7 +118,7 @@ impl Place {
 
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
-    let network = args.place.network()?;
+    let network = args.network.network()?;
     let open = super::open::parse(&args.open)?;
     if network.bridge().is_some() && (args.ipv4.is_some() || !open.is_empty()) {
         return Err(Fault::new(
@@ -127,7 +127,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         .hint("leave them away, or make it --routed"));
     }
     let max_size = args.first_boot.max_size;
-    let mut wishes = args.first_boot.wishes()?;
+    let mut first_boot = args.first_boot.first_boot()?;
     let mut session = Session::begin(global, About::Those(&[&name])).await?;
     refuse_taken(&session, &name)?;
     let word = source(&session, &name, args.image.as_deref())?;
@@ -146,12 +146,12 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         session = Session::begin(global, About::Those(&[&name])).await?;
         refuse_taken(&session, &name)?;
     }
-    if word.is_none() && !wishes.is_plain() {
+    if word.is_none() && !first_boot.is_plain() {
         return Err(Fault::new(format!("'{name}' has a tree already, which is left as it is"))
             .hint("what is for the first boot goes with --image, which makes a new tree"));
     }
-    (wishes.servers, wishes.zone) = resolver(&session, &network);
-    let made = word.as_ref().map(|word| new_image(word, &name, wishes, max_size)).transpose()?;
+    (first_boot.servers, first_boot.zone) = resolver(&session, &network);
+    let made = word.as_ref().map(|word| new_image(word, &name, first_boot, max_size)).transpose()?;
     let handwritten = Handwritten::find(&session, name.as_str())?;
     // An image may come with settings of its own; those of the machine's name go before.
     let of_image = match made.as_ref().map(|made| &made.source) {
@@ -263,7 +263,7 @@ fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<
 pub fn new_image(
     word: &ImageWord,
     name: &MachineName,
-    wishes: Wishes,
+    first_boot: FirstBoot,
     limit: u64,
 ) -> Result<NewImage, Fault> {
     let source = match word {
@@ -285,5 +285,5 @@ pub fn new_image(
             Fault::new("that makes no name for an image").hint("`nsctl image pull URL --name NAME` first")
         })?),
     };
-    Ok(NewImage { source, to: name.clone(), wishes: Some(wishes) })
+    Ok(NewImage { source, to: name.clone(), first_boot: Some(first_boot) })
 }

@@ -1,4 +1,4 @@
-//! `nsctl doctor`: what is wrong, what it causes, and what mends it.
+//! `nsctl doctor`: what is wrong, what it causes, and what fixes it.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::sys::trace::Packets;
 use crate::sys::{self, Disk, net, trace};
 use crate::{inspect, observe};
 
-/// Find what is wrong with this host and its machines, and say what mends it
+/// Find what is wrong with this host and its machines, and say what fixes it
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Just this machine [default: the host and all machines]
@@ -26,7 +26,7 @@ pub struct Doctor {
     /// For scripts
     #[arg(long)]
     json: bool,
-    /// Run the commands that mend what they can mend without harm
+    /// Run the commands that fix what they can fix without harm
     #[arg(long)]
     fix: bool,
     /// Ask each machine for its way to this address of the world: reached or not, from which
@@ -73,7 +73,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
         }
     } else {
         let sheets: Vec<String> = findings.iter().map(sheet).collect();
-        out!("{}", text::tame(&sheets.join("\n\n")));
+        out!("{}", text::sanitize(&sheets.join("\n\n")));
     }
     let bad = findings.iter().any(|finding| finding.level == Level::Error);
     Ok(u8::from(bad))
@@ -163,7 +163,7 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
         text::json(&all)?;
     } else {
         for one in &all {
-            out!("{}", text::tame(&told(one, to)));
+            out!("{}", text::sanitize(&told(one, to)));
         }
     }
     Ok(u8::from(all.iter().any(|one| !one.reached || one.large_ones_vanish)))
@@ -178,7 +178,7 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
     let large = match packets {
         None if *large_ones_vanish => {
             "; large packets are lost without a word: somebody on the way filters packet-too-big (ICMPv6 type 2), so \
-             large transfers hang\n    mend it: ask them to let it through (RFC 4890 4.3.1), or set mtu = 1280 below \
+             large transfers hang\n    fix: ask them to let it through (RFC 4890 4.3.1), or set mtu = 1280 below \
              [uplink] in /etc/nsctl/nsctl.toml and run `nsctl apply`"
                 .to_owned()
         }
@@ -208,35 +208,35 @@ async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
 
 /// A finding in a few lines.
 fn sheet(finding: &Finding) -> String {
-    let Finding { level, object, what, causes, mend, .. } = finding;
+    let Finding { level, object, what, causes, fix, .. } = finding;
     let level = if *level == Level::Error { "error" } else { "warning" };
-    format!("{level}: {object} {what}\n    {causes}\n    mend it: {mend}")
+    format!("{level}: {object} {what}\n    {causes}\n    fix: {fix}")
 }
 
 fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault> {
     super::session::must_be_root(global)?;
     let safe: Vec<&Finding> = findings.iter().filter(|finding| finding.safe).collect();
     for finding in findings.iter().filter(|finding| !finding.safe) {
-        err!("{}", text::tame(&sheet(finding)));
+        err!("{}", text::sanitize(&sheet(finding)));
         err!("    left to you: it takes something away, or touches what is yours\n");
     }
     if safe.is_empty() {
-        out!("nothing that can be mended without you");
+        out!("nothing that can be fixed without you");
         return Ok(());
     }
     for finding in &safe {
-        err!("{}", text::tame(&sheet(finding)));
+        err!("{}", text::sanitize(&sheet(finding)));
     }
     if !args.yes && !text::agree("Run these commands?")? {
         return Err(Fault::new("nothing was changed"));
     }
     for finding in safe {
-        let status = sys::run("sh", &["-c", &finding.mend])?;
+        let status = sys::run("sh", &["-c", &finding.fix])?;
         if status != 0 {
-            return Err(Fault::new(format!("`{}` ended with {status}", finding.mend))
+            return Err(Fault::new(format!("`{}` ended with {status}", finding.fix))
                 .hint("`nsctl doctor` says what is left"));
         }
-        out!("done: {}", finding.mend);
+        out!("done: {}", finding.fix);
     }
     Ok(())
 }

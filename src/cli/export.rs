@@ -85,13 +85,13 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     at_home_here(&session, &mut machine);
     let definition = edit::definition(&definition, &written, &machine)?;
     session.progress.end();
-    text::err!("{}", text::tame(&format!("the definition of {name}:\n{}", definition.trim_end())));
+    text::err!("{}", text::sanitize(&format!("the definition of {name}:\n{}", definition.trim_end())));
     let beyond = reach::reach(&machine);
     if !beyond.is_empty() {
         let list = beyond.join("\n  ");
         text::err!(
             "{}",
-            text::tame(&format!("it reaches beyond the machine (--no-privileges drops that):\n  {list}"))
+            text::sanitize(&format!("it reaches beyond the machine (--no-privileges drops that):\n  {list}"))
         );
     }
     if !args.yes && !std::io::stdin().is_terminal() {
@@ -103,7 +103,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     }
     let source = Source::File { path: file, limit: args.max_size };
     // It is the same machine as before: its tree stays as it is.
-    let image = NewImage { source, to: name.clone(), wishes: None };
+    let image = NewImage { source, to: name.clone(), first_boot: None };
     let change = session.change(Scope::Machine(name.clone())).write(&name, definition);
     let mut change = change.mode(path, Some(mode)).image(Some(image));
     if !args.no_start && session.observed.live {

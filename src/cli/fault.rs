@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::text::err;
 
 use super::text;
-use crate::apply::{DeedError, Failure};
+use crate::apply::{Failure, StepError};
 use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
 use crate::spec::Problems;
@@ -39,12 +39,12 @@ impl Fault {
     pub fn print(&self) {
         let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
         for error in &self.errors {
-            err!("{red}error:{reset} {}", text::tame(&describe(error)));
+            err!("{red}error:{reset} {}", text::sanitize(&describe(error)));
         }
         let mut said: Vec<&str> = Vec::new();
         for hint in self.hints.iter().map(String::as_str) {
             if !said.contains(&hint) {
-                err!("{bold}hint:{reset} {}", text::tame(hint));
+                err!("{bold}hint:{reset} {}", text::sanitize(hint));
                 said.push(hint);
             }
         }
@@ -86,7 +86,7 @@ impl<E: Hint> From<E> for Fault {
 impl From<Problems> for Fault {
     fn from(Problems(problems): Problems) -> Fault {
         let errors = problems.iter().map(|problem| anyhow::Error::msg(problem.to_string())).collect();
-        Fault { errors, hints: vec!["mend that in the file; nothing was changed".into()] }
+        Fault { errors, hints: vec!["fix that in the file; nothing was changed".into()] }
     }
 }
 
@@ -114,7 +114,7 @@ impl From<Failure> for Fault {
             Failure::Step { source, .. }
             | Failure::Unfinished { source, .. }
             | Failure::NotSettled(source)
-            | Failure::Other(source) => DeedError::hint(source),
+            | Failure::Other(source) => StepError::hint(source),
             Failure::Journal(error) => error.hint(),
             Failure::Interrupted { .. } => None,
         };
@@ -125,7 +125,7 @@ impl From<Failure> for Fault {
             return fault.hint("what had been done was undone; nothing is left over");
         }
         if fault.errors.len() > 1 {
-            return fault.hint("mend what is named there; each nsctl that changes the host tries it again");
+            return fault.hint("fix what is named there; each nsctl that changes the host tries it again");
         }
         fault
     }

@@ -119,7 +119,7 @@ pub fn checked<'o>(
     match MachineSpec::parse(&definition_path(name), &edit::fresh(machine)?) {
         Ok(_) => Ok(change),
         Err(problems) => Err(Fault::from(Problems(problems))
-            .hint("that comes from the machine's hand-written files: mend it there, then try again")),
+            .hint("that comes from the machine's hand-written files: fix it there, then try again")),
     }
 }
 

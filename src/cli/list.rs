@@ -45,7 +45,7 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
     out!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
     for row in &rows {
         for line in &row.drift {
-            err!("note: {}: {}", text::tame(&row.name), text::tame(line));
+            err!("note: {}: {}", text::sanitize(&row.name), text::sanitize(line));
         }
     }
     Ok(status)
@@ -101,13 +101,13 @@ fn cells(row: &Row) -> Vec<String> {
         (None, None) => row.network.mode.word().to_owned(),
     };
     // One address a line: the table stays narrow, and each can be copied.
-    let addresses: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();
+    let addresses: Vec<String> = row.addresses.iter().map(|address| mark_old(row, address)).collect();
     let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join("\n") };
     let interface = row.host_interface.clone().unwrap_or_else(|| "-".into());
     vec![row.name.clone(), row.state.clone(), network, addresses, interface]
 }
 
 /// An address, and whether its prefix is of yesterday.
-pub fn told_apart(row: &Row, address: &std::net::IpAddr) -> String {
+pub fn mark_old(row: &Row, address: &std::net::IpAddr) -> String {
     if row.old_addresses.contains(address) { format!("{address} (old)") } else { address.to_string() }
 }

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::session::{bus, must_be_root};
 use super::{Fault, Global};
-use crate::fit::Init;
 use crate::name::MachineName;
+use crate::provision::Init;
 use crate::sys::tree::Tree;
 use crate::sys::{self};
 

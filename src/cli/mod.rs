@@ -113,7 +113,7 @@ enum Verb {
     Plan(reconcile::PlanArgs),
     /// Make the host what nsctl.toml and machines.d say
     Apply(reconcile::Apply),
-    /// Find what is wrong with this host and its machines, and say what mends it
+    /// Find what is wrong with this host and its machines, and say what fixes it
     Doctor(doctor::Doctor),
     /// Show the prefix: what is leased, resting and free
     Pool(pool::PoolArgs),

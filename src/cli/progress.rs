@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::text::err;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::text::tame;
+use super::text::sanitize;
 use crate::apply::Listener;
 use crate::plan::Step;
 
@@ -49,7 +49,7 @@ fn style(spinner: &ProgressBar, template: &str) {
 
 impl Listener for Progress {
     fn begins(&self, step: &Step) {
-        let line = tame(&step.describe());
+        let line = sanitize(&step.describe());
         match &self.spinner {
             Some(spinner) => {
                 if spinner.length().is_some() {
@@ -64,7 +64,7 @@ impl Listener for Progress {
     }
 
     fn says_in_passing(&self, line: &str) {
-        let line = tame(line);
+        let line = sanitize(line);
         match &self.spinner {
             Some(spinner) => spinner.set_message(line),
             None if self.quiet => {}
@@ -83,7 +83,7 @@ impl Listener for Progress {
     }
 
     fn says(&self, text: &str) {
-        let line = tame(text);
+        let line = sanitize(text);
         match &self.spinner {
             Some(spinner) => spinner.println(line),
             None => err!("{line}"),

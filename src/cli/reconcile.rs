@@ -8,11 +8,11 @@ use super::create::new_image;
 use super::image::{self, MAX_SIZE};
 use super::session::{About, Session, bus, state, tell_of_journal};
 use super::{Fault, Global, text};
-use crate::fit::Wishes;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Effect, Plan, Refusal, Step, Whole, diff, spec_of, whole};
+use crate::provision::FirstBoot;
 use crate::spec::Spec;
 use crate::spec::image::ImageWord;
 use crate::state::State;
@@ -133,7 +133,7 @@ pub fn everything(
     let images = treeless.filter_map(|(name, machine)| {
         let word = machine.image.as_deref()?;
         let image = word.parse().map_err(Fault::from);
-        let image = image.and_then(|word| new_image(&word, name, Wishes::default(), MAX_SIZE));
+        let image = image.and_then(|word| new_image(&word, name, FirstBoot::default(), MAX_SIZE));
         let unmade = |fault: Fault| Refusal::NoSource { machine: name.clone(), why: fault.to_string() };
         Some((name.clone(), image.map_err(unmade)))
     });
@@ -163,5 +163,5 @@ fn sheet(plan: &Plan) -> String {
         step => step.describe(),
     });
     let effects = plan.effects.iter().map(Effect::describe);
-    text::tame(&notes.chain(effects).chain(steps).collect::<Vec<_>>().join("\n"))
+    text::sanitize(&notes.chain(effects).chain(steps).collect::<Vec<_>>().join("\n"))
 }

@@ -40,7 +40,7 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let plan = session.plan(&wanted)?;
     session.progress.end();
     for path in edited {
-        text::err!("note: {} was edited by hand, and goes, too", text::tame(&path.display().to_string()));
+        text::err!("note: {} was edited by hand, and goes, too", text::sanitize(&path.display().to_string()));
     }
     if !args.yes {
         let running = if session.observed.is_running(&name) { "stops it and " } else { "" };

@@ -133,9 +133,9 @@ async fn verify(
 ) -> Result<(), Fault> {
     let seen = apply::verify(session.world(), checks, started).await?;
     let mut fault = None;
-    for sighting in seen {
-        match sighting {
-            Ok(sighting) => sighting.iter().for_each(|sighting| session.say(tell(sighting))),
+    for verified in seen {
+        match verified {
+            Ok(verified) => verified.iter().for_each(|verified| session.say(tell(verified))),
             Err(error) => fault = Some(error),
         }
     }

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use super::text::{err, out, tame};
+use super::text::{err, out, sanitize};
 
 use super::progress::Progress;
 use super::show::unknown;
 use super::{Fault, Global};
-use crate::apply::{self, Interrupt, Listener, Sighting, Unmended, World};
+use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
@@ -28,7 +28,7 @@ pub struct Session {
     pub state: State,
     pub progress: Progress,
     /// What could be neither finished nor undone: its machines are left alone.
-    unmended: Vec<Unmended>,
+    unresolved: Vec<Unresolved>,
     quiet: bool,
     lock: Lock,
     interrupt: RefCell<Interrupt>,
@@ -56,21 +56,21 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
 pub fn tell_of_journal(disk: &Disk) {
     for left in apply::cut_short(disk) {
         if left.why.is_empty() {
-            let command = tame(&left.command);
+            let command = sanitize(&left.command);
             err!(
-                "note: `nsctl {command}` was cut short; the next command that changes the host mends that first"
+                "note: `nsctl {command}` was cut short; the next command that changes the host fixes that first"
             );
         } else {
-            err!("{}", told_unmended(&left));
+            err!("{}", told_unresolved(&left));
         }
     }
 }
 
 /// In one line.
-fn told_unmended(Unmended { command, machines, why }: &Unmended) -> String {
+fn told_unresolved(Unresolved { command, machines, why }: &Unresolved) -> String {
     let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
     let of = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    tame(&format!("note: `nsctl {command}`{of} is not mended yet: {}", why.join("; "))).replace('\n', " ")
+    sanitize(&format!("note: `nsctl {command}`{of} is not fixed yet: {}", why.join("; "))).replace('\n', " ")
 }
 
 /// The machines that a verb is about.
@@ -91,12 +91,12 @@ impl About<'_> {
     }
 }
 
-/// The host, locked, and with nothing half done that could be mended.
+/// The host, locked, and with nothing half done that could be fixed.
 struct Locked {
     disk: Disk,
     bus: Option<Bus>,
     progress: Progress,
-    unmended: Vec<Unmended>,
+    unresolved: Vec<Unresolved>,
     quiet: bool,
     lock: Lock,
 }
@@ -133,7 +133,7 @@ impl Locked {
         let wait = Duration::from_secs(global.wait);
         let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
         let bus = bus(global).await?;
-        Ok(Locked { disk, bus, progress, unmended: Vec::new(), quiet: global.quiet, lock })
+        Ok(Locked { disk, bus, progress, unresolved: Vec::new(), quiet: global.quiet, lock })
     }
 
     async fn recover(&mut self) -> Result<(), Fault> {
@@ -144,22 +144,22 @@ impl Locked {
             lock: None,
             interrupt: None,
         };
-        self.unmended = apply::recover(&world).await?;
-        for left in &self.unmended {
-            self.progress.says(&told_unmended(left));
+        self.unresolved = apply::recover(&world).await?;
+        for left in &self.unresolved {
+            self.progress.says(&told_unresolved(left));
         }
         Ok(())
     }
 
     fn known(self, observed: Observed, spec: Spec, state: State) -> Session {
-        let Locked { disk, bus, progress, unmended, quiet, lock } = self;
+        let Locked { disk, bus, progress, unresolved, quiet, lock } = self;
         let interrupt = RefCell::new(Interrupt::new());
-        Session { disk, bus, observed, spec, state, progress, unmended, quiet, lock, interrupt }
+        Session { disk, bus, observed, spec, state, progress, unresolved, quiet, lock, interrupt }
     }
 }
 
 impl Session {
-    /// Locks the host, mends what a killed nsctl left, and reads everything.
+    /// Locks the host, fixes what a killed nsctl left, and reads everything.
     pub async fn begin(global: &Global, about: About<'_>) -> Result<Session, Fault> {
         Session::begin_with(global, about, state).await
     }
@@ -222,7 +222,7 @@ impl Session {
         &'s self,
         takes: impl Fn(&MachineName) -> bool + 's,
     ) -> impl Iterator<Item = Refusal> + 's {
-        let all = self.unmended.iter().flat_map(|left| left.machines.iter().map(move |name| (left, name)));
+        let all = self.unresolved.iter().flat_map(|left| left.machines.iter().map(move |name| (left, name)));
         all.filter(move |(_, name)| takes(name)).map(|(left, name)| Refusal::Held {
             machine: name.clone(),
             command: left.command.clone(),
@@ -254,7 +254,7 @@ impl Session {
     }
 
     /// Plans, tells, does, and prints what was seen.
-    pub async fn carry_out(&self, wanted: &Wanted) -> Result<Vec<Sighting>, Fault> {
+    pub async fn carry_out(&self, wanted: &Wanted) -> Result<Vec<Verified>, Fault> {
         let plan = self.plan(wanted)?;
         for note in &plan.notes {
             self.progress.says(&format!("note: {note}"));
@@ -263,25 +263,25 @@ impl Session {
     }
 
     /// Does a plan that the user knows, and prints what was seen.
-    pub async fn perform(&self, plan: &Plan) -> Result<Vec<Sighting>, Fault> {
+    pub async fn perform(&self, plan: &Plan) -> Result<Vec<Verified>, Fault> {
         let command = sys::command_line();
         let plan = apply::modes::settled(&self.disk, plan);
-        let sightings = apply::apply(&self.world(), &plan, &command).await;
+        let verified = apply::apply(&self.world(), &plan, &command).await;
         self.progress.end();
-        let sightings = sightings?;
+        let verified = verified?;
         if !self.quiet {
-            for sighting in &sightings {
-                out!("{}", tell(sighting));
+            for verified in &verified {
+                out!("{}", tell(verified));
             }
         }
-        Ok(sightings)
+        Ok(verified)
     }
 
     /// Prints a line of a result, unless quiet.
     pub fn say(&self, line: impl AsRef<str>) {
         self.progress.end();
         if !self.quiet {
-            out!("{}", tame(line.as_ref()));
+            out!("{}", sanitize(line.as_ref()));
         }
     }
 }
@@ -298,10 +298,10 @@ fn not_below_root() -> Fault {
     Fault::new("machines are started and stopped on a running host, not below --root")
 }
 
-/// A sighting as a sentence.
-pub fn tell(sighting: &Sighting) -> String {
-    match sighting {
-        Sighting::Answers { machine, address, planned, after } => {
+/// A verified as a sentence.
+pub fn tell(verified: &Verified) -> String {
+    match verified {
+        Verified::Answers { machine, address, planned, after } => {
             let after = after.map(|after| format!(" ({:.2} s after its start)", after.as_secs_f64()));
             let after = after.unwrap_or_default();
             if Subnet::of(*planned).is_delegated() {
@@ -314,10 +314,10 @@ pub fn tell(sighting: &Sighting) -> String {
                 )
             }
         }
-        Sighting::OnLan { machine, addresses } if addresses.is_empty() => {
+        Verified::OnLan { machine, addresses } if addresses.is_empty() => {
             format!("{machine} has no address from the LAN yet; `nsctl show {machine}` tells")
         }
-        Sighting::OnLan { machine, addresses } => {
+        Verified::OnLan { machine, addresses } => {
             let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("{machine} has {} from the LAN", all.join(", "))
         }

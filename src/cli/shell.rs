@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::session::{bus, must_be_root};
 use super::{Fault, Global};
-use crate::frame::{Frame, Token};
+use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
 use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
 
@@ -65,21 +65,21 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
         })?;
     pty.fit();
     let raw = person.then(Raw::begin).transpose()?;
-    let status = forward(&pty, Frame::new(token), &name).await;
+    let status = forward(&pty, ExecStream::new(token), &name).await;
     drop(raw);
     status?.ok_or_else(|| Fault::new(format!("the connection to '{name}' ended before the command did")))
 }
 
 /// Waits until the command has been begun; gives what it has said, and its status if it has ended.
-async fn begin(pty: &Pty, frame: &mut Frame) -> std::io::Result<(Vec<u8>, Option<u8>)> {
+async fn begin(pty: &Pty, stream: &mut ExecStream) -> std::io::Result<(Vec<u8>, Option<u8>)> {
     let mut buffer = [0; 4096];
     loop {
         let length = pty.read(&mut buffer, true).await?;
-        let said = frame.feed(&buffer[..length]);
-        if frame.has_begun() {
+        let said = stream.feed(&buffer[..length]);
+        if stream.has_begun() {
             return Ok(said);
         }
-        if let Some(answer) = frame.answer() {
+        if let Some(answer) = stream.answer() {
             pty.write_all(&answer).await?;
         }
         tokio::task::yield_now().await;
@@ -111,12 +111,12 @@ impl Input {
 }
 
 /// Hands everything on, both ways, until the command ends.
-async fn forward(pty: &Pty, mut frame: Frame, name: &MachineName) -> Result<Option<u8>, Fault> {
+async fn forward(pty: &Pty, mut stream: ExecStream, name: &MachineName) -> Result<Option<u8>, Fault> {
     let deaf = |_| {
         Fault::new(format!("'{name}' started no shell within {} s", BEGIN_TIME.as_secs()))
             .hint(format!("`nsctl logs {name}` may tell why"))
     };
-    let (text, status) = tokio::time::timeout(BEGIN_TIME, begin(pty, &mut frame)).await.map_err(deaf)??;
+    let (text, status) = tokio::time::timeout(BEGIN_TIME, begin(pty, &mut stream)).await.map_err(deaf)??;
     show(&text)?;
     if status.is_some() {
         return Ok(status);
@@ -131,10 +131,10 @@ async fn forward(pty: &Pty, mut frame: Frame, name: &MachineName) -> Result<Opti
         tokio::select! {
             length = pty.read(&mut buffer, false) => {
                 let length = length?;
-                let (text, status) = frame.feed(&buffer[..length]);
+                let (text, status) = stream.feed(&buffer[..length]);
                 show(&text)?;
                 if status.is_some() || length == 0 {
-                    show(&frame.rest())?;
+                    show(&stream.rest())?;
                     return Ok(status);
                 }
             }

@@ -3,7 +3,7 @@
 use super::text::out;
 use clap::Args;
 
-use super::list::{look, told_apart};
+use super::list::{look, mark_old};
 use super::open::list;
 use super::view::Row;
 use super::{Fault, Global, text};
@@ -56,7 +56,7 @@ fn sheet(global: &Global, row: &Row) -> String {
     });
     add("planned", planned);
     add("bridge", row.network.bridge.clone());
-    let mut has: Vec<String> = row.addresses.iter().map(|address| told_apart(row, address)).collect();
+    let mut has: Vec<String> = row.addresses.iter().map(|address| mark_old(row, address)).collect();
     if has.is_empty() && row.state == "running" {
         has.push("no global address".into());
     }
@@ -79,7 +79,7 @@ fn sheet(global: &Global, row: &Row) -> String {
     let definition = row.name.parse::<MachineName>().ok().map(|name| definition_path(&name));
     let definition = definition.filter(|path| Disk::new(&global.root).exists(path));
     add("definition", definition.map(|path| path.display().to_string()));
-    let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::tame(&value)));
+    let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::sanitize(&value)));
     rows.collect::<Vec<_>>().join("\n")
 }
 

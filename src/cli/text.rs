@@ -1,4 +1,4 @@
-//! Text for a terminal. What a guest, a file or the network says is tamed first.
+//! Text for a terminal. What a guest, a file or the network says is sanitized first.
 
 use comfy_table::{ContentArrangement, Table};
 
@@ -22,7 +22,7 @@ macro_rules! err {
 pub(super) use {err, out};
 
 /// A text with escapes for what a terminal would obey, or nobody would see.
-pub fn tame(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     crate::visible::visible(text)
 }
 
@@ -33,7 +33,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     for row in rows {
-        table.add_row(row.iter().map(|cell| tame(cell)).collect::<Vec<_>>());
+        table.add_row(row.iter().map(|cell| sanitize(cell)).collect::<Vec<_>>());
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -59,7 +59,7 @@ pub fn agree(question: &str) -> Result<bool, super::Fault> {
             .hint("--yes says so; nothing was changed"));
     }
     let mut terminal = crate::sys::pty::terminal()?;
-    write!(terminal, "{} [y/N] ", tame(question))?;
+    write!(terminal, "{} [y/N] ", sanitize(question))?;
     terminal.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

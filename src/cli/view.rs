@@ -180,7 +180,7 @@ fn row(
             Some(name) => network_of_files(observed, name, lease),
             None => network(
                 definition,
-                lease.and_then(|lease| of_the_day(observed, machine.as_ref()?, lease)),
+                lease.and_then(|lease| current_prefix(observed, machine.as_ref()?, lease)),
                 lease,
             ),
         },
@@ -215,7 +215,7 @@ fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: boo
 
 /// A machine's subnet as it is now: that of the lease, or what networkd cut out
 /// of the delegated prefix for the host's end.
-fn of_the_day(observed: &Observed, machine: &MachineName, lease: Subnet) -> Option<Subnet> {
+fn current_prefix(observed: &Observed, machine: &MachineName, lease: Subnet) -> Option<Subnet> {
     if !lease.is_delegated() {
         return Some(lease);
     }
@@ -263,7 +263,7 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subne
         }
         (None, Some(lease)) => NetworkView {
             mode: ModeView::Managed(Mode::Routed),
-            prefix: of_the_day(observed, name, lease),
+            prefix: current_prefix(observed, name, lease),
             number: lease.id(),
             ..UNMANAGED
         },

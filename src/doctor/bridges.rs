@@ -32,7 +32,7 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
                 format!("is the port of a bridge and has {} of its own", address.address),
                 "answers come in on the bridge, and are not taken for this address",
             )
-            .mend(format!("ip addr flush dev {}", port.name))
+            .fix(format!("ip addr flush dev {}", port.name))
         })
         .collect();
     let stale = facts.routes.iter().filter(|route| {
@@ -45,7 +45,7 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
             format!("is the port of a bridge and has a route to {}", route.destination),
             "it beats the bridge's own: the LAN is not reached over IPv6, which looks healthy otherwise",
         )
-        .mend_safely(format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name))
+        .fix_safely(format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name))
     }));
     findings
 }
@@ -70,7 +70,7 @@ fn empty(facts: &Facts) -> Vec<Finding> {
                 format!("{} is not its port any more", bridge.uplink),
                 "machines on it are cut off from the LAN",
             )
-            .mend(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(|| {
+            .fix(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(|| {
                 format!("ip link set {0} up && networkctl reconfigure {0}", bridge.uplink)
             }))
         })
@@ -89,7 +89,7 @@ fn taken_off(facts: &Facts) -> Vec<Finding> {
                 format!("{} is not a port of {bridge}", link.name),
                 "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge",
             )
-            .mend(
+            .fix(
                 facts.let_ours_win(link).unwrap_or_else(|| format!("ip link set {} master {bridge}", link.name)),
             )
         })
@@ -116,7 +116,7 @@ fn configured_beside(facts: &Facts) -> Vec<Finding> {
                 format!("{key}= for the port of a bridge"),
                 "the port stays 'configuring', or gets addresses beside its bridge that nobody reaches",
             )
-            .mend(format!("sed -i '{line}d' {} && networkctl reload", path.display()))
+            .fix(format!("sed -i '{line}d' {} && networkctl reload", path.display()))
         })
     });
     found.collect()

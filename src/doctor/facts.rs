@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::fit::Guest;
 use crate::name::MachineName;
 use crate::observed::{Address, Link, Managed, Observed, Route, Service};
 use crate::plan::Refusal;
+use crate::provision::Guest;
 use crate::spec::Spec;
 use crate::state::State;
 

@@ -22,7 +22,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 format!("drops {what}"),
                 "machines are cut off, also where nsctl lets them be reached",
             )
-            .mend(command)
+            .fix(command)
         })
         .collect();
     if flushed(&wanted, &facts.observed) {
@@ -32,7 +32,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     if !facts.loopback_answers {
         findings.push(
             Finding::error("::1", "does not answer", "programs of this host that talk to it itself hang")
-                .mend("nft insert rule inet filter input iifname lo accept"),
+                .fix("nft insert rule inet filter input iifname lo accept"),
         );
     }
     findings
@@ -59,9 +59,9 @@ fn drift(facts: &Facts) -> Vec<Finding> {
         let finding = Finding::error(object, what, causes);
         if drift.iter().any(|one| one.added) {
             // What somebody put there goes.
-            return finding.mend("nsctl apply");
+            return finding.fix("nsctl apply");
         }
-        finding.mend_safely(format!("nft -f {FIREWALL_FILE}"))
+        finding.fix_safely(format!("nft -f {FIREWALL_FILE}"))
     });
     found.collect()
 }
@@ -87,7 +87,7 @@ fn inputs(facts: &Facts) -> Vec<Finding> {
             "drops ICMPv6",
             "neighbours are not found, router advertisements not heard, and large packets vanish",
         )
-        .mend(format!("nft insert rule {place} icmpv6 type {NEEDED} accept"))
+        .fix(format!("nft insert rule {place} icmpv6 type {NEEDED} accept"))
     });
     found.collect()
 }
@@ -126,6 +126,6 @@ mod tests {
         facts.observed.nftables = Some(Nftables { inputs: vec![chain(true)], ..Nftables::default() });
         assert_eq!(check(&facts), []);
         facts.observed.nftables = Some(Nftables { inputs: vec![chain(false)], ..Nftables::default() });
-        assert!(check(&facts)[0].mend.starts_with("nft insert rule inet filter input icmpv6 type"));
+        assert!(check(&facts)[0].fix.starts_with("nft insert rule inet filter input icmpv6 type"));
     }
 }

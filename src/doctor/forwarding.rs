@@ -19,7 +19,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 "is off; some program turned it off since nsctl turned it on",
                 "no packet reaches or leaves a routed machine",
             )
-            .mend_safely("sysctl -w net.ipv6.conf.all.forwarding=1"),
+            .fix_safely("sysctl -w net.ipv6.conf.all.forwarding=1"),
         ];
     }
     [off_again(facts), ignored(facts), not_pinned(facts)].into_iter().flatten().collect()
@@ -32,7 +32,7 @@ fn off_again(facts: &Facts) -> Option<Finding> {
     let disabled = facts.switch(&key) == Some("1");
     disabled.then(|| {
         Finding::error(&uplink.name, "has IPv6 turned off (disable_ipv6)", "nothing comes in from the world")
-            .mend(format!("sysctl -w {}=0", key.replace('/', ".")))
+            .fix(format!("sysctl -w {}=0", key.replace('/', ".")))
     })
 }
 
@@ -48,7 +48,7 @@ fn ignored(facts: &Facts) -> Option<Finding> {
             "ignores router advertisements, as this host forwards and accept_ra is 1, not 2",
             "the host loses its IPv6 default route when it runs out",
         )
-        .mend_safely(format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name))
+        .fix_safely(format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name))
     })
 }
 
@@ -72,7 +72,7 @@ fn not_pinned(facts: &Facts) -> Option<Finding> {
             format!("networkd ignores router advertisements of a host that forwards: IPv6AcceptRA= is not pinned in {file}"),
             "the host loses its IPv6 default route when the next machine starts, or at the next boot",
         )
-        .mend_safely(format!(
+        .fix_safely(format!(
             "mkdir -p /etc/systemd/network/{drop_ins} && printf '[Network]\\nIPv6AcceptRA=yes\\n' > \
              /etc/systemd/network/{drop_ins}/50-accept-ra.conf && networkctl reload"
         ))

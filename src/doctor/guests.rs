@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::facts::GuestFacts;
 use super::{Facts, Finding};
-use crate::fit::Init;
 use crate::name::MachineName;
+use crate::provision::Init;
 use crate::spec::{MachineSpec, Network};
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -28,7 +28,7 @@ fn waits(name: &MachineName, guest: &GuestFacts) -> Option<Finding> {
             "waits in its first boot for answers on a console that nobody reads",
             "none of its services start",
         )
-        .mend(format!(
+        .fix(format!(
             "systemd-firstboot --root=/var/lib/machines/{name} --setup-machine-id; nsctl restart {name}"
         ))
     })
@@ -48,7 +48,7 @@ fn addressless(
                 format!("{address} is a duplicate: somebody else on its link has it"),
                 "it is not used (RFC 4862 5.4.5)",
             )
-            .mend(format!("nsctl restart {name}")),
+            .fix(format!("nsctl restart {name}")),
         );
     }
     let has = match &machine.network {
@@ -76,14 +76,14 @@ fn addressless(
     let shell = |command: &str| format!("nsctl shell {name} {command}");
     Some(if runs("NetworkManager") {
         finding("NetworkManager runs in it, which leaves host0 alone, and networkd does not")
-            .mend(shell("systemctl enable --now systemd-networkd"))
+            .fix(shell("systemctl enable --now systemd-networkd"))
     } else if systemd && !runs("systemd-networkd") {
-        finding("systemd-networkd does not run in it").mend(shell("systemctl enable --now systemd-networkd"))
+        finding("systemd-networkd does not run in it").fix(shell("systemctl enable --now systemd-networkd"))
     } else if systemd {
         finding("systemd-networkd runs in it, and does not configure host0")
-            .mend(shell("networkctl reconfigure host0"))
+            .fix(shell("networkctl reconfigure host0"))
     } else {
-        finding("it takes no router advertisements on host0").mend(format!(
+        finding("it takes no router advertisements on host0").fix(format!(
             "nsenter --net=/proc/$(machinectl show {name} -p Leader --value)/ns/net sysctl -w \
              net.ipv6.conf.host0.accept_ra=1 net.ipv6.conf.host0.disable_ipv6=0"
         ))
@@ -107,7 +107,7 @@ fn unheard(name: &MachineName, machine: &MachineSpec, guest: &GuestFacts) -> Vec
             let to = std::net::SocketAddr::new(to, port);
             findings.push(
                 Finding::error(name.as_str(), what, "who connects is refused")
-                    .mend(format!("nsctl expose {name} tcp/{port} --to {to}")),
+                    .fix(format!("nsctl expose {name} tcp/{port} --to {to}")),
             );
         }
     }
@@ -139,9 +139,9 @@ mod tests {
         };
         facts.spec.machines.insert(name.clone(), machine);
         facts.guests.insert(name.clone(), guest(&["0.0.0.0"]));
-        assert_eq!(check(&facts)[0].mend, "nsctl expose web tcp/8080 --to 127.0.0.1:8080");
+        assert_eq!(check(&facts)[0].fix, "nsctl expose web tcp/8080 --to 127.0.0.1:8080");
         facts.guests.insert(name.clone(), guest(&["::1"]));
-        assert_eq!(check(&facts)[0].mend, "nsctl expose web tcp/8080 --to [::1]:8080");
+        assert_eq!(check(&facts)[0].fix, "nsctl expose web tcp/8080 --to [::1]:8080");
         facts.guests.insert(name.clone(), guest(&["::"]));
         assert_eq!(check(&facts), []);
         facts.guests.insert(name, GuestFacts::default());

@@ -25,7 +25,7 @@ fn in_file(path: &Path, text: &str, version: u32, facts: &Facts) -> Vec<Finding>
         } else if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with(['#', ';'])) {
             let key = key.trim();
             let place =
-                Place { path: path.to_owned(), line: index + 1, program, section: &section, ours: false };
+                Setting { path: path.to_owned(), line: index + 1, program, section: &section, ours: false };
             let place =
                 if Origin::of(text) == Origin::Foreign { place } else { place.in_definition(key, facts) };
             findings.extend(place.look_at(key, version));
@@ -36,7 +36,7 @@ fn in_file(path: &Path, text: &str, version: u32, facts: &Facts) -> Vec<Finding>
 
 /// Where a setting stands: in a file that somebody wrote, or in the definition that a
 /// file of nsctl's is made from.
-struct Place<'a> {
+struct Setting<'a> {
     path: PathBuf,
     line: usize,
     program: Program,
@@ -44,7 +44,7 @@ struct Place<'a> {
     ours: bool,
 }
 
-impl Place<'_> {
+impl Setting<'_> {
     /// nsctl refuses to touch a rendered file once somebody has edited it.
     fn in_definition(self, key: &str, facts: &Facts) -> Self {
         let Some(name) = ManagedFile::parse(&self.path).and_then(|file| file.machine()) else { return self };
@@ -52,7 +52,7 @@ impl Place<'_> {
         let text = facts.observed.file(&definition).unwrap_or_default();
         let table = if self.program == Program::Nspawn { "nspawn" } else { "networkd" };
         match Problem::at_setting(&definition, text, &[table, self.section], key, None, "").line() {
-            Some(line) => Place { path: definition, line, ours: true, ..self },
+            Some(line) => Setting { path: definition, line, ours: true, ..self },
             None => self,
         }
     }
@@ -64,19 +64,19 @@ impl Place<'_> {
             Verdict::Renamed(new) => {
                 let what = format!("{key}= is out of date; it is {new}= now");
                 let causes = format!("systemd {version} logs it, and a later one will pass over it");
-                Finding::warning(object, what, causes).mend(self.replace(key, new))
+                Finding::warning(object, what, causes).fix(self.replace(key, new))
             }
             Verdict::Since(since) => {
                 let what = format!("systemd {version} does not know {key}= in [{section}]; {since} does");
-                Finding::warning(object, what, "it is passed over").mend(self.comment_out())
+                Finding::warning(object, what, "it is passed over").fix(self.comment_out())
             }
             Verdict::NoSetting(near) => {
                 let what = match near {
                     Some(near) => format!("{key}= is no setting of [{section}]; {near}= is"),
                     None => format!("{key}= is no setting of [{section}]"),
                 };
-                let mend = near.map_or_else(|| self.comment_out(), |near| self.replace(key, near));
-                Finding::error(object, what, "systemd passes over it in silence").mend(mend)
+                let fix = near.map_or_else(|| self.comment_out(), |near| self.replace(key, near));
+                Finding::error(object, what, "systemd passes over it in silence").fix(fix)
             }
             // The first setting of a section tells for all of it.
             Verdict::NoSection(near) => {
@@ -88,7 +88,7 @@ impl Place<'_> {
                     (format!("^\\[{section}\\]"), format!("[{near}]"))
                 };
                 let command = format!("sed -i 's/{old}/{new}/' {}", self.path.display());
-                Finding::error(object, what, "systemd passes over all of it").mend(self.then_reload(command))
+                Finding::error(object, what, "systemd passes over all of it").fix(self.then_reload(command))
             }
         })
     }
@@ -124,7 +124,7 @@ mod tests {
         let one = &found("/x.network", "[Match]\nName=a\n[Network]\nbridge=vbr0\n", 257)[0];
         assert_eq!(one.object, "/x.network:4");
         assert!(one.what.contains("Bridge= is"), "{one:?}");
-        assert_eq!(one.mend, "sed -i '4s/bridge/Bridge/' /x.network && networkctl reload");
+        assert_eq!(one.fix, "sed -i '4s/bridge/Bridge/' /x.network && networkctl reload");
         assert!(found("/x.network", "[Netwrok]\nDHCP=yes\n", 257)[0].what.contains("[Network] is"));
         assert!(found("/x.nspawn", "[Exec]\nBot=yes\n", 257)[0].what.contains("Boot= is"));
         assert_eq!(found("/x.network", "[Network]\n# bridge=x\nDHCP=yes\n[X-Mine]\na=b\n", 252), []);
@@ -165,6 +165,6 @@ mod tests {
         let path = Path::new("/etc/systemd/network/05-nsctl-ve-web.network");
         let one = &in_file(path, rendered, 257, &facts)[0];
         assert_eq!(one.object, "/etc/nsctl/machines.d/web.toml:4");
-        assert_eq!(one.mend, "sed -i '4s/LLPD/LLDP/' /etc/nsctl/machines.d/web.toml && nsctl apply --yes");
+        assert_eq!(one.fix, "sed -i '4s/LLPD/LLDP/' /etc/nsctl/machines.d/web.toml && nsctl apply --yes");
     }
 }

@@ -42,8 +42,8 @@ pub struct Finding {
     pub object: String,
     pub what: String,
     pub causes: String,
-    /// The command that mends it.
-    pub mend: String,
+    /// The command that fixes it.
+    pub fix: String,
     /// Whether that command takes nothing away that somebody may want.
     pub safe: bool,
 }
@@ -63,7 +63,7 @@ impl Finding {
             object: object.into(),
             what: what.into(),
             causes: causes.into(),
-            mend: String::new(),
+            fix: String::new(),
             safe: false,
         }
     }
@@ -72,13 +72,13 @@ impl Finding {
         Finding { level: Level::Warning, ..Finding::error(object, what, causes) }
     }
 
-    fn mend(self, command: impl Into<String>) -> Finding {
-        Finding { mend: command.into(), ..self }
+    fn fix(self, command: impl Into<String>) -> Finding {
+        Finding { fix: command.into(), ..self }
     }
 
     /// The same, by a command that `--fix` may run.
-    fn mend_safely(self, command: impl Into<String>) -> Finding {
-        Finding { mend: command.into(), safe: true, ..self }
+    fn fix_safely(self, command: impl Into<String>) -> Finding {
+        Finding { fix: command.into(), safe: true, ..self }
     }
 }
 

@@ -12,7 +12,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 format!("takes packets of {} bytes only", uplink.mtu),
                 "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link",
             )
-            .mend(format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name)),
+            .fix(format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name)),
         ];
     }
     let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));
@@ -28,7 +28,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
             format!("may send more bytes at once than {} takes ({})", uplink.name, uplink.mtu),
             "each new connection loses its first large packets, and hangs where packet-too-big is filtered",
         )
-        .mend(format!(
+        .fix(format!(
             "sed -i '/^mtu = /d; s/^interface = .*/&\\nmtu = {}/' {HOST_FILE} && nsctl apply --yes",
             uplink.mtu
         )),

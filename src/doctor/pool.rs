@@ -27,7 +27,7 @@ fn unreachable(facts: &Facts, pool: Pool) -> Option<Finding> {
             "has no unreachable route",
             "packets for an unused /64 of it go round between this host and the router, and leak",
         )
-        .mend_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
+        .fix_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
     })
 }
 
@@ -40,7 +40,7 @@ fn address(facts: &Facts, pool: Pool) -> Option<Finding> {
             format!("this host has no address of it: {own} is missing"),
             "machines cannot ask this host for names, and its own packets to them have a foreign sender",
         )
-        .mend_safely(format!("ip addr add {own}/128 dev lo"))
+        .fix_safely(format!("ip addr add {own}/128 dev lo"))
     })
 }
 
@@ -59,7 +59,7 @@ fn on_link(facts: &Facts, pool: Pool) -> Option<Finding> {
         facts.observed.addresses.iter().find(|address| {
             address.interface == uplink.index && route.destination.contains(&address.address)
         });
-    let mend = mine.map_or_else(
+    let fix = mine.map_or_else(
         || format!("ip -6 route del {} dev {}", route.destination, uplink.name),
         |mine| format!("ip addr del {}/{} dev {}", mine.address, route.destination.prefix_len(), uplink.name),
     );
@@ -69,7 +69,7 @@ fn on_link(facts: &Facts, pool: Pool) -> Option<Finding> {
             format!("is on-link on {}: {} is a route of that interface", uplink.name, route.destination),
             "the provider does not route it to this host, but looks for each address as a neighbour",
         )
-        .mend(mend),
+        .fix(fix),
     )
 }
 
@@ -83,7 +83,7 @@ fn proxied(facts: &Facts, pool: Pool) -> Option<Finding> {
             format!("{} proxies neighbour discovery", uplink.name),
             "a pool that answers only so is not routed: each machine costs the router a neighbour entry, and breaks at its limits",
         )
-        .mend(format!("sysctl -w net.ipv6.conf.{}.proxy_ndp=0", uplink.name))
+        .fix(format!("sysctl -w net.ipv6.conf.{}.proxy_ndp=0", uplink.name))
     })
 }
 
@@ -103,7 +103,7 @@ fn overlaps(facts: &Facts, pool: Pool) -> Vec<Finding> {
                 format!("of the pool is routed to {name}, which is no machine of nsctl's"),
                 "the machine that gets this subnet is not reached",
             )
-            .mend(format!("ip -6 route del {} dev {name}", route.destination)),
+            .fix(format!("ip -6 route del {} dev {name}", route.destination)),
         )
     });
     findings.collect()

@@ -15,7 +15,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     if let Some(command) = &facts.cut_short {
         findings.push(
             Finding::error("the journal", format!("`nsctl {command}` was cut short"), "half of it is done")
-                .mend_safely("nsctl apply --yes"),
+                .fix_safely("nsctl apply --yes"),
         );
     }
     findings.extend(leases(facts));
@@ -36,12 +36,12 @@ fn leases(facts: &Facts) -> Vec<Finding> {
             format!("holds {subnet}, and no definition of a routed machine has that name"),
             "the subnet is not free for others",
         )
-        .mend("nsctl apply --yes")
+        .fix("nsctl apply --yes")
     });
     let bare = facts.spec.machines.keys().filter(|name| routed(name) && !held.contains_key(*name));
     let bare = bare.map(|name| {
         Finding::error(name.as_str(), "is defined and holds no subnet", "it cannot be started as it is")
-            .mend("nsctl apply --yes")
+            .fix("nsctl apply --yes")
     });
     idle.chain(bare).collect()
 }
@@ -51,16 +51,16 @@ fn left_out(facts: &Facts) -> Vec<Finding> {
     let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine()?, refusal)));
     let strays = facts.spec.strays.iter().map(|problem| {
         Finding::error("the definitions", problem.to_string(), "it defines no machine")
-            .mend(format!("ls -l {MACHINES_DIR}"))
+            .fix(format!("ls -l {MACHINES_DIR}"))
     });
     let found = machines.map(|(name, refusal)| {
-        let mend = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
+        let fix = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
         Finding::error(
             name.as_str(),
             format!("stays as it is: {refusal}"),
             "what its definition says has no effect",
         )
-        .mend(mend)
+        .fix(fix)
     });
     found.chain(strays).collect()
 }
@@ -76,7 +76,7 @@ fn pending(facts: &Facts) -> Option<Finding> {
             format!("is not as its files say: {first}{more}"),
             "what was edited or lost has no effect, or another than one thinks",
         )
-        .mend("nsctl apply --yes"),
+        .fix("nsctl apply --yes"),
     )
 }
 
@@ -98,7 +98,7 @@ fn user_ids(facts: &Facts) -> Vec<Finding> {
                     "share user ids on this host",
                     "who breaks out of one of them is root in the other",
                 )
-                .mend(apart(facts, name, other)),
+                .fix(apart(facts, name, other)),
             );
         }
     }

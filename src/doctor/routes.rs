@@ -21,7 +21,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 "has no IPv6 default route",
                 "machines are reached by nobody beyond this host's own links",
             )
-            .mend(format!("networkctl reconfigure {uplink}")),
+            .fix(format!("networkctl reconfigure {uplink}")),
         ];
     };
     let mut interfaces: Vec<u32> =
@@ -45,7 +45,7 @@ fn fight(facts: &Facts, interfaces: &[u32]) -> Option<Finding> {
             "have IPv6 default routes of the same metric",
             "packets of machines leave now here, now there, and one of the two drops them",
         )
-        .mend(without(facts, other)),
+        .fix(without(facts, other)),
     )
 }
 

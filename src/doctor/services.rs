@@ -16,7 +16,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     findings.chain(unmanaged(facts)).chain(run_by_both(facts)).collect()
 }
 
-/// What must be mended before anything else can be looked at: without these
+/// What must be fixed before anything else can be looked at: without these
 /// services nothing is known of machines and links.
 pub fn first(services: &BTreeMap<String, Service>) -> Vec<Finding> {
     let networkd = services.get("systemd-networkd").is_some_and(|service| service.active);
@@ -27,11 +27,11 @@ pub fn first(services: &BTreeMap<String, Service>) -> Vec<Finding> {
 /// Services that run and do not answer: nothing can be known before they do.
 pub fn hanging(all: &[&str]) -> Vec<Finding> {
     let told = all.iter().map(|service| {
-        let mend = match *service {
+        let fix = match *service {
             "systemd" => "systemctl status init.scope".to_owned(),
             service => format!("systemctl restart {service}"),
         };
-        Finding::error(*service, "runs, but does not answer", "whoever asks it waits in vain").mend(mend)
+        Finding::error(*service, "runs, but does not answer", "whoever asks it waits in vain").fix(fix)
     });
     told.collect()
 }
@@ -44,14 +44,14 @@ fn fault(services: &BTreeMap<String, Service>, name: &str) -> Option<Finding> {
         _ => "no machine gets its address or its route",
     };
     if service.masked {
-        let mend = format!("systemctl unmask {name} && systemctl enable --now {name}");
-        Some(Finding::error(name, "is masked", why).mend(mend))
+        let fix = format!("systemctl unmask {name} && systemctl enable --now {name}");
+        Some(Finding::error(name, "is masked", why).fix(fix))
     } else if !service.active {
-        Some(Finding::error(name, "does not run", why).mend_safely(format!("systemctl enable --now {name}")))
+        Some(Finding::error(name, "does not run", why).fix_safely(format!("systemctl enable --now {name}")))
     } else if !service.enabled {
         let what = "runs, but does not start with the host";
-        let mend = format!("systemctl enable {name}");
-        Some(Finding::error(name, what, format!("after the next boot {why}")).mend_safely(mend))
+        let fix = format!("systemctl enable {name}");
+        Some(Finding::error(name, what, format!("after the next boot {why}")).fix_safely(fix))
     } else {
         None
     }
@@ -76,7 +76,7 @@ fn run_by_both(facts: &Facts) -> Vec<Finding> {
                 "is run by NetworkManager and by networkd",
                 "each takes away the addresses and routes that the other sets",
             )
-            .mend(format!(
+            .fix(format!(
                 "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
                  /etc/NetworkManager/conf.d/50-{name}.conf && nmcli general reload conf && \
                  nmcli device set {name} managed no && networkctl reconfigure {name}"
@@ -100,7 +100,7 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
                     format!("networkd uses another file than nsctl's for it: {file}"),
                     "the machine has neither its subnet nor its gateway",
                 )
-                .mend(
+                .fix(
                     facts
                         .let_ours_win(link)
                         .unwrap_or_else(|| "nsctl apply --yes && networkctl reload".into()),
@@ -109,7 +109,7 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
         } else if managed.state == "failed" {
             findings.push(
                 Finding::error(&link.name, "networkd could not configure it", "the machine is cut off")
-                    .mend(format!("networkctl reconfigure {}", link.name)),
+                    .fix(format!("networkctl reconfigure {}", link.name)),
             );
         }
     }
@@ -124,13 +124,13 @@ mod tests {
     #[test]
     fn what_is_needed_runs_and_starts_with_the_host() {
         let mut facts = Facts::default();
-        assert_eq!(check(&facts)[0].mend, "systemctl enable --now systemd-networkd");
+        assert_eq!(check(&facts)[0].fix, "systemctl enable --now systemd-networkd");
         let mut put = |name: &str, service| facts.services.insert(name.into(), service);
         put("systemd-networkd", Service { active: true, ..Service::default() });
         put("systemd-machined", Service { masked: true, ..Service::default() });
         let found = check(&facts);
-        assert_eq!(found[0].mend, "systemctl enable systemd-networkd");
-        assert!(found[1].mend.starts_with("systemctl unmask systemd-machined"));
+        assert_eq!(found[0].fix, "systemctl enable systemd-networkd");
+        assert!(found[1].fix.starts_with("systemctl unmask systemd-machined"));
         assert_eq!(first(&facts.services), found[1..]);
         let mut put = |name: &str, service| facts.services.insert(name.into(), service);
         put("systemd-networkd", Service { active: true, enabled: true, masked: false });

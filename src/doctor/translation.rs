@@ -11,7 +11,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         first & 0xe000 == 0x2000
     });
     let found = global.map(|net| {
-        let mend = culprit(facts).map_or_else(
+        let fix = culprit(facts).map_or_else(
             || "nft flush set ip6 io.systemd.nat masq_saddr".to_owned(),
             |file| {
                 // networkd keeps what it translates already.
@@ -27,7 +27,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
             "is translated by networkd (IPMasquerade=both)",
             "machines go out with this host's address instead of their own, and nobody can answer them",
         )
-        .mend(mend)
+        .fix(fix)
     });
     found.collect()
 }

@@ -28,11 +28,11 @@ pub struct MachineFiles<'a> {
     name: &'a MachineName,
     machine: &'a MachineSpec,
     host: &'a HostSpec,
-    place: Option<Place<'a>>,
+    attachment: Option<Attachment<'a>>,
 }
 
 #[derive(Debug)]
-enum Place<'a> {
+enum Attachment<'a> {
     Routed { routed: &'a Routed, subnet: Subnet },
     Bridge(&'a IfName),
 }
@@ -55,22 +55,22 @@ impl<'a> MachineFiles<'a> {
         lease: Option<Subnet>,
         host: &'a HostSpec,
     ) -> MachineFiles<'a> {
-        let place = match &machine.network {
-            Network::Bridge(bridge) => Some(Place::Bridge(bridge)),
-            Network::Routed(routed) => lease.map(|subnet| Place::Routed { routed, subnet }),
+        let attachment = match &machine.network {
+            Network::Bridge(bridge) => Some(Attachment::Bridge(bridge)),
+            Network::Routed(routed) => lease.map(|subnet| Attachment::Routed { routed, subnet }),
         };
-        MachineFiles { name, machine, host, place }
+        MachineFiles { name, machine, host, attachment }
     }
 
     /// All files; none for a routed machine without a lease.
     pub fn render(&self) -> Vec<(ManagedFile, String)> {
-        let Some(place) = &self.place else { return Vec::new() };
+        let Some(attachment) = &self.attachment else { return Vec::new() };
         let name = || self.name.clone();
         let mut files = vec![
-            (ManagedFile::Nspawn(name()), self.nspawn(place)),
-            (ManagedFile::HostEnd(name()), self.host_end(place)),
+            (ManagedFile::Nspawn(name()), self.nspawn(attachment)),
+            (ManagedFile::HostEnd(name()), self.host_end(attachment)),
         ];
-        if let Place::Routed { routed, subnet } = place {
+        if let Attachment::Routed { routed, subnet } = attachment {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *subnet)));
             if self.machine.has_firewall() {
                 let planned = self.host.fixed_subnet(*subnet).map(|fixed| routed.address(fixed));
@@ -80,13 +80,13 @@ impl<'a> MachineFiles<'a> {
         }
         for expose in &self.machine.expose {
             files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.file, bound.text)));
-            if let Place::Routed { routed, subnet } = place
+            if let Attachment::Routed { routed, subnet } = attachment
                 && let Some(fixed) = self.host.fixed_subnet(*subnet)
             {
                 files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
             }
         }
-        files.push((ManagedFile::UnitDropIn(name()), self.drop_in(place)));
+        files.push((ManagedFile::UnitDropIn(name()), self.drop_in(attachment)));
         files
     }
 
@@ -123,7 +123,7 @@ impl<'a> MachineFiles<'a> {
 
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
     /// says all is one that can be read.
-    fn nspawn(&self, place: &Place) -> String {
+    fn nspawn(&self, attachment: &Attachment) -> String {
         let mut sections = vec![
             ("Exec", vec![("Boot", "yes".to_owned()), ("PrivateUsers", "pick".to_owned())]),
             ("Files", vec![("PrivateUsersOwnership", "auto".to_owned())]),
@@ -132,14 +132,14 @@ impl<'a> MachineFiles<'a> {
         // A guest without a machine-id would ask questions on a console that nobody reads.
         sections[0].1.push(("Parameters", "systemd.firstboot=no".to_owned()));
         sections[0].1.push(("Environment", MOUNT_BURST.to_owned()));
-        match place {
-            Place::Routed { .. } => {
+        match attachment {
+            Attachment::Routed { .. } => {
                 let bind =
                     format!("{}:{GUEST_TARGET}", ManagedFile::GuestEnd(self.name.clone()).path().display());
                 sections[1].1.push(("BindReadOnly", bind));
                 sections[2].1.push(("VirtualEthernet", "yes".to_owned()));
             }
-            Place::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
+            Attachment::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
         }
         let bound = self.machine.expose.iter().flat_map(|expose| expose::inside(self.name, expose));
         sections[1]
@@ -174,12 +174,12 @@ impl<'a> MachineFiles<'a> {
         })
     }
 
-    fn host_end(&self, place: &Place) -> String {
+    fn host_end(&self, attachment: &Attachment) -> String {
         let (routed, bridged) = (self.name.routed_link(), self.name.bridged_link());
-        let ini = match place {
-            Place::Routed { subnet, .. } => self.routed_end(&routed, *subnet),
+        let ini = match attachment {
+            Attachment::Routed { subnet, .. } => self.routed_end(&routed, *subnet),
             // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
-            Place::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
+            Attachment::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
         };
         self.with_networkd_settings(ini).render()
     }
@@ -297,13 +297,13 @@ impl<'a> MachineFiles<'a> {
     }
 
     /// The unit's own settings: what it waits for, its limits.
-    fn drop_in(&self, place: &Place) -> String {
+    fn drop_in(&self, attachment: &Attachment) -> String {
         let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
-        let guarded = matches!(place, Place::Routed { .. }) && self.machine.has_firewall();
-        let before = match place {
+        let guarded = matches!(attachment, Attachment::Routed { .. }) && self.machine.has_firewall();
+        let before = match attachment {
             // nspawn fails where its bridge is not there yet.
-            Place::Bridge(bridge) => Some(device_unit(bridge)),
-            Place::Routed { .. } => guarded.then(|| FIREWALL_UNIT.to_owned()),
+            Attachment::Bridge(bridge) => Some(device_unit(bridge)),
+            Attachment::Routed { .. } => guarded.then(|| FIREWALL_UNIT.to_owned()),
         };
         let sockets: Vec<String> = self
             .machine
@@ -319,7 +319,7 @@ impl<'a> MachineFiles<'a> {
             ini = ini.set_some("Wants", sockets);
         }
         let limits = self.host.limits(self.machine);
-        let narrow = self.mtu().filter(|_| matches!(place, Place::Routed { .. }));
+        let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));
         ini = ini.section("Service").set_some("MemoryMax", limits.memory);
         ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
         // Rather not at all than without its firewall.

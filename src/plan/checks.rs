@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::files::Change;
+use super::files::FileChange;
 use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
 use crate::emit::{ManagedFile, Owner};
@@ -110,9 +110,9 @@ impl Hint for Refusal {
                 definition_path(name).display()
             )),
             Refusal::Held { .. } => {
-                Some("mend what is named there; each nsctl that changes the host tries it again".into())
+                Some("fix what is named there; each nsctl that changes the host tries it again".into())
             }
-            Refusal::Broken { .. } => Some("mend that in the file; the machine stays as it is".into()),
+            Refusal::Broken { .. } => Some("fix that in the file; the machine stays as it is".into()),
             Refusal::Stray(_) => Some("name the file after its machine, or move it away".into()),
             Refusal::NoSource { .. } => {
                 Some("image = \"…\" takes a tar file, a disk image, a folder, or an image's name: `nsctl image list`".into())
@@ -251,7 +251,7 @@ fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Opti
 }
 
 /// What the user should know before the host's own network changes.
-pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<String> {
+pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<String> {
     let (Scope::Bridge(_) | Scope::All) = &wanted.scope else { return Vec::new() };
     let bridges = wanted.spec.host.bridges.iter().filter(|(name, bridge)| {
         let changed = changes.iter().any(|change| change.is_of_bridge(name, bridge));

@@ -1,6 +1,6 @@
 //! What in a definition would let its machine down once it is touched: found before.
 
-use super::files::Change;
+use super::files::FileChange;
 use super::{Refusal, Wanted};
 use crate::emit::Owner;
 use crate::name::MachineName;
@@ -9,7 +9,7 @@ use crate::settings::{Program, VERSIONS, Verdict, judge};
 use crate::spec::{MachineSpec, Problem, definition_path};
 
 /// Of machines that would be started, or whose files would change.
-pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<Refusal> {
+pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Refusal> {
     if !observed.live {
         return Vec::new();
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::files::Change;
+use super::files::FileChange;
 use super::{Plan, Step, Wanted, flushed};
 use crate::emit::{ManagedFile, Reader};
 use crate::name::kernel_name;
@@ -35,15 +35,15 @@ impl Effect {
 }
 
 /// Links that networkd configures anew, as their files change, and rules that are loaded.
-pub fn of_files(changes: &[Change], spec: &Spec) -> Vec<Effect> {
+pub fn of_files(changes: &[FileChange], spec: &Spec) -> Vec<Effect> {
     let mut effects: Vec<Effect> = changes.iter().filter_map(|change| of_file(change, spec)).collect();
     effects.sort();
     effects.dedup_by(|a, b| a.object == b.object);
     effects
 }
 
-fn of_file(change: &Change, spec: &Spec) -> Option<Effect> {
-    let Change { file, new, .. } = change;
+fn of_file(change: &FileChange, spec: &Spec) -> Option<Effect> {
+    let FileChange { file, new, .. } = change;
     let stays = new.is_some();
     let why = format!("{} {}", file.path().display(), if stays { "changes" } else { "goes" });
     let what = match file {

@@ -13,13 +13,13 @@ use crate::state;
 
 /// One file that will not be as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct FileChange {
     pub file: ManagedFile,
     pub old: Option<String>,
     pub new: Option<String>,
 }
 
-impl Change {
+impl FileChange {
     /// Whether it is about a bridge, or its port.
     pub fn is_of_bridge(&self, name: &IfName, bridge: &BridgeSpec) -> bool {
         let owner = self.file.owner();
@@ -35,7 +35,7 @@ impl Change {
 ///
 /// # Errors
 /// Every file in the way that is not ours, or that somebody edited.
-pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<Refusal>> {
+pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<FileChange>, Vec<Refusal>> {
     let mut rendered = emit::render(&wanted.spec, &wanted.leases);
     rendered.retain(|_, rendered| wanted.holds(&rendered.file.owner()));
     let stale = stale(wanted, observed, &rendered);
@@ -54,14 +54,14 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, Vec<
             continue;
         }
         let new = new.map(|file| file.text.clone()).or_else(|| handwritten(&path, observed));
-        changes.push(Change { file, old: old.map(str::to_owned), new });
+        changes.push(FileChange { file, old: old.map(str::to_owned), new });
     }
     changes.extend(hosts(wanted, observed));
     if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
 }
 
 /// The block of machines in /etc/hosts, where nsctl keeps one.
-fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
+fn hosts(wanted: &Wanted, observed: &Observed) -> Option<FileChange> {
     let old = observed.file(Path::new(HOSTS_FILE));
     let zone = wanted.spec.host.dns.as_ref().map(|dns| dns.zone.as_str());
     let mut entries =
@@ -75,7 +75,7 @@ fn hosts(wanted: &Wanted, observed: &Observed) -> Option<Change> {
     entries.sort();
     let new = names::merge(old.unwrap_or_default(), &entries, zone.unwrap_or_default());
     let same = new == old.unwrap_or_default();
-    let change = Change {
+    let change = FileChange {
         file: ManagedFile::Hosts,
         old: old.map(str::to_owned),
         new: Some(new).filter(|text| !text.is_empty()),

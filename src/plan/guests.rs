@@ -1,5 +1,5 @@
 //! Where each guest will really be: one that reads no file of networkd's takes its address from
-//! the router's prefix and its own MAC address, which hangs on the host and its name.
+//! the router's prefix and its own MAC address, which depends on the host and its name.
 
 use super::{NewImage, Source, Wanted};
 use crate::identity;
@@ -36,7 +36,7 @@ fn has_tree(name: &MachineName, observed: &Observed) -> Option<bool> {
 fn will_be(image: &NewImage, observed: &Observed) -> Option<bool> {
     let Source::Clone(from) = &image.source else { return None };
     let stranger = observed.strangers.get(from);
-    Some(stranger.is_some_and(|stranger| image.wishes.is_none() || *stranger == Stranger::Always))
+    Some(stranger.is_some_and(|stranger| image.first_boot.is_none() || *stranger == Stranger::Always))
 }
 
 fn heed_as(spec: &mut Spec, observed: &Observed, is_stranger: impl Fn(&MachineName) -> Option<bool>) {
@@ -56,14 +56,14 @@ pub fn host_part(name: &MachineName, observed: &Observed) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fit::Wishes;
     use crate::plan::Scope;
+    use crate::provision::FirstBoot;
     use crate::spec::definition_path;
     use crate::state::State;
 
     fn host() -> Observed {
         let always = ["tiny", "image"].map(|name| (name.to_owned(), Stranger::Always));
-        let fresh = ("fresh".to_owned(), Stranger::UntilFit);
+        let fresh = ("fresh".to_owned(), Stranger::UntilProvisioned);
         Observed {
             machine_id: Some("0123456789abcdef0123456789abcdef".into()),
             images: ["tiny", "web", "image", "fresh"].map(str::to_owned).into(),
@@ -102,14 +102,14 @@ mod tests {
         let observed = host();
         let names = ["a", "b", "c", "d", "five"];
         let mut wanted = Wanted::new(spec(&names), State::default(), Scope::All);
-        let image = |from: &str, to: &str, wishes| NewImage {
+        let image = |from: &str, to: &str, first_boot| NewImage {
             source: Source::Clone(from.into()),
             to: to.parse().unwrap(),
-            wishes,
+            first_boot,
         };
         wanted.images = vec![
-            image("image", "a", Some(Wishes::default())),
-            image("fresh", "b", Some(Wishes::default())),
+            image("image", "a", Some(FirstBoot::default())),
+            image("fresh", "b", Some(FirstBoot::default())),
             image("fresh", "c", None),
             image("image", "five", None),
         ];

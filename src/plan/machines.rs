@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::effects::restart_reason;
-use super::files::Change;
+use super::files::FileChange;
 use super::{Scope, Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
@@ -13,7 +13,7 @@ use crate::spec::{MachineSpec, Network};
 
 /// What happens to the machines that a plan is about.
 #[derive(Debug, Default)]
-pub struct Fates {
+pub struct MachineActions {
     stop: Vec<MachineName>,
     /// And why.
     restart: Vec<(MachineName, String)>,
@@ -27,9 +27,9 @@ pub struct Fates {
 }
 
 /// Decides for every machine in the plan's scope.
-pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates {
-    let mut fates = Fates::default();
-    let mut by_machine: BTreeMap<MachineName, Vec<&Change>> = BTreeMap::new();
+pub fn actions(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> MachineActions {
+    let mut actions = MachineActions::default();
+    let mut by_machine: BTreeMap<MachineName, Vec<&FileChange>> = BTreeMap::new();
     for change in changes {
         if let Some(name) = change.file.machine() {
             by_machine.entry(name).or_default().push(change);
@@ -38,22 +38,22 @@ pub fn fates(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Fates 
     for (name, machine) in &wanted.spec.machines {
         if wanted.holds(&Owner::Machine(name.clone())) {
             let mine = by_machine.get(name).map_or(&[][..], Vec::as_slice);
-            fates.decide(name, machine, wanted, observed, mine);
+            actions.decide(name, machine, wanted, observed, mine);
         }
     }
     for name in leaving(wanted, observed, changes) {
         if observed.is_running(&name) {
-            fates.stop.push(name.clone());
+            actions.stop.push(name.clone());
         }
         if observed.enabled.contains(&name) {
-            fates.disable.push(name);
+            actions.disable.push(name);
         }
     }
-    fates
+    actions
 }
 
 /// Machines of ours that are wanted no more: their files go.
-fn leaving(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<MachineName> {
+fn leaving(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<MachineName> {
     let gone = changes.iter().filter(|change| change.new.is_none());
     let mut names: Vec<MachineName> = gone
         .filter_map(|change| change.file.machine())
@@ -65,14 +65,14 @@ fn leaving(wanted: &Wanted, observed: &Observed, changes: &[Change]) -> Vec<Mach
     names
 }
 
-impl Fates {
+impl MachineActions {
     fn decide(
         &mut self,
         name: &MachineName,
         machine: &MachineSpec,
         wanted: &Wanted,
         observed: &Observed,
-        changes: &[&Change],
+        changes: &[&FileChange],
     ) {
         if machine.autostart != observed.enabled.contains(name) {
             if machine.autostart { self.enable.push(name.clone()) } else { self.disable.push(name.clone()) }
@@ -179,7 +179,7 @@ pub fn wrong_link(name: &MachineName, machine: &MachineSpec, observed: &Observed
 }
 
 /// Whether nspawn or the guest reads this change only when the machine starts.
-fn read_at_start(Change { file, old, new }: &Change) -> bool {
+fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
     let bare = |text: &Option<String>| {
         text.as_deref().map(|text| without_bound(text).without(|_, value| value == MOUNT_BURST))
     };
@@ -192,8 +192,8 @@ fn read_at_start(Change { file, old, new }: &Change) -> bool {
 }
 
 /// What becomes of the listeners inside a machine that goes on running.
-fn listeners(name: &MachineName, changes: &[&Change]) -> Option<Step> {
-    let units = |text: fn(&Change) -> Option<&str>| -> Vec<Unit> {
+fn listeners(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
+    let units = |text: fn(&FileChange) -> Option<&str>| -> Vec<Unit> {
         changes.iter().filter_map(|change| Unit::of(&change.file, text(change))).collect()
     };
     let (old, new) = (units(|change| change.old.as_deref()), units(|change| change.new.as_deref()));

@@ -28,10 +28,10 @@ pub use step::{Source, Step, stages, undo, with_reloads};
 pub use whole::{Whole, whole};
 
 use crate::emit::{self, ManagedFile, Owner, Reader};
-use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
 use crate::pool::Leases;
+use crate::provision::FirstBoot;
 use crate::spec::Spec;
 use crate::state::{self, State};
 
@@ -126,7 +126,7 @@ pub struct NewImage {
     pub source: Source,
     pub to: MachineName,
     /// What its owner asked for at its first boot; none for a tree that stays as it is.
-    pub wishes: Option<Wishes>,
+    pub first_boot: Option<FirstBoot>,
 }
 
 /// What will be done, in order.
@@ -179,15 +179,15 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     if !unfit.is_empty() {
         return Err(unfit);
     }
-    let fates = machines::fates(wanted, observed, &changes);
-    let mut notes = fates.notes();
+    let actions = machines::actions(wanted, observed, &changes);
+    let mut notes = actions.notes();
     notes.extend(wanted.made.iter().map(|image| format!("the image '{image}' is made first")));
     notes.extend(checks::notes(wanted, observed, &changes));
     notes.extend(naming::notes(wanted, observed));
     notes.extend(others::notes(wanted, observed));
-    let mut plan = Plan { steps: steps(wanted, observed, &changes, &fates), notes, effects: Vec::new() };
+    let mut plan = Plan { steps: steps(wanted, observed, &changes, &actions), notes, effects: Vec::new() };
     if observed.live {
-        plan.effects = effects::of_units(&plan, &fates.reasons());
+        plan.effects = effects::of_units(&plan, &actions.reasons());
         let files = effects::of_files(&changes, &wanted.spec);
         plan.effects.extend(effects::of_firewall(wanted, observed, &files));
         plan.effects.extend(files);
@@ -201,14 +201,14 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
 fn steps(
     wanted: &Wanted,
     observed: &Observed,
-    changes: &[files::Change],
-    fates: &machines::Fates,
+    changes: &[files::FileChange],
+    actions: &machines::MachineActions,
 ) -> Vec<Step> {
     let mut steps = files::records(wanted, observed);
-    steps.extend(fates.stop());
+    steps.extend(actions.stop());
     let (listen, deafen) = sockets(observed, changes);
     steps.extend(deafen.filter(|_| observed.live));
-    let read: Vec<Step> = changes.iter().map(files::Change::step).chain(fates.with_host()).collect();
+    let read: Vec<Step> = changes.iter().map(files::FileChange::step).chain(actions.with_host()).collect();
     let mut stale = Stale::beside(observed.units.keys().cloned().collect());
     for step in &read {
         stale.note(step);
@@ -229,7 +229,7 @@ fn steps(
         steps.append(&mut host_steps(wanted, observed, changes));
     }
     steps.extend(listen.filter(|_| observed.live));
-    steps.append(&mut fates.after_files());
+    steps.append(&mut actions.after_files());
     if observed.live {
         steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
     }
@@ -245,14 +245,15 @@ pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
 
 /// The host's sockets for machines that run: those whose files are new or changed
 /// listen, those whose files change or go did.
-fn sockets(observed: &Observed, changes: &[files::Change]) -> (Option<Step>, Option<Step>) {
-    let unit = |change: &files::Change| match (&change.file, change.file.reader()) {
+fn sockets(observed: &Observed, changes: &[files::FileChange]) -> (Option<Step>, Option<Step>) {
+    let unit = |change: &files::FileChange| match (&change.file, change.file.reader()) {
         (ManagedFile::HostUnit(machine, _, "socket"), Reader::Systemd(unit)) => {
             Some((unit, observed.is_running(machine)))
         }
         _ => None,
     };
-    let named = |takes: fn(&files::Change) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
+    let named =
+        |takes: fn(&files::FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
     let new: Vec<String> =
         named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
     let old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
@@ -270,8 +271,8 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
 }
 
 fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
-    let NewImage { source, to, wishes } = image.clone();
-    let fit = wishes.map(|wishes| Step::Fit { machine: to.clone(), wishes });
+    let NewImage { source, to, first_boot } = image.clone();
+    let fit = first_boot.map(|first_boot| Step::Provision { machine: to.clone(), first_boot });
     let claim = Step::Claim { machine: to.clone() };
     let make = Step::MakeTree { source, to, sharing: observed.sharing };
     std::iter::once(make).chain(fit).chain([claim]).collect()
@@ -279,7 +280,7 @@ fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
 
 /// Bridges whose files are new: wait for them, and clean their ports. Those whose
 /// files are gone: networkd does not delete what it made.
-fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
+fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
         if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
@@ -301,7 +302,7 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change])
 }
 
 /// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
-fn changed_tunnels(changes: &[files::Change]) -> impl Iterator<Item = Step> {
+fn changed_tunnels(changes: &[files::FileChange]) -> impl Iterator<Item = Step> {
     let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
     changed.filter_map(|change| match &change.file {
         ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
@@ -310,7 +311,7 @@ fn changed_tunnels(changes: &[files::Change]) -> impl Iterator<Item = Step> {
 }
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
-fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::Change]) -> Vec<Step> {
+fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
     let mut steps = Vec::new();
     if wanted.holds(&Owner::Host) {
         let all = emit::switches(&wanted.spec.host);

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Stale;
 use crate::emit::{ManagedFile, TARGET_LINK, expose::Unit, wants_link};
-use crate::fit::Wishes;
 use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
 use crate::pool::{Pool, Subnet};
+use crate::provision::FirstBoot;
 
 /// What a machine's tree is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +51,11 @@ pub enum Step {
         to: MachineName,
     },
     /// Makes a fresh tree fit to boot unattended.
-    Fit {
+    #[serde(alias = "fit")]
+    Provision {
         machine: MachineName,
-        wishes: Wishes,
+        #[serde(alias = "wishes")]
+        first_boot: FirstBoot,
     },
     /// Writes down which tree is the machine's own, made by nsctl.
     Claim {
@@ -195,7 +197,7 @@ impl Step {
             | Step::ReloadFirewall { .. }
             | Step::RestartResolved => None,
             // It goes with the tree.
-            Step::Fit { .. } => None,
+            Step::Provision { .. } => None,
             // What is gone for good, and what only undoes.
             Step::RemoveImage { .. } | Step::Kill { .. } | Step::Disclaim { .. } => None,
             Step::Move { machine, link, bridge, from: Some(from) } => {
@@ -216,7 +218,7 @@ impl Step {
             }
             Step::MakeTree { to: name, .. } | Step::RemoveImage { name, .. } => vec![name.clone()],
             Step::RenameTree { from, to } => vec![from.clone(), to.clone()],
-            Step::Fit { machine, .. }
+            Step::Provision { machine, .. }
             | Step::Claim { machine }
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
@@ -248,7 +250,10 @@ impl Step {
     pub fn changes_trees(&self) -> bool {
         matches!(
             self,
-            Step::MakeTree { .. } | Step::RenameTree { .. } | Step::Fit { .. } | Step::RemoveImage { .. }
+            Step::MakeTree { .. }
+                | Step::RenameTree { .. }
+                | Step::Provision { .. }
+                | Step::RemoveImage { .. }
         )
     }
 
@@ -334,7 +339,7 @@ impl Step {
                 format!("import {} as '{to}'", path.display())
             }
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
-            Step::Fit { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
+            Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),
             Step::Disclaim { machine } => format!("forget whose the tree of '{machine}' is"),
             Step::RemoveImage { name, .. } => format!("delete the tree of '{name}'"),
@@ -428,6 +433,19 @@ mod tests {
 
     fn write(path: &str, old: Option<&str>, new: Option<&str>) -> Step {
         Step::Write { path: path.into(), old: old.map(Into::into), new: new.map(Into::into), mode: None }
+    }
+
+    #[test]
+    fn a_journal_of_an_older_nsctl_is_read() {
+        let step = r#"{"step":"fit","machine":"web","wishes":{"hostname":"web","ssh_key":null,"root_password":null,"run":null,"servers":[],"zone":null}}"#;
+        let step: Step = serde_json::from_str(step).unwrap();
+        assert!(
+            matches!(&step, Step::Provision { first_boot, .. } if first_boot.hostname.as_deref() == Some("web"))
+        );
+        let text = serde_json::to_string(&step).unwrap();
+        assert_eq!(serde_json::from_str::<Step>(&text).unwrap(), step);
+        let step = r#"{"step":"move","machine":"web","link":"ve-web","bridge":"vbr0"}"#;
+        assert!(matches!(serde_json::from_str(step).unwrap(), Step::Move { from: None, .. }));
     }
 
     #[test]

@@ -255,32 +255,32 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Deed {
+    enum Action {
         Lease(u8),
         Release(u8),
         Pin(u8, u16),
     }
 
-    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-        let deed = prop_oneof![
-            (0..12u8).prop_map(Deed::Lease),
-            (0..12u8).prop_map(Deed::Release),
-            (0..12u8, 0..20u16).prop_map(|(who, at)| Deed::Pin(who, at)),
+    fn actions() -> impl Strategy<Value = Vec<Action>> {
+        let action = prop_oneof![
+            (0..12u8).prop_map(Action::Lease),
+            (0..12u8).prop_map(Action::Release),
+            (0..12u8, 0..20u16).prop_map(|(who, at)| Action::Pin(who, at)),
         ];
-        proptest::collection::vec(deed, 0..80)
+        proptest::collection::vec(action, 0..80)
     }
 
     proptest! {
         #[test]
-        fn no_subnet_is_ever_held_twice(length in 32u8..=63, deeds in deeds()) {
+        fn no_subnet_is_ever_held_twice(length in 32u8..=63, actions in actions()) {
             let pool: Pool = format!("2001:db8::/{length}").parse().unwrap();
             let mut leases = Leases::default();
-            for deed in deeds {
+            for action in actions {
                 let who = |k: u8| name(&format!("m{k}"));
-                match deed {
-                    Deed::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
-                    Deed::Release(k) => { leases.release(&who(k)); }
-                    Deed::Pin(k, at) => {
+                match action {
+                    Action::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
+                    Action::Release(k) => { leases.release(&who(k)); }
+                    Action::Pin(k, at) => {
                         if let Some(subnet) = pool.subnet(u64::from(at)) {
                             let _ = leases.lease(pool, &who(k), Some(subnet));
                         }

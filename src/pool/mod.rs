@@ -83,7 +83,7 @@ impl Pool {
     }
 
     /// The subnets of a prefix that an ISP delegates, and may change: numbers in
-    /// `::/LENGTH`, which are put behind the prefix of the day.
+    /// `::/LENGTH`, which are put behind the current prefix.
     ///
     /// # Errors
     /// When there is no /64 for a machine in a prefix of that length.

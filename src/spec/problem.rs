@@ -11,11 +11,11 @@ use toml_edit::{Item, TableLike};
 pub struct Problem {
     file: PathBuf,
     message: String,
-    place: Option<Place>,
+    place: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct Span {
     line: usize,
     column: usize,
     width: usize,
@@ -110,14 +110,14 @@ fn span_in(table: &dyn TableLike, tables: &[&str], key: &str, value: Option<&str
     }
 }
 
-fn locate(text: &str, span: Range<usize>) -> Place {
+fn locate(text: &str, span: Range<usize>) -> Span {
     let start = floor(text, span.start);
     let before = &text[..start];
     let begin = before.rfind('\n').map_or(0, |at| at + 1);
     let line_text = text[begin..].lines().next().unwrap_or_default();
     let marked = &text[start..floor(text, span.end.max(start))];
     let width = marked.lines().next().unwrap_or_default().chars().count().max(1);
-    Place {
+    Span {
         line: before.matches('\n').count() + 1,
         column: text[begin..start].chars().count() + 1,
         width,

@@ -16,8 +16,8 @@ use nix::sys::signal::Signal;
 use super::build::PATH;
 use super::disk::DiskError;
 use super::tarball;
-use crate::fit::Init;
 use crate::hint::Hint;
+use crate::provision::Init;
 use crate::spec::image::Kind;
 
 /// Where the definition of an exported machine stands, before its tree.

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::bus::{Bus, BusError};
 use super::pty::{Pty, random};
-use crate::frame::{Frame, Token};
+use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
 
 /// How long a guest may take to start a shell.
@@ -51,11 +51,11 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
     let io = |error| GuestError::Io(name.to_string(), error);
     let mut command = vec!["/bin/sh".to_owned(), "-ec".to_owned(), script.to_owned(), "nsctl".to_owned()];
     command.extend_from_slice(words);
-    let mut frame = Frame::new(Token::new(random().map_err(io)?));
+    let mut stream = ExecStream::new(Token::new(random().map_err(io)?));
     let words = Token::wrap(&command, true);
     let pty = bus.open_shell(name.as_str(), "root", "/bin/sh", words, Vec::new()).await?;
     let deaf = |_| GuestError::Deaf { name: name.to_string() };
-    let mut said = timeout(BEGIN_TIME, begin(&pty, &mut frame, name)).await.map_err(deaf)??;
+    let mut said = timeout(BEGIN_TIME, begin(&pty, &mut stream, name)).await.map_err(deaf)??;
     let mut buffer = [0; 4096];
     loop {
         let Begun { text, status } = &mut said;
@@ -69,7 +69,7 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
         if length == 0 {
             return Err(GuestError::Ended(name.to_string()));
         }
-        let (more, ended) = frame.feed(&buffer[..length]);
+        let (more, ended) = stream.feed(&buffer[..length]);
         text.extend(more);
         *status = ended;
         // What comes without a pause would let nobody look at the clock.
@@ -84,16 +84,16 @@ struct Begun {
 }
 
 /// Waits until the command has been begun.
-async fn begin(pty: &Pty, frame: &mut Frame, name: &MachineName) -> Result<Begun, GuestError> {
+async fn begin(pty: &Pty, stream: &mut ExecStream, name: &MachineName) -> Result<Begun, GuestError> {
     let io = |error| GuestError::Io(name.to_string(), error);
     let mut buffer = [0; 4096];
     loop {
         let length = pty.read(&mut buffer, true).await.map_err(io)?;
-        let (text, status) = frame.feed(&buffer[..length]);
-        if frame.has_begun() {
+        let (text, status) = stream.feed(&buffer[..length]);
+        if stream.has_begun() {
             return Ok(Begun { text, status });
         }
-        if let Some(answer) = frame.answer() {
+        if let Some(answer) = stream.answer() {
             pty.write_all(&answer).await.map_err(io)?;
         }
         tokio::task::yield_now().await;

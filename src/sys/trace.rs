@@ -29,7 +29,7 @@ const SILENT: u32 = 4;
 
 /// What was learned of the way to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct Route {
     /// The address that packets leave with.
     pub source: Option<Ipv6Addr>,
     /// Who answered, hop by hop; none: nobody did.
@@ -82,12 +82,12 @@ impl Tracer {
     ///
     /// # Errors
     /// When nothing can be sent or heard.
-    pub async fn run(self) -> io::Result<Way> {
+    pub async fn run(self) -> io::Result<Route> {
         let Tracer { icmp, source, mtu, to } = self;
         let id = (std::process::id() as u16).to_be_bytes();
         let socket =
             tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(std::os::fd::OwnedFd::from(icmp)))?;
-        let mut way = Way { source, hops: Vec::new(), reached: false, packets: Packets::Unknown };
+        let mut way = Route { source, hops: Vec::new(), reached: false, packets: Packets::Unknown };
         let mut silent = 0;
         for hop in 1..=HOPS {
             socket2::SockRef::from(&socket).set_unicast_hops_v6(hop)?;

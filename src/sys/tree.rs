@@ -14,8 +14,8 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
 use super::within;
-use crate::fit::{Change, Guest, Init};
 use crate::observed::{Stranger, TreeId};
+use crate::provision::{Guest, Init, TreeEdit};
 
 /// No file that we read of a guest is longer: half a file would be taken for a whole one.
 const LIMIT: u64 = 16 << 20;
@@ -205,7 +205,7 @@ impl Tree {
         }
         let guest = self.guest();
         let fits = guest.has_networkd && !guest.network_managed && matches!(guest.init, Init::Systemd(_));
-        Some(if fits { Stranger::UntilFit } else { Stranger::Always })
+        Some(if fits { Stranger::UntilProvisioned } else { Stranger::Always })
     }
 
     /// Where a link leads to, as it says itself.
@@ -239,10 +239,10 @@ impl Tree {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn change(&self, change: &Change) -> std::io::Result<()> {
+    pub fn change(&self, change: &TreeEdit) -> std::io::Result<()> {
         match change {
-            Change::Write { path, text, mode } => self.write(path, text, *mode),
-            Change::Link { path, to } => {
+            TreeEdit::Write { path, text, mode } => self.write(path, text, *mode),
+            TreeEdit::Link { path, to } => {
                 let (folder, name) = self.folder_of(path)?;
                 let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
                 symlinkat(to.as_str(), &folder, name)?;
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(tree.text("shadow"), None);
         assert_eq!(tree.text("etc/secret"), None);
         let write =
-            |path: &str| tree.change(&Change::Write { path: path.into(), text: "y".into(), mode: 0o600 });
+            |path: &str| tree.change(&TreeEdit::Write { path: path.into(), text: "y".into(), mode: 0o600 });
         assert!(write("etc/new").is_err() || !outside.path().join("new").exists());
         write("shadow").unwrap();
         assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "x");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nsctl::apply::{DeedError, Executor, Listener, Owner, Records, Sighting};
+use nsctl::apply::{Executor, Listener, Owner, Records, StepError, Verified};
 use nsctl::emit::{FIREWALL_FILE, ManagedFile, ini::Ini};
 use nsctl::name::MachineName;
 use nsctl::observed::{Link, Nftables, Observed, Running, TreeId};
@@ -51,8 +51,8 @@ pub struct Host {
     serial: Cell<u32>,
 }
 
-fn failed() -> DeedError {
-    DeedError::Io(std::io::Error::other("it fails"))
+fn failed() -> StepError {
+    StepError::Io(std::io::Error::other("it fails"))
 }
 
 fn link(index: u32, name: &str, kind: Option<&str>, master: Option<u32>) -> Link {
@@ -112,7 +112,7 @@ impl Host {
     }
 
     /// One operation: it may be the one that fails, or the last.
-    fn operation(&self) -> Result<(), DeedError> {
+    fn operation(&self) -> Result<(), StepError> {
         if self.dead.get() {
             return Err(failed());
         }
@@ -253,13 +253,13 @@ impl Host {
         }
     }
 
-    fn one(&self, step: &Step) -> Result<Option<Sighting>, DeedError> {
+    fn one(&self, step: &Step) -> Result<Option<Verified>, StepError> {
         self.operation()?;
         match step {
             Step::Write { path, new, .. } => self.put(path, new.as_ref()),
             Step::MakeTree { source: Source::Clone(_), to, .. } => {
                 if self.trees.borrow().contains_key(to) {
-                    return Err(DeedError::TreeTaken(to.clone()));
+                    return Err(StepError::TreeTaken(to.clone()));
                 }
                 self.make_tree(to, false);
             }
@@ -276,14 +276,14 @@ impl Host {
             }
             Step::Claim { machine } => {
                 let id = self.trees.borrow().get(machine).map(|tree| tree.id.clone());
-                let id = id.ok_or_else(|| DeedError::NoTree(machine.clone()))?;
+                let id = id.ok_or_else(|| StepError::NoTree(machine.clone()))?;
                 self.put(&ManagedFile::Claim(machine.clone()).path(), Some(&format!("{id}\n")));
             }
             Step::Disclaim { machine } => self.put(&ManagedFile::Claim(machine.clone()).path(), None),
             Step::RemoveImage { name, tree } => {
                 let there = self.trees.borrow().get(name).map(|tree| tree.id.clone());
                 if tree.is_some() && there.is_some() && *tree != there {
-                    return Err(DeedError::AnotherTree(name.clone()));
+                    return Err(StepError::AnotherTree(name.clone()));
                 }
                 self.drop_tree(name);
             }
@@ -343,7 +343,7 @@ impl Host {
     }
 
     /// A write that is taken back, as the live host does it.
-    fn due(&self, step: &Step) -> Result<Option<Step>, DeedError> {
+    fn due(&self, step: &Step) -> Result<Option<Step>, StepError> {
         let Step::Write { path, old, new, mode } = step else { return Ok(Some(step.clone())) };
         let current = self.now.borrow().files.get(path).cloned();
         if current == *new {
@@ -354,7 +354,7 @@ impl Host {
             return Ok(Some(step.clone()));
         }
         let merged = take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
-        let new = merged.ok_or_else(|| DeedError::Touched(path.clone()))?;
+        let new = merged.ok_or_else(|| StepError::Touched(path.clone()))?;
         Ok(Some(Step::Write { path: path.clone(), old: current, new, mode: *mode }))
     }
 }
@@ -419,7 +419,7 @@ impl Executor for Host {
         nsctl::sys::now()
     }
 
-    async fn perform(&self, stage: &[Step], _: Option<Instant>) -> Result<Vec<Sighting>, (usize, DeedError)> {
+    async fn perform(&self, stage: &[Step], _: Option<Instant>) -> Result<Vec<Verified>, (usize, StepError)> {
         let mut seen = Vec::new();
         for (at, step) in stage.iter().enumerate() {
             let done = self.one(step);
@@ -429,7 +429,7 @@ impl Executor for Host {
         Ok(seen)
     }
 
-    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, DeedError)> {
+    async fn take_back(&self, stage: &[Step]) -> Vec<(Step, StepError)> {
         let mut left = Vec::new();
         for step in stage {
             let done = self.due(step).and_then(|due| due.map_or(Ok(None), |due| self.one(&due)));
@@ -441,7 +441,7 @@ impl Executor for Host {
 
     async fn cancel(&self, _: &Step) {}
 
-    async fn settle(&self, steps: &[Step]) -> Result<(), DeedError> {
+    async fn settle(&self, steps: &[Step]) -> Result<(), StepError> {
         let done = self.operation();
         self.alive().await;
         done?;
@@ -461,7 +461,7 @@ impl Executor for Host {
         Ok(())
     }
 
-    async fn running(&self) -> Result<BTreeSet<MachineName>, DeedError> {
+    async fn running(&self) -> Result<BTreeSet<MachineName>, StepError> {
         self.alive().await;
         Ok(self.now.borrow().machines.keys().filter_map(|name| name.parse().ok()).collect())
     }
@@ -472,11 +472,11 @@ impl Executor for Host {
 
     fn release(&self) {}
 
-    async fn retake(&self) -> Result<(), DeedError> {
+    async fn retake(&self) -> Result<(), StepError> {
         Ok(())
     }
 
-    fn clear_drafts(&self, _: &BTreeSet<PathBuf>) -> Result<(), DeedError> {
+    fn clear_drafts(&self, _: &BTreeSet<PathBuf>) -> Result<(), StepError> {
         Ok(())
     }
 }

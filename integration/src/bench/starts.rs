@@ -119,7 +119,7 @@ fn stock(lab: &Lab) -> Result<Side> {
     })
 }
 
-/// The address that the stock guest chooses; it hangs on its MAC, which stays.
+/// The address that the stock guest chooses; it depends on its MAC, which stays.
 fn slaac(lab: &Lab) -> Result<String> {
     let mut found = None;
     until(Duration::from_secs(30), "the stock machine has its address", || {

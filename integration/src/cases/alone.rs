@@ -87,7 +87,7 @@ fn no_bus_inside(lab: &Lab) -> Result<()> {
     must!(done.status == 1 && done.stderr.contains("not undone"), "{}", done.all());
     let other = lab.nsctl("restart web")?;
     must!(
-        other.ok() && other.stderr.contains("`nsctl expose tiny tcp/80` (tiny) is not mended yet"),
+        other.ok() && other.stderr.contains("`nsctl expose tiny tcp/80` (tiny) is not fixed yet"),
         "{}",
         other.all()
     );
@@ -113,9 +113,9 @@ fn a_tree_that_stays(lab: &Lab) -> Result<()> {
     let done = lab.nsctl("remove -y busy")?;
     must!(done.status == 1 && done.stderr.contains("delete the tree of 'busy'"), "{}", done.all());
     let other = lab.nsctl("restart web")?;
-    must!(other.ok() && other.stderr.contains("(busy) is not mended yet"), "{}", other.all());
+    must!(other.ok() && other.stderr.contains("(busy) is not fixed yet"), "{}", other.all());
     must!(
-        other.stderr.lines().filter(|line| line.contains("not mended")).count() == 1,
+        other.stderr.lines().filter(|line| line.contains("not fixed")).count() == 1,
         "not in one line: {}",
         other.all()
     );

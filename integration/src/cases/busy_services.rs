@@ -1,5 +1,5 @@
 //! networkd refuses to reload, and machined goes away, in the middle of a verb:
-//! what was done is undone, or the next nsctl mends it.
+//! what was done is undone, or the next nsctl fixes it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn networkd_refuses(lab: &Lab) -> Result<()> {
     must!(said.status == 1 && said.stderr.contains("networkd does not reload"), "{}", said.all());
     must!(said.stderr.contains("not undone: cannot reload networkd"), "{}", said.all());
     must!(
-        lab.nsctl("list")?.stderr.contains("is not mended yet: cannot reload networkd"),
+        lab.nsctl("list")?.stderr.contains("is not fixed yet: cannot reload networkd"),
         "{}",
         lab.nsctl("list")?.all()
     );

@@ -1,5 +1,5 @@
 //! What would let a machine down is refused, with its line, before the machine is touched;
-//! and doctor mends settings where they are written, and tells a machine's own files.
+//! and doctor fixes settings where they are written, and tells a machine's own files.
 
 use anyhow::Result;
 
@@ -61,12 +61,12 @@ fn own_files(lab: &Lab) -> Result<()> {
         "{}",
         told.all()
     );
-    let mend = told
+    let fix = told
         .stdout
         .lines()
-        .find_map(|line| line.trim().strip_prefix("mend it: sed"))
+        .find_map(|line| line.trim().strip_prefix("fix: sed"))
         .map(|rest| format!("sed{rest}"));
-    lab.sh(&mend.unwrap_or_default())?;
+    lab.sh(&fix.unwrap_or_default())?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.sh("cat /etc/systemd/network/05-nsctl-ve-web.network")?.contains("LLDP=yes"), "{}", told.all());
     Ok(())

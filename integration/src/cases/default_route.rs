@@ -79,5 +79,5 @@ fn by_kernel(lab: &mut Lab) -> Result<()> {
     )?;
     until(Duration::from_secs(20), "the kernel takes RAs of a host that forwards", || has_default(lab))?;
     lab.sh("sysctl -qw net.ipv6.conf.wan0.accept_ra=1")?;
-    super::doctor::mended(lab, "ignores router advertisements")
+    super::doctor::fixed(lab, "ignores router advertisements")
 }

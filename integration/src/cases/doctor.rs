@@ -1,4 +1,4 @@
-//! Every trap, set up for real: doctor finds it, what it says mends it, and then it
+//! Every trap, set up for real: doctor finds it, what it says fixes it, and then it
 //! finds nothing more. On a healthy host it is silent.
 
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     silent(lab, "at first")?;
     let mut missed = String::new();
     for Trap { set_up, says } in TRAPS {
-        let done = lab.sh(set_up).and_then(|_| mended(lab, says));
+        let done = lab.sh(set_up).and_then(|_| fixed(lab, says));
         missed += &done.err().map_or(String::new(), |error| format!("{error:#}\n"));
     }
     must!(missed.is_empty(), "{missed}");
@@ -76,8 +76,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     first_boot(lab)?;
     two_managers(lab)?;
     lab.sh("mv /etc/nsctl/machines.d/tiny.toml /root/")?;
-    mended(lab, "no definition of a routed machine has that name")?;
-    fixed(lab)
+    fixed(lab, "no definition of a routed machine has that name")?;
+    fixed_by_itself(lab)
 }
 
 /// doctor has nothing to say, after a moment in which services settle.
@@ -92,8 +92,8 @@ fn silent(lab: &Lab, when: &str) -> Result<()> {
     quiet.with_context(|| format!("{when}, doctor says:\n{said}{}", routes()))
 }
 
-/// doctor finds it; the command that it gives mends it.
-pub fn mended(lab: &Lab, says: &str) -> Result<()> {
+/// doctor finds it; the command that it gives fixes it.
+pub fn fixed(lab: &Lab, says: &str) -> Result<()> {
     let mut command = None;
     let mut all = String::new();
     let found = until(Duration::from_secs(15), "doctor finds the trap", || {
@@ -112,20 +112,20 @@ pub fn mended(lab: &Lab, says: &str) -> Result<()> {
         if let Some(one) = one {
             let error = one["level"] == "error";
             must!(done.status == 1 || !error, "exit status {} for an error", done.status);
-            command = one["mend"].as_str().map(str::to_owned);
+            command = one["fix"].as_str().map(str::to_owned);
         }
         Ok(command.is_some())
     });
     found.with_context(|| format!("doctor does not find '{says}':\n{all}"))?;
     let command = command.unwrap_or_default();
-    lab.sh(&command).with_context(|| format!("'{says}' is not mended by: {command}"))?;
-    silent(lab, &format!("after '{says}' was mended by: {command}"))
+    lab.sh(&command).with_context(|| format!("'{says}' is not fixed by: {command}"))?;
+    silent(lab, &format!("after '{says}' was fixed by: {command}"))
 }
 
 /// A second default route, as good as the first: the LAN's router announces itself, too.
 fn two_routes(lab: &mut Lab) -> Result<()> {
     lab.lan_serves(&LAN)?;
-    mended(lab, "have IPv6 default routes of the same metric")
+    fixed(lab, "have IPv6 default routes of the same metric")
 }
 
 /// Traps inside machines.
@@ -133,16 +133,16 @@ fn inside(lab: &Lab) -> Result<()> {
     // A service that speaks IPv4 alone, on a port that is open.
     lab.nsctl_ok("open db tcp/8080")?;
     lab.sh("nsctl shell db systemd-run -q --unit four systemd-socket-activate -l 127.0.0.1:8080 --inetd -a echo hi")?;
-    mended(lab, "listens on 127.0.0.1 port 8080 alone")?;
+    fixed(lab, "listens on 127.0.0.1 port 8080 alone")?;
     // networkd is off in the guest.
     lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl disable -q --now systemd-networkd.service systemd-networkd.socket; ip addr flush dev host0; ip -6 route flush dev host0"])?;
-    mended(lab, "systemd-networkd does not run in it")?;
+    fixed(lab, "systemd-networkd does not run in it")?;
     // A duplicate address.
     lab.sh("leader=$(machinectl show web -p Leader --value)
             nsenter -t $leader -n ip link set host0 down; nsenter -t $leader -n sysctl -qw net.ipv6.conf.host0.accept_dad=1 net.ipv6.conf.host0.dad_transmits=1
             nsenter -t $leader -n ip link set host0 up; ip addr add 2001:db8:a:1::66/128 dev ve-web nodad; nsenter -t $leader -n ip addr add 2001:db8:a:1::66/64 dev host0
             until nsenter -t $leader -n ip addr show dev host0 | grep -q dadfailed; do :; done; ip addr del 2001:db8:a:1::66/128 dev ve-web")?;
-    mended(lab, "is a duplicate")
+    fixed(lab, "is a duplicate")
 }
 
 /// A hand-made file translates a machine's own prefix.
@@ -154,14 +154,14 @@ fn translated(lab: &Lab) -> Result<()> {
     if lab.suite() == Suite::Bookworm {
         silent(lab, "where networkd does not translate IPv6")?;
     } else {
-        mended(lab, "is translated by networkd")?;
+        fixed(lab, "is translated by networkd")?;
     }
     lab.sh("systemctl stop systemd-nspawn@hand; machinectl remove hand; rm -r /etc/systemd/network/40-hand.network*; networkctl reload").map(drop)
 }
 
 /// The way from machines to the world, and from the world to the pool.
 fn online(lab: &Lab) -> Result<()> {
-    // One of the traps made the uplink narrow, and was mended so that machines heed it.
+    // One of the traps made the uplink narrow, and was fixed so that machines heed it.
     let said = lab.nsctl_ok("doctor web --online 2001:db8:ffff::1")?;
     must!(
         said == "web reaches 2001:db8:ffff::1 from 2001:db8:a:1::2, over 2001:db8:a:1::1 > 2001:db8:ffff::1; packets of up to 1400 bytes get through\n",
@@ -208,11 +208,11 @@ fn other_guests(lab: &Lab) -> Result<()> {
         "net=/proc/$(machinectl show tiny -p Leader --value)/ns/net
             nsenter --net=$net sysctl -qw net.ipv6.conf.host0.accept_ra=0 net.ipv6.conf.host0.disable_ipv6=1",
     )?;
-    mended(lab, "it takes no router advertisements")?;
+    fixed(lab, "it takes no router advertisements")?;
     lab.must(&["nsctl", "shell", "web", "sh", "-c", "systemctl unmask -q NetworkManager; systemctl disable -q --now systemd-networkd.service systemd-networkd.socket
         printf '[device]\nmatch-device=*\nmanaged=0\n' > /etc/NetworkManager/conf.d/none.conf
         systemctl start NetworkManager; ip addr flush dev host0; ip -6 route flush dev host0"])?;
-    mended(lab, "NetworkManager runs in it")
+    fixed(lab, "NetworkManager runs in it")
 }
 
 /// NetworkManager takes the uplink that networkd has.
@@ -222,7 +222,7 @@ fn two_managers(lab: &Lab) -> Result<()> {
             chmod 600 $place; systemctl unmask -q NetworkManager; systemctl start NetworkManager")?;
     silent(lab, "beside a NetworkManager that leaves networkd's links alone")?;
     lab.sh("nmcli device set wan0 managed yes; nmcli connection up wan0")?;
-    mended(lab, "by NetworkManager and by networkd")?;
+    fixed(lab, "by NetworkManager and by networkd")?;
     lab.sh("systemctl stop NetworkManager; systemctl mask -q NetworkManager").map(drop)
 }
 
@@ -232,12 +232,12 @@ fn first_boot(lab: &Lab) -> Result<()> {
     lab.sh("rm -f /var/lib/machines/fresh/etc/machine-id
             printf '[nspawn.Exec]\\nParameters = \"systemd.firstboot=yes\"\\n' >> /etc/nsctl/machines.d/fresh.toml
             nsctl apply --yes")?;
-    mended(lab, "waits in its first boot")?;
+    fixed(lab, "waits in its first boot")?;
     lab.nsctl_ok("remove -y fresh").map(drop)
 }
 
 /// `--fix` does what is safe, after showing it.
-fn fixed(lab: &Lab) -> Result<()> {
+fn fixed_by_itself(lab: &Lab) -> Result<()> {
     lab.sh("sysctl -qw net.ipv6.conf.all.forwarding=0; nft flush ruleset")?;
     let done = lab.nsctl("doctor --fix --yes")?;
     must!(

@@ -1,5 +1,5 @@
 //! Services that hang (SIGSTOP) are named within a limit by every verb, whatever was
-//! begun is undone or mended by the next command, and when they go on so does nsctl.
+//! begun is undone or fixed by the next command, and when they go on so does nsctl.
 
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ fn limited(lab: &Lab, line: &str) -> Result<(Done, Duration)> {
     Ok((lab.run(&all)?, begin.elapsed()))
 }
 
-/// doctor says it at once, and says what mends it.
+/// doctor says it at once, and says what fixes it.
 fn found(lab: &Lab, service: &str) -> Result<()> {
     if service == "dbus" {
         return Ok(());

@@ -21,7 +21,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("printf '\\n[defaults]\\nimage = \"debian-13\"\\n' >> /etc/nsctl/nsctl.toml")?;
     lab.nsctl_ok("create web --routed")?;
     must!(lab.sh("cat /etc/nsctl/machines.d/web.toml")?.contains("image = \"debian-13\""), "no image noted");
-    // Clones must not share a machine-id: leases and addresses of the LAN hang on it.
+    // Clones must not share a machine-id: leases and addresses of the LAN depend on it.
     let ids = lab.sh(
         "for name in here web; do nsenter -t $(machinectl show $name -p Leader | cut -d= -f2) -m cat /etc/machine-id; done | sort -u | wc -l",
     )?;

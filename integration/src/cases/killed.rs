@@ -76,7 +76,7 @@ fn kills(lab: &Lab, line: &str) -> Result<u32> {
         }
         must!(killed.status == 137, "`nsctl {line}` was not killed at {point}:\n{}", killed.all());
         let began = lab.run(&["sh", "-c", "ls /var/lib/nsctl/journal/*.json > /dev/null"])?.ok();
-        // Any verb mends first; this one then finds nothing to do for itself.
+        // Any verb fixes first; this one then finds nothing to do for itself.
         let next = lab.nsctl("bridge create vbr0 --uplink enp6s0")?;
         must!(next.ok(), "after a kill at {point} of `nsctl {line}`:\n{}", next.all());
         let told = next.stderr.contains("was cut short");

@@ -25,21 +25,21 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("sysctl -qw net.ipv4.ip_forward=0")?;
     lab.install("docker.io iptables")?;
     must!(!v4(lab)?, "Docker drops nothing:\n{}", lab.sh("nft list ruleset")?);
-    mended(lab, "Docker's", &["the IPv4 of"])?;
+    fixed(lab, "Docker's", &["the IPv4 of"])?;
     must!(v4(lab)? && v6(lab)?, "the command for Docker does not help");
     lab.sh("systemctl disable -q --now docker.socket docker.service; nft delete table ip filter; nft delete table ip nat")?;
 
     lab.install("ufw")?;
     lab.sh("ufw --force enable")?;
     must!(!v4(lab)? && !v6(lab)?, "ufw drops nothing:\n{}", lab.sh("nft list ruleset")?);
-    mended(lab, "ufw's", &["the IPv4 of", "what goes to and from"])?;
+    fixed(lab, "ufw's", &["the IPv4 of", "what goes to and from"])?;
     must!(v4(lab)? && v6(lab)?, "the commands for ufw do not help");
     lab.sh("ufw --force disable; for f in ip ip6; do nft delete table $f filter; done")?;
 
     lab.install("firewalld")?;
     let drops = || Ok(!v4(lab)? && !v6(lab)?);
     until(Duration::from_secs(10), "firewalld drops something", drops)?;
-    mended(lab, "firewalld's", &["the IPv4 of", "what goes to and from"])?;
+    fixed(lab, "firewalld's", &["the IPv4 of", "what goes to and from"])?;
     must!(
         v4(lab)? && v6(lab)?,
         "the commands for firewalld do not help:\n{}",
@@ -59,7 +59,7 @@ fn v4(lab: &Lab) -> Result<bool> {
 }
 
 /// Runs the command of each note about this tool and this traffic.
-fn mended(lab: &Lab, tool: &str, traffic: &[&str]) -> Result<()> {
+fn fixed(lab: &Lab, tool: &str, traffic: &[&str]) -> Result<()> {
     let said = lab.nsctl("open web tcp/1")?;
     must!(said.ok(), "{}", said.all());
     lab.nsctl_ok("close web tcp/1")?;

@@ -114,7 +114,7 @@ fn half(lab: &mut Lab, line: &str, point: u32) -> Result<()> {
     lab.lose_power(copy)?;
     lab.power_on()?;
     let place = format!("a power cut at point {point} of `nsctl {line}` (status {})", killed.status);
-    // Any verb mends first; this one has nothing to do for itself.
+    // Any verb fixes first; this one has nothing to do for itself.
     let next = lab.nsctl("bridge create vbr0 --uplink enp6s0")?;
     must!(next.ok(), "after {place}:\n{}", next.all());
     let left = lab.sh("find /etc /var/lib/nsctl -name '.nsctl*' -o -name '*.json'")?;

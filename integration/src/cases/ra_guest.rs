@@ -42,7 +42,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Its address hangs on its name, and on what it is made of.
+/// Its address depends on its name, and on what it is made of.
 fn other_names(lab: &Lab) -> Result<()> {
     let is_one = |name: &str| -> Result<()> {
         let machine = lab.machine(name)?;

@@ -1,5 +1,5 @@
 //! What is loaded of the firewall is what its files say, rule for rule: whatever goes or comes is
-//! named by plan and doctor, mended by apply, and stands in the way of no start.
+//! named by plan and doctor, fixed by apply, and stands in the way of no start.
 
 use anyhow::Result;
 

@@ -55,7 +55,7 @@ impl Disk {
     /// Puts the disk back to what it was at a cut. Its host is off.
     ///
     /// # Errors
-    /// When more than the file system's journal has to be replayed to mend it.
+    /// When more than the file system's journal has to be replayed to fix it.
     pub fn fall_back(&mut self, cut: Cut) -> Result<()> {
         self.unmount()?;
         fs::rename(cut.0, &self.image)?;

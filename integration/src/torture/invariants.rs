@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use nsctl::emit::{ManagedFile, Origin};
 
-use super::deeds::{Blow, Deed, Edit, name};
-use super::sight::Sight;
+use super::actions::{Action, Blow, Edit, name};
+use super::look::Sight;
 
 /// How a blow ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ fn names_agree(sight: &Sight) -> Result<()> {
 
 fn nothing_is_stray(scene: &Scene) -> Result<()> {
     let (sight, defined) = (scene.after, scene.after.defined());
-    let edited = matches!(scene.blow.deed, Deed::ForeignEdit { .. });
+    let edited = matches!(scene.blow.action, Action::ForeignEdit { .. });
     for (path, text) in &sight.files {
         // What cannot be undone inside a guest without a bus waits until that is stopped.
         let waits = path.ends_with(".json") && text.contains("\"fate\":\"left\"");
@@ -192,7 +192,9 @@ fn what_said_success_is_there(scene: &Scene) -> Result<()> {
     match scene.outcome {
         Outcome::CutShort => Ok(()),
         Outcome::Done => done(scene),
-        Outcome::Refused if matches!(scene.blow.deed, Deed::Edit { .. } | Deed::ForeignEdit { .. }) => Ok(()),
+        Outcome::Refused if matches!(scene.blow.action, Action::Edit { .. } | Action::ForeignEdit { .. }) => {
+            Ok(())
+        }
         Outcome::Refused => {
             let other: Vec<_> =
                 before.files.iter().filter(|(path, text)| after.text(path) != Some(text.as_str())).collect();
@@ -210,47 +212,47 @@ fn done(scene: &Scene) -> Result<()> {
     let Scene { before, after, rebooted, .. } = scene;
     let runs = |k: usize| after.leaders.contains_key(&name(k));
     let text = |k: usize| after.definition(&name(k)).unwrap_or_default();
-    match &scene.blow.deed {
-        Deed::Create { name: k, bridge, start, .. } => {
+    match &scene.blow.action {
+        Action::Create { name: k, bridge, start, .. } => {
             ensure!(is_routed(text(*k)) != *bridge && !text(*k).is_empty(), "its definition: {}", text(*k));
             ensure!(after.trees.contains_key(&name(*k)), "it has no tree");
             ensure!(*rebooted || runs(*k) == *start, "it does not run, or does");
         }
-        Deed::Remove { name: k, keep } => {
+        Action::Remove { name: k, keep } => {
             ensure!(text(*k).is_empty() && !runs(*k), "it is there");
             let ours = scene.memory.made.contains(&name(*k));
             ensure!(*keep || !ours || !after.trees.contains_key(&name(*k)), "its tree is there");
             ensure!(!*keep || after.trees.get(&name(*k)) == before.trees.get(&name(*k)), "its tree is gone");
         }
-        Deed::Unit { verb, name: k } => {
+        Action::Unit { verb, name: k } => {
             ensure!(*rebooted || runs(*k) == (*verb != "stop"), "it does not run, or does");
             let (old, new) = (before.leaders.get(&name(*k)), after.leaders.get(&name(*k)));
             ensure!(*verb != "restart" || *rebooted || old != new, "it is the same as before");
         }
-        Deed::Attach { name: k, bridge } => {
+        Action::Attach { name: k, bridge } => {
             ensure!(is_routed(text(*k)) != *bridge && !text(*k).is_empty(), "its definition: {}", text(*k));
         }
-        Deed::Port { verb, name: k, port } => {
+        Action::Port { verb, name: k, port } => {
             let there = text(*k).contains(&format!("\"tcp/{port}\""));
             ensure!(there == (*verb == "open"), "its definition: {}", text(*k));
         }
-        Deed::Expose { verb, name: k } => {
+        Action::Expose { verb, name: k } => {
             ensure!(text(*k).contains("tcp/8080") == (*verb == "expose"), "its definition: {}", text(*k));
         }
-        Deed::Clone { from, to, .. } => {
+        Action::Clone { from, to, .. } => {
             ensure!(!text(*to).is_empty(), "the clone is not there");
             ensure!(
                 after.trees.get(&name(*to)) == before.trees.get(&name(*from)),
                 "the clone has other files"
             );
         }
-        Deed::Rename { from, to } => {
+        Action::Rename { from, to } => {
             ensure!(text(*from).is_empty() && !text(*to).is_empty(), "it has its old name");
             ensure!(after.trees.get(&name(*to)) == before.trees.get(&name(*from)), "it has other files");
             let (old, new) = (leases(before)?, leases(after)?);
             ensure!(new.get(&name(*to)) == old.get(&name(*from)), "it has another lease");
         }
-        Deed::Edit { name: k, edit } => edited(after, *k, *edit)?,
+        Action::Edit { name: k, edit } => edited(after, *k, *edit)?,
         _ => {}
     }
     Ok(())
@@ -274,11 +276,11 @@ fn edited(after: &Sight, k: usize, edit: Edit) -> Result<()> {
 
 fn others_are_untouched(scene: &Scene) -> Result<()> {
     let Scene { before, after, rebooted, .. } = scene;
-    let named = scene.blow.deed.names();
+    let named = scene.blow.action.names();
     let known = before.defined().into_iter().chain(before.trees.keys().map(String::as_str));
     let all = known.chain(before.leaders.keys().map(String::as_str)).collect::<BTreeSet<_>>();
     // `apply` starts what does not run.
-    let starts = *rebooted || matches!(scene.blow.deed, Deed::Edit { .. } | Deed::ForeignEdit { .. });
+    let starts = *rebooted || matches!(scene.blow.action, Action::Edit { .. } | Action::ForeignEdit { .. });
     for machine in all.into_iter().filter(|machine| !named.iter().any(|name| name == machine)) {
         let (old, new) = (before.belongings(machine), after.belongings(machine));
         if old != new {
@@ -307,7 +309,7 @@ fn the_foreign_stays(scene: &Scene) -> Result<()> {
     for line in &scene.memory.lines {
         ensure!(scene.after.hosts.lines().any(|other| other == line), "'{line}' is gone from /etc/hosts");
     }
-    if let Deed::ForeignEdit { name: k, .. } = &scene.blow.deed {
+    if let Action::ForeignEdit { name: k, .. } = &scene.blow.action {
         let edited = |sight: &Sight| {
             let all = sight.files.iter().filter(|(_, text)| text.contains(EDIT));
             all.map(|(path, _)| path.clone()).collect::<Vec<_>>()

@@ -1,8 +1,8 @@
 //! Random commands, random kills, random crashes: what must hold is looked at after each.
 
-mod deeds;
+mod actions;
 mod invariants;
-mod sight;
+mod look;
 mod victim;
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use fastrand::Rng;
 
 use crate::lab::{Lab, Suite, Trees};
-use deeds::Blow;
+use actions::Blow;
 use victim::Victim;
 
 /// `lab torture SUITE [SEED [COUNT]]`: so many kills and crashes.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 
-use super::deeds::{Blow, Cut, Deed, Edit, name};
+use super::actions::{Action, Blow, Cut, Edit, name};
 use super::invariants::{self, EDIT, Memory, Outcome, Scene};
-use super::sight::Sight;
+use super::look::Sight;
 use crate::lab::run::Done;
 use crate::lab::{Lab, install_tiny_guest};
 
-/// What mends what is left, and has nothing to do for itself.
+/// What fixes what is left, and has nothing to do for itself.
 const MEND: &str = "bridge create vbr0 --uplink enp6s0";
 /// Ends when systemd starts or stops no machine any more.
 const QUIET: &str =
@@ -47,41 +47,41 @@ impl Victim<'_> {
     /// # Errors
     /// What does not.
     pub fn strike(&mut self, blow: &Blow) -> Result<()> {
-        if !self.prepare(&blow.deed)? {
+        if !self.prepare(&blow.action)? {
             return Ok(());
         }
         let before = Sight::of(self.lab)?;
-        let Some(line) = blow.deed.line() else {
-            self.alone(&blow.deed)?;
+        let Some(line) = blow.action.line() else {
+            self.alone(&blow.action)?;
             return self.settle();
         };
         let crashes = self.crashes;
         let (outcome, said) = self.cut(&line, blow.cut)?;
-        self.mend().with_context(|| said.clone())?;
+        self.fix().with_context(|| said.clone())?;
         let after = Sight::of(self.lab)?;
-        self.learn(&blow.deed, outcome);
+        self.learn(&blow.action, outcome);
         let rebooted = self.crashes > crashes;
         let scene = Scene { blow, outcome, rebooted, before: &before, after: &after, memory: &self.memory };
         // Of an edit that was cut short, or refused, the definition is ahead of the rest.
-        let is_ahead =
-            matches!(blow.deed, Deed::Edit { .. } | Deed::ForeignEdit { .. }) && outcome != Outcome::Done;
+        let is_ahead = matches!(blow.action, Action::Edit { .. } | Action::ForeignEdit { .. })
+            && outcome != Outcome::Done;
         for (what, of_records, holds) in invariants::ALL {
             if !is_ahead || !of_records {
                 holds(&scene).with_context(|| format!("not so: {what} ({outcome:?})\n{said}"))?;
             }
         }
-        self.forget(&blow.deed, outcome, &after);
-        if let Deed::ForeignEdit { .. } = blow.deed {
+        self.forget(&blow.action, outcome, &after);
+        if let Action::ForeignEdit { .. } = blow.action {
             self.lab.sh(&format!("grep -rlF \"{EDIT}\" /etc/systemd /var/lib/nsctl | xargs -r rm"))?;
         }
         self.settle().with_context(|| said.clone())
     }
 
     /// What comes before the command; false where there is nothing to strike at.
-    fn prepare(&mut self, deed: &Deed) -> Result<bool> {
+    fn prepare(&mut self, action: &Action) -> Result<bool> {
         let root = self.lab.root()?;
-        match deed {
-            Deed::Edit { name: k, edit } => {
+        match action {
+            Action::Edit { name: k, edit } => {
                 let file = root.join(format!("etc/nsctl/machines.d/{}.toml", name(*k)));
                 let text = std::fs::read_to_string(&file).ok();
                 match (edit, text) {
@@ -106,7 +106,7 @@ impl Victim<'_> {
                     _ => return Ok(false),
                 }
             }
-            Deed::ForeignEdit { name: k, file } => {
+            Action::ForeignEdit { name: k, file } => {
                 let sight = Sight::of(self.lab)?;
                 let own: Vec<&str> = sight
                     .belongings(&name(*k))
@@ -128,10 +128,10 @@ impl Victim<'_> {
     }
 
     /// What is none of nsctl's commands.
-    fn alone(&mut self, deed: &Deed) -> Result<()> {
+    fn alone(&mut self, action: &Action) -> Result<()> {
         let sight = Sight::of(self.lab)?;
-        match deed {
-            Deed::ForeignLine { first } => {
+        match action {
+            Action::ForeignLine { first } => {
                 self.foreign += 1;
                 let (line, file) = (
                     format!("192.0.2.{} host{}", self.foreign % 250, self.foreign),
@@ -142,8 +142,8 @@ impl Victim<'_> {
                 fs::write(file, new)?;
                 self.memory.lines.insert(line);
             }
-            Deed::ForeignTree { name: k } => self.foreign_tree(&name(*k), &sight)?,
-            Deed::BehindBack { name: k, replace } => {
+            Action::ForeignTree { name: k } => self.foreign_tree(&name(*k), &sight)?,
+            Action::BehindBack { name: k, replace } => {
                 let name = name(*k);
                 if let Some(tree) = sight.trees.get(&name) {
                     self.memory.foreign.retain(|mark| {
@@ -160,7 +160,7 @@ impl Victim<'_> {
                     self.foreign_tree(&name, &Sight::of(self.lab)?)?;
                 }
             }
-            Deed::Ends { name: k } => {
+            Action::Ends { name: k } => {
                 self.lab.sh(&format!("machinectl terminate {} 2> /dev/null || true", name(*k)))?;
             }
             _ => {}
@@ -244,7 +244,7 @@ impl Victim<'_> {
     }
 
     /// Lets the next nsctl finish or undo what is left, and waits for what systemd still does.
-    fn mend(&self) -> Result<()> {
+    fn fix(&self) -> Result<()> {
         self.lab.sh(QUIET)?;
         let done = self.lab.nsctl(MEND)?;
         ensure!(done.ok(), "the next nsctl ended with {}:\n{}", done.status, done.all());
@@ -252,21 +252,21 @@ impl Victim<'_> {
     }
 
     /// What we know after a blow.
-    fn learn(&mut self, deed: &Deed, outcome: Outcome) {
-        match deed {
-            Deed::Remove { name: k, keep: true } => _ = self.memory.loose.insert(name(*k)),
+    fn learn(&mut self, action: &Action, outcome: Outcome) {
+        match action {
+            Action::Remove { name: k, keep: true } => _ = self.memory.loose.insert(name(*k)),
             // A foreign tree keeps its place, and so may what is attached to one.
-            Deed::Remove { name: k, .. } if !self.memory.made.contains(&name(*k)) => {
+            Action::Remove { name: k, .. } if !self.memory.made.contains(&name(*k)) => {
                 self.memory.loose.insert(name(*k));
             }
-            Deed::Rename { from, to } => {
+            Action::Rename { from, to } => {
                 for (one, other) in [(from, to), (to, from)] {
                     if self.memory.loose.contains(&name(*one)) {
                         self.memory.loose.insert(name(*other));
                     }
                 }
             }
-            Deed::Edit { name: k, edit: Edit::New } if outcome != Outcome::Done => {
+            Action::Edit { name: k, edit: Edit::New } if outcome != Outcome::Done => {
                 // The tree may have been made, and the machine not be there yet.
                 self.memory.loose.insert(name(*k));
             }
@@ -275,20 +275,20 @@ impl Victim<'_> {
     }
 
     /// What is no longer so, or is so from now on.
-    fn forget(&mut self, deed: &Deed, outcome: Outcome, after: &Sight) {
+    fn forget(&mut self, action: &Action, outcome: Outcome, after: &Sight) {
         let memory = &mut self.memory;
-        match (deed, outcome) {
-            (Deed::Create { name: k, .. } | Deed::Clone { to: k, .. }, Outcome::Done) => {
+        match (action, outcome) {
+            (Action::Create { name: k, .. } | Action::Clone { to: k, .. }, Outcome::Done) => {
                 memory.made.insert(name(*k));
                 memory.loose.remove(&name(*k));
             }
-            (Deed::Remove { name: k, .. } | Deed::Edit { name: k, edit: Edit::Delete }, _) => {
+            (Action::Remove { name: k, .. } | Action::Edit { name: k, edit: Edit::Delete }, _) => {
                 memory.made.remove(&name(*k));
             }
-            (Deed::Rename { from, to }, Outcome::Done) if memory.made.remove(&name(*from)) => {
+            (Action::Rename { from, to }, Outcome::Done) if memory.made.remove(&name(*from)) => {
                 memory.made.insert(name(*to));
             }
-            (Deed::Rename { from, to }, Outcome::CutShort) => {
+            (Action::Rename { from, to }, Outcome::CutShort) => {
                 memory.made.remove(&name(*from));
                 memory.made.remove(&name(*to));
             }

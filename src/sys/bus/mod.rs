@@ -108,7 +108,7 @@ fn wake(service: &str) -> String {
                 .into()
         }
         _ => format!(
-            "`systemctl status {service}` tells how it is, `systemctl restart {service}` mends it; machines run on"
+            "`systemctl status {service}` tells how it is, `systemctl restart {service}` fixes it; machines run on"
         ),
     }
 }

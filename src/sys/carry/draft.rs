@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::{CarryError, Place, io};
+use super::{CarryError, Target, io};
 use crate::sys::pty::random;
 
 /// Where it is told which copies are under way.
@@ -35,7 +35,7 @@ pub struct Draft {
 
 impl Draft {
     /// Makes it where this place is, and takes away what killed ones left.
-    pub fn make(place: &Place) -> Result<Draft, CarryError> {
+    pub fn make(place: &Target) -> Result<Draft, CarryError> {
         let failed = |error| CarryError::Io(format!("cannot work in {RECORDS}"), error);
         let id = format!("{PREFIX}{:016x}", random().map_err(failed)? as u64);
         let (record, alive) = record(&id, place).map_err(failed)?;
@@ -57,7 +57,7 @@ impl Drop for Draft {
 }
 
 /// Tells of a draft before it is there.
-fn record(id: &str, place: &Place) -> std::io::Result<(PathBuf, Flock<File>)> {
+fn record(id: &str, place: &Target) -> std::io::Result<(PathBuf, Flock<File>)> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(RECORDS)?;
     // One at a time looks through them: a record is locked before others see it.
     let _all = locked(File::open(RECORDS)?, FlockArg::LockExclusive)?;

@@ -5,7 +5,7 @@
 
 mod bring;
 mod draft;
-mod place;
+mod target;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 pub use bring::LeftOut;
-pub use place::Place;
+pub use target::Target;
 
 use super::within;
 
@@ -127,7 +127,7 @@ impl Inside {
     ///
     /// # Errors
     /// Why nothing came; of folders that are there and were to be filled, some files may have come.
-    pub fn carry(&self, path: &Path, shown: &str, to: &Place, terms: &Terms) -> Result<LeftOut, CarryError> {
+    pub fn carry(&self, path: &Path, shown: &str, to: &Target, terms: &Terms) -> Result<LeftOut, CarryError> {
         let found = self.find(path, OFlag::empty()).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => CarryError::Missing(shown.to_owned()),
             errno => CarryError::Io(format!("{shown} cannot be read"), errno.into()),

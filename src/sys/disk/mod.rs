@@ -27,7 +27,7 @@ const DEFINITION_LIMIT: u64 = 1 << 20;
 
 /// One file as it is to be.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
+pub struct FileEdit<'a> {
     pub path: &'a Path,
     /// None: the file goes.
     pub text: Option<&'a str>,
@@ -139,7 +139,7 @@ impl Disk {
     ///
     /// # Errors
     /// When one cannot be put there; it is then as it was, and so are those after it.
-    pub fn change(&self, changes: &[Change<'_>]) -> Result<(), DiskError> {
+    pub fn change(&self, changes: &[FileEdit<'_>]) -> Result<(), DiskError> {
         let drafts = changes.iter().map(|change| self.draft_of(change)).collect::<Result<Vec<_>, _>>();
         let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
         let pairs = changes.iter().zip(&drafts);
@@ -155,7 +155,7 @@ impl Disk {
         Ok(())
     }
 
-    fn draft_of(&self, change: &Change<'_>) -> Result<Option<TempPath>, DiskError> {
+    fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<TempPath>, DiskError> {
         let mode = match (self.mode(change.path), change.mode) {
             (Some(old), most) => old & most.unwrap_or(0o777),
             (None, mode) => mode.unwrap_or(0o644),
@@ -177,7 +177,7 @@ impl Disk {
     }
 
     /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
-    fn clear_drop_ins(&self, changes: &[Change<'_>]) {
+    fn clear_drop_ins(&self, changes: &[FileEdit<'_>]) {
         let places = changes.iter().filter_map(|change| self.at(change.path).ok());
         for folder in places.filter_map(|place| Some(place.parent()?.to_owned())).filter(|f| is_drop_in(f)) {
             // It stays where something is in it.
@@ -440,7 +440,7 @@ mod tests {
         let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
         assert_eq!(disk.read(path).unwrap(), None);
         disk.write_private(path, "one").unwrap();
-        let change = |text| disk.change(&[Change { path, text, mode: None }]);
+        let change = |text| disk.change(&[FileEdit { path, text, mode: None }]);
         change(Some("two")).unwrap();
         assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
         assert_eq!(
@@ -458,13 +458,13 @@ mod tests {
         let disk = Disk::new(root.path());
         let paths = ["/etc/x.service.d/1.conf", "/etc/x.service.d/2.conf"].map(Path::new);
         for text in [Some("x"), None] {
-            disk.change(&paths.map(|path| Change { path, text, mode: None })).unwrap();
+            disk.change(&paths.map(|path| FileEdit { path, text, mode: None })).unwrap();
         }
         assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
         disk.settle(&paths.map(PathBuf::from)).unwrap();
         fs::write(root.path().join("etc/file"), "").unwrap();
         let paths = ["/etc/x.service.d/1.conf", "/etc/file/no-folder"].map(Path::new);
-        assert!(disk.change(&paths.map(|path| Change { path, text: Some("x"), mode: None })).is_err());
+        assert!(disk.change(&paths.map(|path| FileEdit { path, text: Some("x"), mode: None })).is_err());
         assert!(!disk.exists(Path::new("/etc/x.service.d")));
     }
 
@@ -473,13 +473,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = Disk::new(root.path());
         let paths: Vec<PathBuf> = (0..3 * FEW).map(|k| format!("/etc/{}/{k}", k % 5).into()).collect();
-        let change = |path, text| Change { path, text, mode: None };
-        let new: Vec<Change> = paths.iter().map(|path| change(path, Some("x"))).collect();
+        let change = |path, text| FileEdit { path, text, mode: None };
+        let new: Vec<FileEdit> = paths.iter().map(|path| change(path, Some("x"))).collect();
         disk.change(&new).unwrap();
         disk.settle(&paths).unwrap();
         assert!(paths.iter().all(|path| disk.read(path).unwrap().as_deref() == Some("x")));
         // One that cannot be written: none of the others changes.
-        let mut bad: Vec<Change> = paths.iter().map(|path| change(path, None)).collect();
+        let mut bad: Vec<FileEdit> = paths.iter().map(|path| change(path, None)).collect();
         bad.push(change(Path::new("/etc/0/0/below-a-file"), Some("x")));
         assert!(disk.change(&bad).is_err());
         assert!(paths.iter().all(|path| disk.exists(path)));

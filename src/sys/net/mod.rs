@@ -359,22 +359,22 @@ fn identity(place: &File) -> Option<(u64, u64)> {
     place.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Runs `deed` in the network namespace of a process.
+/// Runs `action` in the network namespace of a process.
 ///
 /// # Errors
 /// When the process has ended, or we are not root.
-pub(super) fn within<T>(pid: u32, deed: impl FnOnce() -> T) -> std::io::Result<T> {
-    inside(&File::open(format!("/proc/{pid}/ns/net"))?, deed)
+pub(super) fn within<T>(pid: u32, action: impl FnOnce() -> T) -> std::io::Result<T> {
+    inside(&File::open(format!("/proc/{pid}/ns/net"))?, action)
 }
 
-/// Runs `deed` in a network namespace, where this thread alone goes; `deed` does not wait.
+/// Runs `action` in a network namespace, where this thread alone goes; `action` does not wait.
 ///
 /// # Errors
 /// When we are not root.
-pub fn inside<T>(place: &File, deed: impl FnOnce() -> T) -> std::io::Result<T> {
+pub fn inside<T>(place: &File, action: impl FnOnce() -> T) -> std::io::Result<T> {
     let home = File::open("/proc/thread-self/ns/net")?;
     setns(place, CloneFlags::CLONE_NEWNET)?;
-    let result = deed();
+    let result = action();
     if setns(home, CloneFlags::CLONE_NEWNET).is_err() {
         // Whatever came next would be done to a guest's network instead of the host's.
         std::process::abort();

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{Duration, Instant};
 
-use super::error::DeedError;
-use super::sight;
+use super::error::StepError;
 use super::start::start;
-use super::{Listener, Sighting, World, links, trees};
+use super::verify;
+use super::{Listener, Verified, World, links, trees};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
 use crate::sys::bus::Verb;
-use crate::sys::disk::Change;
+use crate::sys::disk::FileEdit;
 use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft, together};
 
 /// How long a machine may take to stop before it is asked again.
@@ -29,7 +29,7 @@ pub async fn perform(
     world: World<'_>,
     stage: &[Step],
     started: Option<Instant>,
-) -> Result<Vec<Sighting>, (usize, DeedError)> {
+) -> Result<Vec<Verified>, (usize, StepError)> {
     if stage.iter().all(Step::is_write) {
         return write(world, stage).map(|()| Vec::new()).map_err(|error| (0, error.into()));
     }
@@ -37,7 +37,7 @@ pub async fn perform(
     let (mut seen, mut faults) = (Vec::new(), Vec::new());
     for (at, done) in done.into_iter().enumerate() {
         match done {
-            Ok(sighting) => seen.extend(sighting),
+            Ok(verified) => seen.extend(verified),
             Err(error) => faults.push((at, error)),
         }
     }
@@ -50,14 +50,14 @@ pub async fn one(
     world: World<'_>,
     step: &Step,
     started: Option<Instant>,
-) -> Result<Option<Sighting>, DeedError> {
+) -> Result<Option<Verified>, StepError> {
     match step {
         Step::Claim { machine } => trees::claim(world.disk, machine)?,
         Step::Disclaim { machine } => trees::disclaim(world.disk, machine)?,
         Step::Enable { machines } => enable(world.disk, machines, true)?,
         Step::Disable { machines } => enable(world.disk, machines, false)?,
         _ => {
-            let bus = world.bus.ok_or(DeedError::Offline)?;
+            let bus = world.bus.ok_or(StepError::Offline)?;
             let seen = live(bus, step, started, world.listener).await?;
             if let Step::Start { machines, .. } = step {
                 forget_stopped(world.disk, machines);
@@ -73,11 +73,11 @@ async fn live(
     step: &Step,
     started: Option<Instant>,
     listener: &dyn Listener,
-) -> Result<Option<Sighting>, DeedError> {
+) -> Result<Option<Verified>, StepError> {
     match step {
         Step::MakeTree { source, to, .. } => trees::make_tree(bus, source, to, listener).await?,
         Step::RenameTree { from, to } => trees::rename_tree(bus, from, to).await?,
-        Step::Fit { machine, wishes } => trees::fit_tree(machine, wishes)?,
+        Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
         Step::RemoveImage { name, tree } => trees::remove_tree(bus, name, tree.as_ref()).await?,
         Step::Stop { machines } => stop(bus, machines).await?,
         Step::Kill { machines } => {
@@ -105,10 +105,10 @@ async fn live(
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,
         Step::Answer { machine, address } => {
-            return Ok(Some(sight::answer(bus, machine, *address, started).await?));
+            return Ok(Some(verify::answer(bus, machine, *address, started).await?));
         }
         Step::LanAddress { machine, moved } => {
-            return Ok(Some(sight::lan_address(bus, machine, *moved).await?));
+            return Ok(Some(verify::lan_address(bus, machine, *moved).await?));
         }
         Step::Write { .. }
         | Step::Claim { .. }
@@ -121,7 +121,7 @@ async fn live(
 
 /// Does the inverses of steps that may or may not have been begun; gives those that
 /// could not be done, and why.
-pub async fn take_back(world: World<'_>, stage: &[Step]) -> Vec<(Step, DeedError)> {
+pub async fn take_back(world: World<'_>, stage: &[Step]) -> Vec<(Step, StepError)> {
     let mut faults = Vec::new();
     if stage.iter().all(Step::is_write) {
         let mut due = Vec::new();
@@ -148,7 +148,7 @@ pub async fn take_back(world: World<'_>, stage: &[Step]) -> Vec<(Step, DeedError
 
 /// What is to be written so that a file is as it was before; none where it is. What others
 /// have changed meanwhile in a file that all machines share stays as they want it.
-fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
+fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, StepError> {
     let Step::Write { path, old, new, mode } = step else { return Ok(None) };
     let current = world.disk.read(path)?;
     if current == *new {
@@ -165,12 +165,12 @@ fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, DeedError> {
         return Ok(Some(step.clone()));
     }
     let merged = plan::take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
-    let new = merged.ok_or_else(|| DeedError::Touched(path.clone()))?;
+    let new = merged.ok_or_else(|| StepError::Touched(path.clone()))?;
     let due = Step::Write { path: path.clone(), old: current.clone(), new: new.clone(), mode: *mode };
     Ok((current != new).then_some(due))
 }
 
-async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
+async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), StepError> {
     if let (Step::RemoveImage { name, .. }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
     }
@@ -189,7 +189,7 @@ async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), DeedError> {
 /// Remembers that somebody stopped these machines, until they are started or the host is.
 pub fn remember_stopped(disk: &Disk, machines: &[MachineName]) {
     let paths: Vec<PathBuf> = machines.iter().map(stopped_file).collect();
-    let marks = paths.iter().map(|path| Change { path, text: Some(""), mode: None });
+    let marks = paths.iter().map(|path| FileEdit { path, text: Some(""), mode: None });
     // Without it the next `apply` starts them again, and says so.
     let _ = disk.change(&marks.collect::<Vec<_>>());
 }
@@ -211,7 +211,7 @@ fn units(machines: &[MachineName]) -> Vec<String> {
 /// Changes files in one go.
 fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
     let changes = steps.iter().filter_map(|step| match step {
-        Step::Write { path, new, mode, .. } => Some(Change { path, text: new.as_deref(), mode: *mode }),
+        Step::Write { path, new, mode, .. } => Some(FileEdit { path, text: new.as_deref(), mode: *mode }),
         _ => None,
     });
     world.disk.change(&changes.collect::<Vec<_>>())
@@ -222,7 +222,7 @@ fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
 fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
     let links: Vec<PathBuf> = machines.iter().map(emit::wants_link).collect();
     if !on {
-        let gone = links.iter().map(|path| Change { path, text: None, mode: None });
+        let gone = links.iter().map(|path| FileEdit { path, text: None, mode: None });
         return disk.change(&gone.collect::<Vec<_>>());
     }
     let target = PathBuf::from(emit::TARGET_LINK);
@@ -238,7 +238,7 @@ fn halt_signal() -> i32 {
 
 /// nspawn asks a machine once to stop, and one that is only just booting does
 /// not hear it: it would be killed after a minute and a half. So it is asked again.
-async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
+async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), StepError> {
     let units = units(machines);
     let mut stopping = std::pin::pin!(bus.run(Verb::Stop, &units));
     loop {
@@ -255,7 +255,7 @@ async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), DeedError> {
 }
 
 /// Other listeners in a machine that runs; one that does not has them when it starts.
-async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) -> Result<(), DeedError> {
+async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) -> Result<(), StepError> {
     if bus.leader(machine).await?.is_none() {
         return Ok(());
     }

@@ -52,16 +52,16 @@ impl Token {
 
 /// Finds our words in what a terminal says, piece by piece.
 #[derive(Debug)]
-pub struct Frame {
+pub struct ExecStream {
     token: Token,
     pending: Vec<u8>,
     has_begun: bool,
     has_told: bool,
 }
 
-impl Frame {
-    pub fn new(token: Token) -> Frame {
-        Frame { token, pending: Vec::new(), has_begun: false, has_told: false }
+impl ExecStream {
+    pub fn new(token: Token) -> ExecStream {
+        ExecStream { token, pending: Vec::new(), has_begun: false, has_told: false }
     }
 
     /// Whether the command has been begun.
@@ -138,13 +138,13 @@ mod tests {
             whole.extend(token.begin());
             whole.extend(said.as_bytes());
             whole.extend([token.end(), status.to_string().into_bytes(), vec![MARK]].concat());
-            let mut frame = Frame::new(token);
+            let mut stream = ExecStream::new(token);
             let (mut out, mut ended) = (Vec::new(), None);
             let mut rest = &whole[..];
             let mut cuts = cuts.into_iter();
             while !rest.is_empty() {
                 let (piece, after) = rest.split_at(cuts.next().unwrap_or(rest.len()).min(rest.len()));
-                let (text, status) = frame.feed(piece);
+                let (text, status) = stream.feed(piece);
                 out.extend(text);
                 ended = ended.or(status);
                 rest = after;
@@ -156,12 +156,12 @@ mod tests {
 
     #[test]
     fn a_flood_is_not_kept() {
-        let mut frame = Frame::new(Token::new(7));
+        let mut stream = ExecStream::new(Token::new(7));
         for _ in 0..1000 {
-            assert_eq!(frame.feed(&[b'x'; 4096]), (Vec::new(), None));
+            assert_eq!(stream.feed(&[b'x'; 4096]), (Vec::new(), None));
         }
-        assert!(frame.rest().len() <= BEFORE);
-        let mut begun = Frame::new(Token::new(7));
+        assert!(stream.rest().len() <= BEFORE);
+        let mut begun = ExecStream::new(Token::new(7));
         begun.feed(&Token::new(7).begin());
         let (mut said, mut status) = begun.feed(&[Token::new(7).end(), vec![b'1'; 2 * WORD_LENGTH]].concat());
         assert_eq!((std::mem::take(&mut said), status.take()), (Vec::new(), Some(1)));
@@ -173,19 +173,19 @@ mod tests {
 
     #[test]
     fn the_token_is_told_once_and_stands_in_no_word() {
-        let mut frame = Frame::new(Token::new(7));
+        let mut stream = ExecStream::new(Token::new(7));
         assert!(Token::wrap(&["id".into()], true).iter().all(|word| !word.contains("0007")));
-        frame.feed(b"Welcome");
-        assert_eq!(frame.answer(), None);
-        frame.feed(ASK);
-        assert_eq!(frame.answer(), Some(format!("{:032x}\n", 7).into_bytes()));
-        assert_eq!(frame.answer(), None);
+        stream.feed(b"Welcome");
+        assert_eq!(stream.answer(), None);
+        stream.feed(ASK);
+        assert_eq!(stream.answer(), Some(format!("{:032x}\n", 7).into_bytes()));
+        assert_eq!(stream.answer(), None);
     }
 
     #[test]
     fn what_does_not_begin_says_nothing() {
-        let mut frame = Frame::new(Token::new(7));
-        assert_eq!(frame.feed(b"no such shell"), (Vec::new(), None));
-        assert!(!frame.has_begun());
+        let mut stream = ExecStream::new(Token::new(7));
+        assert_eq!(stream.feed(b"no such shell"), (Vec::new(), None));
+        assert!(!stream.has_begun());
     }
 }

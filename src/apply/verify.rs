@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::Sighting;
-use super::error::{ANSWER_TIME, DeedError};
+use super::Verified;
+use super::error::{ANSWER_TIME, StepError};
 use crate::name::MachineName;
 use crate::pool::Subnet;
 use crate::sys::{Bus, Net, NetError, now, ping};
@@ -21,9 +21,9 @@ pub async fn answer(
     machine: &MachineName,
     planned: Ipv6Addr,
     started: Option<Instant>,
-) -> Result<Sighting, DeedError> {
+) -> Result<Verified, StepError> {
     let begin = now();
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
     let mut crowded = false;
     while begin.elapsed() < ANSWER_TIME {
@@ -32,22 +32,22 @@ pub async fn answer(
             match ping::answers(address, Duration::from_secs(2)).await {
                 Ok(true) => {
                     let after = started.map(|started| started.elapsed());
-                    return Ok(Sighting::Answers { machine: machine.clone(), address, planned, after });
+                    return Ok(Verified::Answers { machine: machine.clone(), address, planned, after });
                 }
                 Err(error) if error.kind() != ErrorKind::InvalidInput => return Err(error.into()),
                 answer => crowded = answer.is_err(),
             }
         }
         if bus.leader(machine).await? != Some(leader) {
-            return Err(DeedError::Ended(machine.clone()));
+            return Err(StepError::Ended(machine.clone()));
         }
     }
     if crowded {
-        return Err(DeedError::Crowded);
+        return Err(StepError::Crowded);
     }
     let seen = net.addresses().await?.iter().map(|a| a.address.to_string()).collect::<Vec<_>>();
     let seen = if seen.is_empty() { "no address at all".into() } else { seen.join(", ") };
-    Err(DeedError::NoAnswer { machine: machine.clone(), address: planned, seen })
+    Err(StepError::NoAnswer { machine: machine.clone(), address: planned, seen })
 }
 
 /// The machine's address in its /64: the planned one, or else the first. Of a
@@ -70,8 +70,8 @@ async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, N
 
 /// A machine that moved has its old addresses for a moment: they do not count,
 /// unless nothing else comes.
-pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Sighting, DeedError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| DeedError::Ended(machine.clone()))?;
+pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Verified, StepError> {
+    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
     let old = if moved { global(&net).await? } else { Vec::new() };
     let seen = async |net: &Net| {
@@ -83,7 +83,7 @@ pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Resul
         Some(addresses) => addresses,
         None => global(&net).await?,
     };
-    Ok(Sighting::OnLan { machine: machine.clone(), addresses })
+    Ok(Verified::OnLan { machine: machine.clone(), addresses })
 }
 
 async fn global(net: &Net) -> Result<Vec<IpAddr>, NetError> {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 /// One blow, and how it is cut short.
 #[derive(Debug, Clone)]
 pub struct Blow {
-    pub deed: Deed,
+    pub action: Action,
     pub cut: Cut,
 }
 
@@ -27,7 +27,7 @@ pub enum Cut {
 
 /// What is done; to which machine, as a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum Action {
     Create {
         name: usize,
         bridge: bool,
@@ -112,39 +112,39 @@ pub fn name(number: usize) -> String {
 
 impl Blow {
     pub fn choose(rng: &mut Rng) -> Blow {
-        let deed = Deed::choose(rng);
+        let action = Action::choose(rng);
         // All of them are drawn, whichever is needed, so that the choices that follow stay.
         let (kind, point, late) = (rng.u8(0..100), rng.u32(1..40), rng.u64(5..900));
         let cut = match kind {
-            _ if deed.line().is_none() => Cut::None,
+            _ if action.line().is_none() => Cut::None,
             0..30 => Cut::None,
             30..62 => Cut::KillAt(point),
             62..86 => Cut::KillAfter(late),
             86..93 => Cut::CrashAfter(late),
             _ => Cut::PowerAfter(late),
         };
-        Blow { deed, cut }
+        Blow { action, cut }
     }
 }
 
-impl Deed {
-    fn choose(rng: &mut Rng) -> Deed {
+impl Action {
+    fn choose(rng: &mut Rng) -> Action {
         let (name, other) = (rng.usize(0..MACHINES), rng.usize(0..MACHINES));
         let (one, two, number) = (rng.bool(), rng.bool(), rng.u8(..));
         let other = if other == name { (other + 1) % MACHINES } else { other };
         match rng.u8(0..100) {
-            0..24 => Deed::Create { name, bridge: number < 50, start: one, open: two },
-            24..35 => Deed::Remove { name, keep: number < 60 },
-            35..47 => Deed::Unit { verb: ["start", "stop", "restart"][usize::from(number) % 3], name },
-            47..55 => Deed::Attach { name, bridge: one },
-            55..62 => Deed::Port {
+            0..24 => Action::Create { name, bridge: number < 50, start: one, open: two },
+            24..35 => Action::Remove { name, keep: number < 60 },
+            35..47 => Action::Unit { verb: ["start", "stop", "restart"][usize::from(number) % 3], name },
+            47..55 => Action::Attach { name, bridge: one },
+            55..62 => Action::Port {
                 verb: if one { "open" } else { "close" },
                 name,
                 port: 8000 + u16::from(number % 4),
             },
-            62..65 => Deed::Expose { verb: if one { "expose" } else { "unexpose" }, name },
-            65..71 => Deed::Clone { from: name, to: other, start: one },
-            71..77 => Deed::Rename { from: name, to: other },
+            62..65 => Action::Expose { verb: if one { "expose" } else { "unexpose" }, name },
+            65..71 => Action::Clone { from: name, to: other, start: one },
+            71..77 => Action::Rename { from: name, to: other },
             77..87 => {
                 let edit = match number % 4 {
                     0 => Edit::Environment(number),
@@ -152,13 +152,13 @@ impl Deed {
                     2 => Edit::New,
                     _ => Edit::Delete,
                 };
-                Deed::Edit { name, edit }
+                Action::Edit { name, edit }
             }
-            87..90 => Deed::ForeignEdit { name, file: usize::from(number) },
-            90..92 => Deed::ForeignLine { first: one },
-            92..94 => Deed::ForeignTree { name },
-            94..98 => Deed::BehindBack { name, replace: one },
-            _ => Deed::Ends { name },
+            87..90 => Action::ForeignEdit { name, file: usize::from(number) },
+            90..92 => Action::ForeignLine { first: one },
+            92..94 => Action::ForeignTree { name },
+            94..98 => Action::BehindBack { name, replace: one },
+            _ => Action::Ends { name },
         }
     }
 
@@ -166,59 +166,59 @@ impl Deed {
     pub fn line(&self) -> Option<String> {
         let network = |bridge: bool| if bridge { "--bridge vbr0" } else { "--routed" };
         Some(match self {
-            Deed::Create { name: k, bridge, start, open } => {
+            Action::Create { name: k, bridge, start, open } => {
                 let open = if *open && !bridge { " --open tcp/22" } else { "" };
                 let start = if *start { "" } else { " --no-start" };
                 format!("create {} {} --image tiny{open}{start}", name(*k), network(*bridge))
             }
-            Deed::Remove { name: k, keep } => {
+            Action::Remove { name: k, keep } => {
                 format!("remove {} --yes{}", name(*k), if *keep { " --keep-image" } else { "" })
             }
-            Deed::Unit { verb, name: k } => format!("{verb} {}", name(*k)),
-            Deed::Attach { name: k, bridge } => format!("attach {} {}", name(*k), network(*bridge)),
-            Deed::Port { verb, name: k, port } => format!("{verb} {} tcp/{port}", name(*k)),
-            Deed::Expose { verb, name: k } => format!("{verb} {} tcp/8080", name(*k)),
-            Deed::Clone { from, to, start } => {
+            Action::Unit { verb, name: k } => format!("{verb} {}", name(*k)),
+            Action::Attach { name: k, bridge } => format!("attach {} {}", name(*k), network(*bridge)),
+            Action::Port { verb, name: k, port } => format!("{verb} {} tcp/{port}", name(*k)),
+            Action::Expose { verb, name: k } => format!("{verb} {} tcp/8080", name(*k)),
+            Action::Clone { from, to, start } => {
                 format!("clone {} {}{}", name(*from), name(*to), if *start { "" } else { " --no-start" })
             }
-            Deed::Rename { from, to } => format!("rename {} {}", name(*from), name(*to)),
-            Deed::Edit { .. } | Deed::ForeignEdit { .. } => "apply --yes".into(),
-            Deed::ForeignLine { .. }
-            | Deed::ForeignTree { .. }
-            | Deed::BehindBack { .. }
-            | Deed::Ends { .. } => return None,
+            Action::Rename { from, to } => format!("rename {} {}", name(*from), name(*to)),
+            Action::Edit { .. } | Action::ForeignEdit { .. } => "apply --yes".into(),
+            Action::ForeignLine { .. }
+            | Action::ForeignTree { .. }
+            | Action::BehindBack { .. }
+            | Action::Ends { .. } => return None,
         })
     }
 
     /// The machines that it is about.
     pub fn names(&self) -> Vec<String> {
         match self {
-            Deed::Create { name: k, .. }
-            | Deed::Remove { name: k, .. }
-            | Deed::Unit { name: k, .. }
-            | Deed::Attach { name: k, .. }
-            | Deed::Port { name: k, .. }
-            | Deed::Expose { name: k, .. }
-            | Deed::Edit { name: k, .. }
-            | Deed::ForeignEdit { name: k, .. }
-            | Deed::ForeignTree { name: k }
-            | Deed::BehindBack { name: k, .. }
-            | Deed::Ends { name: k } => vec![name(*k)],
-            Deed::Clone { to, .. } => vec![name(*to)],
-            Deed::Rename { from, to } => vec![name(*from), name(*to)],
-            Deed::ForeignLine { .. } => Vec::new(),
+            Action::Create { name: k, .. }
+            | Action::Remove { name: k, .. }
+            | Action::Unit { name: k, .. }
+            | Action::Attach { name: k, .. }
+            | Action::Port { name: k, .. }
+            | Action::Expose { name: k, .. }
+            | Action::Edit { name: k, .. }
+            | Action::ForeignEdit { name: k, .. }
+            | Action::ForeignTree { name: k }
+            | Action::BehindBack { name: k, .. }
+            | Action::Ends { name: k } => vec![name(*k)],
+            Action::Clone { to, .. } => vec![name(*to)],
+            Action::Rename { from, to } => vec![name(*from), name(*to)],
+            Action::ForeignLine { .. } => Vec::new(),
         }
     }
 }
 
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.deed, self.deed.line()) {
-            (deed @ (Deed::Edit { .. } | Deed::ForeignEdit { .. }), Some(line)) => {
-                write!(f, "{deed:?}, then nsctl {line}")?;
+        match (&self.action, self.action.line()) {
+            (action @ (Action::Edit { .. } | Action::ForeignEdit { .. }), Some(line)) => {
+                write!(f, "{action:?}, then nsctl {line}")?;
             }
             (_, Some(line)) => write!(f, "nsctl {line}")?,
-            (deed, None) => write!(f, "{deed:?}")?,
+            (action, None) => write!(f, "{action:?}")?,
         }
         match self.cut {
             Cut::None => Ok(()),

@@ -15,18 +15,18 @@ use super::{CarryError, io};
 
 /// A name in a folder that we hold open.
 #[derive(Debug)]
-pub struct Place {
+pub struct Target {
     pub parent: OwnedFd,
     name: OsString,
     shown: PathBuf,
 }
 
-impl Place {
+impl Target {
     /// The place that the user named; in a folder what comes gets its own name.
     ///
     /// # Errors
     /// When the last part is a link, or the folder is not there.
-    pub fn of(word: &str, own_name: &OsStr) -> Result<Place, CarryError> {
+    pub fn of(word: &str, own_name: &OsStr) -> Result<Target, CarryError> {
         let failed = |error| CarryError::Io(format!("{word} cannot be reached"), error);
         // Without the '/' at the end, with which a link would be followed.
         let path: PathBuf = std::path::absolute(word).map_err(failed)?.components().collect();
@@ -50,7 +50,7 @@ impl Place {
             FOLDER.difference(OFlag::O_NOFOLLOW) | follow,
             Mode::empty(),
         );
-        Ok(Place { parent: parent.map_err(missing)?, name: name.to_owned(), shown: folder.join(name) })
+        Ok(Target { parent: parent.map_err(missing)?, name: name.to_owned(), shown: folder.join(name) })
     }
 
     pub fn shown(&self) -> String {
@@ -62,7 +62,7 @@ impl Place {
         let comes = fstat(found).map_err(io(format!("{} cannot be made", self.shown())))?;
         let there = there(&self.parent, &self.name).map_err(io(self.shown()))?;
         let stays = verdict(comes, there, &self.shown)?;
-        if stays == Way::Free || force { Ok(()) } else { Err(CarryError::Taken(self.shown())) }
+        if stays == Merge::Free || force { Ok(()) } else { Err(CarryError::Taken(self.shown())) }
     }
 
     /// Moves what is in the draft there; it is on the disk then.
@@ -90,7 +90,7 @@ const FOLDER: OFlag =
 
 /// What is to be done with what is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Merge {
     Free,
     Replace,
     Fill,
@@ -107,15 +107,15 @@ fn there(folder: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     }
 }
 
-fn verdict(comes: FileStat, there: Option<FileStat>, path: &Path) -> Result<Way, CarryError> {
+fn verdict(comes: FileStat, there: Option<FileStat>, path: &Path) -> Result<Merge, CarryError> {
     let shown = || path.display().to_string();
     match (kind(comes), there.map(kind)) {
-        (_, None) => Ok(Way::Free),
+        (_, None) => Ok(Merge::Free),
         // One that came the last time, say.
-        (SFlag::S_IFLNK, Some(SFlag::S_IFLNK)) => Ok(Way::Replace),
+        (SFlag::S_IFLNK, Some(SFlag::S_IFLNK)) => Ok(Merge::Replace),
         (_, Some(SFlag::S_IFLNK)) => Err(CarryError::Link(shown())),
-        (SFlag::S_IFDIR, Some(SFlag::S_IFDIR)) => Ok(Way::Fill),
-        (SFlag::S_IFREG | SFlag::S_IFLNK, Some(SFlag::S_IFREG)) => Ok(Way::Replace),
+        (SFlag::S_IFDIR, Some(SFlag::S_IFDIR)) => Ok(Merge::Fill),
+        (SFlag::S_IFREG | SFlag::S_IFLNK, Some(SFlag::S_IFREG)) => Ok(Merge::Replace),
         _ => Err(CarryError::Unlike(shown())),
     }
 }
@@ -129,7 +129,7 @@ struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    fn way(&self, path: &Path) -> Result<Way, CarryError> {
+    fn way(&self, path: &Path) -> Result<Merge, CarryError> {
         let cannot = || io(path.display().to_string());
         let comes = fstatat(self.from, self.from_name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot())?;
         verdict(comes, there(self.to, self.to_name).map_err(cannot())?, path)
@@ -147,10 +147,10 @@ impl Ends<'_> {
     /// Whether all of it can go there: nothing has been moved yet.
     fn check(&self, path: &Path, force: bool) -> Result<(), CarryError> {
         match self.way(path)? {
-            Way::Free => Ok(()),
+            Merge::Free => Ok(()),
             _ if !force => Err(CarryError::Taken(path.display().to_string())),
-            Way::Replace => Ok(()),
-            Way::Fill => self.each(path, &|ends, path| ends.check(path, force)),
+            Merge::Replace => Ok(()),
+            Merge::Fill => self.each(path, &|ends, path| ends.check(path, force)),
         }
     }
 
@@ -158,10 +158,10 @@ impl Ends<'_> {
     fn put(&self, path: &Path) -> Result<(), CarryError> {
         let cannot = || io(format!("{} cannot be put there", path.display()));
         match self.way(path)? {
-            Way::Free | Way::Replace => {
+            Merge::Free | Merge::Replace => {
                 renameat(self.from, self.from_name, self.to, self.to_name).map_err(cannot())
             }
-            Way::Fill => self.each(path, &|ends, path| ends.put(path)),
+            Merge::Fill => self.each(path, &|ends, path| ends.put(path)),
         }
     }
 

@@ -43,7 +43,7 @@ impl Init {
 
 /// What the owner asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wishes {
+pub struct FirstBoot {
     pub hostname: Option<String>,
     /// Files of the host, read when the tree is there.
     pub ssh_key: Option<PathBuf>,
@@ -54,10 +54,10 @@ pub struct Wishes {
     pub zone: Option<String>,
 }
 
-impl Wishes {
+impl FirstBoot {
     /// Whether anything needs a tree that can be written to.
     pub fn is_plain(&self) -> bool {
-        let Wishes { hostname, ssh_key, root_password, run, .. } = self;
+        let FirstBoot { hostname, ssh_key, root_password, run, .. } = self;
         hostname.is_none() && ssh_key.is_none() && root_password.is_none() && run.is_none()
     }
 }
@@ -73,14 +73,14 @@ pub struct Texts {
 
 /// One change of a tree; paths are below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum TreeEdit {
     Write { path: String, text: String, mode: u32 },
     Link { path: String, to: String },
 }
 
 /// Why a tree cannot be made so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum ProvisionError {
     #[error("the guest has no /etc/shadow with a line for root, so root gets no password")]
     NoShadow,
     #[error("the guest has neither systemd nor OpenRC's /etc/local.d, so nothing runs at its first boot")]
@@ -94,32 +94,37 @@ const UNIT: &str = "etc/systemd/system/nsctl-first-boot.service";
 ///
 /// # Errors
 /// What was wished for that this guest cannot have.
-pub fn changes(guest: &Guest, wishes: &Wishes, texts: &Texts, id: &str) -> Result<Vec<Change>, Unfit> {
+pub fn changes(
+    guest: &Guest,
+    first_boot: &FirstBoot,
+    texts: &Texts,
+    id: &str,
+) -> Result<Vec<TreeEdit>, ProvisionError> {
     let mut changes = identity(guest, id);
     changes.extend(network(guest));
-    changes.extend(resolver(guest, wishes));
-    changes.extend(wishes.hostname.iter().map(|name| file("etc/hostname", format!("{name}\n"), 0o644)));
+    changes.extend(resolver(guest, first_boot));
+    changes.extend(first_boot.hostname.iter().map(|name| file("etc/hostname", format!("{name}\n"), 0o644)));
     changes.extend(texts.ssh_key.iter().map(|key| ssh_key(guest, key)));
     if let Some(hash) = &texts.password_hash {
-        changes.push(password(guest, hash).ok_or(Unfit::NoShadow)?);
+        changes.push(password(guest, hash).ok_or(ProvisionError::NoShadow)?);
     }
     if let Some(script) = &texts.run {
-        changes.extend(first_boot(guest, script).ok_or(Unfit::NoFirstBoot)?);
+        changes.extend(run_once(guest, script).ok_or(ProvisionError::NoFirstBoot)?);
     }
     Ok(changes)
 }
 
-fn file(path: &str, text: impl Into<String>, mode: u32) -> Change {
-    Change::Write { path: path.to_owned(), text: text.into(), mode }
+fn file(path: &str, text: impl Into<String>, mode: u32) -> TreeEdit {
+    TreeEdit::Write { path: path.to_owned(), text: text.into(), mode }
 }
 
-fn link(path: &str, to: &str) -> Change {
-    Change::Link { path: path.to_owned(), to: to.to_owned() }
+fn link(path: &str, to: &str) -> TreeEdit {
+    TreeEdit::Link { path: path.to_owned(), to: to.to_owned() }
 }
 
-/// A machine-id of its own: DHCP leases hang on it. With one, systemd does not take
+/// A machine-id of its own: DHCP leases depend on it. With one, systemd does not take
 /// the boot for the first, which would undo what the user enabled (machine-id(5)).
-fn identity(guest: &Guest, id: &str) -> Vec<Change> {
+fn identity(guest: &Guest, id: &str) -> Vec<TreeEdit> {
     if !matches!(guest.init, Init::Systemd(_)) {
         return Vec::new();
     }
@@ -129,7 +134,7 @@ fn identity(guest: &Guest, id: &str) -> Vec<Change> {
 }
 
 /// networkd, where nobody else manages the network: what `systemctl enable` does.
-fn network(guest: &Guest) -> Vec<Change> {
+fn network(guest: &Guest) -> Vec<TreeEdit> {
     if !guest.has_networkd || guest.network_managed {
         return Vec::new();
     }
@@ -143,7 +148,7 @@ fn network(guest: &Guest) -> Vec<Change> {
 }
 
 /// A guest that has no resolv.conf gets resolved's, or the servers as they are.
-fn resolver(guest: &Guest, wishes: &Wishes) -> Vec<Change> {
+fn resolver(guest: &Guest, first_boot: &FirstBoot) -> Vec<TreeEdit> {
     if guest.resolv_conf.is_some() {
         return Vec::new();
     }
@@ -155,17 +160,17 @@ fn resolver(guest: &Guest, wishes: &Wishes) -> Vec<Change> {
             link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
         ];
     }
-    let mut text: String = wishes.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    let mut text: String = first_boot.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     if text.is_empty() {
         return Vec::new();
     }
-    text.extend(wishes.zone.iter().map(|zone| format!("search {zone}\n")));
+    text.extend(first_boot.zone.iter().map(|zone| format!("search {zone}\n")));
     vec![file("etc/resolv.conf", text, 0o644)]
 }
 
 /// systemd-tmpfiles of 252 and later puts the credential where sshd looks
 /// (systemd.system-credentials(7)).
-fn ssh_key(guest: &Guest, key: &str) -> Change {
+fn ssh_key(guest: &Guest, key: &str) -> TreeEdit {
     let text = format!("{}\n", key.trim_end());
     match guest.init {
         Init::Systemd(252..) => file("etc/credstore/ssh.authorized_keys.root", text, 0o600),
@@ -175,7 +180,7 @@ fn ssh_key(guest: &Guest, key: &str) -> Change {
 
 /// systemd takes a password from a credential only for an account that it makes
 /// itself: root's is there already.
-fn password(guest: &Guest, hash: &str) -> Option<Change> {
+fn password(guest: &Guest, hash: &str) -> Option<TreeEdit> {
     let shadow = guest.shadow.as_ref()?;
     shadow.lines().find(|line| line.starts_with("root:"))?;
     // Not lines(), which takes a carriage return away, too.
@@ -187,7 +192,7 @@ fn password(guest: &Guest, hash: &str) -> Option<Change> {
 }
 
 /// The script runs once, when the network is up, and goes.
-fn first_boot(guest: &Guest, script: &str) -> Option<Vec<Change>> {
+fn run_once(guest: &Guest, script: &str) -> Option<Vec<TreeEdit>> {
     match guest.init {
         Init::Systemd(_) => Some(vec![
             file(SCRIPT, script, 0o700),
@@ -216,11 +221,11 @@ fn first_boot_unit() -> String {
 mod tests {
     use super::*;
 
-    fn paths(changes: &[Change]) -> Vec<&str> {
+    fn paths(changes: &[TreeEdit]) -> Vec<&str> {
         changes
             .iter()
             .map(|change| match change {
-                Change::Write { path, .. } | Change::Link { path, .. } => path.as_str(),
+                TreeEdit::Write { path, .. } | TreeEdit::Link { path, .. } => path.as_str(),
             })
             .collect()
     }
@@ -232,39 +237,42 @@ mod tests {
     #[test]
     fn what_is_there_stays() {
         let managed = Guest { network_managed: true, resolv_conf: Some("nameserver ::1".into()), ..debian() };
-        let all = changes(&managed, &Wishes::default(), &Texts::default(), "1").unwrap();
+        let all = changes(&managed, &FirstBoot::default(), &Texts::default(), "1").unwrap();
         assert_eq!(paths(&all), ["etc/machine-id"]);
-        let all = changes(&debian(), &Wishes::default(), &Texts::default(), "1").unwrap();
+        let all = changes(&debian(), &FirstBoot::default(), &Texts::default(), "1").unwrap();
         assert!(paths(&all).iter().any(|path| path.ends_with("systemd-networkd.service")));
         assert!(paths(&all).contains(&"etc/resolv.conf"));
         let other = Guest::default();
-        assert_eq!(changes(&other, &Wishes::default(), &Texts::default(), "1").unwrap(), []);
+        assert_eq!(changes(&other, &FirstBoot::default(), &Texts::default(), "1").unwrap(), []);
     }
 
     #[test]
     fn root_gets_the_password_and_nobody_else() {
         let guest = Guest { shadow: Some("root:*:1:0:99999:7:::\nbin:*:1::::::\n".into()), ..debian() };
         let texts = Texts { password_hash: Some("$6$x".into()), ..Texts::default() };
-        let all = changes(&guest, &Wishes::default(), &texts, "1").unwrap();
+        let all = changes(&guest, &FirstBoot::default(), &texts, "1").unwrap();
         let text = "root:$6$x:1:0:99999:7:::\nbin:*:1::::::\n".to_owned();
-        assert!(all.contains(&Change::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
-        assert_eq!(changes(&debian(), &Wishes::default(), &texts, "1"), Err(Unfit::NoShadow));
+        assert!(all.contains(&TreeEdit::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
+        assert_eq!(changes(&debian(), &FirstBoot::default(), &texts, "1"), Err(ProvisionError::NoShadow));
         let guest = Guest { shadow: Some("root:*:1\nbin:*:1\r\n".into()), ..debian() };
-        let all = changes(&guest, &Wishes::default(), &texts, "1").unwrap();
+        let all = changes(&guest, &FirstBoot::default(), &texts, "1").unwrap();
         let text = "root:$6$x:1\nbin:*:1\r\n".to_owned();
-        assert!(all.contains(&Change::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
+        assert!(all.contains(&TreeEdit::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
     }
 
     #[test]
     fn keys_and_scripts_go_where_the_guest_looks() {
         let texts = Texts { ssh_key: Some("k".into()), run: Some("x".into()), ..Texts::default() };
-        let all = changes(&debian(), &Wishes::default(), &texts, "1").unwrap();
+        let all = changes(&debian(), &FirstBoot::default(), &texts, "1").unwrap();
         assert!(
             paths(&all).contains(&"etc/credstore/ssh.authorized_keys.root") && paths(&all).contains(&UNIT)
         );
         let alpine = Guest { init: Init::Busybox, has_local_d: true, ..Guest::default() };
-        let all = changes(&alpine, &Wishes::default(), &texts, "1").unwrap();
+        let all = changes(&alpine, &FirstBoot::default(), &texts, "1").unwrap();
         assert_eq!(paths(&all), ["root/.ssh/authorized_keys", SCRIPT, "etc/local.d/nsctl-first-boot.start"]);
-        assert_eq!(changes(&Guest::default(), &Wishes::default(), &texts, "1"), Err(Unfit::NoFirstBoot));
+        assert_eq!(
+            changes(&Guest::default(), &FirstBoot::default(), &texts, "1"),
+            Err(ProvisionError::NoFirstBoot)
+        );
     }
 }
