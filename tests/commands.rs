@@ -101,7 +101,8 @@ impl Host {
                     let mut archive = tar::Builder::new(std::fs::File::create(root.join(path)).unwrap());
                     for (path, text) in *files {
                         let mut header = tar::Header::new_ustar();
-                        (header.set_size(text.len() as u64), header.set_mode(0o600));
+                        header.set_size(text.len() as u64);
+                        header.set_mode(0o600);
                         archive.append_data(&mut header, path, text.as_bytes()).unwrap();
                     }
                     archive.finish().unwrap();
@@ -328,6 +329,9 @@ pictures! {
 
     attach_routed: house(), "attach buildbot --routed";
     attach_bridge: house().done("expose web tcp/8080 --host 80"), "attach web --bridge vbr0";
+    attach_bridge_with_more_to_lose:
+        house().file(WEB, format!("ipv4 = \"nat\"\nfirewall = false\n{ROUTED}")).done("apply --yes"),
+        "attach web --bridge vbr0";
     attach_same: house(), "attach web --routed", "attach buildbot --bridge vbr0";
     attach_handmade:
         old("etc/systemd/nspawn/old.nspawn", "[Network]\nBridge=br0\n[Exec]\nPrivateUsers=no\n"),
@@ -501,6 +505,11 @@ pictures! {
         ]),
         "import web.tar",
         "import web.tar --no-privileges --yes";
+    import_of_what_reaches_far:
+        pool().archive("web.tar", &[("nsctl-definition.toml", "[network]\nmode = \"routed\"\n[nspawn.Exec]\nHostname = \"mc\"\nCapability = \"all\"\n\
+            [nspawn.Files]\nBind = \"/srv\"\n[networkd.Network]\nIPForward = true\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n")]),
+        "import web.tar",
+        "--quiet import web.tar --no-privileges --yes";
     import_refused:
         house()
             .archive("plain.tar", &[("etc/os-release", "ID=debian\n")])
