@@ -28,6 +28,7 @@ const BARE: Host = Host { steps: Vec::new() };
 const WEB: &str = "etc/nsctl/machines.d/web.toml";
 const HOST: &str = "etc/nsctl/nsctl.toml";
 const STATE: &str = "var/lib/nsctl/state.toml";
+const JOURNAL: &str = "var/lib/nsctl/journal/00000000000000000001.json";
 const ROUTED: &str = "[network]\nmode = \"routed\"\n";
 const NETWORKD: &str = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0\"\naccept-ra = \"networkd\"\n\
                         network-file = \"20-wan0.network\"\n";
@@ -51,6 +52,13 @@ fn house() -> Host {
 /// A host with a machine that was made by hand, and a file of it.
 fn old(path: &'static str, text: &'static str) -> Host {
     pool().file("var/lib/machines/old/etc/os-release", "ID=debian\n").file(path, text)
+}
+
+/// What a killed `nsctl attach web --bridge vbr0` leaves, which has written this file, of that text.
+fn cut_short(path: &str, old: &str, new: &str) -> String {
+    let step = serde_json::json!({ "step": "write", "path": path, "old": old, "new": new });
+    let journal = serde_json::json!({ "version": 2, "command": "attach web --bridge vbr0", "fate": "undo", "reached": 1, "steps": [step] });
+    journal.to_string()
 }
 
 impl Host {
@@ -450,6 +458,17 @@ pictures! {
         BARE.file(HOST, DELEGATED.replace("local = \"fd00:a:b::/48\"\n", ""))
             .file(WEB, format!("expose = [{{ port = \"tcp/80\", host = 80 }}]\n{ROUTED}")),
         "--quiet apply --yes";
+
+    journal_undone: house().file(JOURNAL, cut_short("/etc/hosts.conf", "old\n", "new\n")).file("etc/hosts.conf", "new\n"),
+        "list web",
+        "apply";
+    journal_not_undone:
+        house().file(JOURNAL, cut_short("/etc/systemd/network/05-nsctl-ve-web.network", "old\n", "new\n")),
+        "open web tcp/80",
+        "list web",
+        "plan",
+        "--quiet create other --routed";
+    journal_damaged: house().file(JOURNAL, "{"), "list web", "open web tcp/80";
 
     pool_empty: pool(), "pool", "pool --json";
     pool_used: house().done("create old --routed").done("remove old --yes"), "pool", "pool --json";
