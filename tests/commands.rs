@@ -395,6 +395,8 @@ pictures! {
         "unexpose web tcp/8080",
         "unexpose web tcp/8080";
 
+    unexpose_what_is_not: house().done("expose web tcp/443 --host 443"), "unexpose web tcp/443 --inside";
+
     rename_routed: house(), "rename web shop";
     rename_bridged: house(), "rename buildbot builder";
     rename_refused: house(),
@@ -473,6 +475,7 @@ pictures! {
     pool_empty: pool(), "pool", "pool --json";
     pool_used: house().done("create old --routed").done("remove old --yes"), "pool", "pool --json";
     pool_none: BARE, "pool";
+    pool_gone: house().gone(HOST), "list", "pool";
     list_none: BARE, "list", "list --json";
     list_all: house(), "list", "list web";
     list_json: house(), "list web --json";

@@ -167,6 +167,10 @@ pictures! {
         ["a", "b", "c", "d", "e", "f", "g"].iter().for_each(|machine| host.stop(&name(machine)));
     };
 
+    pool_gone: settled(POOL, &[("web", WEB)]), |host| host.write(HOST_FILE.into(), None);
+    pool_changed: settled(POOL, &[("web", WEB)]), |host| {
+        host.write(HOST_FILE.into(), Some(POOL.replace("db8:a", "db8:b")));
+    };
     delegated_to_fixed: settled(DELEGATED, &[("web", WEB)]), |host| host.write(HOST_FILE.into(), Some(POOL.to_owned()));
     delegated_length_changed: settled(DELEGATED, &[("web", WEB)]), |host| {
         host.write(HOST_FILE.into(), Some(DELEGATED.replace("56", "60")));
