@@ -1,0 +1,624 @@
+//! What each command says, and what it writes: a picture a command, below a folder of files.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What there is before the commands that are shown.
+#[derive(Default)]
+struct Host {
+    steps: Vec<Before>,
+}
+
+enum Before {
+    /// A file of this text.
+    File(&'static str, String),
+    /// What is added to a file that is there.
+    Edit(&'static str, &'static str),
+    Gone(&'static str),
+    /// A command that succeeds.
+    Done(&'static str),
+    /// A tar file with these files in it.
+    Archive(&'static str, &'static [(&'static str, &'static str)]),
+}
+
+const BARE: Host = Host { steps: Vec::new() };
+const WEB: &str = "etc/nsctl/machines.d/web.toml";
+const HOST: &str = "etc/nsctl/nsctl.toml";
+const STATE: &str = "var/lib/nsctl/state.toml";
+const JOURNAL: &str = "var/lib/nsctl/journal/00000000000000000001.json";
+const ROUTED: &str = "[network]\nmode = \"routed\"\n";
+const NETWORKD: &str = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0\"\naccept-ra = \"networkd\"\n\
+                        network-file = \"20-wan0.network\"\n";
+const DELEGATED: &str = "local = \"fd00:a:b::/48\"\n[uplink]\ninterface = \"wan0\"\ndelegated = 56\n\
+                         network-file = \"20-wan0.network\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n";
+
+/// A host that has a pool.
+fn pool() -> Host {
+    BARE.file("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+        .done("init --pool 2001:db8:a::/48 --uplink wan0")
+}
+
+/// The same, with a bridge, a routed machine and a bridged one.
+fn house() -> Host {
+    pool()
+        .done("bridge create vbr0 --uplink enp6s0")
+        .done("create web --routed --open tcp/443")
+        .done("create buildbot --bridge vbr0")
+}
+
+/// A host with a machine that was made by hand, and a file of it.
+fn old(path: &'static str, text: &'static str) -> Host {
+    pool().file("var/lib/machines/old/etc/os-release", "ID=debian\n").file(path, text)
+}
+
+/// What a killed `nsctl attach web --bridge vbr0` leaves, which has written this file, of that text.
+fn cut_short(path: &str, old: &str, new: &str) -> String {
+    let step = serde_json::json!({ "step": "write", "path": path, "old": old, "new": new });
+    let journal = serde_json::json!({ "version": 2, "command": "attach web --bridge vbr0", "fate": "undo", "reached": 1, "steps": [step] });
+    journal.to_string()
+}
+
+impl Host {
+    fn with(mut self, step: Before) -> Host {
+        self.steps.push(step);
+        self
+    }
+
+    fn file(self, path: &'static str, text: impl Into<String>) -> Host {
+        self.with(Before::File(path, text.into()))
+    }
+
+    fn edit(self, path: &'static str, more: &'static str) -> Host {
+        self.with(Before::Edit(path, more))
+    }
+
+    fn gone(self, path: &'static str) -> Host {
+        self.with(Before::Gone(path))
+    }
+
+    fn done(self, line: &'static str) -> Host {
+        self.with(Before::Done(line))
+    }
+
+    fn archive(self, path: &'static str, files: &'static [(&'static str, &'static str)]) -> Host {
+        self.with(Before::Archive(path, files))
+    }
+
+    /// Makes it in a folder.
+    fn make(&self, root: &Path) {
+        for step in &self.steps {
+            match step {
+                Before::File(path, text) => {
+                    let path = root.join(path);
+                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    std::fs::write(path, text).unwrap();
+                }
+                Before::Edit(path, more) => {
+                    let text = std::fs::read_to_string(root.join(path)).unwrap();
+                    std::fs::write(root.join(path), text + more).unwrap();
+                }
+                Before::Gone(path) => std::fs::remove_file(root.join(path)).unwrap(),
+                Before::Done(line) => {
+                    let (status, said) = run(root, line);
+                    assert_eq!(status, 0, "{line}: {said}");
+                }
+                Before::Archive(path, files) => {
+                    let mut archive = tar::Builder::new(std::fs::File::create(root.join(path)).unwrap());
+                    for (path, text) in *files {
+                        let mut header = tar::Header::new_ustar();
+                        header.set_size(text.len() as u64);
+                        header.set_mode(0o600);
+                        archive.append_data(&mut header, path, text.as_bytes()).unwrap();
+                    }
+                    archive.finish().unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// In memory, where there is such a place: each command makes sure that what it wrote is on the disk.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// The words of a line; some may be in quotes.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate();
+    let words = parts.flat_map(|(at, part)| match at % 2 {
+        0 => part.split_whitespace().map(str::to_owned).collect(),
+        _ => vec![part.to_owned()],
+    });
+    words.collect()
+}
+
+/// Runs a command below a folder: its status, and what it said.
+fn run(root: &Path, line: &str) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nsctl"));
+    command.env_clear().env("NO_COLOR", "1").current_dir(root).stdin(Stdio::null());
+    if !line.contains("--root") {
+        command.arg("--root").arg(root);
+    }
+    let output = command.args(words(line)).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(root.to_str().unwrap(), "ROOT");
+    let mut said = String::new();
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        if !bytes.is_empty() {
+            said += &format!("--- {name}\n{}\n", text(bytes).trim_end());
+        }
+    }
+    (output.status.code().unwrap(), said)
+}
+
+type Files = BTreeMap<PathBuf, String>;
+
+/// All files below a folder.
+fn files(root: &Path) -> Files {
+    let mut files = Files::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_symlink() {
+                let target = std::fs::read_link(&path).unwrap();
+                files.insert(path.strip_prefix(root).unwrap().into(), format!("-> {}\n", target.display()));
+            } else if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("nsctl/lock") {
+                let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+                files.insert(path.strip_prefix(root).unwrap().into(), text);
+            }
+        }
+    }
+    files
+}
+
+/// Which files are new, others or gone; of those that people write or look into, their text.
+fn changes(before: &Files, after: &Files) -> String {
+    let paths: std::collections::BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let mut sheet = String::new();
+    for path in paths {
+        let (old, new) = (before.get(path), after.get(path));
+        if old == new {
+            continue;
+        }
+        let verb = match (old, new) {
+            (None, _) => "new",
+            (_, None) => "gone",
+            _ => "changed",
+        };
+        sheet += &format!("{verb} {}\n", path.display());
+        let told = ["etc/nsctl", STATE, "etc/hosts", "etc/sysctl.d", "etc/systemd/resolved.conf.d"];
+        if told.iter().any(|place| path.starts_with(place)) || path.to_string_lossy().contains(".network.d/")
+        {
+            let lines = new.into_iter().flat_map(|text| text.lines());
+            sheet.extend(lines.map(|line| format!("    {line}").trim_end().to_owned() + "\n"));
+        }
+    }
+    if sheet.is_empty() { sheet } else { format!("--- files\n{sheet}") }
+}
+
+/// Commands one after another: what they said, and what they wrote.
+fn picture(name: &str, host: &Host, lines: &[&str]) {
+    let folder = folder();
+    let root = folder.path().canonicalize().unwrap();
+    host.make(&root);
+    let mut sheet = Vec::new();
+    for line in lines {
+        let before = files(&root);
+        let (status, said) = run(&root, line);
+        let wrote = changes(&before, &files(&root));
+        sheet.push(format!("$ nsctl {line}\nstatus {status}\n{said}{wrote}"));
+    }
+    shown(name, &sheet.join("\n"));
+}
+
+fn shown(name: &str, sheet: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("commands");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, sheet));
+}
+
+/// A test a picture.
+macro_rules! pictures {
+    ($($name:ident: $host:expr, $($line:literal),+;)*) => {
+        $(#[test]
+        fn $name() {
+            picture(stringify!($name), &$host, &[$($line),+]);
+        })*
+    };
+}
+
+pictures! {
+    usage_nothing: BARE, "";
+    usage_help: BARE, "--help";
+    usage_unknown_verb: BARE, "frobnicate";
+    usage_missing_words: BARE, "create web", "open web", "clone web", "init";
+    usage_contradiction: BARE, "create web --routed --bridge vbr0";
+    usage_no_number: BARE, "list --wait soon";
+    usage_no_folder: BARE,
+        "--root /nowhere/at/all init --pool 2001:db8:a::/48",
+        "--root /nowhere/at/all list";
+    usage_no_shell: BARE, "completions tcsh";
+
+    init_native: BARE, "init --pool 2001:db8:a::/48 --uplink wan0";
+    init_without_uplink: BARE, "init --pool 2001:db8:a::/48";
+    init_again: pool(), "init --pool 2001:db8:a::/48 --uplink wan0";
+    init_quiet: BARE, "--quiet init --pool 2001:db8:a::/48";
+    init_keeps_comments:
+        BARE.file(HOST, "# ours since 2024\npool = \"2001:db8:b::/48\" # the old one\n\n[dns]\nzone = \"example.org\"\n\
+                         servers = [\"2001:db8:5::53\"]\n"),
+        "--quiet init --pool 2001:db8:a::/48 --uplink wan0";
+    init_keeps_what_was_known:
+        BARE.file(HOST, format!("{NETWORKD}mtu = 1480\n")).done("apply --yes"),
+        "init --pool 2001:db8:a::/48 --uplink wan0";
+    init_bad_pools: BARE,
+        "init --pool 2001:db8:a::/64",
+        "init --pool 2001:db8:a::1/48",
+        "init --pool 192.0.2.0/24",
+        "init --pool a-word",
+        "init --pool fe80::/10",
+        "init --pool ::/0";
+    init_bad_uplink: BARE, "init --pool 2001:db8:a::/48 --uplink much-too-long-a-name";
+    init_another_pool: house(), "init --pool 2001:db8:b::/48 --uplink wan0";
+    init_tunnel: BARE,
+        "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --local 198.51.100.7 --mtu 1472",
+        "init --tunnel he --server 192.0.2.9 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --local 198.51.100.7 --mtu 1472";
+    init_tunnel_usage: BARE,
+        "init --tunnel he --pool 2001:db8:a::/48",
+        "init --pool 2001:db8:a::/48 --mtu 9000",
+        "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --uplink wan0";
+    init_delegated: BARE,
+        "init --delegated wan0",
+        "init --delegated wan0 --length 64",
+        "init --delegated wan0 --pool 2001:db8:a::/48";
+
+    bridge_dhcp: pool(), "bridge create vbr0 --uplink enp6s0";
+    bridge_static: pool(),
+        "bridge create vbr0 --uplink enp6s0 --address 192.168.5.9/24 --address 2001:db8:5::9/64 --gateway 192.168.5.1";
+    bridge_again: house(), "bridge create vbr0 --uplink enp6s0";
+    bridge_second: house(), "bridge create vbr1 --uplink enp7s0";
+    bridge_its_own_port: pool(), "bridge create vbr1 --uplink vbr1";
+    bridge_taken: house(),
+        "bridge create vbr0 --uplink enp7s0",
+        "bridge create vbr1 --uplink enp6s0",
+        "bridge create ve-web --uplink enp7s0";
+    bridge_bad_words: pool(),
+        "bridge create a-bridge-with-a-long-name --uplink enp7s0",
+        "bridge create vbr1 --uplink enp7s0 --address 192.168.5.9",
+        "bridge create vbr1 --uplink enp7s0 --gateway 192.168.5.1",
+        "bridge create vbr1 --uplink enp7s0 --address 192.168.5.9/24 --gateway gate";
+
+    create_routed: pool(), "create web --routed";
+    create_bridged: pool().done("bridge create vbr0 --uplink enp6s0"), "create buildbot --bridge vbr0";
+    create_open: pool(),
+        "create web --routed --ipv4 nat --open tcp/443 --open udp/5000-5010 --open \"tcp/22 from 2001:db8:5::/48\" --image debian-13 --no-start";
+    create_open_from_an_address: pool(), "--quiet create web --routed --open \"tcp/22 from 2001:db8::1/48\"";
+    create_of_a_tree: pool().file("var/lib/machines/web/etc/os-release", "ID=debian\n"), "create web --routed";
+    create_handwritten:
+        pool().file("etc/systemd/nspawn/web.nspawn", "[Exec]\nHostname=mc\n[Network]\nZone=lan\n[Files]\nBind=/srv/world\n"),
+        "create web --routed";
+    create_no_pool: BARE, "create web --routed";
+    create_no_bridge: pool(), "create web --bridge vbr7";
+    create_taken: house(), "create web --routed", "create WEB --routed";
+    create_bad_names: pool(),
+        "create --routed -- -web",
+        "create --routed wéb",
+        "create --routed \"\"",
+        "create --routed localhost",
+        "create --routed wpad";
+    create_bad_ports: pool(),
+        "create web --routed --open 443",
+        "create web --routed --open tcp/70000",
+        "create web --routed --open tcp/9-3",
+        "create web --routed --open \"tcp/22 from everybody\"",
+        "create web --routed --ipv4 maybe";
+    create_bridged_with_ports: house(), "create other --bridge vbr0 --open tcp/443";
+    create_bad_first_boot: pool(),
+        "create web --routed --image debian-13 --hostname=-web",
+        "create web --routed --image debian-13 --ssh-key nowhere.pub",
+        "create web --routed --hostname web.example.org",
+        "create web --routed --image ./nowhere.tar",
+        "create web --routed --max-size huge";
+    create_pool_full: BARE.done("init --pool 2001:db8:a::/63").done("create one --routed"), "create two --routed";
+    create_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "create web --routed";
+    create_beside_a_broken_one:
+        pool().file("etc/nsctl/machines.d/bad.toml", "[network]\nmode = \"rooted\"\n"),
+        "--quiet create web --routed";
+    create_bad_state: pool().file(STATE, "versi"), "create web --routed";
+    create_in_the_way:
+        pool().file("etc/systemd/network/05-nsctl-ve-web.network", "[Match]\nName=ve-web\n"),
+        "create web --routed";
+
+    attach_routed: house(), "attach buildbot --routed";
+    attach_bridge: house().done("expose web tcp/8080 --host 80"), "attach web --bridge vbr0";
+    attach_bridge_with_more_to_lose:
+        house().file(WEB, format!("ipv4 = \"nat\"\nfirewall = false\n{ROUTED}")).done("apply --yes"),
+        "attach web --bridge vbr0";
+    attach_same: house(), "attach web --routed", "attach buildbot --bridge vbr0";
+    attach_handmade:
+        old("etc/systemd/nspawn/old.nspawn", "[Network]\nBridge=br0\n[Exec]\nPrivateUsers=no\n"),
+        "attach old --routed";
+    attach_refused: house(), "attach nobody --routed", "attach web";
+    attach_no_bridge: house(), "attach web --bridge vbr7";
+
+    adopt_routed:
+        old("etc/systemd/network/20-old.network",
+            "[Match]\nName=ve-old\n[Network]\nAddress=2001:db8:a:7::1/64\nIPv6SendRA=yes\nDHCPServer=yes\n"),
+        "adopt old",
+        "--quiet adopt old --yes";
+    adopt_bridged: old("etc/systemd/nspawn/old.nspawn", "[Network]\nBridge=br0\n"), "adopt old --yes";
+    adopt_refused: house().file("var/lib/machines/old/etc/os-release", "ID=debian\n"),
+        "adopt web",
+        "adopt nobody",
+        "adopt old";
+    adopt_first_file:
+        old("etc/systemd/network/01-old.network", "[Match]\nName=ve-*\n[Network]\nAddress=2001:db8:a:7::1/64\n"),
+        "adopt old --yes";
+
+    open_ports: house(), "open web tcp/80 udp/5000-5010 --from 2001:db8:5::/48";
+    open_twice: house(), "open web tcp/443";
+    open_refused: house(),
+        "open nobody tcp/80",
+        "open buildbot tcp/80",
+        "open web 80",
+        "open web tcp/80 --from everybody";
+    open_no_firewall: house().file(WEB, format!("firewall = false\n{ROUTED}")), "open web tcp/80";
+    open_keeps_comments:
+        house().file(WEB, format!("# the shop\nopen = [\n    \"tcp/443\", # https\n]\n\n{ROUTED}")),
+        "open web tcp/80";
+    open_edited: house().edit("var/lib/nsctl/firewall/web.nft", "# mine\n"), "open web tcp/80";
+    close_ports: house(), "close web tcp/443";
+    close_refused: house(), "close web tcp/80", "close web tcp/443 --from 2001:db8:5::/48";
+
+    expose_inside: house(), "expose web tcp/8080";
+    expose_both: house(), "expose web tcp/8080 --to 127.0.0.1:80 --host 80";
+    expose_host_alone: house(), "expose web tcp/443 --host 443";
+    expose_taken:
+        house().done("create other --routed").done("expose other tcp/80 --host 80"),
+        "expose web tcp/80 --host 80";
+    expose_refused: house(),
+        "expose web udp/53",
+        "expose web tcp/80-90",
+        "expose web tcp/80 --host 0",
+        "expose web tcp/80 --to here",
+        "expose buildbot tcp/80 --host 81",
+        "expose nobody tcp/80";
+    unexpose_one_by_one: house().done("expose web tcp/8080 --host 80 --to 127.0.0.1:8080"),
+        "unexpose web tcp/8080 --host",
+        "unexpose web tcp/8080 --host",
+        "unexpose web tcp/8080",
+        "unexpose web tcp/8080";
+
+    unexpose_what_is_not: house().done("expose web tcp/443 --host 443"), "unexpose web tcp/443 --inside";
+
+    rename_routed: house(), "rename web shop";
+    rename_bridged: house(), "rename buildbot builder";
+    rename_refused: house(),
+        "rename web buildbot",
+        "rename nobody somebody",
+        "rename web web",
+        "rename web localhost";
+    rename_edited: house().edit("etc/systemd/nspawn/web.nspawn", "# mine\n"), "rename web shop";
+    clone_routed: house().done("expose web tcp/8080 --host 80"), "clone web shop";
+    clone_bridged: house(), "clone buildbot builder";
+    clone_refused: house(), "clone web buildbot", "clone nobody somebody";
+    remove_machine: house(), "remove web", "remove web --yes";
+    remove_with_edits: house().edit("etc/systemd/nspawn/web.nspawn", "# mine\n"), "remove web --yes";
+    remove_with_a_tree: house().file("var/lib/machines/web/etc/os-release", "ID=debian\n"), "--quiet remove web --yes", "list";
+    remove_refused: house(), "remove nobody --yes";
+    remove_broken: house().file(WEB, "[netw"), "remove web --yes";
+    remove_handwritten:
+        pool().file("etc/systemd/nspawn/web.nspawn", "[Exec]\nHostname=mc\n").done("create web --routed"),
+        "remove web --yes";
+    broken_definition: house().file(WEB, "[netw"),
+        "attach web --routed",
+        "adopt web",
+        "open web tcp/80",
+        "expose web tcp/80",
+        "rename web shop",
+        "clone web shop",
+        "export web web.tar",
+        "show web";
+
+    plan_nothing: house(), "plan", "plan --json", "plan --exit-code";
+    plan_a_machine: pool().file(WEB, ROUTED), "plan --exit-code";
+    plan_a_change: house().edit(WEB, "token = \"::5\"\n"), "plan";
+    plan_json: house().edit(WEB, "token = \"::5\"\n"), "plan --json";
+    plan_edited: house().edit("etc/systemd/nspawn/web.nspawn", "# mine\n"), "plan", "plan --json";
+    plan_foreign: pool().file(WEB, ROUTED).file("etc/systemd/nspawn/web.nspawn", "[Exec]\nHostname=mc\n"), "plan";
+    plan_left_out:
+        house()
+            .file(WEB, "[netw")
+            .file("etc/nsctl/machines.d/-x.toml", ROUTED)
+            .file("etc/nsctl/machines.d/pin.toml", format!("{ROUTED}subnet = \"2001:db8:b::/64\"\n")),
+        "plan";
+    plan_no_pool: BARE.file(WEB, ROUTED), "plan";
+    plan_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "plan";
+    apply_nothing: house(), "apply";
+    apply_a_machine: pool().file(WEB, ROUTED), "apply --yes";
+    apply_a_change: house().edit(WEB, "token = \"::5\"\n"), "apply", "apply --yes";
+    apply_left_out: pool().file(WEB, "[netw").file("etc/nsctl/machines.d/good.toml", ROUTED), "apply --yes";
+    apply_gone: house().gone(WEB), "apply --yes";
+    apply_kernel_ra: BARE.file(HOST, NETWORKD.replace("networkd", "kernel")), "--quiet apply --yes";
+    apply_networkd_ra: BARE.file(HOST, NETWORKD), "--quiet apply --yes";
+    apply_delegated: BARE.file(HOST, DELEGATED).file(WEB, ROUTED), "--quiet apply --yes";
+    apply_dns:
+        BARE.file(HOST, "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"example.org\"\nlisten = true\n")
+            .file("etc/hosts", "127.0.0.1 localhost\n")
+            .file("etc/hostname", "house\n")
+            .file(WEB, ROUTED),
+        "--quiet apply --yes";
+    apply_bad_dns: BARE.file(HOST, "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"-example.org\"\n"), "apply";
+    apply_own_name: pool().file("etc/hostname", "web\n").file(WEB, ROUTED), "apply --yes";
+    apply_host_port_of_a_changing_prefix:
+        BARE.file(HOST, DELEGATED.replace("local = \"fd00:a:b::/48\"\n", ""))
+            .file(WEB, format!("expose = [{{ port = \"tcp/80\", host = 80 }}]\n{ROUTED}")),
+        "--quiet apply --yes";
+
+    journal_undone: house().file(JOURNAL, cut_short("/etc/hosts.conf", "old\n", "new\n")).file("etc/hosts.conf", "new\n"),
+        "list web",
+        "apply";
+    journal_not_undone:
+        house().file(JOURNAL, cut_short("/etc/systemd/network/05-nsctl-ve-web.network", "old\n", "new\n")),
+        "open web tcp/80",
+        "list web",
+        "plan",
+        "--quiet create other --routed";
+    journal_damaged: house().file(JOURNAL, "{"), "list web", "open web tcp/80";
+
+    pool_empty: pool(), "pool", "pool --json";
+    pool_used: house().done("create old --routed").done("remove old --yes"), "pool", "pool --json";
+    pool_none: BARE, "pool";
+    pool_gone: house().gone(HOST), "list", "pool";
+    list_none: BARE, "list", "list --json";
+    list_all: house(), "list", "list web";
+    list_json: house(), "list web --json";
+    list_nobody: house(), "list nobody";
+    list_drift:
+        house()
+            .edit("etc/systemd/nspawn/web.nspawn", "# mine\n")
+            .gone("etc/systemd/nspawn/buildbot.nspawn")
+            .file("etc/systemd/nspawn/other.nspawn", "[Exec]\n"),
+        "list";
+    list_broken: house().file(WEB, "[netw").edit(HOST, "uplnk = 3\n"), "list";
+    show_routed: house().done("expose web tcp/8080 --host 80"), "show web", "show web --json";
+    show_bridged: house(), "show buildbot";
+    show_edited: house().edit(WEB, "token = \"::5\"\n"), "show web";
+    show_nobody: house(), "show nobody";
+    delegated_prefix: BARE.file(HOST, DELEGATED).file(WEB, ROUTED).done("apply --yes"),
+        "list",
+        "show web",
+        "pool",
+        "dns",
+        "init --pool 2001:db8:a::/48";
+
+    dns_formats: house().done("create Shop --routed").done("create a.b --routed"),
+        "dns",
+        "dns --format hosts",
+        "dns --format reverse --zone example.org.";
+    dns_refused: house(), "dns --zone=-example.org", "dns --format bind";
+    dns_none: BARE, "dns";
+    reservation_formats: house(),
+        "reservation buildbot --format dnsmasq --address 192.168.5.50",
+        "reservation buildbot --format kea --address 192.168.5.50",
+        "reservation buildbot --format isc --address 192.168.5.50";
+    reservation_refused: house(),
+        "reservation web --format dnsmasq",
+        "reservation nobody --format dnsmasq",
+        "reservation buildbot --format dnsmasq",
+        "reservation buildbot --format isc --address 2001:db8:5::50",
+        "reservation buildbot";
+    state_rebuild: house().gone(STATE), "state rebuild";
+    state_rebuild_damaged: house().file(STATE, "versi"), "list", "state rebuild";
+    state_rebuild_refused: house(), "state rebuild";
+    state_newer: house().file(STATE, "version = 3\n"), "plan", "state rebuild";
+
+    export_below_root: house(), "export web web.tar", "export nobody web.tar", "export web web.zip";
+    import_machine:
+        pool().archive("web.tar", &[
+            ("nsctl-definition.toml", "bind = [\"/srv/world\"]\nfirewall = false\n[network]\nmode = \"routed\"\nsubnet = \"2001:db8:b:7::/64\"\n"),
+            ("etc/os-release", "ID=debian\n"),
+        ]),
+        "import web.tar",
+        "import web.tar --no-privileges --yes";
+    import_of_what_reaches_far:
+        pool().archive("web.tar", &[("nsctl-definition.toml", "[network]\nmode = \"routed\"\n[nspawn.Exec]\nHostname = \"mc\"\nCapability = \"all\"\n\
+            [nspawn.Files]\nBind = \"/srv\"\n[networkd.Network]\nIPForward = true\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n")]),
+        "import web.tar",
+        "--quiet import web.tar --no-privileges --yes";
+    import_refused:
+        house()
+            .archive("plain.tar", &[("etc/os-release", "ID=debian\n")])
+            .archive("bad.tar", &[("nsctl-definition.toml", "[netw")])
+            .archive("web.tar", &[("nsctl-definition.toml", ROUTED)]),
+        "import nowhere.tar",
+        "import plain.tar",
+        "import bad.tar",
+        "import web.tar --yes",
+        "import web.tar --name=-x --yes";
+
+    live_only_run: house(), "start web", "stop web", "restart web", "start";
+    live_only_look: house(),
+        "doctor",
+        "doctor web --json",
+        "doctor --fix --yes",
+        "doctor --online 2001:db8::1",
+        "doctor --yes";
+    live_only_inside: house(), "shell web", "logs web", "cp a web:/b", "cp a b";
+    live_only_images: house(),
+        "image list",
+        "image build debian:trixie",
+        "image build trixie",
+        "image import nowhere.tar",
+        "image pull ftp://example.org/tree.tar",
+        "image remove nothing";
+    doctor_probe_no_pool: BARE, "doctor --probe 1";
+}
+
+#[test]
+fn help_of_every_verb() {
+    let verbs = [
+        "init",
+        "create",
+        "attach",
+        "adopt",
+        "open",
+        "close",
+        "expose",
+        "unexpose",
+        "bridge create",
+        "image",
+        "image list",
+        "image build",
+        "image import",
+        "image pull",
+        "image remove",
+        "list",
+        "show",
+        "start",
+        "stop",
+        "restart",
+        "shell",
+        "logs",
+        "cp",
+        "clone",
+        "rename",
+        "export",
+        "import",
+        "remove",
+        "plan",
+        "apply",
+        "doctor",
+        "pool",
+        "dns",
+        "reservation",
+        "state rebuild",
+        "completions",
+    ];
+    let root = folder();
+    for verb in verbs {
+        let (status, said) = run(root.path(), &format!("{verb} --help"));
+        assert_eq!(status, 0, "{verb}");
+        shown(&format!("help_{}", verb.replace(' ', "_")), &format!("$ nsctl {verb} --help\n{said}"));
+    }
+}
+
+/// They are long, and clap's: that they are whole is enough.
+#[test]
+fn completions_of_every_shell() {
+    let root = folder();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (status, said) = run(root.path(), &format!("completions {shell}"));
+        assert_eq!(status, 0, "{shell}");
+        assert!(
+            ["adopt", "reservation", "unexpose", "delegated"].iter().all(|word| said.contains(word)),
+            "{shell}"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! The files that are rendered, for each kind of uplink and each kind of machine.
+
+#![allow(clippy::unwrap_used)]
+
+use nsctl::emit::{Owner, render};
+use nsctl::plan::{Scope, settle};
+use nsctl::spec::{Spec, definition_path};
+use nsctl::state::State;
+
+const NATIVE: &str = r#"
+pool = "2001:db8:a::/48"
+[uplink]
+interface = "wan0"
+accept-ra = "kernel"
+[dns]
+zone = "example.org"
+servers = ["2001:db8:5::53", "192.0.2.53"]
+[bridge.vbr1]
+uplink = "enp7s0"
+address = ["192.168.5.9/24", "2001:db8:5::9/64"]
+gateway = ["192.168.5.1", "2001:db8:5::1"]
+"#;
+
+const DELEGATED: &str = r#"
+local = "fd00:a:b::/48"
+[uplink]
+interface = "wan0"
+delegated = 56
+dhcp4 = true
+network-file = "20-wan0.network"
+[dns]
+zone = "machines.internal"
+listen = true
+"#;
+
+const TUNNEL: &str = r#"
+pool = "2001:db8:a::/48"
+[uplink]
+interface = "he0"
+mtu = 1472
+[uplink.tunnel]
+server = "192.0.2.1"
+client-address = "2001:db8:1f0a:c::2/64"
+local = "198.51.100.7"
+"#;
+
+const NAT: &str = "ipv4 = \"nat\"\nopen = [\"tcp/443\", \"udp/5000-5010\", \"tcp/22 from 2001:db8:5::/48\"]\n[network]\nmode = \"routed\"\n";
+const EXPOSED: &str = "[network]\nmode = \"routed\"\n[[expose]]\nport = \"tcp/8080\"\nto = \"127.0.0.1:80\"\n\
+                       [[expose]]\nport = \"tcp/443\"\nhost = 8443\n";
+const PINNED: &str = "firewall = false\nautostart = false\n[network]\nmode = \"routed\"\nsubnet = \"2001:db8:a:7::/64\"\ntoken = \"::5\"\n";
+const RICH: &str = r#"
+description = "100 % fun"
+bind = ["/srv/world:/world", "/srv/with space"]
+bind-read-only = ["/usr/share/doc"]
+[network]
+mode = "bridge"
+bridge = "vbr1"
+[limits]
+memory = "2G"
+cpu = "150%"
+tasks = 500
+[environment]
+MOTD = "say \"hi\""
+PERCENT = "100 %"
+[nspawn.Exec]
+Hostname = "mc"
+PrivateUsers = "no"
+[nspawn.Files]
+Bind = ["/srv/a", "/srv/b"]
+[networkd.Network]
+LLDP = true
+[[networkd.Route]]
+Gateway = "fe80::1"
+[[networkd.Route]]
+Gateway = "fe80::2"
+Metric = 512
+"#;
+const PLAIN: &str = "[network]\nmode = \"routed\"\n";
+
+/// The files of a host, or of some of its owners, as one text.
+fn picture(name: &str, host: &str, machines: &[(&str, &str)], whose: impl Fn(&Owner) -> bool) {
+    let texts =
+        machines.iter().map(|(name, text)| (definition_path(&name.parse().unwrap()), Ok((*text).to_owned())));
+    let spec = Spec::parse(Some(host), &texts.collect()).unwrap();
+    let leases = settle(&spec, State::default().leases, &Scope::All).unwrap();
+    let files = render(&spec, &leases);
+    let sheet: String = files
+        .iter()
+        .filter(|(_, rendered)| whose(&rendered.file.owner()))
+        .map(|(path, rendered)| format!("==> {}\n{}\n", path.display(), rendered.text))
+        .collect();
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("render");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, sheet));
+}
+
+fn of_the_host(owner: &Owner) -> bool {
+    !matches!(owner, Owner::Machine(_) | Owner::Firewall)
+}
+
+fn of_a_machine(owner: &Owner) -> bool {
+    matches!(owner, Owner::Machine(_))
+}
+
+/// A test a picture.
+macro_rules! pictures {
+    ($($name:ident: $host:expr, $machines:expr, $whose:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            picture(stringify!($name), $host, &$machines, $whose);
+        })*
+    };
+}
+
+pictures! {
+    host_native: NATIVE, [], of_the_host;
+    host_delegated: DELEGATED, [], of_the_host;
+    host_tunnel: TUNNEL, [], of_the_host;
+    firewall_shared: NATIVE, [("web", NAT)], |owner| *owner == Owner::Firewall;
+    firewall_shared_delegated: DELEGATED, [("web", NAT)], |owner| *owner == Owner::Firewall;
+    machine_plain: NATIVE, [("web", PLAIN)], of_a_machine;
+    machine_nat: NATIVE, [("web", NAT)], of_a_machine;
+    machine_exposed: NATIVE, [("web", EXPOSED)], of_a_machine;
+    machine_pinned: NATIVE, [("web", PINNED)], of_a_machine;
+    machine_rich: NATIVE, [("web", RICH)], of_a_machine;
+    machine_delegated: DELEGATED, [("web", NAT)], of_a_machine;
+    machine_delegated_exposed: DELEGATED, [("web", EXPOSED)], of_a_machine;
+    machine_tunnel: TUNNEL, [("web", PLAIN)], of_a_machine;
+    machine_long_name: NATIVE, [("a-machine-with-a-long-name", EXPOSED)], of_a_machine;
+}
