@@ -19,9 +19,7 @@ use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
 use crate::state::STATE_FILE;
 use crate::sys::nft::Listing;
-use crate::sys::{
-    Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together, tree,
-};
+use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together};
 
 /// What stands between us and the host.
 #[derive(Debug, thiserror::Error)]
@@ -298,7 +296,7 @@ impl Files {
             _ => None,
         });
         let machines: BTreeSet<MachineName> = machines.collect();
-        let trees = machines.into_iter().filter_map(|name| Some((tree::identity(name.as_str())?, name)));
+        let trees = machines.into_iter().filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
         self.trees = trees.map(|(id, name)| (name, id)).collect();
         Ok(())
     }

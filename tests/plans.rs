@@ -11,12 +11,12 @@ use std::path::Path;
 use model::Host;
 use nsctl::apply::Executor;
 use nsctl::emit::ManagedFile;
-use nsctl::fit::Wishes;
 use nsctl::hint::Hint;
 use nsctl::name::MachineName;
 use nsctl::nftables::table::Difference;
 use nsctl::observed::{Chain, Link, Nftables, Observed, Sharing, Tool};
 use nsctl::plan::{Change, NewImage, Plan, Refusal, Scope, Source, Whole, plan, spec_of, whole};
+use nsctl::provision::FirstBoot;
 use nsctl::spec::{HOST_FILE, MachineSpec, Network, Routed, definition_path};
 use nsctl::state;
 
@@ -64,7 +64,7 @@ fn see(host: &Host, edit: impl FnOnce(&mut Observed)) {
 }
 
 fn clone_of(image: &str, to: &MachineName) -> NewImage {
-    NewImage { source: Source::Clone(image.into()), to: to.clone(), wishes: Some(Wishes::default()) }
+    NewImage { source: Source::Clone(image.into()), to: to.clone(), first_boot: Some(FirstBoot::default()) }
 }
 
 /// The whole host as its files say, as `nsctl plan` has it.

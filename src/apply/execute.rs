@@ -9,7 +9,7 @@ use super::start::start;
 use super::verify;
 use super::{Listener, Verified, World, links, trees};
 use crate::emit::expose::Unit;
-use crate::emit::{self, FIREWALL_FILE};
+use crate::emit::{self, FIREWALL_FILE, Origin};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
@@ -160,7 +160,8 @@ fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, StepError> {
     };
     let torn = current.as_deref().is_some_and(begun) && world.disk.is_file(path);
     // machined copies and removes .nspawn files along with trees.
-    let machined = path.extension().is_some_and(|end| end == "nspawn");
+    let nspawn = path.extension().is_some_and(|end| end == "nspawn");
+    let machined = nspawn && current.as_deref().is_none_or(|text| Origin::of(text) != Origin::Edited);
     if current == *old || machined || torn {
         return Ok(Some(step.clone()));
     }

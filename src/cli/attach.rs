@@ -9,7 +9,7 @@ use super::{Fault, Global};
 use crate::apply::Listener;
 use crate::name::MachineName;
 use crate::plan::Scope;
-use crate::spec::{MachineSpec, Network, OpenPort};
+use crate::spec::{MachineSpec, Network};
 
 /// Move a machine to a bridge or to a subnet of its own
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
                 // Its own subnet and token stay.
                 (Network::Routed(_), Network::Routed(_)) => network = machine.network.clone(),
                 (_, Network::Routed(_)) => machine.network = network.clone(),
-                (_, Network::Bridge(bridge)) => tell_lost(&session, &name, machine.bridge(bridge.clone())),
+                (_, Network::Bridge(bridge)) => tell_lost(&session, &name, &machine.bridge(bridge.clone())),
             }
             change.edit(&name, &machine)?
         }
@@ -55,13 +55,12 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
 }
 
 /// What a machine loses on a bridge.
-fn tell_lost(session: &Session, name: &MachineName, (open, ports): (Vec<OpenPort>, Vec<u16>)) {
-    if !open.is_empty() {
-        let open = super::open::list(&open);
-        session.progress.says(&format!("note: on a bridge nsctl filters nothing; '{open}' is forgotten"));
-    }
-    for port in ports {
-        session.progress.says(&format!("note: port {port} of this host no longer leads to '{name}'"));
+fn tell_lost(session: &Session, name: &MachineName, lost: &[String]) {
+    if !lost.is_empty() {
+        session.progress.says(&format!(
+            "note: on a bridge '{name}' is a host of the LAN, and nsctl filters and translates nothing; forgotten: {}",
+            lost.join(", ")
+        ));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::create::{refuse_taken, resolver};
+use super::create::{next_of, refuse_taken, resolver};
 use super::session::{About, Session};
 use super::{Fault, Global};
 use crate::apply::Listener;
@@ -68,7 +68,8 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     }
     let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
-        session.say(format!("{new} is a clone of {name}; `nsctl start {new}` starts it"));
+        let next = next_of(&session, &new);
+        session.say(format!("{new} is a clone of {name}; {next}"));
     }
     Ok(0)
 }

@@ -165,7 +165,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         ..MachineSpec::new(network)
     };
     absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
-    let init = scanned.or_else(|| init_of(&name, made.as_ref().map(|made| &made.source)));
+    let init = scanned.or_else(|| init_of(&session, &name, made.as_ref().map(|made| &made.source)));
     heed_init(&mut machine, init);
     let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?.image(made);
     let mut change = taken_over(checked(change, &machine, &name)?, handwritten);
@@ -178,14 +178,21 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
         let subnet = wanted.leases.get(&name).map_or(String::new(), |subnet| format!(" with {subnet}"));
-        let next = if session.observed.live {
-            format!("`nsctl start {name}` starts it")
-        } else {
-            format!("its tree is not made below --root: put it into var/lib/machines/{name}")
-        };
+        let next = next_of(&session, &name);
         session.say(format!("created {name}{subnet}; {next}"));
     }
     Ok(0)
+}
+
+/// What is to be done with a machine that was made and does not run.
+pub fn next_of(session: &Session, name: &MachineName) -> String {
+    if session.observed.live {
+        format!("`nsctl start {name}` starts it")
+    } else if session.observed.images.contains(name.as_str()) {
+        "it starts with the host".to_owned()
+    } else {
+        format!("its tree is not made below --root: put it into var/lib/machines/{name}")
+    }
 }
 
 pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
@@ -220,10 +227,10 @@ fn tar_file(word: &ImageWord) -> Option<PathBuf> {
 }
 
 /// The first program of a guest, as far as that can be seen before its tree is there.
-fn init_of(name: &MachineName, source: Option<&Source>) -> Option<Init> {
+fn init_of(session: &Session, name: &MachineName, source: Option<&Source>) -> Option<Init> {
     let tree = match source {
-        None => Tree::of(name.as_str()),
-        Some(Source::Clone(image)) => Tree::of(image),
+        None => session.disk.tree(name.as_str()),
+        Some(Source::Clone(image)) => session.disk.tree(image),
         Some(Source::Folder(folder)) => Tree::at(folder),
         Some(Source::File { .. }) => None,
     };

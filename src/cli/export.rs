@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::clone::must_be_free;
+use super::create::next_of;
 use super::session::{About, Session};
 use super::{Fault, Global, text};
 use crate::apply::{self, Listener};
@@ -111,7 +112,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     }
     let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
-        session.say(format!("{name} is here; `nsctl start {name}` starts it"));
+        session.say(format!("{name} is here; {}", next_of(&session, &name)));
     }
     Ok(0)
 }

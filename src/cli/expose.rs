@@ -82,18 +82,34 @@ pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
 pub async fn unexpose(global: &Global, args: Unexpose) -> Result<u8, Fault> {
     let port: OpenPort = args.port.parse()?;
     change(global, &args.name, |machine, name| {
-        let Some(there) = machine.expose.iter_mut().find(|there| there.port == port) else {
-            return Err(Fault::new(format!("{port} is not exposed on '{name}'"))
+        let there = machine.expose.iter_mut().find(|there| there.port == port);
+        let (inside, host) =
+            there.as_ref().map_or((false, false), |there| (there.to.is_some(), there.host.is_some()));
+        let (inside, host) = (inside && !args.host, host && !args.inside);
+        let Some(there) = there.filter(|_| inside || host) else {
+            return Err(Fault::new(format!("{port} is not exposed on '{name}' in that way"))
                 .hint(format!("`nsctl show {name}` shows what is")));
         };
-        if !args.host {
+        if inside {
             there.to = None;
         }
-        if !args.inside {
+        if host {
             there.host = None;
         }
+        let left = match (there.to, there.host) {
+            (Some(to), _) => format!("; it still leads to {to} inside"),
+            (None, Some(host)) => format!("; port {host} of this host's IPv4 still leads there"),
+            (None, None) => String::new(),
+        };
         machine.expose.retain(|there| there.to.is_some() || there.host.is_some());
-        Ok(format!("{port} is exposed on {name} no longer"))
+        let what = if inside && !host {
+            " inside"
+        } else if host && !inside {
+            " by this host"
+        } else {
+            ""
+        };
+        Ok(format!("{port} of {name} is exposed{what} no longer{left}"))
     })
     .await
 }

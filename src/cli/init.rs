@@ -99,7 +99,12 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     };
     let uplink = match uplink {
         Some(name) if session.observed.live => Some(look(&session, name).await?),
-        name => name.map(Uplink::new),
+        // Nobody can be looked at: what is known of it stays.
+        name => {
+            let known = session.spec.host.uplink.clone();
+            let same = known.filter(|known| name.as_ref().is_none_or(|name| known.interface == *name));
+            same.or_else(|| name.map(Uplink::new))
+        }
     };
     let uplink = tunnel.or(uplink);
     let uplink =

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::create::new_image;
 use super::image::{self, MAX_SIZE};
-use super::session::{About, Session, bus, state, tell_of_journal};
+use super::session::{About, Session, bus, held, state, tell_of_journal};
 use super::{Fault, Global, text};
 use crate::name::MachineName;
 use crate::observe;
@@ -71,7 +71,8 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     tell_of_journal(&disk);
     let observed = observe::host(&disk, bus.as_ref()).await?;
     let (spec, state) = (spec_of(&observed)?, state(&observed)?);
-    let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, Vec::new())?;
+    let Whole { plan, left_out, .. } =
+        everything(&spec, &state, &observed, held(&crate::apply::cut_short(&disk)))?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
         let left_out: Vec<LeftOut> = left_out.iter().map(LeftOut::of).collect();
@@ -88,12 +89,12 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Everybody).await?;
-    let held = session.held(|_| true).collect();
+    let held = session.held(|_| true);
     let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
     session.progress.end();
     crate::apply::modes::follow(&session.disk, session.observed.files.keys())?;
     if plan.steps.is_empty() {
-        session.say("nothing to do");
+        session.say(sheet(&plan));
     } else {
         if !args.yes {
             super::text::err!("{}", sheet(&plan));
@@ -151,10 +152,10 @@ fn to_make(spec: &Spec, observed: &Observed) -> Vec<ImageWord> {
 
 /// A plan for people: what to know, what changes in files, what happens.
 fn sheet(plan: &Plan) -> String {
-    if plan.steps.is_empty() {
-        return "nothing to do".into();
-    }
     let notes = plan.notes.iter().map(|note| format!("note: {note}"));
+    if plan.steps.is_empty() {
+        return text::sanitize(&notes.chain(["nothing to do".to_owned()]).collect::<Vec<_>>().join("\n"));
+    }
     let steps = plan.steps.iter().map(|step| match step {
         Step::Write { path, old, new, .. } => {
             let (old, new) = (old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());

@@ -32,7 +32,7 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     let edited = session.observed.edited(&name);
     // A tree that is not the one that nsctl made is not nsctl's to delete.
     let there = session.observed.trees.contains_key(&name);
-    let delete = there && is_made(&session, &name) && !args.keep_image;
+    let delete = session.observed.live && there && is_made(&session, &name) && !args.keep_image;
     if delete {
         change = change.drop_tree(&name);
     }

@@ -45,7 +45,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         refuse_unknown(&session, name).await?;
     }
     if way != Way::Stop
-        && let Some(refusal) = session.held(|name| names.contains(name)).next()
+        && let Some(refusal) = session.held(|name| names.contains(name)).into_iter().next()
     {
         return Err(vec![refusal].into());
     }

@@ -66,6 +66,18 @@ pub fn tell_of_journal(disk: &Disk) {
     }
 }
 
+/// The machines that wait until a command that was cut short is undone.
+pub fn held(unresolved: &[Unresolved]) -> Vec<Refusal> {
+    let waiting = unresolved.iter().filter(|left| !left.why.is_empty());
+    let each = waiting.flat_map(|left| left.machines.iter().map(move |name| (left, name)));
+    let refusals = each.map(|(Unresolved { command, why, .. }, name)| Refusal::Held {
+        machine: name.clone(),
+        command: command.clone(),
+        why: why.clone(),
+    });
+    refusals.collect()
+}
+
 /// In one line.
 fn told_unresolved(Unresolved { command, machines, why }: &Unresolved) -> String {
     let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
@@ -218,16 +230,10 @@ impl Session {
     }
 
     /// Why these machines are left alone.
-    pub fn held<'s>(
-        &'s self,
-        takes: impl Fn(&MachineName) -> bool + 's,
-    ) -> impl Iterator<Item = Refusal> + 's {
-        let all = self.unresolved.iter().flat_map(|left| left.machines.iter().map(move |name| (left, name)));
-        all.filter(move |(_, name)| takes(name)).map(|(left, name)| Refusal::Held {
-            machine: name.clone(),
-            command: left.command.clone(),
-            why: left.why.clone(),
-        })
+    pub fn held(&self, takes: impl Fn(&MachineName) -> bool) -> Vec<Refusal> {
+        let mut held = held(&self.unresolved);
+        held.retain(|refusal| refusal.machine().is_some_and(|name| takes(&name)));
+        held
     }
 
     /// A change of what there is, to be made.
@@ -249,7 +255,7 @@ impl Session {
             Scope::Renamed(old, new) => name == old || name == new,
             Scope::All | Scope::Records | Scope::Host | Scope::Bridge(_) => false,
         };
-        let held: Vec<Refusal> = self.held(named).collect();
+        let held = self.held(named);
         if held.is_empty() { Ok(plan(wanted, &self.observed)?) } else { Err(held.into()) }
     }
 

@@ -1,16 +1,16 @@
 //! Reasons not to begin, found before anything is touched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::files::FileChange;
 use super::naming;
 use super::{NewImage, Scope, Source, Wanted};
-use crate::emit::{ManagedFile, Owner};
+use crate::emit::{FIREWALL_FILE, ManagedFile, Owner};
 use crate::hint::Hint;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::PoolError;
-use crate::spec::{BridgeSpec, Problem, definition_path};
+use crate::spec::{BridgeSpec, HOST_FILE, Problem, Spec, definition_path};
 
 /// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,12 +64,18 @@ pub enum Refusal {
     },
     #[error("routed machines need nftables for their firewall, and there is no nft")]
     NoNft,
+    #[error("{HOST_FILE} names no pool any more, and these are routed by it: {}", listed(&words(.0)))]
+    PoolGoes(Vec<MachineName>),
     #[error("there is no image '{image}'; there are: {}", listed(.there_are))]
     NoImage { machine: MachineName, image: String, there_are: Vec<String> },
 }
 
 fn no_bridge(machine: &MachineName, bridge: &IfName) -> String {
     format!("'{machine}' cannot be on {bridge}: there is no such bridge")
+}
+
+fn words(names: &[MachineName]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 fn listed(words: &[String]) -> String {
@@ -102,6 +108,10 @@ impl Hint for Refusal {
                 Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
             }
             Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),
+            Refusal::PoolGoes(_) => Some(format!(
+                "their firewall and routes would go from under them: put `pool = \"…\"` back into {HOST_FILE}, or \
+                 `nsctl remove` them first"
+            )),
             Refusal::NoImage { .. } => {
                 Some("--image takes one of these, debian:trixie, or the path of a tar file".into())
             }
@@ -147,6 +157,7 @@ impl Refusal {
             | Refusal::BridgeTaken(_)
             | Refusal::PortIsBridge(_)
             | Refusal::Stray(_)
+            | Refusal::PoolGoes(_)
             | Refusal::NoNft => None,
         }
     }
@@ -155,6 +166,7 @@ impl Refusal {
 /// Everything on the host that is in the way.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let mut refusals = naming::refusals(wanted, observed);
+    refusals.extend(pool_goes(wanted, observed));
     if !observed.live {
         return refusals;
     }
@@ -222,6 +234,27 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
     }
     let other = observed.master_of(port).filter(|master| !master.is_called(name.as_str()))?;
     Some(Refusal::PortTaken { uplink: uplink.clone(), bridge: name.clone(), other: other.name.clone() })
+}
+
+/// Machines that would stay as they are while what they stand on goes.
+fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
+    let goes = wanted.spec.host.pool.is_none() && observed.file(Path::new(FIREWALL_FILE)).is_some();
+    if !goes || !wanted.holds(&Owner::Firewall) {
+        return None;
+    }
+    let Spec { machines, broken, .. } = &wanted.spec;
+    let is_routed = |name: &MachineName| match machines.get(name) {
+        Some(machine) => machine.network.routed().is_some(),
+        None => broken.contains_key(name),
+    };
+    let has_files = |name: &MachineName| observed.file(&ManagedFile::GuestEnd(name.clone()).path()).is_some();
+    let routed: Vec<MachineName> = machines
+        .keys()
+        .chain(broken.keys())
+        .filter(|name| is_routed(name) && has_files(name))
+        .cloned()
+        .collect();
+    (!routed.is_empty()).then_some(Refusal::PoolGoes(routed))
 }
 
 fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {

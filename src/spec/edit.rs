@@ -82,7 +82,11 @@ fn merge(table: &mut dyn TableLike, old: &toml::Table, new: &toml::Table, writte
         if let (Some(Item::Value(was)), Item::Value(value)) = (table.get(key), &mut item) {
             *value.decor_mut() = was.decor().clone();
         }
-        table.insert(key, item);
+        // The key keeps its comments.
+        match table.get_mut(key) {
+            Some(there) => *there = item,
+            None => _ = table.insert(key, item),
+        }
     }
 }
 

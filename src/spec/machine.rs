@@ -205,11 +205,17 @@ impl MachineSpec {
         self.firewall.unwrap_or(true)
     }
 
-    /// Puts it on a bridge: it loses what only a routed machine can have. Gives what that was.
-    pub fn bridge(&mut self, bridge: IfName) -> (Vec<OpenPort>, Vec<u16>) {
+    /// Puts it on a bridge: it loses what only a routed machine can have. Gives what that was, as it
+    /// was written.
+    pub fn bridge(&mut self, bridge: IfName) -> Vec<String> {
         self.network = Network::Bridge(bridge);
-        (self.ipv4, self.firewall) = (None, None);
-        (std::mem::take(&mut self.open), self.forget_host_ports())
+        let open = std::mem::take(&mut self.open);
+        let mut lost: Vec<String> = open.iter().map(|port| format!("open {port}")).collect();
+        let ipv4 = self.ipv4.take().filter(|ipv4| *ipv4 == Ipv4::Nat);
+        lost.extend(ipv4.map(|_| "ipv4 = \"nat\"".to_owned()));
+        lost.extend(self.firewall.take().map(|on| format!("firewall = {on}")));
+        lost.extend(self.forget_host_ports().iter().map(|port| format!("port {port} of this host")));
+        lost
     }
 
     /// Lets no port of the host lead to it any more; gives those that did.

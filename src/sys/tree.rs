@@ -46,7 +46,11 @@ const SUBVOLUME: u64 = 256;
 
 /// Which tree the folder or disk image of this name is; none if there is none.
 pub fn identity(name: &str) -> Option<TreeId> {
-    let machines = Path::new("/var/lib/machines");
+    identity_in(Path::new("/var/lib/machines"), name)
+}
+
+/// The same, of the trees in another folder.
+pub fn identity_in(machines: &Path, name: &str) -> Option<TreeId> {
     let places = [machines.join(name), machines.join(format!("{name}.raw"))];
     places.iter().find_map(|place| identity_at(place))
 }

@@ -51,6 +51,11 @@ impl Disk {
         super::tree::Tree::at(&self.root.join("var/lib/machines").join(name))
     }
 
+    /// Which tree that is.
+    pub fn tree_identity(&self, name: &str) -> Option<crate::observed::TreeId> {
+        super::tree::identity_in(&self.root.join("var/lib/machines"), name)
+    }
+
     /// Whether its files are those of the host that we run on.
     pub fn is_this_host(&self) -> bool {
         self.root == Path::new("/")
