@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::text::err;
+use crate::cli::text::err;
 
-use super::text;
 use crate::apply::{Failure, StepError};
+use crate::cli::text;
 use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
 use crate::spec::Problems;
@@ -48,6 +48,16 @@ impl Fault {
                 said.push(hint);
             }
         }
+    }
+}
+
+/// There is no machine of that name.
+pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
+    let known: Vec<&str> = known.collect();
+    let fault = Fault::new(format!("there is no machine named '{}'", name.escape_debug()));
+    match known.as_slice() {
+        [] => fault.hint("`nsctl create NAME --routed --image IMAGE` makes one"),
+        known => fault.hint(format!("there are: {}", known.join(", "))),
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::progress::Progress;
-use super::session::{bus, must_be_root};
-use super::text::out;
-use super::{Fault, Global, text};
 use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
+use crate::cli::progress::Progress;
+use crate::cli::session::{bus, must_be_root};
+use crate::cli::text;
+use crate::cli::text::out;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::spec_of;

@@ -1,40 +1,22 @@
 //! The command line: types, and one file a verb. Nothing imports this room but `main`.
 
-mod adopt;
-mod attach;
-mod bridge;
-mod clone;
-mod cp;
-mod create;
-mod dns;
-mod doctor;
-mod export;
-mod expose;
 mod fault;
-mod handmade;
+mod host;
 mod image;
-mod init;
-mod list;
-mod logs;
-mod open;
-mod pool;
+mod machine;
+mod network;
 mod progress;
-mod reconcile;
-mod remove;
-mod reservation;
-mod run;
 mod session;
-mod shell;
-mod show;
-mod state;
 pub mod text;
-mod view;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use fault::Fault;
+use host::{doctor, init, reconcile, state};
+use machine::{adopt, attach, clone, cp, create, export, list, logs, remove, run, shell, show};
+use network::{bridge, dns, expose, open, pool, reservation};
 
 /// Container host manager for systemd-nspawn with routed IPv6.
 #[derive(Debug, Parser)]

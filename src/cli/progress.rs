@@ -4,11 +4,11 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::text::err;
+use crate::cli::text::err;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::text::sanitize;
 use crate::apply::Listener;
+use crate::cli::text::sanitize;
 use crate::plan::Step;
 
 /// Hears of the steps for the person at the terminal.

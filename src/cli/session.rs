@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use super::text::{err, out, sanitize};
+use crate::cli::text::{err, out, sanitize};
 
-use super::progress::Progress;
-use super::show::unknown;
-use super::{Fault, Global};
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
+use crate::cli::fault::unknown;
+use crate::cli::progress::Progress;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;

@@ -25,7 +25,7 @@ pub use machine::{
     Ipv4, Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network,
 };
 pub use network::{Mode, Network, Routed};
-pub use port::{OpenPort, PortError, Protocol};
+pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, Tunnel, Uplink, UplinkKind};
 

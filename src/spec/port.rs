@@ -46,6 +46,11 @@ impl OpenPort {
     }
 }
 
+/// Ports in a row.
+pub fn in_a_row(ports: &[OpenPort]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Why a word names no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no port: it is written tcp/8080, udp/5000-5010, or tcp/22 from 2001:db8::/32")]

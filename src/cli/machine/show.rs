@@ -1,13 +1,15 @@
 //! `nsctl show`: one machine, what was planned beside what is there.
 
-use super::text::out;
+use crate::cli::fault::unknown;
+use crate::cli::text::out;
 use clap::Args;
 
-use super::list::{look, mark_old};
-use super::open::list;
-use super::view::Row;
-use super::{Fault, Global, text};
+use crate::cli::machine::look::{look, mark_old};
+use crate::cli::machine::view::Row;
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
+use crate::spec::in_a_row;
 use crate::spec::{Expose, OpenPort, definition_path};
 use crate::sys::Disk;
 
@@ -34,16 +36,6 @@ pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
     Ok(0)
 }
 
-/// There is no machine of that name.
-pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
-    let known: Vec<&str> = known.collect();
-    let fault = Fault::new(format!("there is no machine named '{}'", name.escape_debug()));
-    match known.as_slice() {
-        [] => fault.hint("`nsctl create NAME --routed --image IMAGE` makes one"),
-        known => fault.hint(format!("there are: {}", known.join(", "))),
-    }
-}
-
 fn sheet(global: &Global, row: &Row) -> String {
     let mut lines = vec![("name", row.name.clone()), ("state", row.state.clone())];
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
@@ -63,7 +55,7 @@ fn sheet(global: &Global, row: &Row) -> String {
     for address in has {
         add("has", Some(address));
     }
-    let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { list(ports) };
+    let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { in_a_row(ports) };
     add("open", row.open.as_deref().map(open));
     for expose in &row.exposed {
         add("exposed", Some(exposed(expose)));

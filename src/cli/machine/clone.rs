@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::create::{next_of, refuse_taken, resolver};
-use super::session::{About, Session};
-use super::{Fault, Global};
 use crate::apply::Listener;
+use crate::cli::machine::create::{next_of, refuse_taken, resolver};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, kept_beside};

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
-use super::session::{About, Session};
-use super::{Fault, Global};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::name::IfName;
 use crate::plan::Scope;
 use crate::spec::{BridgeSpec, HOST_FILE};
@@ -63,9 +63,9 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();
-        super::text::err!("note: {}", super::text::sanitize(note));
+        crate::cli::text::err!("note: {}", crate::cli::text::sanitize(note));
     }
-    if !plan.notes.is_empty() && !args.yes && !super::text::agree("Go on?")? {
+    if !plan.notes.is_empty() && !args.yes && !crate::cli::text::agree("Go on?")? {
         return Err(Fault::new("nothing was changed"));
     }
     session.perform(&plan).await?;

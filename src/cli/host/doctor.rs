@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::list::look;
-use super::reconcile::everything;
-use super::session::{bus, state};
-use super::show::unknown;
-use super::text::{err, out};
-use super::{Fault, Global, text};
+use crate::cli::fault::unknown;
+use crate::cli::host::reconcile::everything;
+use crate::cli::machine::look::look;
+use crate::cli::session::{bus, state};
+use crate::cli::text;
+use crate::cli::text::{err, out};
+use crate::cli::{Fault, Global};
 use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
 use crate::plan::{Step, Whole, spec_of};
 use crate::sys::trace::Packets;
@@ -130,7 +131,7 @@ const USUAL: u32 = 1500;
 
 /// Asks every machine at once.
 async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Fault> {
-    super::session::must_be_root(global)?;
+    crate::cli::session::must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
         return Err(Fault::new("machines are asked on a running host, not below --root"));
     };
@@ -190,7 +191,7 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
 
 /// Whether a packet for the pool comes in from the world.
 async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
-    super::session::must_be_root(global)?;
+    crate::cli::session::must_be_root(global)?;
     let observed = observe::host(&Disk::new(&global.root), None).await?;
     let Some(pool) = spec_of(&observed)?.host.pool.filter(|pool| !pool.is_delegated()) else {
         return Err(Fault::new("this host has no pool of its own that could be routed to it")
@@ -214,7 +215,7 @@ fn sheet(finding: &Finding) -> String {
 }
 
 fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault> {
-    super::session::must_be_root(global)?;
+    crate::cli::session::must_be_root(global)?;
     let safe: Vec<&Finding> = findings.iter().filter(|finding| finding.safe).collect();
     for finding in findings.iter().filter(|finding| !finding.safe) {
         err!("{}", text::sanitize(&sheet(finding)));

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::session::{bus, must_be_root};
-use super::{Fault, Global, text};
+use crate::cli::session::{bus, must_be_root};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::sys::carry::{Inside, LeftOut, Target, Terms};
 use crate::sys::{Bus, what_is_at};
@@ -30,7 +31,7 @@ pub struct Cp {
     #[arg(long)]
     links: bool,
     /// Out of a machine: how much it may be: 500M, 20G
-    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = crate::cli::image::size)]
     max_size: u64,
 }
 

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::session::{bus, must_be_root};
-use super::{Fault, Global};
+use crate::cli::session::{bus, must_be_root};
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::provision::Init;
 use crate::sys::tree::Tree;
@@ -34,7 +34,10 @@ pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
     let tree = Tree::of(name.as_str());
     let runs = bus.leader(&name).await?.is_some();
     if tree.is_none() && !runs && !bus.images().await?.contains(name.as_str()) {
-        return Err(super::show::unknown(name.as_str(), bus.images().await?.iter().map(String::as_str)));
+        return Err(crate::cli::fault::unknown(
+            name.as_str(),
+            bus.images().await?.iter().map(String::as_str),
+        ));
     }
     let systemd = tree.as_ref().is_some_and(|tree| matches!(tree.guest().init, Init::Systemd(_)));
     let kept = tree.as_ref().is_some_and(|tree| tree.has("var/log/journal"));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::session::{About, Session};
-use super::{Fault, Global};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::plan::{Scope, Wanted};
 use crate::state::{self, STATE_FILE, StateError};
 

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use super::session::{About, Session};
-use super::show::unknown;
-use super::{Fault, Global, text};
+use crate::cli::fault::unknown;
+use crate::cli::session::{About, Session};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::plan::Scope;

@@ -6,8 +6,8 @@ use std::path::Path;
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use super::session::{About, Session};
-use super::{Fault, Global};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::emit::ini::Ini;
 use crate::identity;
 use crate::name::IfName;

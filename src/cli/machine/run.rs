@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::session::{About, Session, tell};
-use super::show::unknown;
-use super::{Fault, Global};
 use crate::apply;
+use crate::cli::fault::unknown;
+use crate::cli::session::{About, Session, tell};
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::create::NetworkArgs;
-use super::handmade::{Handwritten, absorb, checked, taken_over};
-use super::session::{About, Session};
-use super::{Fault, Global};
 use crate::apply::Listener;
+use crate::cli::machine::create::NetworkArgs;
+use crate::cli::machine::handmade::{Handwritten, absorb, checked, taken_over};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::Scope;
 use crate::spec::{MachineSpec, Network};

@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::list::look;
-use super::show::unknown;
-use super::view::Row;
-use super::{Fault, Global, text};
+use crate::cli::fault::unknown;
+use crate::cli::machine::look::look;
+use crate::cli::machine::view::Row;
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 
 /// Print what gives a bridged machine a fixed address from the LAN's DHCP server
 #[derive(Debug, Args)]

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::attach::must_be_there;
-use super::handmade::{Handwritten, absorb, checked, push, taken_over};
-use super::session::{About, Session};
-use super::{Fault, Global, text};
+use crate::cli::machine::attach::must_be_there;
+use crate::cli::machine::handmade::{Handwritten, absorb, checked, push, taken_over};
+use crate::cli::session::{About, Session};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Origin};
 use crate::name::MachineName;

@@ -1,11 +1,12 @@
 //! `nsctl pool`: the prefix, and who holds what.
 
-use super::text::out;
+use crate::cli::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::session::{state, tell_of_journal};
-use super::{Fault, Global, text};
+use crate::cli::session::{state, tell_of_journal};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::spec_of;

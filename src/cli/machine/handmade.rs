@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::Fault;
-use super::session::Session;
 use crate::apply::Listener;
+use crate::cli::Fault;
+use crate::cli::session::Session;
 use crate::emit::Origin;
 use crate::emit::ini::Ini;
 use crate::name::MachineName;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::session::{About, Session};
-use super::{Fault, Global};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::Scope;
 use crate::spec::{Expose as Spec, MachineSpec, OpenPort};

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::session::{About, Session};
-use super::{Fault, Global};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::Scope;
-use crate::spec::{OpenPort, definition_path};
+use crate::spec::{OpenPort, definition_path, in_a_row};
 
 /// A port of a machine
 #[derive(Debug, Args)]
@@ -46,13 +46,13 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let before = machine.open.clone();
     change(&mut machine.open, &ports, way, &name)?;
     if machine.open == before {
-        session.say(format!("{} is open on {name} already", list(&ports)));
+        session.say(format!("{} is open on {name} already", in_a_row(&ports)));
         return Ok(0);
     }
     let change = session.change(Scope::Machine(name.clone())).edit(&name, &machine)?;
     session.make(change).await?;
     let verb = if way == Way::Open { "open" } else { "closed" };
-    session.say(format!("{} is {verb} on {name}", list(&ports)));
+    session.say(format!("{} is {verb} on {name}", in_a_row(&ports)));
     Ok(0)
 }
 
@@ -71,18 +71,13 @@ fn change(open: &mut Vec<OpenPort>, ports: &[OpenPort], way: Way, name: &Machine
                 return Err(Fault::new(format!("{port} is not open on '{name}'")).hint(
                     match open.as_slice() {
                         [] => "nothing is".to_owned(),
-                        open => format!("open are: {}; name one as it stands here", list(open)),
+                        open => format!("open are: {}; name one as it stands here", in_a_row(open)),
                     },
                 ));
             }
         }
     }
     Ok(())
-}
-
-/// Ports in a row.
-pub fn list(ports: &[OpenPort]) -> String {
-    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The ports that `create --open` names.

@@ -1,13 +1,14 @@
 //! `nsctl plan` and `nsctl apply`: the host as its files say, as a whole.
 
-use super::text::out;
+use crate::cli::text::out;
 use clap::Args;
 use serde::Serialize;
 
-use super::create::new_image;
-use super::image::{self, MAX_SIZE};
-use super::session::{About, Session, bus, held, state, tell_of_journal};
-use super::{Fault, Global, text};
+use crate::cli::image::{self, MAX_SIZE};
+use crate::cli::machine::create::new_image;
+use crate::cli::session::{About, Session, bus, held, state, tell_of_journal};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
@@ -97,7 +98,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
         session.say(sheet(&plan));
     } else {
         if !args.yes {
-            super::text::err!("{}", sheet(&plan));
+            crate::cli::text::err!("{}", sheet(&plan));
         }
         if !args.yes && plan.takes_away() && !text::agree("Do that?")? {
             return Err(Fault::new("nothing was changed"));

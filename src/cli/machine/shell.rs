@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::session::{bus, must_be_root};
-use super::{Fault, Global};
+use crate::cli::session::{bus, must_be_root};
+use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
 use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};

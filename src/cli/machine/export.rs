@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::clone::must_be_free;
-use super::create::next_of;
-use super::session::{About, Session};
-use super::{Fault, Global, text};
 use crate::apply::{self, Listener};
+use crate::cli::machine::clone::must_be_free;
+use crate::cli::machine::create::next_of;
+use crate::cli::session::{About, Session};
+use crate::cli::text;
+use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source};
 use crate::spec::image::name_for;
@@ -35,7 +36,7 @@ pub struct Import {
     #[arg(long)]
     name: Option<String>,
     /// How much it may hold, unpacked: 500M, 20G
-    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = crate::cli::image::size)]
     max_size: u64,
     /// Do not start it now; it still starts with the host
     #[arg(long)]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::handmade::{Handwritten, absorb, checked, taken_over};
-use super::session::{About, Session};
-use super::{Fault, Global, image};
+use crate::cli::image;
+use crate::cli::machine::handmade::{Handwritten, absorb, checked, taken_over};
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
 use crate::emit::names::is_reserved;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
@@ -61,7 +62,7 @@ struct FirstBootArgs {
     #[arg(long, value_name = "SCRIPT")]
     run: Option<PathBuf>,
     /// How much a file may hold, unpacked: 500M, 20G
-    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::image::size)]
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = crate::cli::image::size)]
     max_size: u64,
 }
 
@@ -119,7 +120,7 @@ impl NetworkArgs {
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = args.name.parse()?;
     let network = args.network.network()?;
-    let open = super::open::parse(&args.open)?;
+    let open = crate::cli::network::open::parse(&args.open)?;
     if network.bridge().is_some() && (args.ipv4.is_some() || !open.is_empty()) {
         return Err(Fault::new(
             "--open and --ipv4 are for routed machines: a bridged one is a host of the LAN",

@@ -4,9 +4,9 @@ use std::net::Ipv6Addr;
 
 use clap::{Args, ValueEnum};
 
-use super::session::{state, tell_of_journal};
-use super::text::out;
-use super::{Fault, Global};
+use crate::cli::session::{state, tell_of_journal};
+use crate::cli::text::out;
+use crate::cli::{Fault, Global};
 use crate::emit::names::{Entry, entries, lines};
 use crate::observe;
 use crate::plan::spec_of;

@@ -1,0 +1,6 @@
+//! Verbs about the host as a whole.
+
+pub mod doctor;
+pub mod init;
+pub mod reconcile;
+pub mod state;

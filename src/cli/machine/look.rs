@@ -1,0 +1,61 @@
+//! Every machine as it is now, for all who show them.
+
+use crate::cli::machine::view::{self, Row};
+use crate::cli::session::{bus, state, tell_of_journal};
+use crate::cli::text::err;
+use crate::cli::{Fault, Global};
+use crate::identity;
+use crate::name::MachineName;
+use crate::observe;
+use crate::plan::usable_spec_of;
+use crate::spec::Problems;
+use crate::state::rebuild;
+use crate::sys::tree::Tree;
+use crate::sys::{Disk, is_root};
+
+/// What there is to see.
+pub struct Looked {
+    pub rows: Vec<Row>,
+    /// Whether all of the user's files can be used.
+    pub is_whole: bool,
+}
+
+/// Every machine as it is now. Takes no lock: it never waits. What is wrong in
+/// the user's files is told, and does not hide what runs.
+pub async fn look(global: &Global) -> Result<Looked, Fault> {
+    let disk = Disk::new(&global.root);
+    let bus = bus(global).await?;
+    tell_of_journal(&disk);
+    let (observed, addresses) = observe::machines(&disk, bus.as_ref()).await?;
+    let (leases, state_fault) = match state(&observed) {
+        Ok(state) => (state.leases, None),
+        Err(error) => (rebuild(&observed.files).map(|state| state.leases).unwrap_or_default(), Some(error)),
+    };
+    let (spec, mut problems) = usable_spec_of(&observed);
+    problems.extend(spec.strays.iter().cloned());
+    let is_whole = problems.is_empty() && state_fault.is_none() && spec.broken.is_empty();
+    if !problems.is_empty() {
+        Fault::from(Problems(problems)).print();
+    }
+    if let Some(error) = state_fault {
+        Fault::from(error).print();
+    }
+    if observed.live && !is_root() && !observed.machines.is_empty() && !global.quiet {
+        err!("note: addresses are read from the machines' own networks, which takes root");
+    }
+    let mut rows = view::rows(&observed, &spec, &leases, &addresses);
+    for row in rows.iter_mut().filter(|row| observed.live && row.network.mode.is_on_lan()) {
+        row.duid = row.name.parse().ok().and_then(|name| duid(&name));
+    }
+    Ok(Looked { rows, is_whole })
+}
+
+/// The DUID of a guest that has been started once.
+fn duid(name: &MachineName) -> Option<String> {
+    Some(identity::duid(Tree::of(name.as_str())?.text("etc/machine-id")?.parse().ok()?).to_string())
+}
+
+/// An address, and whether its prefix is of yesterday.
+pub fn mark_old(row: &Row, address: &std::net::IpAddr) -> String {
+    if row.old_addresses.contains(address) { format!("{address} (old)") } else { address.to_string() }
+}
