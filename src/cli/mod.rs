@@ -1,13 +1,47 @@
 //! The command line: types, and one file a verb. Nothing imports this room but `main`.
 
 mod fault;
-mod host;
 mod image;
-mod machine;
-mod network;
 mod progress;
 mod session;
 pub mod text;
+
+/// About the host as a whole.
+mod host {
+    pub mod doctor;
+    pub mod init;
+    pub mod reconcile;
+    pub mod state;
+}
+
+/// About one machine, or all of them.
+mod machine {
+    pub mod adopt;
+    pub mod attach;
+    pub mod clone;
+    pub mod cp;
+    pub mod create;
+    pub mod export;
+    pub mod handmade;
+    pub mod list;
+    pub mod logs;
+    pub mod look;
+    pub mod remove;
+    pub mod run;
+    pub mod shell;
+    pub mod show;
+    pub mod view;
+}
+
+/// About bridges, ports, names and addresses.
+mod network {
+    pub mod bridge;
+    pub mod dns;
+    pub mod expose;
+    pub mod open;
+    pub mod pool;
+    pub mod reservation;
+}
 
 use std::path::PathBuf;
 
