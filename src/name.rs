@@ -19,7 +19,8 @@ pub struct NameError {
 
 impl Hint for NameError {
     fn hint(&self) -> Option<String> {
-        Some(format!("a {} name is made of letters, digits, '-', '_' and '.', such as web-1", self.kind))
+        let (longest, example) = if self.kind == "interface" { (15, "vbr0") } else { (64, "web-1") };
+        Some(format!("letters, digits, '-', '_' and '.', {longest} at the most, such as {example}"))
     }
 }
 

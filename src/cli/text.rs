@@ -54,8 +54,9 @@ pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
 pub fn agree(question: &str) -> Result<bool, super::Fault> {
     use std::io::{IsTerminal, Write};
     if !std::io::stdin().is_terminal() {
-        let question = question.trim_end_matches(" Go on?").trim_end_matches('.');
-        return Err(super::Fault::new(format!("{question}: nobody can be asked whether that is meant"))
+        let statement = question.strip_suffix(" Go on?").map(|text| text.trim_end_matches('.'));
+        let before = statement.map(|text| format!("{text}: ")).unwrap_or_default();
+        return Err(super::Fault::new(format!("{before}nobody can be asked whether that is meant"))
             .hint("--yes says so; nothing was changed"));
     }
     let mut terminal = crate::sys::pty::terminal()?;

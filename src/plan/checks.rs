@@ -105,7 +105,7 @@ impl Hint for Refusal {
                 Some(format!("if {name} is a bridge, use it as it is: `nsctl attach NAME --bridge {name}`"))
             }
             Refusal::TreeTaken(name) => {
-                Some(format!("leave --image away to use it, or delete it: `machinectl remove {name}`"))
+                Some(format!("leave --image away to use it, or delete it: `nsctl image remove {name}`"))
             }
             Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),
             Refusal::PoolGoes(_) => Some(format!(
@@ -116,7 +116,7 @@ impl Hint for Refusal {
                 Some("--image takes one of these, debian:trixie, or the path of a tar file".into())
             }
             Refusal::NoTree(name) => Some(format!(
-                "name one in {}: image = \"…\"; `machinectl list-images` lists them",
+                "name one in {}: image = \"…\"; `nsctl image list` lists them",
                 definition_path(name).display()
             )),
             Refusal::Held { .. } => {

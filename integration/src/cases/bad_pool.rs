@@ -36,5 +36,29 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl("list")?.stdout.contains("web"), "a broken definition hides the list");
     lab.sh("cp /root/web.toml /etc/nsctl/machines.d/web.toml")?;
     lab.sh("echo 'pol = 3' >> /etc/nsctl/nsctl.toml")?;
-    refused(lab, "apply --yes", 1, "nsctl.toml:")
+    refused(lab, "apply --yes", 1, "nsctl.toml:")?;
+    lab.sh("sed -i '/^pol = /d' /etc/nsctl/nsctl.toml")?;
+    pool_goes(lab)
+}
+
+/// A host's file that loses its pool, or goes, takes nothing from under a machine that is routed by it.
+fn pool_goes(lab: &Lab) -> Result<()> {
+    lab.nsctl_ok("start web")?;
+    lab.sh("cp /etc/nsctl/nsctl.toml /root")?;
+    for gone in ["sed -i '/^pool/d' /etc/nsctl/nsctl.toml", "rm /etc/nsctl/nsctl.toml"] {
+        lab.sh(gone)?;
+        refused(lab, "apply --yes", 1, "names no pool any more")?;
+        lab.sh("nft list chain inet nsctl to-web; systemctl restart systemd-nspawn@web")?;
+        lab.sh("cp /root/nsctl.toml /etc/nsctl")?;
+    }
+    must!(lab.nsctl_ok("plan")?.ends_with("nothing to do\n"), "{}", lab.nsctl_ok("plan")?);
+    // With the machine all of it may go.
+    lab.sh("rm /etc/nsctl/nsctl.toml /etc/nsctl/machines.d/web.toml")?;
+    lab.nsctl_ok("apply --yes")?;
+    let left =
+        lab.sh(
+        "nft list tables; find /var/lib/nsctl/firewall* /etc/systemd/nspawn /etc/systemd/network -name '*nsctl*' -o -name 'web*' -o -name '*.nft'",
+    )?;
+    must!(left.trim().is_empty(), "something is left:\n{left}");
+    Ok(())
 }

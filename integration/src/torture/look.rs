@@ -153,7 +153,10 @@ fn rules(lab: &Lab) -> Result<(Vec<String>, Vec<String>)> {
     ))?;
     let (loaded, written) = both.split_once("=====\n").context("no two tables")?;
     let words = |text: &str| {
-        let words = text.split([' ', '\t', '\n', ',']).filter(|word| !word.is_empty());
+        // What packets themselves put into a set, no file says.
+        let blocks = text.split("\n\n").filter(|block| !block.contains("flags dynamic"));
+        let words =
+            blocks.flat_map(|block| block.split([' ', '\t', '\n', ','])).filter(|word| !word.is_empty());
         let mut words: Vec<String> = words.map(str::to_owned).collect();
         words.sort();
         words

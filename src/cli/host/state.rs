@@ -34,6 +34,8 @@ pub async fn run(global: &Global, State::Rebuild: State) -> Result<u8, Fault> {
         wanted.inputs.insert(format!("{STATE_FILE}.damaged").into(), Some(text.to_owned()));
     }
     session.carry_out(&wanted).await?;
-    session.say(format!("{} leases are in {STATE_FILE} again", session.state.leases.held().len()));
+    let count = session.state.leases.held().len();
+    let leases = if count == 1 { "1 lease is".to_owned() } else { format!("{count} leases are") };
+    session.say(format!("{leases} in {STATE_FILE} again"));
     Ok(0)
 }

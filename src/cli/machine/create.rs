@@ -199,7 +199,7 @@ pub fn next_of(session: &Session, name: &MachineName) -> String {
 pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> {
     if session.spec.machines.contains_key(name) || session.spec.broken.contains_key(name) {
         return Err(Fault::new(format!("there is already a machine named '{name}'"))
-            .hint(format!("`nsctl show {name}` shows it, `nsctl remove {name}` removes it")));
+            .hint(format!("`nsctl show {name}` shows it; choose another name")));
     }
     if session.observed.is_running(name) {
         return Err(Fault::new(format!("'{name}' is running already, and nsctl did not make it"))
