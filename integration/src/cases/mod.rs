@@ -35,6 +35,7 @@ mod lifecycle;
 mod long_name;
 mod lost_state;
 mod many_at_once;
+mod move_undone;
 mod moves;
 mod names;
 mod neighbours;
@@ -137,6 +138,7 @@ cases! {
     asks,
     swapped,
     neighbours,
+    move_undone,
 }
 
 /// Fails with the text unless the condition holds.
