@@ -234,8 +234,15 @@ pub struct Route {
 pub struct Managed {
     /// The .network file that it uses.
     pub file: Option<String>,
-    /// "configured", "configuring", "failed", "unmanaged".
+    /// Its AdministrativeState: "configured", "configuring", "failed", "unmanaged" (networkctl(1)).
     pub state: String,
+}
+
+impl Managed {
+    /// Whether networkd has yet to look which file the link has; it waits for udev with that.
+    pub fn is_undecided(&self) -> bool {
+        ["pending", "initialized"].contains(&self.state.as_str())
+    }
 }
 
 /// Names the machines that somebody stopped by hand; gone with the boot, which starts them again.

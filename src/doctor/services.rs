@@ -91,7 +91,7 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
     let links = running.filter_map(|name| facts.observed.host_end(name));
     let mut findings = Vec::new();
     for link in links {
-        let Some(managed) = facts.managed.get(&link.index) else { continue };
+        let Some(managed) = facts.managed.get(&link.index).filter(|it| !it.is_undecided()) else { continue };
         let file = managed.file.as_deref().unwrap_or("none");
         if !file.contains("-nsctl-") {
             findings.push(

@@ -9,6 +9,7 @@ use crate::lab::{Lab, until};
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
+    undecided(lab)?;
     by_networkd(lab)?;
     by_kernel(lab)?;
     by_network_manager(lab)
@@ -16,6 +17,26 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 fn has_default(lab: &Lab) -> Result<bool> {
     Ok(lab.sh("ip -6 route show default")?.contains("dev wan0"))
+}
+
+/// networkd has not looked at the uplink yet, as udev, which it waits for, has not told of it:
+/// `init` guesses nothing.
+fn undecided(lab: &Lab) -> Result<()> {
+    lab.sh("systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
+         rm /run/udev/data/n$(cat /sys/class/net/wan0/ifindex); touch /run/udev/control
+         systemctl restart systemd-networkd")?;
+    must!(lab.sh("networkctl list wan0")?.contains("pending"), "networkd waits for no udev");
+    let init = "init --pool 2001:db8:a::/48 --uplink wan0";
+    let refused = lab.run(&["sh", "-c", &format!("NSCTL_BUS_LIMIT=500 nsctl-faults {init}")])?;
+    must!(refused.status == 1, "it guessed: {}", refused.all());
+    must!(refused.stderr.contains("has not yet decided what to do with wan0"), "{}", refused.all());
+    must!(lab.run(&["test", "-e", "/etc/nsctl/nsctl.toml"])?.status == 1, "a refused init wrote its file");
+    let decided = lab.sh(&format!(
+        "nsctl {init} & rm /run/udev/control; systemctl start systemd-udevd && udevadm trigger --action=add \
+             /sys/class/net/wan0 && wait $! && cat /etc/nsctl/nsctl.toml"
+    ))?;
+    must!(decided.contains("accept-ra = \"networkd\""), "{decided}");
+    Ok(())
 }
 
 fn by_networkd(lab: &Lab) -> Result<()> {

@@ -172,17 +172,31 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
     // What is not the usual is kept; under 1280 there is no IPv6 to speak of.
     let mtu = (link.mtu != 1500 && link.mtu >= 1280).then_some(link.mtu);
     let file = match &session.bus {
-        Some(bus) => bus.network_file(link.index).await?,
+        Some(bus) => bus.network_file(link).await?,
         None => None,
     };
-    let was = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
-    if let Some(UplinkKind::Native(accept_ra @ (AcceptRa::Kernel | AcceptRa::Networkd(_)))) =
-        was.map(|uplink| &uplink.kind)
-    {
-        return Ok(Uplink { interface, mtu, kind: UplinkKind::Native(accept_ra.clone()) });
-    }
-    let kind = UplinkKind::Native(keeper(session, &interface, file.as_deref())?);
-    Ok(Uplink { interface, mtu, kind })
+    let accept_ra = match kept(session, &interface, file.as_deref()) {
+        Some(accept_ra) => accept_ra,
+        None => keeper(session, &interface, file.as_deref())?,
+    };
+    Ok(Uplink { interface, mtu, kind: UplinkKind::Native(accept_ra) })
+}
+
+/// What an earlier `init` decided, where it still holds: the traces of its own decision look
+/// like somebody else's.
+fn kept(session: &Session, interface: &IfName, file: Option<&str>) -> Option<AcceptRa> {
+    let uplink = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == *interface)?;
+    let UplinkKind::Native(accept_ra) = &uplink.kind else { return None };
+    let holds = match accept_ra {
+        AcceptRa::Kernel => file.is_none(),
+        AcceptRa::Networkd(name) => file.is_none_or(|file| file_name(file) == *name),
+        AcceptRa::Unchanged => false,
+    };
+    holds.then(|| accept_ra.clone())
+}
+
+fn file_name(path: &str) -> String {
+    Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// networkd asks for the prefix, so it must run the uplink.
@@ -192,7 +206,7 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
     };
     let link = session.observed.link(uplink.interface.as_str());
     let file = match link {
-        Some(link) => bus.network_file(link.index).await?,
+        Some(link) => bus.network_file(link).await?,
         None => None,
     };
     let Some(file) = file else {
@@ -208,9 +222,8 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
     let path = Path::new(&file);
     let text = session.disk.read(path)?.unwrap_or_default();
     let dhcp = Ini::parse(&text).get("Network", "DHCP").unwrap_or_default().to_ascii_lowercase();
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let dhcp4 = ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str());
-    let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: name });
+    let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: file_name(&file) });
     Ok(Uplink { kind, ..uplink })
 }
 
@@ -230,10 +243,7 @@ fn keeper(session: &Session, interface: &IfName, file: Option<&str>) -> Result<A
     }
     match file {
         Some(file) if says_accept_ra(session, file)? => Ok(AcceptRa::Unchanged),
-        Some(file) => {
-            let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok(AcceptRa::Networkd(name))
-        }
+        Some(file) => Ok(AcceptRa::Networkd(file_name(file))),
         None if switch(&crate::observed::accept_ra(interface.as_str())) == Some("1") => Ok(AcceptRa::Kernel),
         None => Ok(AcceptRa::Unchanged),
     }

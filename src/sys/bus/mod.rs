@@ -13,8 +13,10 @@ macro_rules! manager {
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+
 use crate::hint::Hint;
-use crate::observed::Managed;
+use crate::observed::{Link, Managed};
 
 mod importd;
 mod machined;
@@ -26,7 +28,7 @@ pub use importd::{Hears, Transfer};
 pub use machined::Image;
 use patience::{Manager, Patience};
 pub use systemd::Verb;
-use zbus_systemd::zbus::{self, DBusError, proxy::CacheProperties};
+use zbus_systemd::zbus::{self, DBusError, fdo::PropertiesProxy, proxy::CacheProperties};
 use zbus_systemd::{machine1, network1, systemd1};
 
 /// What a service answered, or that it did not.
@@ -48,6 +50,8 @@ pub enum BusError {
     Hangs { service: &'static str, after: Duration },
     #[error("{unit} did not {verb} within {} s: its job still waits", .after.as_secs())]
     Endless { unit: String, verb: &'static str, after: Duration },
+    #[error("systemd-networkd has not yet decided what to do with {link}, {} s after it was asked", .after.as_secs())]
+    Undecided { link: String, after: Duration },
     #[error("the transfer of '{name}' stands still: nothing has come of it for {} s", .after.as_secs())]
     Stalled { name: String, after: Duration },
 }
@@ -74,6 +78,9 @@ impl Hint for BusError {
             BusError::Endless { .. } => Some("`systemctl list-jobs --after` tells what it waits for".into()),
             BusError::Stalled { .. } => {
                 Some("`journalctl -u systemd-importd -n 20` says more; `systemctl restart systemd-importd` ends it".into())
+            }
+            BusError::Undecided { link, .. } => {
+                Some(format!("`networkctl status {link}` tells how it is; it waits for udev, where that runs"))
             }
             BusError::Refused { .. } | BusError::Nonsense(_) => None,
         }
@@ -215,15 +222,32 @@ impl Bus {
         Ok(links.collect())
     }
 
-    /// The .network file that networkd uses for a link; none if it leaves the link alone.
+    /// The .network file that networkd uses for a link; none if it leaves the link alone. Of a
+    /// link that it has not looked at yet (it has just started, or udev has not told it of the
+    /// link), nobody knows: its decision is waited for.
     ///
     /// # Errors
-    /// When networkd is not there.
-    pub async fn network_file(&self, link: u32) -> Result<Option<String>, BusError> {
-        let index = i32::try_from(link).map_err(|_| BusError::Nonsense(NETWORKD))?;
-        let text = self.networkd.ask("describing a link", async |n| n.describe_link(index).await).await?;
-        let json: serde_json::Value =
-            serde_json::from_str(&text).map_err(|_| BusError::Nonsense(NETWORKD))?;
-        Ok(json.get("NetworkFile").and_then(|file| file.as_str()).map(str::to_owned))
+    /// When networkd is not there, or does not decide.
+    pub async fn network_file(&self, link: &Link) -> Result<Option<String>, BusError> {
+        let index = i32::try_from(link.index).map_err(|_| BusError::Nonsense(NETWORKD))?;
+        let changes = async |n: &network1::ManagerProxy<'static>| {
+            let (_, path) = n.get_link_by_index(index).await?;
+            let properties =
+                PropertiesProxy::new(n.inner().connection(), n.inner().destination(), path).await?;
+            properties.receive_properties_changed().await
+        };
+        let mut changes = self.networkd.ask("asking for a link", changes).await?;
+        let decided = async {
+            loop {
+                let managed = self.managed().await?.remove(&link.index);
+                match managed {
+                    Some(managed) if managed.is_undecided() => changes.next().await,
+                    managed => return Ok(managed.and_then(|managed| managed.file)),
+                };
+            }
+        };
+        let after = patience::question();
+        let undecided = |_| BusError::Undecided { link: link.name.clone(), after };
+        tokio::time::timeout(after, decided).await.map_err(undecided)?
     }
 }
