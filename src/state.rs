@@ -9,7 +9,7 @@ use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Origin};
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::pool::{Leases, Pool, Resting, Subnet};
+use crate::pool::{Lease, Leases, Resting};
 
 /// What nsctl keeps for itself.
 pub const STATE_DIR: &str = "/var/lib/nsctl";
@@ -57,22 +57,22 @@ struct File {
     #[serde(default)]
     trees: BTreeSet<MachineName>,
     #[serde(default)]
-    leases: BTreeMap<MachineName, Subnet>,
+    leases: BTreeMap<MachineName, Lease>,
 }
 
 /// In format 1 the subnet alone.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum Rested {
-    Subnet(Subnet),
-    Held { subnet: Subnet, machine: MachineName },
+    Alone(Lease),
+    Held { subnet: Lease, machine: MachineName },
 }
 
 impl From<Rested> for Resting {
     fn from(rested: Rested) -> Resting {
         match rested {
-            Rested::Subnet(subnet) => Resting { subnet, machine: None },
-            Rested::Held { subnet, machine } => Resting { subnet, machine: Some(machine) },
+            Rested::Alone(lease) => Resting { lease, machine: None },
+            Rested::Held { subnet, machine } => Resting { lease: subnet, machine: Some(machine) },
         }
     }
 }
@@ -95,7 +95,7 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
     let file: File = table.try_into().map_err(damaged)?;
     let resting = file.resting.into_iter().map(Resting::from).collect();
     let leases = Leases::new(file.leases, resting)
-        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in it twice")))?;
+        .map_err(|lease| StateError::Damaged(format!("{lease} stands in it twice")))?;
     Ok(State { leases, unclaimed: file.trees })
 }
 
@@ -107,22 +107,20 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
 pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     let held = files.iter().filter_map(|(path, text)| {
         let Some(ManagedFile::HostEnd(name)) = ManagedFile::parse(path) else { return None };
-        let prefix = subnet_of(&Ini::parse(text))?;
+        let lease = lease_of(&Ini::parse(text))?;
         let ours = Origin::of(text) != Origin::Foreign;
-        ours.then_some((name, prefix))
+        ours.then_some((name, lease))
     });
     let leases = Leases::new(held.collect(), Vec::new())
-        .map_err(|subnet| StateError::Damaged(format!("{subnet} stands in the files of two machines")))?;
+        .map_err(|lease| StateError::Damaged(format!("{lease} stands in the files of two machines")))?;
     Ok(State { leases, unclaimed: BTreeSet::new() })
 }
 
 /// The subnet that a rendered file is about, or its number in a delegated prefix.
-fn subnet_of(ini: &Ini) -> Option<Subnet> {
+fn lease_of(ini: &Ini) -> Option<Lease> {
     match ini.get("DHCPPrefixDelegation", "SubnetId") {
         None => ini.get("IPv6Prefix", "Prefix")?.parse().ok(),
-        Some(number) => {
-            Pool::delegated(32).ok()?.subnet(u64::from_str_radix(number.strip_prefix("0x")?, 16).ok()?)
-        }
+        Some(number) => u32::from_str_radix(number.strip_prefix("0x")?, 16).ok().map(Lease::Number),
     }
 }
 
@@ -130,16 +128,17 @@ fn subnet_of(ini: &Ini) -> Option<Subnet> {
 pub fn render(leases: &Leases) -> String {
     use std::fmt::Write;
     let mut text = format!("{HEADER}version = {VERSION}\nresting = [");
-    for Resting { subnet, machine } in leases.resting() {
+    for Resting { lease, machine } in leases.resting() {
+        let subnet = String::from(*lease);
         let _ = match machine {
             None => write!(text, "\n    \"{subnet}\","),
             Some(name) => write!(text, "\n    {{ subnet = \"{subnet}\", machine = \"{name}\" }},"),
         };
     }
     text.push_str(if leases.resting().is_empty() { "]\n\n[leases]\n" } else { "\n]\n\n[leases]\n" });
-    for (name, subnet) in leases.held() {
+    for (name, lease) in leases.held() {
         // Quoted: a machine's name may hold dots.
-        let _ = writeln!(text, "\"{name}\" = \"{subnet}\"");
+        let _ = writeln!(text, "\"{name}\" = \"{}\"", String::from(*lease));
     }
     text
 }
@@ -158,6 +157,7 @@ pub fn path() -> &'static Path {
 
 #[cfg(test)]
 mod tests {
+    use crate::pool::Pool;
     use proptest::prelude::*;
 
     use super::*;
@@ -195,11 +195,11 @@ mod tests {
             names in proptest::collection::btree_set("[a-z][a-z0-9.-]{0,20}[a-z]", 0..20),
             resting in proptest::collection::btree_set(100u64..200, 0..20),
         ) {
-            let pool: crate::pool::Pool = "2001:db8::/32".parse().unwrap();
-            let held = names.iter().filter_map(|name| name.parse().ok()).zip((1..).filter_map(|k| pool.subnet(k)));
-            let rest = resting.into_iter().filter_map(|k| pool.subnet(k));
+            let pool = Pool::Fixed("2001:db8::/32".parse().unwrap());
+            let held = names.iter().filter_map(|name| name.parse().ok()).zip((1..).filter_map(|k| pool.lease(k)));
+            let rest = resting.into_iter().filter_map(|k| pool.lease(k));
             let rest = rest.zip([None, "web".parse().ok()].into_iter().cycle());
-            let rest = rest.map(|(subnet, machine)| Resting { subnet, machine }).collect();
+            let rest = rest.map(|(lease, machine)| Resting { lease, machine }).collect();
             let leases = Leases::new(held.collect(), rest).unwrap();
             prop_assert_eq!(parse(Some(&render(&leases))).unwrap().leases, leases);
         }

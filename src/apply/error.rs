@@ -1,11 +1,11 @@
 //! Why a step was not done, and how long some are waited for.
 
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::hint::Hint;
 use crate::name::MachineName;
+use crate::pool::Planned;
 use crate::provision::ProvisionError;
 use crate::sys::archive::ArchiveError;
 use crate::sys::build::BuildError;
@@ -52,7 +52,7 @@ pub enum StepError {
     #[error("'{0}' ended right after its start")]
     Ended(MachineName),
     #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
-    NoAnswer { machine: MachineName, address: Ipv6Addr, seen: String },
+    NoAnswer { machine: MachineName, address: Planned, seen: String },
     #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
     #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]

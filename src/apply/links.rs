@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::error::{DELEGATION_TIME, NETWORKD_TIME, StepError};
 use crate::name::{IfName, MachineName};
-use crate::pool::Pool;
+use crate::pool::Prefix;
 use crate::sys::{Bus, Net, NetError};
 
-pub async fn pool_route(pool: Pool) -> Result<(), StepError> {
+pub async fn pool_route(pool: Prefix) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
     let found = net.wait(NETWORKD_TIME, seen).await?;

@@ -28,13 +28,14 @@ pub use recover::{Unresolved, cut_short, recover, waited_for};
 
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};
+use crate::pool::Planned;
 use crate::sys::{fault, together};
 
 /// What was seen while the plan was carried out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verified {
     /// The machine answers at this address; `after` its start was asked for, if it was.
-    Answers { machine: MachineName, address: Ipv6Addr, planned: Ipv6Addr, after: Option<Duration> },
+    Answers { machine: MachineName, address: Ipv6Addr, planned: Planned, after: Option<Duration> },
     /// The machine has these addresses of the LAN; none: it has none yet.
     OnLan { machine: MachineName, addresses: Vec<IpAddr> },
 }

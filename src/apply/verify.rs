@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Verified;
 use super::error::{ANSWER_TIME, StepError};
 use crate::name::MachineName;
-use crate::pool::Subnet;
+use crate::pool::Planned;
 use crate::sys::{Bus, Net, NetError, now, ping};
 
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
@@ -19,7 +19,7 @@ const LAN_TIME: Duration = Duration::from_secs(15);
 pub async fn answer(
     bus: &Bus,
     machine: &MachineName,
-    planned: Ipv6Addr,
+    planned: Planned,
     started: Option<Instant>,
 ) -> Result<Verified, StepError> {
     let begin = now();
@@ -52,20 +52,14 @@ pub async fn answer(
 
 /// The machine's address in its /64: the planned one, or else the first. Of a
 /// delegated prefix just the host part is planned.
-async fn own_address(net: &Net, planned: Ipv6Addr) -> Result<Option<Ipv6Addr>, NetError> {
-    let subnet = Subnet::of(planned);
-    let fits = |address: Ipv6Addr| match subnet.is_delegated() {
-        true => !address.is_unique_local(),
-        false => subnet.contains(address),
-    };
-    let host_part = |address: Ipv6Addr| u128::from(address) as u64;
+async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, NetError> {
     let addresses = net.addresses().await?;
     let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
-        IpAddr::V6(address) if fits(address) => Some(address),
+        IpAddr::V6(address) if planned.is_of(address) => Some(address),
         _ => None,
     });
     let first = own.clone().next();
-    Ok(own.find(|address| host_part(*address) == host_part(planned)).or(first))
+    Ok(own.find(|address| u128::from(*address) as u64 == planned.host_part()).or(first))
 }
 
 /// A machine that moved has its old addresses for a moment: they do not count,

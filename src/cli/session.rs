@@ -14,7 +14,6 @@ use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Change, Plan, Refusal, Scope, Wanted, plan, spec_of};
-use crate::pool::Subnet;
 use crate::spec::{MachineSpec, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
 use crate::sys::{self, Bus, Disk, Lock};
@@ -310,9 +309,9 @@ pub fn tell(verified: &Verified) -> String {
         Verified::Answers { machine, address, planned, after } => {
             let after = after.map(|after| format!(" ({:.2} s after its start)", after.as_secs_f64()));
             let after = after.unwrap_or_default();
-            if Subnet::of(*planned).is_delegated() {
+            if planned.address().is_none() {
                 format!("{machine} answers at {address} today{after}")
-            } else if address == planned {
+            } else if planned.address() == Some(*address) {
                 format!("{machine} answers at {address}{after}")
             } else {
                 format!(

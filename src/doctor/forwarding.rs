@@ -8,7 +8,7 @@ use crate::emit::ini::Ini;
 use crate::observed::{FORWARDING, accept_ra};
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
-    if facts.spec.host.pool.is_none() {
+    if facts.spec.host.pool().is_none() {
         return Vec::new();
     }
     let off = facts.switch(FORWARDING).is_some_and(|value| value != "1");
@@ -88,7 +88,7 @@ mod tests {
         let mut facts = Facts::default();
         facts.switches.insert(FORWARDING.into(), "0".into());
         assert_eq!(check(&facts), []);
-        facts.spec.host.pool = "2001:db8:a::/48".parse().ok();
+        facts.spec.host.prefix = "2001:db8:a::/48".parse().ok();
         assert!(check(&facts)[0].what.contains("is off"));
         facts.switches.insert(FORWARDING.into(), "1".into());
         assert_eq!(check(&facts), []);

@@ -4,7 +4,7 @@ use super::{Facts, Finding};
 use crate::spec::HOST_FILE;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
-    let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.pool.is_some()) else { return Vec::new() };
+    let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.pool().is_some()) else { return Vec::new() };
     if uplink.mtu < 1280 {
         return vec![
             Finding::error(

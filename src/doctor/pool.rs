@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::{Facts, Finding};
 use crate::observed::Route;
-use crate::pool::Pool;
+use crate::pool::Prefix;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let Some(pool) = facts.spec.host.fixed_pool() else { return Vec::new() };
@@ -19,7 +19,7 @@ fn routes_of(facts: &Facts, net: Ipv6Net) -> impl Iterator<Item = &Route> {
 }
 
 /// Without it, packets for an unused /64 go back out the default route: a loop (RFC 7084 L-14).
-fn unreachable(facts: &Facts, pool: Pool) -> Option<Finding> {
+fn unreachable(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let there = routes_of(facts, pool.net()).any(|route| route.unreachable);
     (!there).then(|| {
         Finding::error(
@@ -31,7 +31,7 @@ fn unreachable(facts: &Facts, pool: Pool) -> Option<Finding> {
     })
 }
 
-fn address(facts: &Facts, pool: Pool) -> Option<Finding> {
+fn address(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let own = IpAddr::V6(pool.host_address());
     let there = facts.observed.addresses.iter().any(|address| address.address == own);
     (!there).then(|| {
@@ -45,7 +45,7 @@ fn address(facts: &Facts, pool: Pool) -> Option<Finding> {
 }
 
 /// The uplink has an address whose prefix holds the pool: routers ask for neighbours there.
-fn on_link(facts: &Facts, pool: Pool) -> Option<Finding> {
+fn on_link(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let uplink = facts.uplink()?;
     let mut held = facts.routes.iter().filter(|route| {
         route.interface == Some(uplink.index)
@@ -74,7 +74,7 @@ fn on_link(facts: &Facts, pool: Pool) -> Option<Finding> {
 }
 
 /// Whether the host answers for neighbours of the pool: a sign that it is not routed.
-fn proxied(facts: &Facts, pool: Pool) -> Option<Finding> {
+fn proxied(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let uplink = facts.uplink()?;
     let key = format!("net/ipv6/conf/{}/proxy_ndp", uplink.name);
     (facts.switch(&key) == Some("1")).then(|| {
@@ -88,7 +88,7 @@ fn proxied(facts: &Facts, pool: Pool) -> Option<Finding> {
 }
 
 /// A route into the pool that is none of our machines'.
-fn overlaps(facts: &Facts, pool: Pool) -> Vec<Finding> {
+fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
     let foreign = facts.routes.iter().filter(|route| match route.destination {
         IpNet::V6(net) => {
             net != pool.net() && pool.net().contains(&net) && !route.unreachable && !is_ours(facts, route)
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_pool_needs_its_route_and_its_address() {
         let mut facts = Facts::default();
-        facts.spec.host.pool = "2001:db8:a::/48".parse().ok();
+        facts.spec.host.prefix = "2001:db8:a::/48".parse().ok();
         let found = check(&facts);
         assert!(found.iter().any(|f| f.what.contains("no unreachable route")));
         assert!(found.iter().any(|f| f.what.contains("2001:db8:a::1 is missing")));

@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn leases_and_machines_go_together() {
         let mut facts = Facts::default();
-        let pool = "2001:db8:a::/48".parse().unwrap();
+        let pool = crate::pool::Pool::Fixed("2001:db8:a::/48".parse().unwrap());
         facts.state.leases.lease(pool, &"gone".parse().unwrap(), None).unwrap();
         assert!(check(&facts)[0].what.contains("holds 2001:db8:a:1::/64"));
     }

@@ -8,7 +8,7 @@ use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::nftables_unit;
 use crate::name::{MachineName, kernel_name};
-use crate::pool::Pool;
+use crate::pool::Prefix;
 use crate::spec::{HostSpec, OpenPort, Spec};
 
 /// It is never deleted to be made anew: between the two, packets slip through.
@@ -154,18 +154,18 @@ fn boot_drop_in() -> String {
 /// All of a pool is routed by this host: who sends from an address of it and
 /// comes in where no route leads back is not who he says, and `open … from` of
 /// a machine must not let him in.
-fn rules_of_pool(pool: Option<Pool>) -> Vec<String> {
+fn rules_of_pool(pool: Option<Prefix>) -> Vec<String> {
     let spoofed = pool.map(|pool| format!("ip6 saddr {pool} oifname @machines jump own-address"));
     spoofed.into_iter().chain(["oifname vmap @inbound".to_owned()]).collect()
 }
 
 /// The name server that machines ask is theirs alone: it would answer, and
 /// amplify, for the whole world.
-fn guests_of_dns(pool: Pool) -> Vec<String> {
+fn guests_of_dns(pool: Prefix) -> Vec<String> {
     vec![format!("ip6 saddr != {pool} counter drop"), "jump own-address".into()]
 }
 
-fn asks_of_dns(pool: Pool) -> [String; 2] {
+fn asks_of_dns(pool: Prefix) -> [String; 2] {
     let listener = pool.host_address();
     ["udp", "tcp"]
         .map(|protocol| format!("iifname != \"lo\" ip6 daddr {listener} {protocol} dport 53 jump dns-guests"))

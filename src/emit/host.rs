@@ -5,7 +5,7 @@ use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::IfName;
 use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra};
-use crate::pool::Pool;
+use crate::pool::Prefix;
 use crate::spec::{AcceptRa, Delegated, HostSpec, Tunnel, Uplink, UplinkKind};
 
 pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
@@ -78,7 +78,7 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
     if let Some(Uplink { interface, kind: UplinkKind::Native(AcceptRa::Kernel), .. }) = &host.uplink {
         switches.push((accept_ra(interface.as_str()), 2));
     }
-    if host.pool.is_some() {
+    if host.pool().is_some() {
         switches.push((NEIGHBOURS.to_owned(), 8192));
         switches.push((FORWARDING.to_owned(), 1));
     }
@@ -93,7 +93,7 @@ fn sysctl(host: &HostSpec) -> String {
 
 /// Without the unreachable route (RFC 7084 L-14), a packet for a subnet that
 /// nobody holds goes back out the default route, and comes in again: a loop.
-fn pool_network(pool: Pool) -> String {
+fn pool_network(pool: Prefix) -> String {
     Ini::new()
         .section("Match")
         .set("Name", "lo")

@@ -8,7 +8,7 @@ use super::file::{FIREWALL_UNIT, ManagedFile, host_unit};
 use super::ini::Ini;
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
-use crate::pool::Subnet;
+use crate::pool::{Lease, Subnet};
 use crate::spec::{HostSpec, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
@@ -33,7 +33,7 @@ pub struct MachineFiles<'a> {
 
 #[derive(Debug)]
 enum Attachment<'a> {
-    Routed { routed: &'a Routed, subnet: Subnet },
+    Routed { routed: &'a Routed, lease: Lease },
     Bridge(&'a IfName),
 }
 
@@ -52,12 +52,12 @@ impl<'a> MachineFiles<'a> {
     pub fn new(
         name: &'a MachineName,
         machine: &'a MachineSpec,
-        lease: Option<Subnet>,
+        lease: Option<Lease>,
         host: &'a HostSpec,
     ) -> MachineFiles<'a> {
         let attachment = match &machine.network {
             Network::Bridge(bridge) => Some(Attachment::Bridge(bridge)),
-            Network::Routed(routed) => lease.map(|subnet| Attachment::Routed { routed, subnet }),
+            Network::Routed(routed) => lease.map(|lease| Attachment::Routed { routed, lease }),
         };
         MachineFiles { name, machine, host, attachment }
     }
@@ -70,18 +70,18 @@ impl<'a> MachineFiles<'a> {
             (ManagedFile::Nspawn(name()), self.nspawn(attachment)),
             (ManagedFile::HostEnd(name()), self.host_end(attachment)),
         ];
-        if let Attachment::Routed { routed, subnet } = attachment {
-            files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *subnet)));
+        if let Attachment::Routed { routed, lease } = attachment {
+            files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *lease)));
             if self.machine.has_firewall() {
-                let planned = self.host.fixed_subnet(*subnet).map(|fixed| routed.address(fixed));
+                let planned = self.host.fixed_subnet(*lease).map(|fixed| routed.address(fixed));
                 let text = firewall::machine(self.name, planned, &self.machine.open);
                 files.push((ManagedFile::MachineFirewall(name()), text));
             }
         }
         for expose in &self.machine.expose {
             files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.file, bound.text)));
-            if let Attachment::Routed { routed, subnet } = attachment
-                && let Some(fixed) = self.host.fixed_subnet(*subnet)
+            if let Attachment::Routed { routed, lease } = attachment
+                && let Some(fixed) = self.host.fixed_subnet(*lease)
             {
                 files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
             }
@@ -177,7 +177,7 @@ impl<'a> MachineFiles<'a> {
     fn host_end(&self, attachment: &Attachment) -> String {
         let (routed, bridged) = (self.name.routed_link(), self.name.bridged_link());
         let ini = match attachment {
-            Attachment::Routed { subnet, .. } => self.routed_end(&routed, *subnet),
+            Attachment::Routed { lease, .. } => self.routed_end(&routed, *lease),
             // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
             Attachment::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
         };
@@ -200,7 +200,7 @@ impl<'a> MachineFiles<'a> {
     /// Nobody else is on this link, so there is nothing to detect duplicates of.
     /// RA is for guests that do not read the file bound into them. Never
     /// `IPMasquerade=both`, which the stock file has: it translates IPv6, too.
-    fn routed_end(&self, link: &str, subnet: Subnet) -> Ini {
+    fn routed_end(&self, link: &str, lease: Lease) -> Ini {
         let mut ini = Ini::new().section("Match").set("Name", link);
         if let Some(servers) = self.dns_servers(IpAddr::is_ipv6) {
             ini = ini.section("IPv6SendRA").set("DNS", servers).set_some("Domains", self.zone());
@@ -218,18 +218,18 @@ impl<'a> MachineFiles<'a> {
             .set_some("Address", (self.nat() && !self.has_own_ipv4()).then_some("0.0.0.0/28"))
             .set_some("DHCPServer", self.nat().then_some("yes"))
             .set_some("IPMasquerade", self.nat().then_some("ipv4"));
-        match subnet.id() {
-            Some(number) => self.delegated_prefix(ini, number),
-            None => fixed_prefix(ini, subnet),
+        match lease {
+            Lease::Number(number) => self.delegated_prefix(ini, number),
+            Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
         }
     }
 
     /// networkd cuts the /64 of this number out of what the ISP delegates; the same
     /// number of the local prefix stays beside it.
-    fn delegated_prefix(&self, ini: Ini, number: u64) -> Ini {
+    fn delegated_prefix(&self, ini: Ini, number: u32) -> Ini {
         let uplink = self.host.uplink.as_ref().map(|uplink| &uplink.interface);
         let ini = ini.set("DHCPPrefixDelegation", "yes");
-        let ini = match self.host.local.and_then(|local| local.subnet(number)) {
+        let ini = match self.host.local.and_then(|local| local.subnet(number.into())) {
             Some(local) => fixed_prefix(ini, local),
             None => own_gateway(ini),
         };
@@ -256,7 +256,7 @@ impl<'a> MachineFiles<'a> {
     /// The prefix changes, the host part stays; the gateway does not go when
     /// networkd on the host restarts.
     fn delegated_guest_end(&self, ini: Ini, routed: &Routed) -> Ini {
-        let token = Ipv6Addr::from(u128::from(routed.host_part().unwrap_or(2)));
+        let token = Ipv6Addr::from(u128::from(routed.host_part()));
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "yes")
@@ -274,14 +274,14 @@ impl<'a> MachineFiles<'a> {
 
     /// No RA: the address and the route are known, and a router lifetime of 0,
     /// which networkd sends when it restarts, must not take the route away.
-    fn guest_end(&self, routed: &Routed, subnet: Subnet) -> String {
+    fn guest_end(&self, routed: &Routed, lease: Lease) -> String {
         let mut ini = Ini::new().section("Match").set("Name", "host0");
         if let Some(mtu) = self.mtu() {
             ini = ini.section("Link").set("MTUBytes", mtu);
         }
-        if subnet.is_delegated() {
+        let Some(address) = routed.planned(lease).address() else {
             return self.delegated_guest_end(ini, routed).render();
-        }
+        };
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "no")
@@ -289,7 +289,7 @@ impl<'a> MachineFiles<'a> {
             .set_some("DNS", self.dns_servers(|_| true))
             .set_some("Domains", self.zone())
             .section("Address")
-            .set("Address", format_args!("{}/64", routed.address(subnet)))
+            .set("Address", format_args!("{address}/64"))
             .set("DuplicateAddressDetection", "none")
             .section("Route")
             .set("Gateway", GATEWAY)

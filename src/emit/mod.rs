@@ -40,7 +40,7 @@ pub type Files = BTreeMap<PathBuf, Rendered>;
 /// has no files yet.
 pub fn render(spec: &Spec, leases: &Leases) -> Files {
     let mut all = host::files(&spec.host);
-    all.extend(spec.host.pool.map(|_| firewall::shared(spec)).unwrap_or_default());
+    all.extend(spec.host.pool().map(|_| firewall::shared(spec)).unwrap_or_default());
     all.extend(names::files(&spec.host));
     all.extend(spec.host.bridges.iter().flat_map(|(name, bridge)| bridge::files(name, bridge)));
     for (name, machine) in &spec.machines {
@@ -95,7 +95,7 @@ gateway = ["192.168.5.1"]
             .collect();
         let spec = Spec { debian_nftables: true, ..Spec::parse(Some(HOST), &texts).unwrap() };
         let mut leases = Leases::default();
-        leases.lease(spec.host.pool.unwrap(), &"minecraft".parse().unwrap(), None).unwrap();
+        leases.lease(spec.host.pool().unwrap(), &"minecraft".parse().unwrap(), None).unwrap();
         (spec, leases)
     }
 

@@ -215,13 +215,13 @@ mod tests {
             .unwrap();
         let mut leases = Leases::default();
         for name in spec.machines.keys() {
-            leases.lease(spec.host.pool.unwrap(), name, None).unwrap();
+            leases.lease(spec.host.pool().unwrap(), name, None).unwrap();
         }
         let own = ["host1.example.org".to_owned()].into();
         let entries = entries(&spec, &leases, &own);
         let names: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, ["db", "www.example.org", "web"].into());
-        let web = leases.get(&"web".parse().unwrap()).unwrap().machine_end();
+        let web = spec.host.fixed_subnet(leases.get(&"web".parse().unwrap()).unwrap()).unwrap().address(2);
         assert!(entries.contains(&Entry { address: web, name: "web".into() }));
         let text = merge("192.0.2.7 DB\n", &entries, "internal");
         assert!(text.contains(" www.example.org.internal\n") && text.contains(" db.internal\n"), "{text}");

@@ -238,7 +238,7 @@ fn port_refused(observed: &Observed, name: &IfName, bridge: &BridgeSpec) -> Opti
 
 /// Machines that would stay as they are while what they stand on goes.
 fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let goes = wanted.spec.host.pool.is_none() && observed.file(Path::new(FIREWALL_FILE)).is_some();
+    let goes = wanted.spec.host.pool().is_none() && observed.file(Path::new(FIREWALL_FILE)).is_some();
     if !goes || !wanted.holds(&Owner::Firewall) {
         return None;
     }
@@ -258,7 +258,7 @@ fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
 }
 
 fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let needed = wanted.spec.host.pool.is_some() && wanted.holds(&Owner::Firewall);
+    let needed = wanted.spec.host.pool().is_some() && wanted.holds(&Owner::Firewall);
     (needed && observed.nftables.is_none()).then_some(Refusal::NoNft)
 }
 

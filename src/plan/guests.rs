@@ -73,7 +73,8 @@ mod tests {
     }
 
     fn chosen(spec: &Spec, name: &str) -> Option<u64> {
-        spec.machines[&name.parse().unwrap()].network.routed().unwrap().host_part()
+        let part = spec.machines[&name.parse().unwrap()].network.routed().unwrap().host_part();
+        (part != 2).then_some(part)
     }
 
     fn spec(names: &[&str]) -> Spec {

@@ -151,8 +151,8 @@ fn some(machines: &[MachineName]) -> Option<Vec<MachineName>> {
 /// How a machine is proved to be where it should be.
 pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step {
     match (&machine.network, wanted.leases.get(name)) {
-        (Network::Routed(routed), Some(subnet)) => {
-            Step::Answer { machine: name.clone(), address: routed.address(subnet) }
+        (Network::Routed(routed), Some(lease)) => {
+            Step::Answer { machine: name.clone(), address: routed.planned(lease) }
         }
         _ => Step::LanAddress { machine: name.clone(), moved: false },
     }

@@ -377,7 +377,7 @@ fn settle_those(
             if routed.subnet.is_some() != pinned || !ours(name) {
                 continue;
             }
-            let Some(pool) = spec.host.pool else {
+            let Some(pool) = spec.host.pool() else {
                 refusals.push(Refusal::NoPool(name.clone()));
                 continue;
             };

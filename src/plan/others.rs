@@ -67,7 +67,7 @@ fn traffic(wanted: &Wanted) -> Vec<Traffic> {
     for (name, machine) in mine {
         match &machine.network {
             Network::Routed(_) => {
-                let pool = host.pool.filter(|pool| !pool.is_delegated());
+                let pool = host.prefix;
                 traffic.extend(pool.map(|pool| Traffic::Prefix(pool.to_string())));
                 let link = || Traffic::Link(kernel_name(&name.routed_link()));
                 traffic.extend(host.gives_ipv4(machine).then(link));

@@ -10,7 +10,7 @@ use super::Stale;
 use crate::emit::{ManagedFile, TARGET_LINK, expose::Unit, wants_link};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
-use crate::pool::{Pool, Subnet};
+use crate::pool::{Planned, Prefix};
 use crate::provision::FirstBoot;
 
 /// What a machine's tree is made from.
@@ -130,7 +130,7 @@ pub enum Step {
     },
     /// Waits until packets for unused subnets are answered with 'unreachable'.
     PoolRoute {
-        pool: Pool,
+        pool: Prefix,
     },
     /// Waits until networkd has made the tunnel.
     TunnelUp {
@@ -164,7 +164,7 @@ pub enum Step {
     /// Waits until a machine's planned address answers.
     Answer {
         machine: MachineName,
-        address: Ipv6Addr,
+        address: Planned,
     },
     /// Waits for a machine's addresses from the LAN, for a while; after a move, for new ones.
     LanAddress {
@@ -266,9 +266,7 @@ impl Step {
     /// Starts machines, each with the address that one of these checks expects of it.
     pub fn start(machines: Vec<MachineName>, checks: &[Step]) -> Step {
         let planned = checks.iter().filter_map(|check| match check {
-            Step::Answer { machine, address } if !Subnet::of(*address).is_delegated() => {
-                Some((machine.clone(), *address))
-            }
+            Step::Answer { machine, address } => Some((machine.clone(), address.address()?)),
             _ => None,
         });
         let addresses = planned.filter(|(machine, _)| machines.contains(machine)).collect();
@@ -368,9 +366,7 @@ impl Step {
             Step::DeleteLink { name } => format!("delete the interface {name}"),
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
-            Step::Answer { machine, address } if Subnet::of(*address).is_delegated() => {
-                format!("wait until '{machine}' answers")
-            }
+            Step::Answer { machine, address: Planned::Token(_) } => format!("wait until '{machine}' answers"),
             Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
             Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),
         }

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::{Pool, PoolError, Subnet};
+use super::{Lease, Pool, PoolError};
 use crate::name::MachineName;
 
 /// A subnet that was freed, and who held it last, if that is known: it gets it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resting {
-    pub subnet: Subnet,
+    pub lease: Lease,
     pub machine: Option<MachineName>,
 }
 
 /// Who holds which subnet, and which were freed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leases {
-    held: BTreeMap<MachineName, Subnet>,
+    held: BTreeMap<MachineName, Lease>,
     /// Freed subnets, the one freed longest ago first.
     resting: Vec<Resting>,
     /// Every subnet in `held` or `resting`.
@@ -27,22 +27,22 @@ impl Leases {
     ///
     /// # Errors
     /// The first subnet that stands twice.
-    pub fn new(held: BTreeMap<MachineName, Subnet>, resting: Vec<Resting>) -> Result<Leases, Subnet> {
+    pub fn new(held: BTreeMap<MachineName, Lease>, resting: Vec<Resting>) -> Result<Leases, Lease> {
         let mut used = Ranges::default();
-        for subnet in held.values().chain(resting.iter().map(|rested| &rested.subnet)) {
-            if !used.insert(*subnet) {
-                return Err(*subnet);
+        for lease in held.values().chain(resting.iter().map(|rested| &rested.lease)) {
+            if !used.insert(lease.place()) {
+                return Err(*lease);
             }
         }
         Ok(Leases { held, resting, used })
     }
 
-    pub fn get(&self, name: &MachineName) -> Option<Subnet> {
+    pub fn get(&self, name: &MachineName) -> Option<Lease> {
         self.held.get(name).copied()
     }
 
     /// Machines and their subnets, by name.
-    pub fn held(&self) -> &BTreeMap<MachineName, Subnet> {
+    pub fn held(&self) -> &BTreeMap<MachineName, Lease> {
         &self.held
     }
 
@@ -51,8 +51,8 @@ impl Leases {
         &self.resting
     }
 
-    pub fn holder(&self, subnet: Subnet) -> Option<&MachineName> {
-        self.held.iter().find(|(_, held)| **held == subnet).map(|(name, _)| name)
+    pub fn holder(&self, lease: Lease) -> Option<&MachineName> {
+        self.held.iter().find(|(_, held)| **held == lease).map(|(name, _)| name)
     }
 
     /// Leases a subnet to `name`: the pinned one, the one that it holds, the one that it held
@@ -64,10 +64,10 @@ impl Leases {
         &mut self,
         pool: Pool,
         name: &MachineName,
-        pinned: Option<Subnet>,
-    ) -> Result<Subnet, PoolError> {
+        pinned: Option<Lease>,
+    ) -> Result<Lease, PoolError> {
         let held = self.get(name);
-        let subnet = match (pinned, held) {
+        let lease = match (pinned, held) {
             (Some(pin), Some(held)) if pin == held => return Ok(held),
             (None, Some(held)) if pool.contains(held) => return Ok(held),
             (Some(pin), _) => self.check_pin(pool, pin)?,
@@ -76,60 +76,59 @@ impl Leases {
             }
         };
         self.release(name);
-        if !self.used.insert(subnet) {
-            self.resting.retain(|rested| rested.subnet != subnet);
+        if !self.used.insert(lease.place()) {
+            self.resting.retain(|rested| rested.lease != lease);
         }
-        self.held.insert(name.clone(), subnet);
-        Ok(subnet)
+        self.held.insert(name.clone(), lease);
+        Ok(lease)
     }
 
-    fn check_pin(&self, pool: Pool, pin: Subnet) -> Result<Subnet, PoolError> {
+    fn check_pin(&self, pool: Pool, pin: Lease) -> Result<Lease, PoolError> {
         if !pool.contains(pin) {
-            return Err(PoolError::Outside { subnet: pin, pool });
+            return Err(PoolError::Outside { lease: pin, pool });
         }
-        if pool.subnet(0) == Some(pin) {
+        if pool.lease(0) == Some(pin) {
             return Err(PoolError::HostsOwn(pin));
         }
         match self.holder(pin) {
-            Some(holder) => Err(PoolError::Taken { subnet: pin, holder: holder.clone() }),
+            Some(holder) => Err(PoolError::Taken { lease: pin, holder: holder.clone() }),
             None => Ok(pin),
         }
     }
 
-    fn next(&self, pool: Pool) -> Option<Subnet> {
-        self.never_used(pool).or_else(|| self.rested(pool).next().map(|rested| rested.subnet))
+    fn next(&self, pool: Pool) -> Option<Lease> {
+        self.never_used(pool).or_else(|| self.rested(pool).next().map(|rested| rested.lease))
     }
 
     /// What rests in a pool, the one freed longest ago first.
     fn rested(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Resting> {
-        self.resting.iter().filter(move |rested| pool.contains(rested.subnet))
+        self.resting.iter().filter(move |rested| pool.contains(rested.lease))
     }
 
     /// What a machine of this name held last, if nobody else has it since.
-    fn held_last(&self, pool: Pool, name: &MachineName) -> Option<Subnet> {
+    fn held_last(&self, pool: Pool, name: &MachineName) -> Option<Lease> {
         let last = self.rested(pool).rfind(|rested| rested.machine.as_ref() == Some(name))?;
-        Some(last.subnet)
+        Some(last.lease)
     }
 
     /// The lowest subnet from 1 on that nobody ever had.
-    fn never_used(&self, pool: Pool) -> Option<Subnet> {
-        let (first, last) = (pool.subnet(1)?, pool.subnet(pool.size() - 1)?);
-        let free = self.used.first_free(first)?;
-        (free <= last).then_some(free)
+    fn never_used(&self, pool: Pool) -> Option<Lease> {
+        let host = pool.lease(0)?.place();
+        pool.lease(self.used.first_free(host + 1)? - host)
     }
 
     /// Gives what one machine holds to another, which is the same under a new name.
     pub fn rename(&mut self, name: &MachineName, new: &MachineName) {
-        if let Some(subnet) = self.held.remove(name) {
-            self.held.insert(new.clone(), subnet);
+        if let Some(lease) = self.held.remove(name) {
+            self.held.insert(new.clone(), lease);
         }
     }
 
     /// Frees what `name` holds; the subnet then rests.
-    pub fn release(&mut self, name: &MachineName) -> Option<Subnet> {
-        let subnet = self.held.remove(name)?;
-        self.resting.push(Resting { subnet, machine: Some(name.clone()) });
-        Some(subnet)
+    pub fn release(&mut self, name: &MachineName) -> Option<Lease> {
+        let lease = self.held.remove(name)?;
+        self.resting.push(Resting { lease, machine: Some(name.clone()) });
+        Some(lease)
     }
 
     /// These leases without what a command wrote that is taken back: machines have what they
@@ -140,14 +139,12 @@ impl Leases {
         let changed = |name: &&MachineName| written.get(name) != before.get(name);
         let names = written.held.keys().chain(before.held.keys()).filter(changed);
         for name in names.filter(|name| self.get(name) == written.get(name)) {
-            if let Some(subnet) = held.remove(name) {
-                resting.extend(before.resting.iter().find(|rested| rested.subnet == subnet).cloned());
+            if let Some(lease) = held.remove(name) {
+                resting.extend(before.resting.iter().find(|rested| rested.lease == lease).cloned());
             }
-            if let Some(subnet) =
-                before.get(name).filter(|subnet| !held.values().any(|taken| taken == subnet))
-            {
-                resting.retain(|rested| rested.subnet != subnet);
-                held.insert(name.clone(), subnet);
+            if let Some(lease) = before.get(name).filter(|lease| !held.values().any(|taken| taken == lease)) {
+                resting.retain(|rested| rested.lease != lease);
+                held.insert(name.clone(), lease);
             }
         }
         Leases::new(held, resting).unwrap_or_else(|_| self.clone())
@@ -167,7 +164,7 @@ impl Ranges {
     }
 
     /// Whether it was not there before.
-    fn insert(&mut self, Subnet(subnet): Subnet) -> bool {
+    fn insert(&mut self, subnet: u64) -> bool {
         if self.run(subnet).is_some() {
             return false;
         }
@@ -178,8 +175,8 @@ impl Ranges {
     }
 
     /// The lowest from `first` on that is not there.
-    fn first_free(&self, first: Subnet) -> Option<Subnet> {
-        self.run(first.0).map_or(Some(first), |(_, last)| last.checked_add(1).map(Subnet))
+    fn first_free(&self, first: u64) -> Option<u64> {
+        self.run(first).map_or(Some(first), |(_, last)| last.checked_add(1))
     }
 }
 
@@ -194,7 +191,7 @@ mod tests {
     }
 
     fn pool(text: &str) -> Pool {
-        text.parse().unwrap()
+        Pool::Fixed(text.parse().unwrap())
     }
 
     #[test]
@@ -202,7 +199,7 @@ mod tests {
         let pool = pool("2001:db8:a::/62"); // subnets 1, 2, 3
         let mut leases = Leases::default();
         let get = |leases: &mut Leases, who: &str| {
-            leases.lease(pool, &name(who), None).map(|subnet| subnet.to_string())
+            leases.lease(pool, &name(who), None).map(|lease| lease.to_string())
         };
         assert_eq!(get(&mut leases, "a").unwrap(), "2001:db8:a:1::/64");
         assert_eq!(get(&mut leases, "b").unwrap(), "2001:db8:a:2::/64");
@@ -219,7 +216,7 @@ mod tests {
     fn pins_are_checked() {
         let pool = pool("2001:db8:a::/48");
         let mut leases = Leases::default();
-        let pin = |text: &str| Some(text.parse::<Subnet>().unwrap());
+        let pin = |text: &str| Some(text.parse::<Lease>().unwrap());
         assert!(leases.lease(pool, &name("a"), pin("2001:db8:a:7::/64")).is_ok());
         let mut fault = |text: &str| leases.lease(pool, &name("b"), pin(text)).unwrap_err();
         assert!(matches!(fault("2001:db8:a:7::/64"), PoolError::Taken { .. }));
@@ -273,7 +270,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_subnet_is_ever_held_twice(length in 32u8..=63, actions in actions()) {
-            let pool: Pool = format!("2001:db8::/{length}").parse().unwrap();
+            let pool = pool(&format!("2001:db8::/{length}"));
             let mut leases = Leases::default();
             for action in actions {
                 let who = |k: u8| name(&format!("m{k}"));
@@ -281,14 +278,14 @@ mod tests {
                     Action::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
                     Action::Release(k) => { leases.release(&who(k)); }
                     Action::Pin(k, at) => {
-                        if let Some(subnet) = pool.subnet(u64::from(at)) {
-                            let _ = leases.lease(pool, &who(k), Some(subnet));
+                        if let Some(pin) = pool.lease(u64::from(at)) {
+                            let _ = leases.lease(pool, &who(k), Some(pin));
                         }
                     }
                 }
                 let saved = Leases::new(leases.held().clone(), leases.resting().to_vec());
                 prop_assert_eq!(saved.as_ref(), Ok(&leases));
-                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.subnet(0) != Some(*s)));
+                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.lease(0) != Some(*s)));
             }
         }
 
@@ -296,10 +293,10 @@ mod tests {
         fn ranges_are_a_set(subnets in proptest::collection::vec(0u64..40, 0..60), from in 0u64..45) {
             let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
             for subnet in subnets {
-                prop_assert_eq!(ranges.insert(Subnet(subnet)), set.insert(subnet));
+                prop_assert_eq!(ranges.insert(subnet), set.insert(subnet));
             }
-            let free = (from..).find(|subnet| !set.contains(subnet)).map(Subnet);
-            prop_assert_eq!(ranges.first_free(Subnet(from)), free);
+            let free = (from..).find(|subnet| !set.contains(subnet));
+            prop_assert_eq!(ranges.first_free(from), free);
             // No two runs touch.
             let runs: Vec<_> = ranges.0.into_iter().collect();
             prop_assert!(runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));

@@ -1,6 +1,7 @@
 //! Prefixes, subnets, leases: address arithmetic and the choice of the next /64.
 
 mod leases;
+mod planned;
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -10,6 +11,7 @@ use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 pub use leases::{Leases, Resting};
+pub use planned::Planned;
 
 use crate::hint::Hint;
 use crate::name::MachineName;
@@ -36,12 +38,12 @@ pub enum PoolError {
     NotSubnet(Ipv6Net),
     #[error("the pool {0} is full: all its /64 are leased")]
     Full(Pool),
-    #[error("{subnet} is not in the pool {pool}")]
-    Outside { subnet: Subnet, pool: Pool },
+    #[error("{lease} is not in the pool {pool}")]
+    Outside { lease: Lease, pool: Pool },
     #[error("{0} is subnet 0 of the pool, which is the host's own")]
-    HostsOwn(Subnet),
-    #[error("{subnet} is leased to '{holder}'")]
-    Taken { subnet: Subnet, holder: MachineName },
+    HostsOwn(Lease),
+    #[error("{lease} is leased to '{holder}'")]
+    Taken { lease: Lease, holder: MachineName },
 }
 
 impl Hint for PoolError {
@@ -72,18 +74,68 @@ fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
     }
 }
 
-/// The prefix that is routed to this host, a /63 at the longest.
+/// A prefix that is routed to this host and stays, a /63 at the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Pool(Ipv6Net);
+pub struct Prefix(Ipv6Net);
 
-impl Pool {
+impl Prefix {
     pub fn net(self) -> Ipv6Net {
         self.0
     }
 
-    /// The subnets of a prefix that an ISP delegates, and may change: numbers in
-    /// `::/LENGTH`, which are put behind the current prefix.
+    /// How many /64 there are, subnet 0 included.
+    pub fn size(self) -> u64 {
+        size(self.0.prefix_len())
+    }
+
+    /// Subnet `index`, if the prefix reaches so far.
+    pub fn subnet(self, index: u64) -> Option<Subnet> {
+        (index < self.size()).then(|| Subnet(Subnet::of(self.0.network()).0 + index))
+    }
+
+    /// The host's own address: the first of subnet 0.
+    pub fn host_address(self) -> Ipv6Addr {
+        Subnet::of(self.0.network()).address(1)
+    }
+
+    pub fn contains(self, subnet: Subnet) -> bool {
+        self.0.contains(&subnet.net())
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Prefix, PoolError> {
+        let net = parse_net(text)?;
+        let first = net.network().segments()[0];
+        match net.prefix_len() {
+            64.. => Err(PoolError::TooLong(net)),
+            ..8 => Err(PoolError::TooShort(net)),
+            // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
+            _ if !(0x100..0xfe00).contains(&first) => Err(PoolError::NotUnicast(net)),
+            _ => Ok(Prefix(net)),
+        }
+    }
+}
+
+/// How many /64 a prefix of this length has.
+fn size(length: u8) -> u64 {
+    1 << (64 - length)
+}
+
+/// What machines get their /64 of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum Pool {
+    Fixed(Prefix),
+    /// What an ISP delegates, and may change: as long as this, a /32 at the widest.
+    Delegated(u8),
+}
+
+impl Pool {
+    /// The pool of a prefix that is delegated.
     ///
     /// # Errors
     /// When there is no /64 for a machine in a prefix of that length.
@@ -92,54 +144,123 @@ impl Pool {
         match length {
             64.. => Err(PoolError::TooLong(net)),
             ..32 => Err(PoolError::TooShort(net)),
-            _ => Ok(Pool(net)),
+            _ => Ok(Pool::Delegated(length)),
         }
     }
 
-    /// Whether it only numbers the subnets of a prefix that changes.
+    /// The prefix, where it stays.
+    pub fn fixed(self) -> Option<Prefix> {
+        match self {
+            Pool::Fixed(prefix) => Some(prefix),
+            Pool::Delegated(_) => None,
+        }
+    }
+
     pub fn is_delegated(self) -> bool {
-        self.0.network().is_unspecified()
+        self.fixed().is_none()
     }
 
-    /// The number of a subnet in it.
-    pub fn number(self, subnet: Subnet) -> u64 {
-        subnet.0 & (self.size() - 1)
-    }
-
-    /// How many /64 there are, subnet 0 included.
+    /// How many /64 there are, the host's own included.
     pub fn size(self) -> u64 {
-        1 << (64 - self.0.prefix_len())
+        match self {
+            Pool::Fixed(prefix) => prefix.size(),
+            Pool::Delegated(length) => size(length),
+        }
     }
 
-    /// Subnet `index`, if the pool reaches so far.
-    pub fn subnet(self, index: u64) -> Option<Subnet> {
-        let base = u128::from(self.0.network());
-        (index < self.size()).then(|| Subnet((base >> 64) as u64 + index))
+    /// What a machine may hold of it: the one with this number, if the pool reaches so far.
+    pub fn lease(self, number: u64) -> Option<Lease> {
+        match self {
+            Pool::Fixed(prefix) => prefix.subnet(number).map(Lease::Subnet),
+            Pool::Delegated(_) if number >= self.size() => None,
+            Pool::Delegated(_) => u32::try_from(number).ok().map(Lease::Number),
+        }
     }
 
-    /// The host's own address: the first of subnet 0.
-    pub fn host_address(self) -> Ipv6Addr {
-        Subnet((u128::from(self.0.network()) >> 64) as u64).address(1)
-    }
-
-    pub fn contains(self, subnet: Subnet) -> bool {
-        self.0.contains(&subnet.net())
+    pub fn contains(self, lease: Lease) -> bool {
+        match (self, lease) {
+            (Pool::Fixed(prefix), Lease::Subnet(subnet)) => prefix.contains(subnet),
+            (Pool::Delegated(_), Lease::Number(number)) => u64::from(number) < self.size(),
+            _ => false,
+        }
     }
 }
 
-impl FromStr for Pool {
+/// In files as a prefix of which only the length is known, `::/56`.
+impl From<Pool> for String {
+    fn from(pool: Pool) -> String {
+        match pool {
+            Pool::Fixed(prefix) => prefix.to_string(),
+            Pool::Delegated(length) => format!("::/{length}"),
+        }
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pool::Fixed(prefix) => prefix.fmt(f),
+            Pool::Delegated(length) => write!(f, "::/{length} (delegated)"),
+        }
+    }
+}
+
+/// What a machine holds: a /64, or its number in a prefix that is delegated and may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Lease {
+    Number(u32),
+    Subnet(Subnet),
+}
+
+impl Lease {
+    /// The number, where it is only that.
+    pub fn number(self) -> Option<u32> {
+        match self {
+            Lease::Number(number) => Some(number),
+            Lease::Subnet(_) => None,
+        }
+    }
+
+    /// Its place among all that can be held: numbers come before what is unicast.
+    fn place(self) -> u64 {
+        match self {
+            Lease::Number(number) => number.into(),
+            Lease::Subnet(subnet) => subnet.0,
+        }
+    }
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lease::Subnet(subnet) => subnet.fmt(f),
+            Lease::Number(number) => f.pad(&format!("subnet {number:#x}")),
+        }
+    }
+}
+
+/// In files a number stands where it has its place behind a prefix: `0:0:0:2a::/64`.
+impl From<Lease> for String {
+    fn from(lease: Lease) -> String {
+        Subnet(lease.place()).to_string()
+    }
+}
+
+impl FromStr for Lease {
     type Err = PoolError;
 
-    fn from_str(text: &str) -> Result<Pool, PoolError> {
-        let net = parse_net(text)?;
-        let first = net.network().segments()[0];
-        match net.prefix_len() {
-            64.. => Err(PoolError::TooLong(net)),
-            ..8 => Err(PoolError::TooShort(net)),
-            // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
-            _ if !(0x100..0xfe00).contains(&first) => Err(PoolError::NotUnicast(net)),
-            _ => Ok(Pool(net)),
-        }
+    fn from_str(text: &str) -> Result<Lease, PoolError> {
+        let subnet: Subnet = text.parse()?;
+        Ok(u32::try_from(subnet.0).map_or(Lease::Subnet(subnet), Lease::Number))
+    }
+}
+
+impl TryFrom<String> for Lease {
+    type Error = PoolError;
+
+    fn try_from(text: String) -> Result<Lease, PoolError> {
+        text.parse()
     }
 }
 
@@ -160,11 +281,6 @@ impl Subnet {
         self.address(1)
     }
 
-    /// The machine's end, where the definition names no other token.
-    pub fn machine_end(self) -> Ipv6Addr {
-        self.address(2)
-    }
-
     pub fn net(self) -> Ipv6Net {
         Ipv6Net::new_assert(self.address(0), 64)
     }
@@ -174,18 +290,8 @@ impl Subnet {
         Subnet((u128::from(address) >> 64) as u64)
     }
 
-    /// Whether it is only a number, which a delegated prefix will stand before.
-    pub fn is_delegated(self) -> bool {
-        self.0 >> 32 == 0
-    }
-
-    /// Its number, if it is only that.
-    pub fn id(self) -> Option<u64> {
-        self.is_delegated().then_some(self.0)
-    }
-
     pub fn contains(self, address: Ipv6Addr) -> bool {
-        (u128::from(address) >> 64) as u64 == self.0
+        Subnet::of(address) == self
     }
 }
 
@@ -226,7 +332,7 @@ macro_rules! text_type {
     };
 }
 
-text_type!(Pool, |pool| pool.0.to_string());
+text_type!(Prefix, |prefix| prefix.0.to_string());
 text_type!(Subnet, |subnet| subnet.net().to_string());
 
 #[cfg(test)]
@@ -235,13 +341,13 @@ mod tests {
 
     use super::*;
 
-    fn pool(text: &str) -> Pool {
+    fn prefix(text: &str) -> Prefix {
         text.parse().unwrap()
     }
 
     #[test]
     fn pools_that_cannot_be() {
-        let error = |text: &str| text.parse::<Pool>().unwrap_err();
+        let error = |text: &str| text.parse::<Prefix>().unwrap_err();
         assert!(matches!(error("2001:db8::/64"), PoolError::TooLong(_)));
         assert!(matches!(error("2001:db8::/128"), PoolError::TooLong(_)));
         assert!(matches!(error("2001:db8::1/48"), PoolError::HostBits(_)));
@@ -251,26 +357,51 @@ mod tests {
         assert!(matches!(error("2000::/3"), PoolError::TooShort(_)));
         assert!(matches!(error("2001:db8::"), PoolError::NotPrefix(_)));
         assert_eq!(error("2001:db8::1/48").hint().unwrap(), "did you mean 2001:db8::/48?");
-        assert!("2001:db8::/63".parse::<Pool>().is_ok() && "fd12::/32".parse::<Pool>().is_ok());
+        assert!("2001:db8::/63".parse::<Prefix>().is_ok() && "fd12::/32".parse::<Prefix>().is_ok());
     }
 
     #[test]
     fn the_address_plan() {
-        let pool = pool("2001:db8:a::/48");
-        assert_eq!(pool.size(), 65536);
-        assert_eq!(pool.host_address().to_string(), "2001:db8:a::1");
-        let subnet = pool.subnet(0x2a).unwrap();
+        let prefix = prefix("2001:db8:a::/48");
+        assert_eq!(prefix.size(), 65536);
+        assert_eq!(prefix.host_address().to_string(), "2001:db8:a::1");
+        let subnet = prefix.subnet(0x2a).unwrap();
         assert_eq!(subnet.to_string(), "2001:db8:a:2a::/64");
         assert_eq!(subnet.host_end().to_string(), "2001:db8:a:2a::1");
-        assert_eq!(subnet.machine_end().to_string(), "2001:db8:a:2a::2");
-        assert_eq!(pool.subnet(65536), None);
+        assert_eq!(prefix.subnet(65536), None);
+    }
+
+    #[test]
+    fn a_number_keeps_its_place_in_files() {
+        let number: Lease = "0:0:0:2a::/64".parse().unwrap();
+        assert_eq!((number, String::from(number).as_str()), (Lease::Number(0x2a), "0:0:0:2a::/64"));
+        assert_eq!(number.to_string(), "subnet 0x2a");
+        let pool = Pool::delegated(56).unwrap();
+        assert!(pool.contains(number) && pool.lease(0x2a) == Some(number));
+        assert!(!pool.contains(Lease::Number(256)) && pool.lease(256).is_none());
+        let subnet: Lease = "2001:db8:a:2a::/64".parse().unwrap();
+        assert!(!pool.contains(subnet) && !Pool::Fixed(prefix("2001:db8:a::/48")).contains(number));
+        assert!(Pool::delegated(64).is_err() && Pool::delegated(31).is_err());
+    }
+
+    #[test]
+    fn what_is_planned_of_a_prefix_that_changes_is_a_host_part() {
+        let planned = |text: &str| text.parse::<Planned>().unwrap();
+        assert_eq!(planned("::2"), Planned::new(Lease::Number(7), 2));
+        assert_eq!(planned("0:0:0:7::2"), Planned::Token(2), "as it stood in older journals");
+        let fixed = planned("2001:db8:a:7::2");
+        assert_eq!(fixed.address(), Some("2001:db8:a:7::2".parse().unwrap()));
+        let is_of = |planned: Planned, text: &str| planned.is_of(text.parse().unwrap());
+        assert!(is_of(fixed, "2001:db8:a:7::9") && !is_of(fixed, "2001:db8:a:8::2"));
+        assert!(is_of(Planned::Token(2), "2001:db8:a:7::9") && !is_of(Planned::Token(2), "fd00::2"));
     }
 
     proptest! {
         #[test]
         fn parsing_never_panics(text in "\\PC{0,60}") {
-            let _ = text.parse::<Pool>();
-            let _ = text.parse::<Subnet>();
+            let _ = text.parse::<Prefix>();
+            let _ = text.parse::<Lease>();
+            let _ = text.parse::<Planned>();
         }
     }
 }

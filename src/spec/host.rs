@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ipv4, Limits, MachineSpec, Problem, Uplink};
 use crate::name::IfName;
-use crate::pool::{Pool, Subnet};
+use crate::pool::{Lease, Pool, Prefix, Subnet};
 
 /// The host as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostSpec {
     /// The routed prefix that machines get their /64 from.
-    #[serde(skip_serializing_if = "is_not_said")]
-    pub pool: Option<Pool>,
+    #[serde(rename = "pool", skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Prefix>,
     /// Where the ISP's prefix may change: one that stays, for this host and its machines
     /// alone (RFC 4193), by which they find each other.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub local: Option<Pool>,
+    pub local: Option<Prefix>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
     #[serde(skip_serializing_if = "Defaults::is_empty")]
@@ -34,11 +34,6 @@ pub struct HostSpec {
     /// The bridges that nsctl makes.
     #[serde(rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
     pub bridges: BTreeMap<IfName, BridgeSpec>,
-}
-
-/// A delegated pool is the uplink's.
-fn is_not_said(pool: &Option<Pool>) -> bool {
-    pool.is_none_or(Pool::is_delegated)
 }
 
 /// What a machine gets where its definition says nothing.
@@ -128,16 +123,21 @@ pub struct BridgeSpec {
 }
 
 impl HostSpec {
+    /// What machines get their /64 of: the prefix that is routed here, or what the ISP delegates.
+    pub fn pool(&self) -> Option<Pool> {
+        self.prefix.map(Pool::Fixed).or(self.delegated().map(Pool::Delegated))
+    }
+
     /// The prefix whose addresses stay: the pool, or else what is local.
-    pub fn fixed_pool(&self) -> Option<Pool> {
-        self.pool.filter(|pool| !pool.is_delegated()).or(self.local)
+    pub fn fixed_pool(&self) -> Option<Prefix> {
+        self.prefix.or(self.local)
     }
 
     /// The subnet of a lease whose addresses stay.
-    pub fn fixed_subnet(&self, lease: Subnet) -> Option<Subnet> {
-        match lease.id() {
-            Some(number) => self.local?.subnet(number),
-            None => Some(lease),
+    pub fn fixed_subnet(&self, lease: Lease) -> Option<Subnet> {
+        match lease {
+            Lease::Number(number) => self.local?.subnet(number.into()),
+            Lease::Subnet(subnet) => Some(subnet),
         }
     }
 
@@ -171,13 +171,9 @@ impl HostSpec {
     /// # Errors
     /// All that is wrong in it.
     pub fn parse(path: &Path, text: &str) -> Result<HostSpec, Vec<Problem>> {
-        let mut host: HostSpec =
-            toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
+        let host: HostSpec = toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
         let problems: Vec<Problem> =
             host.faults().into_iter().map(|message| Problem::whole(path, message)).collect();
-        if let Some(length) = host.delegated() {
-            host.pool = Pool::delegated(length).ok();
-        }
         if problems.is_empty() { Ok(host) } else { Err(problems) }
     }
 
@@ -188,7 +184,7 @@ impl HostSpec {
 
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.delegated().is_some() && self.pool.is_some() {
+        if self.delegated().is_some() && self.prefix.is_some() {
             faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
         }
         if self.local.is_some() && self.delegated().is_none() {

@@ -30,7 +30,7 @@ pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, Tunnel, Uplink, UplinkKind};
 
 use crate::name::{IfName, MachineName};
-use crate::pool::Subnet;
+use crate::pool::Lease;
 
 /// The host's own file.
 pub const HOST_FILE: &str = "/etc/nsctl/nsctl.toml";
@@ -118,7 +118,7 @@ impl Spec {
     /// What no single file can show: two machines on one pinned subnet, a pin outside the pool.
     fn cross_check(&mut self, texts: &Definitions) {
         let mut found = Vec::new();
-        let mut pins: BTreeMap<Subnet, &MachineName> = BTreeMap::new();
+        let mut pins: BTreeMap<Lease, &MachineName> = BTreeMap::new();
         for (name, machine) in &self.machines {
             let Some(pin) = machine.network.routed().and_then(|routed| routed.subnet.as_ref()) else {
                 continue;
@@ -131,7 +131,7 @@ impl Spec {
                 None => _ = pins.insert(*pin, name),
             }
         }
-        let changes = self.host.pool.is_some() && self.host.fixed_pool().is_none();
+        let changes = self.host.pool().is_some() && self.host.fixed_pool().is_none();
         for (name, machine) in self.machines.iter().filter(|_| changes) {
             if machine.expose.iter().any(|expose| expose.host.is_some()) {
                 let message = "expose: `host` leads to a fixed address, and the prefix here is delegated and changes; \
@@ -145,15 +145,15 @@ impl Spec {
         }
     }
 
-    fn pin_fault(&self, pin: Subnet, holder: Option<&MachineName>) -> Option<String> {
+    fn pin_fault(&self, pin: Lease, holder: Option<&MachineName>) -> Option<String> {
         if let Some(holder) = holder {
             return Some(format!("{pin} is pinned by '{holder}' too"));
         }
-        let pool = self.host.pool?;
+        let pool = self.host.pool()?;
         if !pool.contains(pin) {
             return Some(format!("{pin} is not in the pool {pool}"));
         }
-        (pool.subnet(0) == Some(pin))
+        (pool.lease(0) == Some(pin))
             .then(|| format!("{pin} is subnet 0 of the pool, which is the host's own"))
     }
 

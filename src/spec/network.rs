@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{IfName, MachineName};
-use crate::pool::Subnet;
+use crate::pool::{Lease, Planned, Subnet};
 
 /// How the machine meets the world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl Network {
     }
 
     /// Lets go of a subnet that it was pinned to; gives that.
-    pub fn unpin(&mut self) -> Option<Subnet> {
+    pub fn unpin(&mut self) -> Option<Lease> {
         match self {
             Network::Routed(routed) => routed.subnet.take(),
             Network::Bridge(_) => None,
@@ -65,11 +65,14 @@ impl Network {
     }
 }
 
+/// The host part of a machine where nobody says another; the host's end has 1.
+const MACHINE_END: u64 = 2;
+
 /// What a routed machine may ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routed {
     /// A subnet of its choice, instead of the next free one.
-    pub subnet: Option<Subnet>,
+    pub subnet: Option<Lease>,
     /// The host part of its address, instead of `::2`.
     pub token: Option<Ipv6Addr>,
     /// The host part that its guest gives itself, where that reads no file of networkd's and no
@@ -80,12 +83,17 @@ pub struct Routed {
 impl Routed {
     /// The machine's address in `subnet`.
     pub fn address(&self, subnet: Subnet) -> Ipv6Addr {
-        self.host_part().map_or(subnet.machine_end(), |part| subnet.address(part))
+        subnet.address(self.host_part())
     }
 
-    /// The host part of its address; none: the usual one.
-    pub fn host_part(&self) -> Option<u64> {
-        self.token.map(|token| u128::from(token) as u64).or(self.chosen)
+    /// Where it is to be found, as long as it holds this.
+    pub fn planned(&self, lease: Lease) -> Planned {
+        Planned::new(lease, self.host_part())
+    }
+
+    /// The host part of its address.
+    pub fn host_part(&self) -> u64 {
+        self.token.map(|token| u128::from(token) as u64).or(self.chosen).unwrap_or(MACHINE_END)
     }
 }
 
@@ -95,7 +103,7 @@ impl Routed {
 pub struct NetworkTable {
     mode: Mode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    subnet: Option<Subnet>,
+    subnet: Option<Lease>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<Ipv6Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

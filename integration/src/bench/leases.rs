@@ -17,10 +17,10 @@ const LEASES: u64 = 65_536;
 const ROUNDS: usize = 15;
 
 pub fn run(trees: &Trees, _: Suite, sheet: &mut Sheet) -> Result<()> {
-    let pool: Pool = "2001:db8::/32".parse()?;
+    let pool = Pool::Fixed("2001:db8::/32".parse()?);
     let mut held = BTreeMap::new();
     for k in 1..=LEASES {
-        held.insert(format!("m{k}").parse()?, pool.subnet(k).context("outside")?);
+        held.insert(format!("m{k}").parse()?, pool.lease(k).context("outside")?);
     }
     let leases = Leases::new(held, Vec::new()).ok().context("twice")?;
     let place = trees.runs().join(format!("{}-leases", std::process::id()));

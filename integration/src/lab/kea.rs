@@ -27,9 +27,14 @@ pub fn kea(
         Ok(shown.contains("fe80"))
     };
     until(Duration::from_secs(10), "the server's interface has its address", settled)?;
-    let log = fs::File::create(dir.join(format!("{program}.log")))?.into_parts().0;
+    let told = dir.join(format!("{program}.log"));
+    let log = fs::File::create(&told)?.into_parts().0;
     let mut command = place.command(&[program, "-c", &file.to_string_lossy()]);
     command.env("KEA_PIDFILE_DIR", dir).env("KEA_LOCKFILE_DIR", dir).env("KEA_DHCP_DATA_DIR", dir);
     command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
-    Daemon::spawn(&mut command)
+    let server = Daemon::spawn(&mut command)?;
+    // Who asks before it listens asks again after 4, 8, 16 s (RFC 2131 4.1).
+    let listens = || Ok(fs::read_to_string(&told)?.contains("_STARTED"));
+    until(Duration::from_secs(20), &format!("{program} has started"), listens)?;
+    Ok(server)
 }

@@ -81,7 +81,7 @@ fn leases_are_unique(sight: &Sight) -> Result<()> {
         .leases
         .held()
         .values()
-        .chain(state.leases.resting().iter().map(|rested| &rested.subnet))
+        .chain(state.leases.resting().iter().map(|rested| &rested.lease))
         .map(ToString::to_string);
     let mut seen = BTreeSet::new();
     for subnet in all {

@@ -193,7 +193,7 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
 async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
     crate::cli::session::must_be_root(global)?;
     let observed = observe::host(&Disk::new(&global.root), None).await?;
-    let Some(pool) = spec_of(&observed)?.host.pool.filter(|pool| !pool.is_delegated()) else {
+    let Some(pool) = spec_of(&observed)?.host.prefix else {
         return Err(Fault::new("this host has no pool of its own that could be routed to it")
             .hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };

@@ -13,7 +13,7 @@ use crate::identity;
 use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::Scope;
-use crate::pool::Pool;
+use crate::pool::{Pool, Prefix};
 use crate::spec::{AcceptRa, Delegated, Dns, Tunnel, Uplink, UplinkKind};
 use crate::sys::Net;
 
@@ -78,18 +78,17 @@ impl Init {
 }
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
-    let pool: Pool = match &args.pool {
-        Some(word) => word.parse()?,
+    let pool = match &args.pool {
+        Some(word) => Pool::Fixed(word.parse()?),
         None => Pool::delegated(args.length)?,
     };
     let tunnel = args.tunnel()?;
     let uplink = args.uplink.or(args.delegated).map(|word| word.parse()).transpose()?;
     let uplink: Option<IfName> = uplink;
     let session = Session::begin(global, About::Nobody).await?;
-    if let Some((name, subnet)) =
-        session.state.leases.held().iter().find(|(_, subnet)| !pool.contains(**subnet))
+    if let Some((name, lease)) = session.state.leases.held().iter().find(|(_, lease)| !pool.contains(**lease))
     {
-        return Err(Fault::new(format!("'{name}' holds {subnet}, which is not in {pool}"))
+        return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}"))
             .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
     }
     let uplink = match uplink {
@@ -110,20 +109,24 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
     let mut host = session.spec.host.clone();
-    if host.pool.is_none() && host.dns.is_none() {
+    if host.pool().is_none() && host.dns.is_none() {
         host.dns = dns(&session).await?;
     }
-    (host.pool, host.local, host.uplink) = (Some(pool), local(&session, pool)?, uplink);
+    (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
     session.make(session.change(Scope::Host).host(&host)?).await?;
-    session.say(match pool.is_delegated() {
-        true => format!("machines get a /64 each of what is delegated; today that is {}", today().await?),
-        false => format!("machines get a /64 each of {pool}; this host has {}", pool.host_address()),
+    session.say(match pool {
+        Pool::Delegated(_) => {
+            format!("machines get a /64 each of what is delegated; today that is {}", today().await?)
+        }
+        Pool::Fixed(prefix) => {
+            format!("machines get a /64 each of {prefix}; this host has {}", prefix.host_address())
+        }
     });
     Ok(0)
 }
 
 /// The prefix that stays beside a delegated one.
-fn local(session: &Session, pool: Pool) -> Result<Option<Pool>, Fault> {
+fn local(session: &Session, pool: Pool) -> Result<Option<Prefix>, Fault> {
     if !pool.is_delegated() {
         return Ok(None);
     }
@@ -238,7 +241,7 @@ async fn today() -> Result<String, Fault> {
 /// knows: it is left as it is.
 fn keeper(session: &Session, interface: &IfName, file: Option<&str>) -> Result<AcceptRa, Fault> {
     let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
-    if switch(FORWARDING) == Some("1") && session.spec.host.pool.is_none() {
+    if switch(FORWARDING) == Some("1") && session.spec.host.pool().is_none() {
         return Ok(AcceptRa::Unchanged);
     }
     match file {

@@ -17,7 +17,7 @@ use crate::emit::{ManagedFile, Origin};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::{Plan, Scope, Step, diff};
-use crate::pool::{Pool, Subnet};
+use crate::pool::{Lease, Prefix, Subnet};
 use crate::spec::{Ipv4, MachineSpec, Network, NetworkdTable, Routed, Sections, Values, definition_path};
 
 /// Make a machine that was set up by hand one of nsctl's, as it is
@@ -116,12 +116,13 @@ async fn definition(
     let (network, ipv4, networkd) = match bridge {
         Some(bridge) => (Network::Bridge(bridge.parse()?), None, rest(settings, None)),
         None => {
-            let pool = session.spec.host.pool;
+            let pool = session.spec.host.prefix;
             let subnet =
                 pool.and_then(|pool| subnet(settings, pool)).ok_or_else(|| not_routed(name, pool))?;
-            let token = own_address(session, name, subnet).await.filter(|own| *own != subnet.machine_end());
+            let usual = Routed::default().address(subnet);
+            let token = own_address(session, name, subnet).await.filter(|own| *own != usual);
             let token = token.map(|own| Ipv6Addr::from(u128::from(own) & u128::from(u64::MAX)));
-            let routed = Routed { subnet: Some(subnet), token, chosen: None };
+            let routed = Routed { subnet: Some(Lease::Subnet(subnet)), token, chosen: None };
             (Network::Routed(routed), ipv4(settings), rest(settings, Some(subnet)))
         }
     };
@@ -133,7 +134,7 @@ async fn definition(
     Ok(machine)
 }
 
-fn not_routed(name: &MachineName, pool: Option<Pool>) -> Fault {
+fn not_routed(name: &MachineName, pool: Option<Prefix>) -> Fault {
     let Some(pool) = pool else {
         return Fault::new(format!(
             "'{name}' is on no bridge, and this host has no pool to route it a subnet of"
@@ -149,7 +150,7 @@ fn not_routed(name: &MachineName, pool: Option<Pool>) -> Fault {
 }
 
 /// The /64 of the pool that the host's end has.
-fn subnet(settings: &Ini, pool: Pool) -> Option<Subnet> {
+fn subnet(settings: &Ini, pool: Prefix) -> Option<Subnet> {
     let values = settings.sections().flat_map(|(_, keys)| keys);
     let mut prefixes =
         values.filter(|(key, _)| key == "Address" || key == "Prefix").filter_map(|(_, value)| {

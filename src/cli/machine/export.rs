@@ -120,7 +120,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
 
 /// A subnet that it had pinned elsewhere is none of this host's pool.
 fn at_home_here(session: &Session, machine: &mut MachineSpec) {
-    let pool = session.spec.host.pool;
+    let pool = session.spec.host.pool();
     let pinned = machine.network.routed().and_then(|routed| routed.subnet);
     if let Some(subnet) = pinned.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));

@@ -12,7 +12,7 @@ use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::wrong_link;
-use crate::pool::{Leases, Subnet};
+use crate::pool::{Lease, Leases, Subnet};
 use crate::spec::{Expose, MachineSpec, Mode, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
@@ -78,7 +78,7 @@ pub struct NetworkView {
     /// What was planned.
     pub prefix: Option<Subnet>,
     /// The stable number of the subnet, where its prefix is delegated and may change.
-    pub number: Option<u64>,
+    pub number: Option<u32>,
     pub address: Option<Ipv6Addr>,
     pub bridge: Option<String>,
 }
@@ -215,9 +215,9 @@ fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: boo
 
 /// A machine's subnet as it is now: that of the lease, or what networkd cut out
 /// of the delegated prefix for the host's end.
-fn current_prefix(observed: &Observed, machine: &MachineName, lease: Subnet) -> Option<Subnet> {
-    if !lease.is_delegated() {
-        return Some(lease);
+fn current_prefix(observed: &Observed, machine: &MachineName, lease: Lease) -> Option<Subnet> {
+    if let Lease::Subnet(subnet) = lease {
+        return Some(subnet);
     }
     let link = observed.host_end(machine)?;
     let mine = observed.addresses.iter().filter(|a| a.interface == link.index && a.global && !a.deprecated);
@@ -254,7 +254,7 @@ const UNMANAGED: NetworkView =
     NetworkView { mode: ModeView::Unmanaged, prefix: None, number: None, address: None, bridge: None };
 
 /// Of a machine whose definition cannot be used: what it has been given.
-fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subnet>) -> NetworkView {
+fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease>) -> NetworkView {
     let settings = observed.file(&ManagedFile::Nspawn(name.clone()).path()).map(Ini::parse);
     let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
     match (bridge, lease) {
@@ -264,14 +264,14 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Subne
         (None, Some(lease)) => NetworkView {
             mode: ModeView::Managed(Mode::Routed),
             prefix: current_prefix(observed, name, lease),
-            number: lease.id(),
+            number: lease.number(),
             ..UNMANAGED
         },
         (None, None) => UNMANAGED,
     }
 }
 
-fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Subnet>) -> NetworkView {
+fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Lease>) -> NetworkView {
     let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
     let mode = ModeView::Managed(network.mode());
     let bridge = network.bridge().map(ToString::to_string);
@@ -280,7 +280,7 @@ fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Opti
         Some(routed) => NetworkView {
             mode,
             prefix,
-            number: lease.and_then(Subnet::id),
+            number: lease.and_then(Lease::number),
             address: prefix.map(|subnet| routed.address(subnet)),
             bridge,
         },

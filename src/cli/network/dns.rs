@@ -10,7 +10,7 @@ use crate::cli::{Fault, Global};
 use crate::emit::names::{Entry, entries, lines};
 use crate::observe;
 use crate::plan::spec_of;
-use crate::pool::Pool;
+use crate::pool::Prefix;
 use crate::spec::{Dns as DnsSpec, zone_fault};
 use crate::sys::Disk;
 
@@ -66,7 +66,7 @@ fn forward(entries: &[Entry], zone: &str) -> String {
 }
 
 /// PTR records below ip6.arpa (RFC 3596 2.5), relative to the pool's own zone.
-fn reverse(entries: &[Entry], zone: &str, pool: Pool) -> String {
+fn reverse(entries: &[Entry], zone: &str, pool: Prefix) -> String {
     // Zones are cut at nibbles: the longest that holds the whole pool.
     let cut = usize::from(pool.net().prefix_len() / 4);
     let nibbles = |address: Ipv6Addr| -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::spec_of;
-use crate::pool::{Leases, Pool, Subnet};
+use crate::pool::{Lease, Leases, Pool};
 use crate::sys::Disk;
 
 /// Show the prefix: what is leased, resting and free
@@ -27,15 +27,15 @@ struct View<'a> {
     /// Subnets for machines, all but the host's own.
     size: u64,
     free: u64,
-    leases: Vec<Lease<'a>>,
+    leases: Vec<Held<'a>>,
     /// The one freed longest ago first.
-    resting: Vec<Subnet>,
+    resting: Vec<Lease>,
 }
 
 #[derive(Serialize)]
-struct Lease<'a> {
+struct Held<'a> {
     machine: &'a MachineName,
-    subnet: Subnet,
+    subnet: Lease,
 }
 
 pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
@@ -43,7 +43,7 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
     let leases = state(&observed)?.leases;
-    let Some(pool) = spec_of(&observed)?.host.pool else {
+    let Some(pool) = spec_of(&observed)?.host.pool() else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };
     if args.json {
@@ -61,14 +61,14 @@ fn view(pool: Pool, leases: &Leases) -> View<'_> {
         pool,
         size,
         free: size.saturating_sub(used as u64),
-        leases: leases.held().iter().map(|(machine, subnet)| Lease { machine, subnet: *subnet }).collect(),
-        resting: leases.resting().iter().map(|rested| rested.subnet).collect(),
+        leases: leases.held().iter().map(|(machine, subnet)| Held { machine, subnet: *subnet }).collect(),
+        resting: leases.resting().iter().map(|rested| rested.lease).collect(),
     }
 }
 
 fn sheet(view: &View) -> String {
     let rest = view.resting.iter().map(|subnet| vec![subnet.to_string(), "resting".into()]);
-    let mut held: Vec<&Lease> = view.leases.iter().collect();
+    let mut held: Vec<&Held> = view.leases.iter().collect();
     held.sort_by_key(|lease| lease.subnet);
     let rows: Vec<Vec<String>> = held
         .iter()
