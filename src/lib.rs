@@ -13,6 +13,7 @@
 //! - [`spec`]: what the user wants: nsctl.toml and machines.d/*.toml
 //! - [`state`]: the state file: leases, and what must outlive a crash
 //! - [`emit`]: spec + lease -> text of systemd's files
+//! - [`handwritten`]: what somebody wrote by hand, as a definition
 //! - [`nftables`]: what the kernel's rules say
 //! - [`observed`]: a plain snapshot of a host
 //! - [`plan`]: (what is wanted, what is observed) -> ordered steps
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod doctor;
 pub mod emit;
 pub mod exec;
+pub mod handwritten;
 pub mod hint;
 pub mod identity;
 pub mod inspect;

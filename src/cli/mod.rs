@@ -22,7 +22,7 @@ mod machine {
     pub mod cp;
     pub mod create;
     pub mod export;
-    pub mod handmade;
+    pub mod handwritten;
     pub mod list;
     pub mod logs;
     pub mod look;

@@ -27,7 +27,7 @@ pub use machine::{
 pub use network::{Mode, Network, Routed};
 pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
-pub use uplink::{AcceptRa, Delegated, Tunnel, Uplink, UplinkKind};
+pub use uplink::{AcceptRa, Delegated, SeenUplink, Tunnel, Uplink, UplinkKind};
 
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;

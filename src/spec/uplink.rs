@@ -41,6 +41,34 @@ pub enum AcceptRa {
     Networkd(String),
 }
 
+/// What is seen of an interface that is to be the uplink of a host that forwards.
+#[derive(Debug, Clone, Copy)]
+pub struct SeenUplink<'a> {
+    /// The name of the .network file that networkd uses for it.
+    pub file: Option<&'a str>,
+    /// Whether that file, or a drop-in of it, decides about router advertisements itself.
+    pub file_decides: bool,
+    /// Whether the kernel takes them as long as the host does not forward (`accept_ra=1`).
+    pub kernel_takes: bool,
+    /// Whether somebody else made the host forward, and knows.
+    pub is_set_up: bool,
+}
+
+impl AcceptRa {
+    /// Who must be told to go on taking router advertisements. What an earlier `init` decided
+    /// holds while the uplink is run by the same: the traces of it look like somebody else's.
+    pub fn decide(was: Option<&AcceptRa>, seen: SeenUplink) -> AcceptRa {
+        match (was, seen.file) {
+            (Some(AcceptRa::Kernel), None) => AcceptRa::Kernel,
+            (Some(AcceptRa::Networkd(name)), Some(file)) if name == file => AcceptRa::Networkd(name.clone()),
+            _ if seen.is_set_up || seen.file_decides => AcceptRa::Unchanged,
+            (_, Some(file)) => AcceptRa::Networkd(file.to_owned()),
+            (_, None) if seen.kernel_takes => AcceptRa::Kernel,
+            (_, None) => AcceptRa::Unchanged,
+        }
+    }
+}
+
 /// A prefix that the ISP delegates, and may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delegated {
@@ -191,6 +219,30 @@ fn is_network_file(file: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_router_advertisements() {
+        use AcceptRa::{Kernel, Networkd, Unchanged};
+        let mine = || Networkd("20-wan0.network".to_owned());
+        let by_kernel = SeenUplink { file: None, file_decides: false, kernel_takes: true, is_set_up: false };
+        let by_networkd = SeenUplink { file: Some("20-wan0.network"), kernel_takes: false, ..by_kernel };
+        for (was, seen, then) in [
+            (None, by_kernel, Kernel),
+            (None, by_networkd, mine()),
+            (None, SeenUplink { kernel_takes: false, ..by_kernel }, Unchanged),
+            (None, SeenUplink { file_decides: true, ..by_networkd }, Unchanged),
+            (None, SeenUplink { is_set_up: true, ..by_networkd }, Unchanged),
+            // Its own drop-in decides, its own switch says 2.
+            (Some(mine()), SeenUplink { file_decides: true, ..by_networkd }, mine()),
+            (Some(Kernel), SeenUplink { kernel_takes: false, ..by_kernel }, Kernel),
+            // It has changed hands.
+            (Some(Kernel), by_networkd, mine()),
+            (Some(mine()), by_kernel, Kernel),
+            (Some(Networkd("old.network".to_owned())), by_networkd, mine()),
+        ] {
+            assert_eq!(AcceptRa::decide(was.as_ref(), seen), then, "{was:?} {seen:?}");
+        }
+    }
 
     #[test]
     fn what_is_written_is_what_is_read() {

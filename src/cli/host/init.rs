@@ -14,7 +14,7 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::Scope;
 use crate::pool::{Pool, Prefix};
-use crate::spec::{AcceptRa, Delegated, Dns, Tunnel, Uplink, UplinkKind};
+use crate::spec::{AcceptRa, Delegated, Dns, SeenUplink, Tunnel, Uplink, UplinkKind};
 use crate::sys::Net;
 
 /// Tell which prefix is routed to this host
@@ -178,28 +178,25 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
         Some(bus) => bus.network_file(link).await?,
         None => None,
     };
-    let accept_ra = match kept(session, &interface, file.as_deref()) {
-        Some(accept_ra) => accept_ra,
-        None => keeper(session, &interface, file.as_deref())?,
+    let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
+    let host = &session.spec.host;
+    let seen = SeenUplink {
+        file: file.as_deref().map(file_name),
+        file_decides: file.as_deref().map_or(Ok(false), |file| says_accept_ra(session, file))?,
+        kernel_takes: switch(&crate::observed::accept_ra(interface.as_str())) == Some("1"),
+        is_set_up: switch(FORWARDING) == Some("1") && host.pool().is_none(),
     };
-    Ok(Uplink { interface, mtu, kind: UplinkKind::Native(accept_ra) })
+    let was = host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
+    let was = was.and_then(|uplink| match &uplink.kind {
+        UplinkKind::Native(accept_ra) => Some(accept_ra),
+        UplinkKind::Delegated(_) | UplinkKind::Tunnel(_) => None,
+    });
+    let kind = UplinkKind::Native(AcceptRa::decide(was, seen));
+    Ok(Uplink { interface, mtu, kind })
 }
 
-/// What an earlier `init` decided, where it still holds: the traces of its own decision look
-/// like somebody else's.
-fn kept(session: &Session, interface: &IfName, file: Option<&str>) -> Option<AcceptRa> {
-    let uplink = session.spec.host.uplink.as_ref().filter(|uplink| uplink.interface == *interface)?;
-    let UplinkKind::Native(accept_ra) = &uplink.kind else { return None };
-    let holds = match accept_ra {
-        AcceptRa::Kernel => file.is_none(),
-        AcceptRa::Networkd(name) => file.is_none_or(|file| file_name(file) == *name),
-        AcceptRa::Unchanged => false,
-    };
-    holds.then(|| accept_ra.clone())
-}
-
-fn file_name(path: &str) -> String {
-    Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned()
+fn file_name(path: &str) -> &str {
+    Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// networkd asks for the prefix, so it must run the uplink.
@@ -226,7 +223,7 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
     let text = session.disk.read(path)?.unwrap_or_default();
     let dhcp = Ini::parse(&text).get("Network", "DHCP").unwrap_or_default().to_ascii_lowercase();
     let dhcp4 = ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str());
-    let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: file_name(&file) });
+    let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: file_name(&file).to_owned() });
     Ok(Uplink { kind, ..uplink })
 }
 
@@ -236,27 +233,10 @@ async fn today() -> Result<String, Fault> {
     Ok(nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
-/// Who must be told to go on taking router advertisements when the host
-/// forwards. A host that forwards already has been set up by somebody who
-/// knows: it is left as it is.
-fn keeper(session: &Session, interface: &IfName, file: Option<&str>) -> Result<AcceptRa, Fault> {
-    let switch = |key: &str| session.observed.sysctls.get(key).map(String::as_str);
-    if switch(FORWARDING) == Some("1") && session.spec.host.pool().is_none() {
-        return Ok(AcceptRa::Unchanged);
-    }
-    match file {
-        Some(file) if says_accept_ra(session, file)? => Ok(AcceptRa::Unchanged),
-        Some(file) => Ok(AcceptRa::Networkd(file_name(file))),
-        None if switch(&crate::observed::accept_ra(interface.as_str())) == Some("1") => Ok(AcceptRa::Kernel),
-        None => Ok(AcceptRa::Unchanged),
-    }
-}
-
 /// Whether a .network file or one of its drop-ins decides about RA itself.
 fn says_accept_ra(session: &Session, file: &str) -> Result<bool, Fault> {
-    let path = Path::new(file);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut texts: Vec<String> = session.disk.read(path)?.into_iter().collect();
+    let name = file_name(file);
+    let mut texts: Vec<String> = session.disk.read(Path::new(file))?.into_iter().collect();
     for folder in ["/usr/lib/systemd/network", "/run/systemd/network", "/etc/systemd/network"] {
         let drop_ins = Path::new(folder).join(format!("{name}.d"));
         texts.extend(session.disk.folder(&drop_ins, |name| name.ends_with(".conf"))?.into_values());

@@ -4,9 +4,10 @@ use clap::Args;
 
 use crate::apply::Listener;
 use crate::cli::machine::create::NetworkArgs;
-use crate::cli::machine::handmade::{Handwritten, absorb, checked, taken_over};
+use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
+use crate::handwritten::Handwritten;
 use crate::name::MachineName;
 use crate::plan::Scope;
 use crate::spec::{MachineSpec, Network};
@@ -72,10 +73,10 @@ fn adopt(
 ) -> Result<(MachineSpec, Option<Handwritten>), Fault> {
     must_be_there(session, name)?;
     let observed = &session.observed;
-    let handwritten = Handwritten::find(session, name.as_str())?;
+    let nspawn = handwritten::find(session, name.as_str())?;
     let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
-    absorb(&mut machine, handwritten.as_ref());
-    Ok((machine, handwritten))
+    nspawn.iter().for_each(|file| file.absorbed_by(&mut machine));
+    Ok((machine, nspawn))
 }
 
 /// There is a machine or a tree of that name.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::image;
-use crate::cli::machine::handmade::{Handwritten, absorb, checked, taken_over};
+use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::names::is_reserved;
@@ -153,10 +153,10 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     }
     (first_boot.servers, first_boot.zone) = resolver(&session, &network);
     let made = word.as_ref().map(|word| new_image(word, &name, first_boot, max_size)).transpose()?;
-    let handwritten = Handwritten::find(&session, name.as_str())?;
+    let nspawn = handwritten::find(&session, name.as_str())?;
     // An image may come with settings of its own; those of the machine's name go before.
     let of_image = match made.as_ref().map(|made| &made.source) {
-        Some(Source::Clone(image)) if handwritten.is_none() => Handwritten::find(&session, image)?,
+        Some(Source::Clone(image)) if nspawn.is_none() => handwritten::find(&session, image)?,
         _ => None,
     };
     let mut machine = MachineSpec {
@@ -165,11 +165,11 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         ipv4: args.ipv4,
         ..MachineSpec::new(network)
     };
-    absorb(&mut machine, handwritten.as_ref().or(of_image.as_ref()));
+    nspawn.iter().chain(&of_image).take(1).for_each(|file| file.absorbed_by(&mut machine));
     let init = scanned.or_else(|| init_of(&session, &name, made.as_ref().map(|made| &made.source)));
     heed_init(&mut machine, init);
     let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?.image(made);
-    let mut change = taken_over(checked(change, &machine, &name)?, handwritten);
+    let mut change = taken_over(checked(change, &machine, &name)?, nspawn);
     if let Some(Init::Busybox | Init::Other) = init {
         change = change.chosen(&name, guests::host_part(&name, &session.observed));
     }
