@@ -11,7 +11,7 @@ async fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
             fault.print();
-            ExitCode::from(1)
+            ExitCode::from(fault.status())
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What went wrong, for people: the chain of causes, then hints.
 
 use std::fmt::Write;
+use std::str::FromStr;
 
 use crate::cli::text::err;
 
@@ -15,18 +16,31 @@ use crate::spec::Problems;
 pub struct Fault {
     errors: Vec<anyhow::Error>,
     hints: Vec<String>,
+    is_usage: bool,
 }
 
 impl Fault {
     /// A fault that is found at the command line itself.
     pub fn new(message: impl Into<String>) -> Fault {
-        Fault { errors: vec![anyhow::Error::msg(message.into())], hints: Vec::new() }
+        Fault { errors: vec![anyhow::Error::msg(message.into())], hints: Vec::new(), is_usage: false }
     }
 
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Fault {
         self.hints.push(hint.into());
         self
+    }
+
+    /// The command line itself is wrong, whatever the host is like.
+    #[must_use]
+    pub fn usage(mut self) -> Fault {
+        self.is_usage = true;
+        self
+    }
+
+    /// The exit status: 2, as clap's own, for wrong usage.
+    pub fn status(&self) -> u8 {
+        if self.is_usage { 2 } else { 1 }
     }
 
     #[must_use]
@@ -49,6 +63,14 @@ impl Fault {
             }
         }
     }
+}
+
+/// What a word of the command line means.
+pub fn argument<T>(word: &str) -> Result<T, Fault>
+where
+    T: FromStr<Err: Hint>,
+{
+    word.parse().map_err(|error: T::Err| Fault::from(error).usage())
 }
 
 /// There is no machine of that name.
@@ -82,7 +104,7 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 fn plain(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault { errors: vec![anyhow::Error::new(error)], hints: Vec::new() }
+    Fault { errors: vec![anyhow::Error::new(error)], hints: Vec::new(), is_usage: false }
 }
 
 /// Every error of ours brings its hint along.
@@ -96,14 +118,14 @@ impl<E: Hint> From<E> for Fault {
 impl From<Problems> for Fault {
     fn from(Problems(problems): Problems) -> Fault {
         let errors = problems.iter().map(|problem| anyhow::Error::msg(problem.to_string())).collect();
-        Fault { errors, hints: vec!["fix that in the file; nothing was changed".into()] }
+        Fault { errors, hints: vec!["fix that in the file; nothing was changed".into()], is_usage: false }
     }
 }
 
 impl From<Vec<Refusal>> for Fault {
     fn from(refusals: Vec<Refusal>) -> Fault {
         let hints = refusals.iter().filter_map(Refusal::hint).collect();
-        Fault { errors: refusals.into_iter().map(anyhow::Error::new).collect(), hints }
+        Fault { errors: refusals.into_iter().map(anyhow::Error::new).collect(), hints, is_usage: false }
     }
 }
 

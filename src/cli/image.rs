@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
+use crate::cli::fault::argument;
 use crate::cli::progress::Progress;
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::text;
@@ -116,8 +117,9 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
     match verb {
         Image::List { json } => list(global, json).await,
         Image::Build { word, mirror } => {
-            let ImageWord::Build(wanted) = word.parse()? else {
+            let ImageWord::Build(wanted) = argument(&word)? else {
                 return Err(Fault::new(format!("'{}' is no distribution", word.escape_debug()))
+                    .usage()
                     .hint("debian:trixie, ubuntu:resolute, arch:, fedora:43"));
             };
             let works = Works::begin(global).await?;
@@ -146,15 +148,16 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
 impl Target {
     fn name(&self, word: &str) -> Result<String, Fault> {
         let name = self.name.clone().or_else(|| name_for(word)).filter(|name| is_image_name(name));
-        name.ok_or_else(|| Fault::new("that makes no name for an image").hint("say one: --name NAME"))
+        name.ok_or_else(|| Fault::new("that makes no name for an image").usage().hint("say one: --name NAME"))
     }
 }
 
 fn remote(word: &str, verify: Verify) -> Result<Making, Fault> {
-    match word.parse()? {
+    match argument(word)? {
         ImageWord::Url(url) => Ok(Making::Pull { url, verify: verify.word().to_owned() }),
         ImageWord::Oci(reference) => Ok(Making::Oci(reference)),
         _ => Err(Fault::new(format!("'{}' is nothing to fetch", word.escape_debug()))
+            .usage()
             .hint("https://…, or oci:…; `nsctl image import` takes a file")),
     }
 }

@@ -9,9 +9,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     for pool in ["2001:db8::/64", "2001:db8::/96"] {
         refused(lab, &format!("init --pool {pool} --uplink wan0"), 1, "too long")?;
     }
-    refused(lab, "init --pool 10.0.0.0/8 --uplink wan0", 1, "IPv4")?;
-    refused(lab, "init --pool 2001:db8::1/48 --uplink wan0", 1, "host bits")?;
-    refused(lab, "init --pool nonsense --uplink wan0", 1, "not an IPv6 prefix")?;
+    refused(lab, "init --pool 10.0.0.0/8 --uplink wan0", 2, "IPv4")?;
+    refused(lab, "init --pool 2001:db8::1/48 --uplink wan0", 2, "host bits")?;
+    refused(lab, "init --pool nonsense --uplink wan0", 2, "not an IPv6 prefix")?;
     refused(lab, "init --pool 2001:db8:a::/48 --uplink wan9", 1, "no interface 'wan9'")?;
     refused(lab, "create web --routed --image debian-13", 1, "no pool")?;
     refused(lab, "create web --bridge vbr0 --image debian-13", 1, "no such bridge")?;
@@ -30,9 +30,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "create debian-13 --routed --image debian-13", 1, "already a tree")?;
     refused(lab, "create web --bridge vbr0 --image debian-13", 1, "no such bridge")?;
     refused(lab, "bridge create vbr0 --uplink eth9", 1, "no interface 'eth9'")?;
-    refused(lab, "bridge create this-name-is-too-long --uplink enp6s0", 1, "not a valid interface name")?;
+    refused(lab, "bridge create this-name-is-too-long --uplink enp6s0", 2, "not a valid interface name")?;
     refused(lab, "bridge create wan0 --uplink enp6s0", 1, "already an interface 'wan0'")?;
-    refused(lab, "bridge create vbr0 --uplink enp6s0 --address nonsense", 1, "not an address")?;
+    refused(lab, "bridge create vbr0 --uplink enp6s0 --address nonsense", 2, "not an address")?;
 
     lab.sh("ip link add br9 type bridge && ip link set enp6s0 master br9")?;
     refused(lab, "bridge create vbr0 --uplink enp6s0", 1, "already a port of br9")?;

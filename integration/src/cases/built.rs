@@ -12,7 +12,7 @@ use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
-    refused(lab, "image build plan9:4", 1, "names no distribution")?;
+    refused(lab, "image build plan9:4", 2, "names no distribution")?;
     lab.install("mmdebstrap")?;
     let word = format!("debian:{}", lab.suite().name());
     let image = word.replace(':', "-");
@@ -27,7 +27,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("mkdir -p keys; echo 'ssh-ed25519 AAAAC3Nz me@there' > keys/me.pub; echo 'secret word' > keys/password
             printf '#!/bin/sh\\necho ran >> /root/first; id -u >> /root/first\\n' > keys/first.sh")?;
     refused(lab, "create web --routed --ssh-key keys/none", 1, "is not a file")?;
-    refused(lab, "create web --routed --hostname a_b", 1, "is no name for a host")?;
+    refused(lab, "create web --routed --hostname a_b", 2, "is no name for a host")?;
 
     // Somebody else's file does not stand in the way.
     lab.sh("setpriv --reuid nobody --clear-groups touch /var/tmp/nsctl-build-0")?;

@@ -32,7 +32,7 @@ fn files(lab: &Lab) -> Result<()> {
         lab.sh("ls -la /root/back")?
     );
     refused(lab, "cp web:/srv/nothing /root/", 1, "does not exist")?;
-    refused(lab, "cp web:/a web:/b", 1, "one of the two")?;
+    refused(lab, "cp web:/a web:/b", 2, "one of the two")?;
     refused(lab, "cp /root/none web:/a", 1, "does not exist")
 }
 

@@ -12,7 +12,7 @@ use crate::must;
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.router
         .script("for p in 1 2; do ip -6 route add 2001:db8:${p}00::/40 via 2001:db8:ffff::2 dev up0; done")?;
-    super::refused(lab, "init --delegated wan0 --length 64", 1, "too long")?;
+    super::refused(lab, "init --delegated wan0 --length 64", 2, "too long")?;
     let isp = delegate(lab, "2001:db8:100::")?;
     let said = lab.nsctl_ok("init --delegated wan0")?;
     must!(said.contains("today that is 2001:db8:100:"), "{said}");

@@ -47,7 +47,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     lab.nsctl_ok("create db --routed --image debian-13")?;
     refused(lab, "expose db tcp/1 --host 9090", 1, "both 'db' and 'web'")?;
-    refused(lab, "expose db udp/53", 1, "only TCP")?;
+    refused(lab, "expose db udp/53", 2, "only TCP")?;
     refused(lab, "unexpose db tcp/1", 1, "is not exposed")?;
     lab.sh("systemd-run -q systemd-socket-activate -l 0.0.0.0:9191 cat; until ss -ltn | grep -q :9191; do :; done")?;
     refused(lab, "expose db tcp/7777 --host 9191", 1, "nsctl-expose-db-9191.socket")?;

@@ -85,7 +85,7 @@ fn opened_and_closed_again(lab: &Lab) -> Result<()> {
     must!(!hello(lab, "router", DB)?, "open to everybody, not just to the prefix");
     must!(hello(lab, "web", DB)?, "closed to the prefix it is open for");
     super::refused(lab, "close db tcp/7777", 1, "tcp/7777 is not open on 'db'")?;
-    super::refused(lab, "open db icmp/1", 1, "is no port")?;
+    super::refused(lab, "open db icmp/1", 2, "is no port")?;
     super::refused(lab, "open nobody tcp/1", 1, "there is no machine")?;
     lab.nsctl_ok("close db tcp/7000-8000 --from 2001:db8:a:1::/64")?;
     must!(lab.sh("machinectl show db -p Leader")? == leader, "it was restarted");

@@ -183,7 +183,7 @@ fn fetched(lab: &Lab) -> Result<()> {
         "the transfer of 'fetched' failed: ",
     )?;
     must!(!lab.nsctl_ok("image list")?.contains("fetched"), "{}", lab.nsctl_ok("image list")?);
-    refused(lab, "image pull ftp://192.0.2.1/x.tar", 1, "nothing to fetch")
+    refused(lab, "image pull ftp://192.0.2.1/x.tar", 2, "nothing to fetch")
 }
 
 /// A guest whose PID 1 is busybox's init: it boots, is listed, and shuts down at once.

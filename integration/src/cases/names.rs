@@ -28,7 +28,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         "{}",
         lab.nsctl_ok("dns --format reverse")?
     );
-    refused(lab, "dns --zone a..b", 1, "is not a domain")?;
+    refused(lab, "dns --zone a..b", 2, "is not a domain")?;
 
     not_to_be_had(lab)?;
     must!(lab.sh("getent ahostsv6 web")?.starts_with("2001:db8:a:1::2"), "the host does not know it");
@@ -86,7 +86,7 @@ fn not_to_be_had(lab: &Lab) -> Result<()> {
         refused(lab, &format!("clone web {name} --no-start"), 1, "cannot be a machine's name")?;
         refused(lab, &format!("rename web {name}"), 1, "cannot be a machine's name")?;
     }
-    refused(lab, "create db --routed --image debian-13 --hostname wpad", 1, "is no name for a host")?;
+    refused(lab, "create db --routed --image debian-13 --hostname wpad", 2, "is no name for a host")?;
     lab.sh("machinectl clone debian-13 wpad")?;
     refused(lab, "attach wpad --routed", 1, "cannot be a machine's name")?;
     lab.sh("printf '[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/wpad.toml")?;

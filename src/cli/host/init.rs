@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 use ipnet::Ipv6Net;
 
+use crate::cli::fault::argument;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::ini::Ini;
@@ -79,11 +80,11 @@ impl Init {
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let pool = match &args.pool {
-        Some(word) => Pool::Fixed(word.parse()?),
-        None => Pool::delegated(args.length)?,
+        Some(word) => Pool::Fixed(argument(word)?),
+        None => Pool::delegated(args.length).map_err(|error| Fault::from(error).usage())?,
     };
     let tunnel = args.tunnel()?;
-    let uplink = args.uplink.or(args.delegated).map(|word| word.parse()).transpose()?;
+    let uplink = args.uplink.or(args.delegated).map(|word| argument(&word)).transpose()?;
     let uplink: Option<IfName> = uplink;
     let session = Session::begin(global, About::Nobody).await?;
     if let Some((name, lease)) = session.state.leases.held().iter().find(|(_, lease)| !pool.contains(**lease))

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::machine::attach::must_be_there;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::session::{About, Session};
@@ -30,7 +31,7 @@ pub struct Adopt {
 }
 
 pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     if session.spec.machines.contains_key(&name) || session.spec.broken.contains_key(&name) {
         return Err(Fault::new(format!("'{name}' is one of nsctl's machines already"))

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::apply::Listener;
+use crate::cli::fault::argument;
 use crate::cli::machine::create::NetworkArgs;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::session::{About, Session};
@@ -22,7 +23,7 @@ pub struct Attach {
 }
 
 pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let mut network = args.network.network()?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     if session.spec.broken.contains_key(&name) {

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::apply::Listener;
+use crate::cli::fault::argument;
 use crate::cli::machine::create::{next_of, refuse_taken, resolver};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
@@ -44,7 +45,7 @@ pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> 
 }
 
 pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
-    let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
+    let (name, new): (MachineName, MachineName) = (argument(&args.name)?, argument(&args.new)?);
     let session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let mut machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
@@ -75,7 +76,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
 }
 
 pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
-    let (name, new): (MachineName, MachineName) = (args.name.parse()?, args.new.parse()?);
+    let (name, new): (MachineName, MachineName) = (argument(&args.name)?, argument(&args.new)?);
     let session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::fault::argument;
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -47,9 +48,10 @@ impl End {
             Some((name, path)) if !name.contains('/') => {
                 if !path.starts_with('/') {
                     return Err(Fault::new(format!("'{}' is no whole path", word.escape_debug()))
+                        .usage()
                         .hint("such as web:/etc/hosts; for a file of this host with ':' in its name: ./…"));
                 }
-                Ok(End::Inside(name.parse()?, PathBuf::from(path)))
+                Ok(End::Inside(argument(name)?, PathBuf::from(path)))
             }
             _ => Ok(End::Here(word.to_owned())),
         }
@@ -65,6 +67,7 @@ pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
         (End::Here(from), End::Inside(name, to)) => inwards(&bus, &args, &from, &name, to).await,
         (End::Inside(name, from), End::Here(to)) => outwards(&bus, args, &name, from, &to).await,
         _ => Err(Fault::new("one of the two is a path in a machine, and one is here")
+            .usage()
             .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`")),
     }
 }

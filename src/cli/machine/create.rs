@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::image;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::session::{About, Session};
@@ -74,9 +75,11 @@ impl FirstBootArgs {
             let plain =
                 (1..=64).contains(&name.len()) && name.chars().all(label) && !name.starts_with(['-', '.']);
             if !plain || is_reserved(name) {
-                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug())).hint(
-                    "letters, digits, '-' and '.', and nothing that means another host: web.example.org",
-                ));
+                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug()))
+                    .usage()
+                    .hint(
+                        "letters, digits, '-' and '.', and nothing that means another host: web.example.org",
+                    ));
             }
         }
         let file = |path: Option<PathBuf>| match path {
@@ -111,20 +114,21 @@ pub struct NetworkArgs {
 impl NetworkArgs {
     pub fn network(&self) -> Result<Network, Fault> {
         Ok(match &self.bridge {
-            Some(bridge) => Network::Bridge(bridge.parse()?),
+            Some(bridge) => Network::Bridge(argument(bridge)?),
             None => Network::Routed(Routed::default()),
         })
     }
 }
 
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let network = args.network.network()?;
     let open = crate::cli::network::open::parse(&args.open)?;
     if network.bridge().is_some() && (args.ipv4.is_some() || !open.is_empty()) {
         return Err(Fault::new(
             "--open and --ipv4 are for routed machines: a bridged one is a host of the LAN",
         )
+        .usage()
         .hint("leave them away, or make it --routed"));
     }
     let max_size = args.first_boot.max_size;
@@ -249,7 +253,7 @@ fn heed_init(machine: &mut MachineSpec, init: Option<Init>) {
 /// The word for the image that the tree is made from; none where the tree is there.
 fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<Option<ImageWord>, Fault> {
     if let Some(word) = asked {
-        return Ok(Some(word.parse()?));
+        return Ok(Some(argument(word)?));
     }
     let images = &session.observed.images;
     if images.contains(name.as_str()) || !session.observed.live {

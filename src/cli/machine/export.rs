@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::apply::{self, Listener};
+use crate::cli::fault::argument;
 use crate::cli::machine::clone::must_be_free;
 use crate::cli::machine::create::next_of;
 use crate::cli::session::{About, Session};
@@ -51,7 +52,7 @@ pub struct Import {
 }
 
 pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     session.machine(&name)?;
     if session.observed.is_running(&name) {
@@ -67,8 +68,9 @@ pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
 pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let file = std::path::absolute(&args.file)?;
     let name = args.name.or_else(|| name_for(&file.to_string_lossy()));
-    let name = name.ok_or_else(|| Fault::new("that makes no name for a machine").hint("--name NAME"))?;
-    let name: MachineName = name.parse()?;
+    let name =
+        name.ok_or_else(|| Fault::new("that makes no name for a machine").usage().hint("--name NAME"))?;
+    let name: MachineName = argument(&name)?;
     let (definition, archive) = Unpacked::open(&file)?.definition()?;
     let mode = archive.definition_mode().unwrap_or(0o600);
     drop(archive);

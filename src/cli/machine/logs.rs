@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -26,7 +27,7 @@ pub struct Logs {
 }
 
 pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
         return Err(Fault::new("a machine's journal is read on a running host, not below --root"));

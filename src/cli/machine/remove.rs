@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::fault::unknown;
 use crate::cli::session::{About, Session};
 use crate::cli::text;
@@ -24,7 +25,7 @@ pub struct Remove {
 }
 
 pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     if !session.spec.machines.contains_key(&name) && !session.spec.broken.contains_key(&name) {
         return Err(nobody(&session, &name));

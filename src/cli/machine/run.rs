@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::apply;
+use crate::cli::fault::argument;
 use crate::cli::fault::unknown;
 use crate::cli::session::{About, Session, tell};
 use crate::cli::{Fault, Global};
@@ -31,7 +32,8 @@ pub enum Way {
 }
 
 pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
-    let mut names: Vec<MachineName> = args.names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    let mut names: Vec<MachineName> =
+        args.names.iter().map(|name| argument(name)).collect::<Result<_, _>>()?;
     names.sort();
     names.dedup();
     let session = match way {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::fault::argument;
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
@@ -42,7 +43,7 @@ const LOGIN: &str =
     "shell=$(getent passwd \"$(id -un)\" 2>/dev/null | cut -d: -f7); exec \"${shell:-/bin/sh}\" -l";
 
 pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
         return Err(Fault::new("a shell needs a running machine, not a folder of files"));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
+use crate::cli::fault::argument;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::IfName;
@@ -38,9 +39,9 @@ pub struct Create {
 }
 
 pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fault> {
-    let name: IfName = args.name.parse()?;
+    let name: IfName = argument(&args.name)?;
     let bridge = BridgeSpec {
-        uplink: args.uplink.parse()?,
+        uplink: argument(&args.uplink)?,
         address: addresses(&args.address)?,
         gateway: args.gateway.iter().map(|word| gateway(word)).collect::<Result<_, _>>()?,
     };
@@ -79,6 +80,7 @@ fn addresses(words: &[String]) -> Result<Vec<IpNet>, Fault> {
         .map(|word| {
             word.parse().map_err(|_| {
                 Fault::new(format!("'{}' is not an address with its length", word.escape_debug()))
+                    .usage()
                     .hint("write it as 192.168.5.9/24")
             })
         })
@@ -86,5 +88,9 @@ fn addresses(words: &[String]) -> Result<Vec<IpNet>, Fault> {
 }
 
 fn gateway(word: &str) -> Result<IpAddr, Fault> {
-    word.parse().map_err(|_| Fault::new(format!("'{}' is not an address", word.escape_debug())))
+    word.parse().map_err(|_| {
+        Fault::new(format!("'{}' is not an address", word.escape_debug()))
+            .usage()
+            .hint("write it as 192.168.5.1 or fe80::1")
+    })
 }

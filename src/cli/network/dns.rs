@@ -45,9 +45,9 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
     let zone = args.zone.or(configured).unwrap_or_else(|| DnsSpec::ZONE.to_owned());
     let zone = zone.trim_end_matches('.').to_owned();
     if let Some(wrong) = zone_fault(&zone) {
-        return Err(
-            Fault::new(format!("--zone: '{}' {wrong}", zone.escape_debug())).hint("--zone example.org")
-        );
+        return Err(Fault::new(format!("--zone: '{}' {wrong}", zone.escape_debug()))
+            .usage()
+            .hint("--zone example.org"));
     }
     let entries = entries(&spec, &state(&observed)?.leases, &observed.hostnames);
     let text = match args.format {

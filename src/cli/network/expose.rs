@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -44,12 +45,14 @@ pub struct Unexpose {
 }
 
 pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
-    let port: OpenPort = args.port.parse()?;
+    let port: OpenPort = argument(&args.port)?;
     let inside = args.to.is_some() || args.host.is_none();
     let to = inside.then(|| args.to.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port.first))));
     let asked = Spec { port, to, host: args.host };
     if let Some(fault) = asked.fault() {
-        return Err(Fault::new(fault).hint("for example `nsctl expose web tcp/8080 --to 127.0.0.1:8080`"));
+        return Err(Fault::new(fault)
+            .usage()
+            .hint("for example `nsctl expose web tcp/8080 --to 127.0.0.1:8080`"));
     }
     change(global, &args.name, |machine, _| {
         match machine.expose.iter_mut().find(|there| there.port == port) {
@@ -80,7 +83,7 @@ pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
 }
 
 pub async fn unexpose(global: &Global, args: Unexpose) -> Result<u8, Fault> {
-    let port: OpenPort = args.port.parse()?;
+    let port: OpenPort = argument(&args.port)?;
     change(global, &args.name, |machine, name| {
         let there = machine.expose.iter_mut().find(|there| there.port == port);
         let (inside, host) =
@@ -120,7 +123,7 @@ async fn change(
     word: &str,
     edit: impl FnOnce(&mut MachineSpec, &MachineName) -> Result<String, Fault>,
 ) -> Result<u8, Fault> {
-    let name: MachineName = word.parse()?;
+    let name: MachineName = argument(word)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
     let said = edit(&mut machine, &name)?;

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::fault::argument;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -29,7 +30,7 @@ pub enum Way {
 }
 
 pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
-    let name: MachineName = args.name.parse()?;
+    let name: MachineName = argument(&args.name)?;
     let ports = ports(&args)?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
@@ -58,7 +59,7 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
 
 fn ports(args: &Port) -> Result<Vec<OpenPort>, Fault> {
     let from = args.from.as_ref().map(|word| format!(" from {word}")).unwrap_or_default();
-    Ok(args.ports.iter().map(|word| format!("{word}{from}").parse()).collect::<Result<_, _>>()?)
+    args.ports.iter().map(|word| argument(&format!("{word}{from}"))).collect()
 }
 
 fn change(open: &mut Vec<OpenPort>, ports: &[OpenPort], way: Way, name: &MachineName) -> Result<(), Fault> {
@@ -82,5 +83,5 @@ fn change(open: &mut Vec<OpenPort>, ports: &[OpenPort], way: Way, name: &Machine
 
 /// The ports that `create --open` names.
 pub fn parse(words: &[String]) -> Result<Vec<OpenPort>, Fault> {
-    Ok(words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?)
+    words.iter().map(|word| argument(word)).collect()
 }
