@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::apply;
 use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
+use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::observe::ObserveError;
 use crate::observed::{Observed, Service, accept_ra};
@@ -39,6 +40,10 @@ pub async fn host(
         bus.managed(),
         bus.network_managers_links(),
     );
+    let (cut_short, damaged_journal) = match apply::cut_short(disk) {
+        Ok(unresolved) => (unresolved.into_iter().next().map(|left| left.command), None),
+        Err(error) => (None, Some((error.to_string(), error.hint().unwrap_or_default()))),
+    };
     let mut facts = Facts {
         settings: settings(disk)?,
         routes: net.main_routes().await?,
@@ -48,7 +53,8 @@ pub async fn host(
         // Who may not ask says nothing.
         loopback_answers: loopback.unwrap_or(true),
         switches: switches(&observed),
-        cut_short: apply::cut_short(disk).into_iter().next().map(|left| left.command),
+        cut_short,
+        damaged_journal,
         spec,
         state,
         observed,

@@ -470,7 +470,7 @@ pictures! {
         "list web",
         "plan",
         "--quiet create other --routed";
-    journal_damaged: house().file(JOURNAL, "{"), "list web", "open web tcp/80";
+    journal_damaged: house().file(JOURNAL, "{"), "list web", "plan", "open web tcp/80";
 
     pool_empty: pool(), "pool", "pool --json";
     pool_used: house().done("create old --routed").done("remove old --yes"), "pool", "pool --json";

@@ -31,11 +31,17 @@ impl Unresolved {
     }
 }
 
-/// What was cut short, for who only looks.
-pub fn cut_short(records: &impl Records) -> Vec<Unresolved> {
-    let journals = Journal::all(records).unwrap_or_default();
+/// What was cut short, for who only looks. Who may not look, as root may, sees nothing.
+///
+/// # Errors
+/// When a journal makes no sense.
+pub fn cut_short(records: &impl Records) -> Result<Vec<Unresolved>, JournalError> {
+    let journals = match Journal::all(records) {
+        Err(JournalError::Disk(_) | JournalError::Io(_)) => Vec::new(),
+        journals => journals?,
+    };
     let dead = journals.iter().filter(|journal| !journal.is_under_way(records));
-    dead.map(Unresolved::of).collect()
+    Ok(dead.map(Unresolved::of).collect())
 }
 
 /// The machines that other commands wait for just now.

@@ -1,6 +1,7 @@
 //! What went wrong, for people: the chain of causes, then hints.
 
 use std::fmt::Write;
+use std::iter;
 use std::str::FromStr;
 
 use crate::cli::text::err;
@@ -9,25 +10,32 @@ use crate::apply::{Failure, StepError};
 use crate::cli::text;
 use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
-use crate::spec::Problems;
+use crate::spec::{Problem, Problems};
 
-/// An error on its way to the terminal.
+/// Errors on their way to the terminal, each with what fixes it.
 #[derive(Debug)]
 pub struct Fault {
-    errors: Vec<anyhow::Error>,
-    hints: Vec<String>,
+    errors: Vec<(anyhow::Error, Vec<String>)>,
     is_usage: bool,
 }
 
 impl Fault {
     /// A fault that is found at the command line itself.
     pub fn new(message: impl Into<String>) -> Fault {
-        Fault { errors: vec![anyhow::Error::msg(message.into())], hints: Vec::new(), is_usage: false }
+        Fault::of(vec![(anyhow::Error::msg(message.into()), None)])
     }
 
+    fn of(errors: Vec<(anyhow::Error, Option<String>)>) -> Fault {
+        let with_hints = |(error, hint): (_, Option<String>)| (error, hint.into_iter().collect());
+        Fault { errors: errors.into_iter().map(with_hints).collect(), is_usage: false }
+    }
+
+    /// Fixes the last of the errors.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Fault {
-        self.hints.push(hint.into());
+        if let Some((_, hints)) = self.errors.last_mut() {
+            hints.push(hint.into());
+        }
         self
     }
 
@@ -43,26 +51,26 @@ impl Fault {
         if self.is_usage { 2 } else { 1 }
     }
 
-    #[must_use]
-    fn hint_some(mut self, hint: Option<String>) -> Fault {
-        self.hints.extend(hint);
-        self
-    }
-
     /// Prints it to standard error.
     pub fn print(&self) {
         let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
-        for error in &self.errors {
+        for (index, (error, hints)) in self.errors.iter().enumerate() {
             err!("{red}error:{reset} {}", text::sanitize(&describe(error)));
-        }
-        let mut said: Vec<&str> = Vec::new();
-        for hint in self.hints.iter().map(String::as_str) {
-            if !said.contains(&hint) {
+            // What fixes several is said after the last of them.
+            let later =
+                |hint: &String| self.errors[index + 1..].iter().any(|(_, hints)| hints.contains(hint));
+            for hint in hints.iter().filter(|hint| !later(hint)) {
                 err!("{bold}hint:{reset} {}", text::sanitize(hint));
-                said.push(hint);
             }
         }
     }
+}
+
+/// What cannot be done to files alone.
+pub fn live_only(what: &str) -> Fault {
+    Fault::new(format!("{what} on a running host, not below --root"))
+        .usage()
+        .hint("leave --root away, on that host")
 }
 
 /// What a word of the command line means.
@@ -86,7 +94,7 @@ pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
 /// What went wrong, without hints.
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let errors: Vec<String> = self.errors.iter().map(describe).collect();
+        let errors: Vec<String> = self.errors.iter().map(|(error, _)| describe(error)).collect();
         f.write_str(&errors.join("; "))
     }
 }
@@ -103,29 +111,28 @@ fn describe(error: &anyhow::Error) -> String {
     whole
 }
 
-fn plain(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault { errors: vec![anyhow::Error::new(error)], hints: Vec::new(), is_usage: false }
-}
-
 /// Every error of ours brings its hint along.
 impl<E: Hint> From<E> for Fault {
     fn from(error: E) -> Fault {
         let hint = error.hint();
-        plain(error).hint_some(hint)
+        Fault::of(vec![(anyhow::Error::new(error), hint)])
     }
 }
 
 impl From<Problems> for Fault {
     fn from(Problems(problems): Problems) -> Fault {
-        let errors = problems.iter().map(|problem| anyhow::Error::msg(problem.to_string())).collect();
-        Fault { errors, hints: vec!["fix that in the file; nothing was changed".into()], is_usage: false }
+        let error = |problem: &Problem| (anyhow::Error::msg(problem.to_string()), None);
+        Fault::of(problems.iter().map(error).collect()).hint("fix that in the file; nothing was changed")
     }
 }
 
 impl From<Vec<Refusal>> for Fault {
     fn from(refusals: Vec<Refusal>) -> Fault {
-        let hints = refusals.iter().filter_map(Refusal::hint).collect();
-        Fault { errors: refusals.into_iter().map(anyhow::Error::new).collect(), hints, is_usage: false }
+        let error = |refusal: Refusal| {
+            let hint = refusal.hint();
+            (anyhow::Error::new(refusal), hint)
+        };
+        Fault::of(refusals.into_iter().map(error).collect())
     }
 }
 
@@ -151,8 +158,9 @@ impl From<Failure> for Fault {
             Failure::Interrupted { .. } => None,
         };
         let undone = matches!(failure, Failure::Step { .. } | Failure::Interrupted { .. }) && left.is_empty();
-        let mut fault = plain(failure).hint_some(hint);
-        fault.errors.extend(left.into_iter().map(|text| anyhow::Error::msg(format!("not undone: {text}"))));
+        let not_undone =
+            left.into_iter().map(|text| (anyhow::Error::msg(format!("not undone: {text}")), None));
+        let fault = Fault::of(iter::once((anyhow::Error::new(failure), hint)).chain(not_undone).collect());
         if undone {
             return fault.hint("what had been done was undone; nothing is left over");
         }

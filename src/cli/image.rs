@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, live_only};
 use crate::cli::progress::Progress;
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::text;
@@ -186,7 +186,7 @@ impl Works {
     pub async fn begin(global: &Global) -> Result<Works, Fault> {
         must_be_root(global)?;
         let Some(bus) = bus(global).await? else {
-            return Err(Fault::new("images are made on a running host, not below --root"));
+            return Err(live_only("images are made"));
         };
         let disk = Disk::new(&global.root);
         let mirror = spec_of(&observe::host(&disk, None).await?)?.host.images.mirror;
@@ -278,7 +278,7 @@ struct Row {
 async fn list(global: &Global, json: bool) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("images are listed by machined on a running host, not below --root"));
+        return Err(live_only("images are listed"));
     };
     let mut rows: Vec<Row> = bus.all_images().await?.into_iter().map(|image| row(&disk, image)).collect();
     rows.sort_by(|a, b| (a.machine, &a.name).cmp(&(b.machine, &b.name)));

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::cli::fault::live_only;
 use crate::cli::text::{err, out, sanitize};
+use crate::hint::Hint;
 
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
 use crate::cli::fault::unknown;
@@ -53,7 +55,12 @@ pub fn must_be_root(global: &Global) -> Result<(), Fault> {
 
 /// Tells who only reads of plans that were cut short. Nobody waits for a lock here.
 pub fn tell_of_journal(disk: &Disk) {
-    for left in apply::cut_short(disk) {
+    let unresolved = apply::cut_short(disk).unwrap_or_else(|error| {
+        err!("{}", sanitize(&format!("note: {error}; nothing can be changed until that is fixed")));
+        error.hint().iter().for_each(|hint| err!("hint: {}", sanitize(hint)));
+        Vec::new()
+    });
+    for left in unresolved {
         if left.why.is_empty() {
             let command = sanitize(&left.command);
             err!(
@@ -300,7 +307,7 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
 }
 
 fn not_below_root() -> Fault {
-    Fault::new("machines are started and stopped on a running host, not below --root")
+    live_only("machines are started and stopped")
 }
 
 /// A verified as a sentence.

@@ -38,6 +38,8 @@ pub struct Facts {
     pub left_out: Vec<Refusal>,
     /// The command that was cut short, if one was.
     pub cut_short: Option<String>,
+    /// Why a record of one cannot be read, and what fixes it.
+    pub damaged_journal: Option<(String, String)>,
 }
 
 /// A machine from inside.

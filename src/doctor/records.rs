@@ -18,6 +18,11 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 .fix_safely("nsctl apply --yes"),
         );
     }
+    if let Some((what, fix)) = &facts.damaged_journal {
+        findings.push(
+            Finding::error("the journal", what, "no command changes anything until it is gone").fix(fix),
+        );
+    }
     findings.extend(leases(facts));
     findings.extend(left_out(facts));
     findings.extend(pending(facts));
@@ -133,6 +138,13 @@ mod tests {
         assert_eq!(check(&facts), []);
         facts.observed.machines.insert("e".into(), Running { leader: 1, uid_shift: Some(100_000) });
         assert_eq!(check(&facts).len(), 2);
+    }
+
+    #[test]
+    fn a_journal_that_makes_no_sense_is_found() {
+        let damaged_journal = Some(("1.json cannot be read".to_owned(), "delete it".to_owned()));
+        let facts = Facts { damaged_journal, ..Facts::default() };
+        assert!(check(&facts)[0].what.contains("cannot be read") && check(&facts)[0].fix == "delete it");
     }
 
     #[test]

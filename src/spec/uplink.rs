@@ -130,7 +130,7 @@ struct UplinkTable {
     interface: IfName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Word::is_unchanged")]
     accept_ra: Word,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delegated: Option<u8>,
@@ -150,6 +150,12 @@ enum Word {
     Unchanged,
     Kernel,
     Networkd,
+}
+
+impl Word {
+    fn is_unchanged(&self) -> bool {
+        *self == Word::Unchanged
+    }
 }
 
 impl TryFrom<UplinkTable> for Uplink {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::fault::live_only;
 use crate::cli::fault::unknown;
 use crate::cli::host::reconcile::everything;
 use crate::cli::machine::look::look;
@@ -133,7 +134,7 @@ const USUAL: u32 = 1500;
 async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Fault> {
     crate::cli::session::must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("machines are asked on a running host, not below --root"));
+        return Err(live_only("machines are asked"));
     };
     let mut machines = bus.machines().await?;
     if let Some(name) = &args.name {

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::ini::Ini;
@@ -203,7 +203,7 @@ fn file_name(path: &str) -> &str {
 /// networkd asks for the prefix, so it must run the uplink.
 async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Result<Uplink, Fault> {
     let (Some(bus), Some(uplink)) = (&session.bus, uplink) else {
-        return Err(Fault::new("a delegated prefix is asked for on a running host, not below --root"));
+        return Err(live_only("a delegated prefix is asked for"));
     };
     let link = session.observed.link(uplink.interface.as_str());
     let file = match link {

@@ -69,11 +69,11 @@ struct StepView<'a> {
 pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
+    let unresolved = crate::apply::cut_short(&disk)?;
     tell_of_journal(&disk);
     let observed = observe::host(&disk, bus.as_ref()).await?;
     let (spec, state) = (spec_of(&observed)?, state(&observed)?);
-    let Whole { plan, left_out, .. } =
-        everything(&spec, &state, &observed, held(&crate::apply::cut_short(&disk)))?;
+    let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, held(&unresolved))?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
         let left_out: Vec<LeftOut> = left_out.iter().map(LeftOut::of).collect();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -61,7 +61,7 @@ impl End {
 pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
     must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("files are copied into a running machine, not below --root"));
+        return Err(live_only("files are copied"));
     };
     match (End::parse(&args.from)?, End::parse(&args.to)?) {
         (End::Here(from), End::Inside(name, to)) => inwards(&bus, &args, &from, &name, to).await,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -30,7 +30,7 @@ pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
     must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("a machine's journal is read on a running host, not below --root"));
+        return Err(live_only("a machine's journal is read"));
     };
     let tree = Tree::of(name.as_str());
     let runs = bus.leader(&name).await?.is_some();
