@@ -1,0 +1,300 @@
+//! Files replaced whole, made and removed: a power cut leaves the old or the new.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use tempfile::TempPath;
+
+use super::{Disk, DiskError, is_plain};
+
+/// How the names of files begin that are being written.
+pub(super) const DRAFT: &str = ".nsctl-draft-";
+/// Whose files networkd reads.
+const NETWORKD: &str = "/etc/systemd/network";
+/// How many files are synced one by one.
+const FEW: usize = 32;
+
+/// One file as it is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct FileEdit<'a> {
+    pub path: &'a Path,
+    /// None: the file goes.
+    pub text: Option<&'a str>,
+    /// The permissions of a new one; one that is there never gets wider ones.
+    pub mode: Option<u32>,
+}
+
+impl Disk {
+    /// Replaces files whole, makes or removes them, in this order. A new one gets
+    /// the permissions of the old one, as far as its own allow. All are written beside their
+    /// places before the first is renamed, and what replaces a file is synced by then: a
+    /// power cut leaves the old or the new of it. Of files that were not there it may
+    /// leave empty ones, until [`Disk::settle`].
+    ///
+    /// # Errors
+    /// When one cannot be put there; it is then as it was, and so are those after it.
+    pub fn change(&self, changes: &[FileEdit<'_>]) -> Result<(), DiskError> {
+        let drafts = changes.iter().map(|change| self.draft_of(change)).collect::<Result<Vec<_>, _>>();
+        let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
+        let pairs = changes.iter().zip(&drafts);
+        let replacing = pairs.filter(|(change, _)| self.exists(change.path));
+        let synced = sync(&replacing.filter_map(|(_, draft)| draft.as_deref()).collect::<Vec<_>>());
+        synced.inspect_err(|_| self.clear_drop_ins(changes))?;
+        for (change, draft) in changes.iter().zip(drafts) {
+            match draft {
+                Some(draft) => self.put(change.path, draft)?,
+                None => _ = self.take_away(change.path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<TempPath>, DiskError> {
+        let mode = match (self.mode(change.path), change.mode) {
+            (Some(old), most) => old & most.unwrap_or(0o777),
+            (None, mode) => mode.unwrap_or(0o644),
+        };
+        change.text.map(|text| self.draft(change.path, text, mode)).transpose()
+    }
+
+    /// Makes sure that these files, or that there are none, are on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn settle(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
+        let places = paths.iter().map(|path| self.at(path)).collect::<Result<Vec<_>, _>>()?;
+        let files = places.iter().map(PathBuf::as_path).filter(|place| is_plain(place));
+        let mut all: BTreeSet<&Path> = files.collect();
+        // The folder of a drop-in may have gone with the last file in it.
+        all.extend(places.iter().filter_map(|place| place.ancestors().skip(1).find(|above| above.exists())));
+        sync(&all.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
+    fn clear_drop_ins(&self, changes: &[FileEdit<'_>]) {
+        let places = changes.iter().filter_map(|change| self.at(change.path).ok());
+        for folder in places.filter_map(|place| Some(place.parent()?.to_owned())).filter(|f| is_drop_in(f)) {
+            // It stays where something is in it.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+
+    /// Takes permissions away from a file, if it is there and has more than these.
+    ///
+    /// # Errors
+    /// When it keeps them.
+    pub fn narrow(&self, path: &Path, mode: u32) -> Result<(), DiskError> {
+        let Some(old) = self.mode(path).filter(|old| old & !mode != 0) else { return Ok(()) };
+        let file = fs::File::open(self.at_plain(path)?)?;
+        self.share(file.file(), path, old & mode)?;
+        Ok(file.set_permissions(std::fs::Permissions::from_mode(old & mode))?)
+    }
+
+    /// networkd reads its files as a user of its own: those that not everybody may read are
+    /// its group's. Where there is no such group, nobody else is root's.
+    fn share(&self, file: &std::fs::File, path: &Path, mode: u32) -> Result<(), DiskError> {
+        if path.starts_with(NETWORKD) && mode & 0o044 == 0o040 {
+            let groups = self.read(Path::new("/etc/group"))?.unwrap_or_default();
+            let line = groups.lines().find_map(|line| line.strip_prefix("systemd-network:"));
+            if let Some(gid) = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok()) {
+                std::os::unix::fs::fchown(file, None, Some(gid))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a file that is nobody's business but root's; it is on the disk then.
+    ///
+    /// # Errors
+    /// When the text cannot be put there.
+    pub fn write_private(&self, path: &Path, text: &str) -> Result<(), DiskError> {
+        let draft = self.draft(path, text, 0o600)?;
+        sync(&[&draft])?;
+        let folder = draft.parent().map(Path::to_owned);
+        self.put(path, draft)?;
+        folder.map_or(Ok(()), |folder| sync(&[&folder]))
+    }
+
+    /// Writes a text beside its place.
+    fn draft(&self, path: &Path, text: &str, mode: u32) -> Result<TempPath, DiskError> {
+        let place = self.at(path)?;
+        let folder = place.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder)?;
+        let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
+        draft.write_all(text.as_bytes())?;
+        self.share(draft.as_file(), path, mode)?;
+        draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        Ok(draft.into_temp_path())
+    }
+
+    /// Puts a draft in its place.
+    fn put(&self, path: &Path, draft: TempPath) -> Result<(), DiskError> {
+        let place = self.at(path)?;
+        crate::sys::fault::point();
+        draft.persist(&place).map_err(|e| e.error)?;
+        crate::sys::fault::point();
+        Ok(())
+    }
+
+    /// Removes the drafts that a killed run left in a folder. Nobody else is
+    /// writing: the host is locked.
+    ///
+    /// # Errors
+    /// When one stays.
+    pub fn sweep(&self, dir: &Path) -> Result<(), DiskError> {
+        let Ok(entries) = fs::read_dir(self.at(dir)?) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        if is_drop_in(dir) {
+            // It stays where other files are in it.
+            let _ = std::fs::remove_dir(self.at(dir)?);
+        }
+        Ok(())
+    }
+
+    /// Removes a file, and the folder that it was the last in, if that is a drop-in's; it is
+    /// gone from the disk then.
+    ///
+    /// # Errors
+    /// When it is there and stays there.
+    pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        match self.take_away(path)? {
+            Some(folder) => sync(&[&folder]),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a file whose return after a power cut would be told, and do no harm: that the disk
+    /// does not take the news is no fault.
+    ///
+    /// # Errors
+    /// When it is there and stays there.
+    pub fn forget_file(&self, path: &Path) -> Result<(), DiskError> {
+        if let Some(folder) = self.take_away(path)? {
+            let _ = sync(&[&folder]);
+        }
+        Ok(())
+    }
+
+    /// The same; gives the folder that is to be synced.
+    fn take_away(&self, path: &Path) -> Result<Option<PathBuf>, DiskError> {
+        let place = self.at(path)?;
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let Some(folder) = place.parent() else { return Ok(None) };
+        if is_drop_in(folder) && std::fs::remove_dir(folder).is_ok() {
+            return Ok(folder.parent().map(Path::to_owned));
+        }
+        Ok(folder.exists().then(|| folder.to_owned()))
+    }
+
+    /// Makes symbolic links: where, and where to. One that is there is replaced by the new one,
+    /// and missing at no time.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn link(&self, links: &[(PathBuf, &str)]) -> Result<(), DiskError> {
+        for (path, to) in links {
+            let place = self.at(path)?;
+            let folder = place.parent().unwrap_or(&self.root);
+            fs::create_dir_all(folder)?;
+            let draft = tempfile::Builder::new()
+                .prefix(DRAFT)
+                .make_in(folder, |draft| std::os::unix::fs::symlink(to, draft))?;
+            draft.into_temp_path().persist(&place).map_err(|e| e.error)?;
+        }
+        Ok(())
+    }
+}
+
+/// A folder of drop-ins or bound units, which is nothing without a file in it.
+fn is_drop_in(folder: &Path) -> bool {
+    let name = folder.to_string_lossy();
+    [".service.d", ".network.d", ".target.d"].iter().any(|end| name.ends_with(end))
+        || name.contains("/nsctl/expose/")
+}
+
+/// Syncs files and folders: a few one by one, many by way of the file systems that hold
+/// them, whole (syncfs(2)), which takes hardly longer than one does.
+fn sync(places: &[&Path]) -> Result<(), DiskError> {
+    let mut file_systems = BTreeMap::new();
+    for place in places {
+        let open = fs::File::open(*place)?;
+        if places.len() <= FEW {
+            open.sync_all()?;
+        } else {
+            file_systems.insert(open.metadata()?.dev(), open);
+        }
+    }
+    for open in file_systems.into_values() {
+        nix::unistd::syncfs(open).map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_removed_with_its_drop_in_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let path = Path::new("/etc/systemd/system/x.service.d/50-nsctl.conf");
+        assert_eq!(disk.read(path).unwrap(), None);
+        disk.write_private(path, "one").unwrap();
+        let change = |text| disk.change(&[FileEdit { path, text, mode: None }]);
+        change(Some("two")).unwrap();
+        assert_eq!(disk.read(path).unwrap().as_deref(), Some("two"));
+        assert_eq!(
+            fs::metadata(root.path().join(&path.display().to_string()[1..])).unwrap().mode() & 0o777,
+            0o600
+        );
+        change(None).unwrap();
+        assert!(!disk.exists(path.parent().unwrap()));
+        assert!(disk.exists(Path::new("/etc/systemd/system")));
+    }
+
+    #[test]
+    fn a_drop_in_folder_goes_with_all_that_was_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let paths = ["/etc/x.service.d/1.conf", "/etc/x.service.d/2.conf"].map(Path::new);
+        for text in [Some("x"), None] {
+            disk.change(&paths.map(|path| FileEdit { path, text, mode: None })).unwrap();
+        }
+        assert!(disk.exists(Path::new("/etc")) && !disk.exists(Path::new("/etc/x.service.d")));
+        disk.settle(&paths.map(PathBuf::from)).unwrap();
+        fs::write(root.path().join("etc/file"), "").unwrap();
+        let paths = ["/etc/x.service.d/1.conf", "/etc/file/no-folder"].map(Path::new);
+        assert!(disk.change(&paths.map(|path| FileEdit { path, text: Some("x"), mode: None })).is_err());
+        assert!(!disk.exists(Path::new("/etc/x.service.d")));
+    }
+
+    #[test]
+    fn many_files_are_changed_in_one_go() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let paths: Vec<PathBuf> = (0..3 * FEW).map(|k| format!("/etc/{}/{k}", k % 5).into()).collect();
+        let change = |path, text| FileEdit { path, text, mode: None };
+        let new: Vec<FileEdit> = paths.iter().map(|path| change(path, Some("x"))).collect();
+        disk.change(&new).unwrap();
+        disk.settle(&paths).unwrap();
+        assert!(paths.iter().all(|path| disk.read(path).unwrap().as_deref() == Some("x")));
+        // One that cannot be written: none of the others changes.
+        let mut bad: Vec<FileEdit> = paths.iter().map(|path| change(path, None)).collect();
+        bad.push(change(Path::new("/etc/0/0/below-a-file"), Some("x")));
+        assert!(disk.change(&bad).is_err());
+        assert!(paths.iter().all(|path| disk.exists(path)));
+        assert!(disk.names(Path::new("/etc/0")).unwrap().iter().all(|name| !name.starts_with(DRAFT)));
+    }
+}
