@@ -1,17 +1,20 @@
 //! Prefixes, subnets, leases: address arithmetic and the choice of the next /64.
 
+mod lease;
 mod leases;
 mod planned;
+mod prefix;
 
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::str::FromStr;
 
 use ipnet::Ipv6Net;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use lease::Lease;
 pub use leases::{Leases, Resting};
 pub use planned::Planned;
+pub use prefix::{Prefix, Subnet};
 
 use crate::hint::Hint;
 use crate::name::MachineName;
@@ -60,62 +63,6 @@ impl Hint for PoolError {
                 Some("`nsctl pool` shows who holds what; `nsctl remove` frees a subnet".into())
             }
             _ => None,
-        }
-    }
-}
-
-fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
-    let shown = || text.escape_debug().to_string();
-    match text.parse::<ipnet::IpNet>() {
-        Ok(ipnet::IpNet::V6(net)) if net.addr() == net.network() => Ok(net),
-        Ok(ipnet::IpNet::V6(net)) => Err(PoolError::HostBits(net)),
-        Ok(ipnet::IpNet::V4(_)) => Err(PoolError::Ipv4(shown())),
-        Err(_) => Err(PoolError::NotPrefix(shown())),
-    }
-}
-
-/// A prefix that is routed to this host and stays, a /63 at the longest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Prefix(Ipv6Net);
-
-impl Prefix {
-    pub fn net(self) -> Ipv6Net {
-        self.0
-    }
-
-    /// How many /64 there are, subnet 0 included.
-    pub fn size(self) -> u64 {
-        size(self.0.prefix_len())
-    }
-
-    /// Subnet `index`, if the prefix reaches so far.
-    pub fn subnet(self, index: u64) -> Option<Subnet> {
-        (index < self.size()).then(|| Subnet(Subnet::of(self.0.network()).0 + index))
-    }
-
-    /// The host's own address: the first of subnet 0.
-    pub fn host_address(self) -> Ipv6Addr {
-        Subnet::of(self.0.network()).address(1)
-    }
-
-    pub fn contains(self, subnet: Subnet) -> bool {
-        self.0.contains(&subnet.net())
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Prefix, PoolError> {
-        let net = parse_net(text)?;
-        let first = net.network().segments()[0];
-        match net.prefix_len() {
-            64.. => Err(PoolError::TooLong(net)),
-            ..8 => Err(PoolError::TooShort(net)),
-            // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
-            _ if !(0x100..0xfe00).contains(&first) => Err(PoolError::NotUnicast(net)),
-            _ => Ok(Prefix(net)),
         }
     }
 }
@@ -204,136 +151,6 @@ impl fmt::Display for Pool {
         }
     }
 }
-
-/// What a machine holds: a /64, or its number in a prefix that is delegated and may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Lease {
-    Number(u32),
-    Subnet(Subnet),
-}
-
-impl Lease {
-    /// The number, where it is only that.
-    pub fn number(self) -> Option<u32> {
-        match self {
-            Lease::Number(number) => Some(number),
-            Lease::Subnet(_) => None,
-        }
-    }
-
-    /// Its place among all that can be held: numbers come before what is unicast.
-    fn place(self) -> u64 {
-        match self {
-            Lease::Number(number) => number.into(),
-            Lease::Subnet(subnet) => subnet.0,
-        }
-    }
-}
-
-impl fmt::Display for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Lease::Subnet(subnet) => subnet.fmt(f),
-            Lease::Number(number) => f.pad(&format!("subnet {number:#x}")),
-        }
-    }
-}
-
-/// In files a number stands where it has its place behind a prefix: `0:0:0:2a::/64`.
-impl From<Lease> for String {
-    fn from(lease: Lease) -> String {
-        Subnet(lease.place()).to_string()
-    }
-}
-
-impl FromStr for Lease {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Lease, PoolError> {
-        let subnet: Subnet = text.parse()?;
-        Ok(u32::try_from(subnet.0).map_or(Lease::Subnet(subnet), Lease::Number))
-    }
-}
-
-impl TryFrom<String> for Lease {
-    type Error = PoolError;
-
-    fn try_from(text: String) -> Result<Lease, PoolError> {
-        text.parse()
-    }
-}
-
-/// One /64, held as its upper 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Subnet(u64);
-
-impl Subnet {
-    /// The address with this host part. Host part 0 is the subnet-router
-    /// anycast address (RFC 4291 2.6.1): do not give it to anybody.
-    pub fn address(self, host: u64) -> Ipv6Addr {
-        Ipv6Addr::from((u128::from(self.0) << 64) | u128::from(host))
-    }
-
-    /// The host's end of the machine's veth.
-    pub fn host_end(self) -> Ipv6Addr {
-        self.address(1)
-    }
-
-    pub fn net(self) -> Ipv6Net {
-        Ipv6Net::new_assert(self.address(0), 64)
-    }
-
-    /// The /64 that an address is in.
-    pub fn of(address: Ipv6Addr) -> Subnet {
-        Subnet((u128::from(address) >> 64) as u64)
-    }
-
-    pub fn contains(self, address: Ipv6Addr) -> bool {
-        Subnet::of(address) == self
-    }
-}
-
-impl FromStr for Subnet {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Subnet, PoolError> {
-        let net = parse_net(text)?;
-        if net.prefix_len() != 64 {
-            return Err(PoolError::NotSubnet(net));
-        }
-        Ok(Subnet((u128::from(net.network()) >> 64) as u64))
-    }
-}
-
-macro_rules! text_type {
-    ($type:ident, $show:expr) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let show: fn(&$type) -> String = $show;
-                f.pad(&show(self))
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = PoolError;
-
-            fn try_from(text: String) -> Result<Self, PoolError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> String {
-                value.to_string()
-            }
-        }
-    };
-}
-
-text_type!(Prefix, |prefix| prefix.0.to_string());
-text_type!(Subnet, |subnet| subnet.net().to_string());
 
 #[cfg(test)]
 mod tests {
