@@ -81,7 +81,11 @@ impl HostEnd {
         if self.ipv4().is_some() && self.settings.get("Network", "IPMasquerade").is_none() {
             // It serves addresses that are not translated.
             let network = sections.entry("Network".to_owned()).or_default();
-            network.push(BTreeMap::from([("IPMasquerade".to_owned(), Values::Flag(false))]));
+            let said = ("IPMasquerade".to_owned(), Values::Flag(false));
+            match network.last_mut() {
+                Some(keys) => _ = keys.insert(said.0, said.1),
+                None => network.push(BTreeMap::from([said])),
+            }
         }
         let one_or_many = |mut all: Vec<BTreeMap<String, Values>>| match all.len() {
             1 => Sections::One(all.remove(0)),
