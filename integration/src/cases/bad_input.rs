@@ -7,7 +7,7 @@ use crate::lab::Lab;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     for pool in ["2001:db8::/64", "2001:db8::/96"] {
-        refused(lab, &format!("init --pool {pool} --uplink wan0"), 1, "too long")?;
+        refused(lab, &format!("init --pool {pool} --uplink wan0"), 2, "too long")?;
     }
     refused(lab, "init --pool 10.0.0.0/8 --uplink wan0", 2, "IPv4")?;
     refused(lab, "init --pool 2001:db8::1/48 --uplink wan0", 2, "host bits")?;
@@ -23,7 +23,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
     lab.nsctl_ok("init --pool 2001:db8:a::/62 --uplink wan0")?;
     for name in ["-x", "a/b", "../x", "a..b", "ümlaut", &"n".repeat(65)] {
-        refused(lab, &format!("create --routed --image debian-13 -- {name}"), 1, "not a valid machine name")?;
+        refused(lab, &format!("create --routed --image debian-13 -- {name}"), 2, "not a valid machine name")?;
     }
     refused(lab, "create web --routed --image nothing", 1, "no image 'nothing'")?;
     refused(lab, "create web --routed --image /nothing.tar", 1, "does not exist")?;
