@@ -15,4 +15,4 @@ pub use host::{LAN, Lab, binary, until};
 pub use kea::kea;
 pub use net::{Daemon, Namespace};
 pub use run::Done;
-pub use trees::{Suite, Trees, remove_tree, snapshot, subvolume};
+pub use trees::{Suite, Trees, alone_with, remove_tree, snapshot, subvolume};

@@ -96,8 +96,7 @@ impl Trees {
             check(&mut words(&["sh", "-c", &format!("command -v {tool}")]))
                 .with_context(|| format!("the laboratory needs {tool}; `make tools` installs it"))?;
         }
-        let cache = std::env::var_os("NSCTL_LAB_CACHE")
-            .map_or_else(|| PathBuf::from("/var/cache/nsctl-lab"), PathBuf::from);
+        let cache = cache();
         let mounted = cache.join("pool");
         fs::create_dir_all(&mounted)?;
         // The mount ends with this process, however it ends.
@@ -205,6 +204,16 @@ impl Trees {
         fs::rename(&fresh, &host)?;
         Ok(())
     }
+}
+
+fn cache() -> PathBuf {
+    std::env::var_os("NSCTL_LAB_CACHE").map_or_else(|| PathBuf::from("/var/cache/nsctl-lab"), PathBuf::from)
+}
+
+/// Until it is dropped, nobody else on this machine has it: some of what the kernel has is one
+/// for all hosts of the laboratory.
+pub fn alone_with(what: &str) -> Result<Flock<std::fs::File>> {
+    lock(&cache().join(format!("{what}.lock")))
 }
 
 fn lock(path: &Path) -> Result<Flock<std::fs::File>> {
