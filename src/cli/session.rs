@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::fault::live_only;
 use crate::cli::text::{err, out, sanitize};
 use crate::hint::Hint;
 
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
-use crate::cli::fault::unknown;
+use crate::cli::fault::{live_only, unknown};
 use crate::cli::progress::Progress;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::fault::live_only;
-use crate::cli::fault::unknown;
+use crate::cli::fault::{live_only, unknown};
 use crate::cli::host::reconcile::everything;
 use crate::cli::machine::look::look;
 use crate::cli::session::{bus, state};
@@ -84,7 +83,8 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
 /// And whether all could be looked at.
 async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("doctor looks at a running host, not at a folder of files")
+        return Err(Fault::new("doctor looks at a running host, not below --root")
+            .usage()
             .hint("`nsctl --root DIR plan` shows what is out of step in files"));
     };
     if !sys::is_root() && !global.quiet {

@@ -40,7 +40,9 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     must_be_there(&session, &name)?;
     let nspawn = handwritten::find(&session, name.as_str())?;
     let host_end = host_end(&session, &name)?;
-    host_end.as_ref().map_or(Ok(()), |file| file.comes_after_ours(&name))?;
+    if let Some(file) = &host_end {
+        file.comes_after_ours(&name)?;
+    }
     let addresses = addresses(&session, &name).await;
     let pool = session.spec.host.prefix;
     let mut machine = definition(&name, nspawn.as_ref(), host_end.as_ref(), pool, &addresses)?;

@@ -76,7 +76,9 @@ fn adopt(
     let observed = &session.observed;
     let nspawn = handwritten::find(session, name.as_str())?;
     let mut machine = MachineSpec { autostart: observed.enabled.contains(name), ..MachineSpec::new(network) };
-    nspawn.iter().for_each(|file| file.absorbed_by(&mut machine));
+    if let Some(file) = &nspawn {
+        file.absorbed_by(&mut machine);
+    }
     Ok((machine, nspawn))
 }
 

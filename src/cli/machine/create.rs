@@ -169,7 +169,9 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         ipv4: args.ipv4,
         ..MachineSpec::new(network)
     };
-    nspawn.iter().chain(&of_image).take(1).for_each(|file| file.absorbed_by(&mut machine));
+    if let Some(file) = nspawn.as_ref().or(of_image.as_ref()) {
+        file.absorbed_by(&mut machine);
+    }
     let init = scanned.or_else(|| init_of(&session, &name, made.as_ref().map(|made| &made.source)));
     heed_init(&mut machine, init);
     let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?.image(made);

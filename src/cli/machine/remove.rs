@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::fault::argument;
-use crate::cli::fault::unknown;
+use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};

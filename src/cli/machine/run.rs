@@ -6,8 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::apply;
-use crate::cli::fault::argument;
-use crate::cli::fault::unknown;
+use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session, tell};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{bus, must_be_root};
 use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
@@ -46,7 +46,7 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
     must_be_root(global)?;
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("a shell needs a running machine, not a folder of files"));
+        return Err(live_only("a shell is opened"));
     };
     if bus.leader(&name).await?.is_none() {
         return Err(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
