@@ -227,6 +227,19 @@ mod tests {
         insta::assert_snapshot!(problems.to_string());
     }
 
+    /// What a file holds reaches no terminal as an order to it, and the caret stays below its place.
+    #[test]
+    fn carets_stand_under_wide_letters_and_escapes() {
+        let told = |line: &str| parse(line, &[]).unwrap_err().to_string();
+        for (line, blank) in [("\"日本\" = 1", 0), ("images = \"日本\"", 9), ("\tuplnk = 3", 4)] {
+            let told = told(line);
+            let carets = told.lines().last().unwrap();
+            assert_eq!(carets.find('^'), Some("  | ".len() + blank), "{told}");
+        }
+        let escape = told("uplink = \"\u{1b}[2J\u{202e}\"");
+        assert!(!escape.contains(['\u{1b}', '\u{202e}']), "{escape:?}");
+    }
+
     #[test]
     fn interfaces_that_collide_are_shown() {
         let routed = "[network]\nmode = \"routed\"\n";

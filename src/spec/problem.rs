@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use toml_edit::{Item, TableLike};
 
 /// One fault in one file.
@@ -14,12 +15,12 @@ pub struct Problem {
     place: Option<Span>,
 }
 
+/// A range of bytes of one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Span {
     line: usize,
-    column: usize,
-    width: usize,
     text: String,
+    range: Range<usize>,
 }
 
 impl Problem {
@@ -110,46 +111,30 @@ fn span_in(table: &dyn TableLike, tables: &[&str], key: &str, value: Option<&str
     }
 }
 
+/// Where a range of a text is; of several lines, the first.
 fn locate(text: &str, span: Range<usize>) -> Span {
-    let start = floor(text, span.start);
-    let before = &text[..start];
-    let begin = before.rfind('\n').map_or(0, |at| at + 1);
-    let line_text = text[begin..].lines().next().unwrap_or_default();
-    let marked = &text[start..floor(text, span.end.max(start))];
-    let width = marked.lines().next().unwrap_or_default().chars().count().max(1);
+    let start = text.floor_char_boundary(span.start);
+    let begin = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[begin..].lines().next().unwrap_or_default();
+    let end = text.floor_char_boundary(span.end).clamp(start, (begin + line.len()).max(start));
     Span {
-        line: before.matches('\n').count() + 1,
-        column: text[begin..start].chars().count() + 1,
-        width,
-        text: line_text.to_owned(),
+        line: text[..start].matches('\n').count() + 1,
+        text: line.to_owned(),
+        range: start - begin..end - begin,
     }
-}
-
-/// The nearest character boundary at or before `at`.
-fn floor(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.display();
+        let file = self.file.display().to_string();
         let Some(place) = &self.place else { return write!(f, "{file}: {}", self.message) };
-        let number = place.line.to_string();
-        let pad = " ".repeat(number.len());
-        writeln!(f, "{file}:{}:{}: {}", place.line, place.column, self.message)?;
-        writeln!(f, " {number} | {}", printable(&place.text))?;
-        // Escapes are longer than what they stand for.
-        let shown = |from: usize, count: usize| {
-            printable(&place.text.chars().skip(from).take(count).collect::<String>()).chars().count()
-        };
-        let (before, width) = (shown(0, place.column - 1), shown(place.column - 1, place.width));
-        write!(f, " {pad} | {}{}", " ".repeat(before), "^".repeat(width.max(1)))
+        let line = Snippet::source(&place.text)
+            .line_start(place.line)
+            .path(file)
+            .annotation(AnnotationKind::Primary.span(place.range.clone()));
+        let title = Level::ERROR.no_name().primary_title(&self.message);
+        f.write_str(&Renderer::plain().render(&[title.element(line)]))
     }
-}
-
-/// A line as it may be shown, with the caret below it in its place.
-fn printable(line: &str) -> String {
-    crate::visible::visible(&line.replace('\t', " "))
 }
 
 /// Everything that is wrong, in the order of the files.
