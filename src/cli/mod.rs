@@ -43,9 +43,11 @@ mod network {
     pub mod reservation;
 }
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::sys;
 
 pub use fault::Fault;
 use host::{doctor, init, reconcile, state};
@@ -154,6 +156,13 @@ impl Cli {
     /// What went wrong, with hints.
     pub async fn run(self) -> Result<u8, Fault> {
         let Cli { global, verb } = self;
+        if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
+            let what = format!("{} is not a folder", global.root.display());
+            return Err(Fault::new(what).hint("name the folder that holds the files of a host"));
+        }
+        if global.root != Path::new("/") {
+            sys::may_open_many_files();
+        }
         match verb {
             Verb::Init(args) => init::run(&global, args).await,
             Verb::Create(args) => create::run(&global, args).await,

@@ -142,9 +142,6 @@ impl Locked {
 
     async fn take_as_it_is(global: &Global) -> Result<Locked, Fault> {
         must_be_root(global)?;
-        if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
-            return Err(Fault::new(format!("{} is not a folder", global.root.display())));
-        }
         let disk = Disk::new(&global.root);
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait);

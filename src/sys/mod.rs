@@ -65,6 +65,15 @@ pub fn what_is_at(path: &Path) -> Option<Thing> {
     })
 }
 
+/// As many files as the kernel lets us hold open (setrlimit(2)): a change below a foreign root
+/// holds one for each file that it writes.
+pub fn may_open_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 /// The clock that never goes back.
 pub fn now() -> Instant {
     Instant::now()

@@ -29,7 +29,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "open web tcp/1", 1, "web.toml:1:1")?;
     let done = lab.nsctl("plan")?;
     must!(
-        done.stderr.contains(" 1 | colour = \"red\"") && done.stderr.contains("   | ^^^^^^"),
+        done.stderr.contains("1 | colour = \"red\"") && done.stderr.contains("  | ^^^^^^"),
         "{}",
         done.stderr
     );

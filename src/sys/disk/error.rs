@@ -10,8 +10,8 @@ use crate::hint::Hint;
 pub enum DiskError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("{0} leads out of the root {1}")]
-    Escapes(PathBuf, PathBuf),
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    At { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} is larger than {limit} bytes; no file of its kind is", .path.display())]
     TooLarge { path: PathBuf, limit: u64 },
 }
@@ -19,7 +19,7 @@ pub enum DiskError {
 impl Hint for DiskError {
     fn hint(&self) -> Option<String> {
         match self {
-            DiskError::Io(error) => match error.kind() {
+            DiskError::Io(error) | DiskError::At { source: error, .. } => match error.kind() {
                 ErrorKind::PermissionDenied => Some("run it as root".into()),
                 ErrorKind::StorageFull => Some("make room on that file system, then try again".into()),
                 ErrorKind::ReadOnlyFilesystem => {

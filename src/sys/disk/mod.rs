@@ -1,21 +1,24 @@
 //! Files below a root, and the ways to them.
 
 mod error;
+mod place;
 mod space;
 mod write;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::OFlag;
 
 pub use error::DiskError;
 use write::DRAFT;
 pub use write::FileEdit;
 
+/// Where trees and images are.
+const MACHINES: &str = "/var/lib/machines";
 /// No file that others write, too, is larger.
 const LIMIT: u64 = 64 << 20;
 /// No file that a person writes is larger; parsed, it takes fifty times as much.
@@ -34,43 +37,17 @@ impl Disk {
 
     /// The tree of a machine or image; none if there is none, or if it is a disk image.
     pub fn tree(&self, name: &str) -> Option<super::tree::Tree> {
-        super::tree::Tree::at(&self.root.join("var/lib/machines").join(name))
+        super::tree::Tree::at(self.at(&Path::new(MACHINES).join(name)).ok()?.way())
     }
 
     /// Which tree that is.
     pub fn tree_identity(&self, name: &str) -> Option<crate::observed::TreeId> {
-        super::tree::identity_in(&self.root.join("var/lib/machines"), name)
+        super::tree::identity_in(self.at(&Path::new(MACHINES).join(name)).ok()?.folder(), name)
     }
 
     /// Whether its files are those of the host that we run on.
     pub fn is_this_host(&self) -> bool {
         self.root == Path::new("/")
-    }
-
-    /// Where a path of the host is, seen from us. Symbolic links of a foreign
-    /// root must not lead out of it. The last part of the path may be a link
-    /// itself: who replaces or removes it does not follow it.
-    fn at(&self, path: &Path) -> Result<PathBuf, DiskError> {
-        if self.root == Path::new("/") {
-            return Ok(path.to_owned());
-        }
-        let inside = self.root.join(path.strip_prefix("/").unwrap_or(path));
-        let root = fs::canonicalize(&self.root)?;
-        let existing = inside.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(&root);
-        if !fs::canonicalize(existing)?.starts_with(&root) {
-            return Err(DiskError::Escapes(inside, root));
-        }
-        Ok(inside)
-    }
-
-    /// The same, for who would follow the last part.
-    fn at_plain(&self, path: &Path) -> Result<PathBuf, DiskError> {
-        let place = self.at(path)?;
-        let foreign = self.root != Path::new("/");
-        if foreign && fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_symlink()) {
-            return Err(DiskError::Escapes(place, self.root.clone()));
-        }
-        Ok(place)
     }
 
     /// The text of a file; none if there is no file. Bytes that are no UTF-8
@@ -91,23 +68,18 @@ impl Disk {
     }
 
     fn read_bounded(&self, path: &Path, limit: u64) -> Result<Option<String>, DiskError> {
-        let place = self.at_plain(path)?;
-        // A pipe would make us wait for somebody who writes.
-        let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&place);
-        let file = match file {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let meta = file.metadata()?;
+        let Some(file) = self.open_to_read(path)? else { return Ok(None) };
+        let failed = self.failed("read", path);
+        let meta = file.metadata().map_err(&failed)?;
         if meta.len() > limit {
-            return Err(DiskError::TooLarge { path: place, limit });
+            return Err(DiskError::TooLarge { path: self.shown(path), limit });
         }
         // Masked with a link to /dev/null, say: something that is not ours.
         if !meta.is_file() {
             return Ok(Some(String::new()));
         }
         let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
-        file.take(limit).read_to_end(&mut bytes)?;
+        file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
         Ok(Some(match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
@@ -119,12 +91,13 @@ impl Disk {
     /// # Errors
     /// When it cannot be read.
     pub fn open_foreign(path: &Path) -> Result<std::fs::File, DiskError> {
-        Ok(fs::File::open(path)?.into_parts().0)
+        Ok(fs_err::File::open(path)?.into_parts().0)
     }
 
     /// The permissions of a file that is there.
     pub fn mode(&self, path: &Path) -> Option<u32> {
-        let meta = fs::metadata(self.at(path).ok()?).ok().filter(std::fs::Metadata::is_file)?;
+        let file = self.open(path, OFlag::O_PATH).ok()?;
+        let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         Some(meta.permissions().mode() & 0o777)
     }
 
@@ -133,10 +106,10 @@ impl Disk {
     /// # Errors
     /// When we may not.
     pub fn open_to_read(&self, path: &Path) -> Result<Option<std::fs::File>, DiskError> {
-        match fs::File::open(self.at_plain(path)?) {
-            Ok(file) => Ok(Some(file.into_parts().0)),
+        // A pipe would make us wait for somebody who writes.
+        match self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            file => Ok(Some(file.map_err(self.failed("read", path))?)),
         }
     }
 
@@ -145,13 +118,10 @@ impl Disk {
     /// # Errors
     /// When it cannot be had, or is a link.
     pub fn open_lock(&self, path: &Path) -> Result<std::fs::File, DiskError> {
-        let place = self.at(path)?;
-        if let Some(folder) = place.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let mut options = fs::OpenOptions::new();
+        let place = self.make_way(path)?;
+        let mut options = std::fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        Ok(options.custom_flags(nix::libc::O_NOFOLLOW).open(place)?.into_parts().0)
+        options.custom_flags(nix::libc::O_NOFOLLOW).open(place.way()).map_err(place.failed("open"))
     }
 
     /// The files of a folder, by path, whose names the filter takes.
@@ -180,44 +150,32 @@ impl Disk {
     /// # Errors
     /// When it cannot be read.
     pub fn names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        let entries = match fs::read_dir(self.at(dir)?) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let names: Result<Vec<String>, std::io::Error> =
-            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
-        let mut names = names?;
+        let mut names = self.all_names(dir)?;
         names.retain(|name| !name.starts_with(DRAFT));
         names.sort();
         Ok(names)
     }
 
+    fn all_names(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let open = self.open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK);
+        let entries = open.and_then(|open| std::fs::read_dir(format!("/proc/self/fd/{}", open.as_raw_fd())));
+        let names = entries.and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        });
+        match names {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(self.failed("read", dir)),
+        }
+    }
+
     /// Whether a file itself is there: no link to one.
     pub fn is_file(&self, path: &Path) -> bool {
-        self.at(path).is_ok_and(|place| is_plain(&place))
+        let place = self.at(path);
+        place.is_ok_and(|place| place.way().symlink_metadata().is_ok_and(|meta| meta.is_file()))
     }
 
     /// Whether a folder or file is there.
     pub fn exists(&self, path: &Path) -> bool {
-        self.at(path).is_ok_and(|place| place.exists())
-    }
-}
-
-fn is_plain(place: &Path) -> bool {
-    place.symlink_metadata().is_ok_and(|meta| meta.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_do_not_lead_out_of_a_root() {
-        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
-        let disk = Disk::new(root.path());
-        assert!(matches!(disk.write_private(Path::new("/etc/x"), "y"), Err(DiskError::Escapes(..))));
-        assert!(!outside.path().join("x").exists());
+        self.open(path, OFlag::O_PATH).is_ok()
     }
 }

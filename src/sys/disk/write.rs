@@ -1,14 +1,16 @@
 //! Files replaced whole, made and removed: a power cut leaves the old or the new.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
+use nix::fcntl::OFlag;
 use tempfile::TempPath;
 
-use super::{Disk, DiskError, is_plain};
+use super::place::Place;
+use super::{Disk, DiskError};
 
 /// How the names of files begin that are being written.
 pub(super) const DRAFT: &str = ".nsctl-draft-";
@@ -27,6 +29,27 @@ pub struct FileEdit<'a> {
     pub mode: Option<u32>,
 }
 
+/// A text beside the place that it is for. It goes when it is dropped.
+struct Draft {
+    file: TempPath,
+    place: Place,
+}
+
+impl Draft {
+    fn sync(drafts: &[&Draft]) -> Result<(), DiskError> {
+        sync(drafts, |draft| File::open(&draft.file), |draft, error| draft.place.failed("write")(error))
+    }
+
+    /// Puts it in its place.
+    fn put(self) -> Result<(), DiskError> {
+        crate::sys::fault::point();
+        let put = self.file.persist(self.place.way()).map_err(|e| e.error);
+        put.map_err(self.place.failed("replace"))?;
+        crate::sys::fault::point();
+        Ok(())
+    }
+}
+
 impl Disk {
     /// Replaces files whole, makes or removes them, in this order. A new one gets
     /// the permissions of the old one, as far as its own allow. All are written beside their
@@ -41,18 +64,18 @@ impl Disk {
         let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
         let pairs = changes.iter().zip(&drafts);
         let replacing = pairs.filter(|(change, _)| self.exists(change.path));
-        let synced = sync(&replacing.filter_map(|(_, draft)| draft.as_deref()).collect::<Vec<_>>());
-        synced.inspect_err(|_| self.clear_drop_ins(changes))?;
+        let replacing: Vec<&Draft> = replacing.filter_map(|(_, draft)| draft.as_ref()).collect();
+        Draft::sync(&replacing).inspect_err(|_| self.clear_drop_ins(changes))?;
         for (change, draft) in changes.iter().zip(drafts) {
             match draft {
-                Some(draft) => self.put(change.path, draft)?,
+                Some(draft) => draft.put()?,
                 None => _ = self.take_away(change.path)?,
             }
         }
         Ok(())
     }
 
-    fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<TempPath>, DiskError> {
+    fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<Draft>, DiskError> {
         let mode = match (self.mode(change.path), change.mode) {
             (Some(old), most) => old & most.unwrap_or(0o777),
             (None, mode) => mode.unwrap_or(0o644),
@@ -65,21 +88,28 @@ impl Disk {
     /// # Errors
     /// When it cannot be done.
     pub fn settle(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
-        let places = paths.iter().map(|path| self.at(path)).collect::<Result<Vec<_>, _>>()?;
-        let files = places.iter().map(PathBuf::as_path).filter(|place| is_plain(place));
+        let files = paths.iter().map(PathBuf::as_path).filter(|path| self.is_file(path));
         let mut all: BTreeSet<&Path> = files.collect();
         // The folder of a drop-in may have gone with the last file in it.
-        all.extend(places.iter().filter_map(|place| place.ancestors().skip(1).find(|above| above.exists())));
-        sync(&all.into_iter().collect::<Vec<_>>())
+        all.extend(paths.iter().filter_map(|path| path.ancestors().skip(1).find(|above| self.exists(above))));
+        self.sync(&all.into_iter().collect::<Vec<_>>())
+    }
+
+    fn sync(&self, paths: &[&Path]) -> Result<(), DiskError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        sync(paths, |path| self.open(path, flags), |path, error| self.failed("sync", path)(error))
     }
 
     /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
     fn clear_drop_ins(&self, changes: &[FileEdit<'_>]) {
-        let places = changes.iter().filter_map(|change| self.at(change.path).ok());
-        for folder in places.filter_map(|place| Some(place.parent()?.to_owned())).filter(|f| is_drop_in(f)) {
-            // It stays where something is in it.
-            let _ = std::fs::remove_dir(folder);
+        for folder in changes.iter().filter_map(|change| change.path.parent()).filter(|f| is_drop_in(f)) {
+            self.clear(folder);
         }
+    }
+
+    /// Removes a folder in which there is nothing; whether it went.
+    fn clear(&self, folder: &Path) -> bool {
+        self.at(folder).is_ok_and(|place| std::fs::remove_dir(place.way()).is_ok())
     }
 
     /// Takes permissions away from a file, if it is there and has more than these.
@@ -88,22 +118,22 @@ impl Disk {
     /// When it keeps them.
     pub fn narrow(&self, path: &Path, mode: u32) -> Result<(), DiskError> {
         let Some(old) = self.mode(path).filter(|old| old & !mode != 0) else { return Ok(()) };
-        let file = fs::File::open(self.at_plain(path)?)?;
-        self.share(file.file(), path, old & mode)?;
-        Ok(file.set_permissions(std::fs::Permissions::from_mode(old & mode))?)
+        let file = self.open(path, OFlag::O_RDONLY).map_err(self.failed("read", path))?;
+        self.permit(&file, path, old & mode)
     }
 
     /// networkd reads its files as a user of its own: those that not everybody may read are
     /// its group's. Where there is no such group, nobody else is root's.
-    fn share(&self, file: &std::fs::File, path: &Path, mode: u32) -> Result<(), DiskError> {
+    fn permit(&self, file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
+        let failed = self.failed("set the permissions of", path);
         if path.starts_with(NETWORKD) && mode & 0o044 == 0o040 {
             let groups = self.read(Path::new("/etc/group"))?.unwrap_or_default();
             let line = groups.lines().find_map(|line| line.strip_prefix("systemd-network:"));
             if let Some(gid) = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok()) {
-                std::os::unix::fs::fchown(file, None, Some(gid))?;
+                std::os::unix::fs::fchown(file, None, Some(gid)).map_err(&failed)?;
             }
         }
-        Ok(())
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(failed)
     }
 
     /// Replaces a file that is nobody's business but root's; it is on the disk then.
@@ -112,31 +142,19 @@ impl Disk {
     /// When the text cannot be put there.
     pub fn write_private(&self, path: &Path, text: &str) -> Result<(), DiskError> {
         let draft = self.draft(path, text, 0o600)?;
-        sync(&[&draft])?;
-        let folder = draft.parent().map(Path::to_owned);
-        self.put(path, draft)?;
-        folder.map_or(Ok(()), |folder| sync(&[&folder]))
+        Draft::sync(&[&draft])?;
+        draft.put()?;
+        path.parent().map_or(Ok(()), |folder| self.sync(&[folder]))
     }
 
     /// Writes a text beside its place.
-    fn draft(&self, path: &Path, text: &str, mode: u32) -> Result<TempPath, DiskError> {
-        let place = self.at(path)?;
-        let folder = place.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder)?;
-        let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
-        draft.write_all(text.as_bytes())?;
-        self.share(draft.as_file(), path, mode)?;
-        draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        Ok(draft.into_temp_path())
-    }
-
-    /// Puts a draft in its place.
-    fn put(&self, path: &Path, draft: TempPath) -> Result<(), DiskError> {
-        let place = self.at(path)?;
-        crate::sys::fault::point();
-        draft.persist(&place).map_err(|e| e.error)?;
-        crate::sys::fault::point();
-        Ok(())
+    fn draft(&self, path: &Path, text: &str, mode: u32) -> Result<Draft, DiskError> {
+        let place = self.make_way(path)?;
+        let draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(place.folder());
+        let mut draft = draft.map_err(place.failed("write"))?;
+        draft.write_all(text.as_bytes()).map_err(place.failed("write"))?;
+        self.permit(draft.as_file(), path, mode)?;
+        Ok(Draft { file: draft.into_temp_path(), place })
     }
 
     /// Removes the drafts that a killed run left in a folder. Nobody else is
@@ -145,16 +163,11 @@ impl Disk {
     /// # Errors
     /// When one stays.
     pub fn sweep(&self, dir: &Path) -> Result<(), DiskError> {
-        let Ok(entries) = fs::read_dir(self.at(dir)?) else { return Ok(()) };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(DRAFT) {
-                fs::remove_file(entry.path())?;
-            }
+        for name in self.all_names(dir)?.iter().filter(|name| name.starts_with(DRAFT)) {
+            self.take_away(&dir.join(name))?;
         }
         if is_drop_in(dir) {
-            // It stays where other files are in it.
-            let _ = std::fs::remove_dir(self.at(dir)?);
+            self.clear(dir);
         }
         Ok(())
     }
@@ -166,7 +179,7 @@ impl Disk {
     /// When it is there and stays there.
     pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
         match self.take_away(path)? {
-            Some(folder) => sync(&[&folder]),
+            Some(folder) => self.sync(&[folder]),
             None => Ok(()),
         }
     }
@@ -178,23 +191,22 @@ impl Disk {
     /// When it is there and stays there.
     pub fn forget_file(&self, path: &Path) -> Result<(), DiskError> {
         if let Some(folder) = self.take_away(path)? {
-            let _ = sync(&[&folder]);
+            let _ = self.sync(&[folder]);
         }
         Ok(())
     }
 
     /// The same; gives the folder that is to be synced.
-    fn take_away(&self, path: &Path) -> Result<Option<PathBuf>, DiskError> {
-        let place = self.at(path)?;
-        match fs::remove_file(&place) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+    fn take_away<'a>(&self, path: &'a Path) -> Result<Option<&'a Path>, DiskError> {
+        match self.at(path).and_then(|place| std::fs::remove_file(place.way())) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            gone => gone.map_err(self.failed("remove", path))?,
         }
-        let Some(folder) = place.parent() else { return Ok(None) };
-        if is_drop_in(folder) && std::fs::remove_dir(folder).is_ok() {
-            return Ok(folder.parent().map(Path::to_owned));
+        let Some(folder) = path.parent() else { return Ok(None) };
+        if is_drop_in(folder) && self.clear(folder) {
+            return Ok(folder.parent());
         }
-        Ok(folder.exists().then(|| folder.to_owned()))
+        Ok(Some(folder).filter(|folder| self.exists(folder)))
     }
 
     /// Makes symbolic links: where, and where to. One that is there is replaced by the new one,
@@ -204,13 +216,12 @@ impl Disk {
     /// When one cannot be made.
     pub fn link(&self, links: &[(PathBuf, &str)]) -> Result<(), DiskError> {
         for (path, to) in links {
-            let place = self.at(path)?;
-            let folder = place.parent().unwrap_or(&self.root);
-            fs::create_dir_all(folder)?;
+            let place = self.make_way(path)?;
             let draft = tempfile::Builder::new()
                 .prefix(DRAFT)
-                .make_in(folder, |draft| std::os::unix::fs::symlink(to, draft))?;
-            draft.into_temp_path().persist(&place).map_err(|e| e.error)?;
+                .make_in(place.folder(), |draft| std::os::unix::fs::symlink(to, draft));
+            let draft = draft.map_err(place.failed("link"))?.into_temp_path();
+            draft.persist(place.way()).map_err(|e| place.failed("link")(e.error))?;
         }
         Ok(())
     }
@@ -225,24 +236,31 @@ fn is_drop_in(folder: &Path) -> bool {
 
 /// Syncs files and folders: a few one by one, many by way of the file systems that hold
 /// them, whole (syncfs(2)), which takes hardly longer than one does.
-fn sync(places: &[&Path]) -> Result<(), DiskError> {
+fn sync<T>(
+    what: &[T],
+    open: impl Fn(&T) -> std::io::Result<File>,
+    failed: impl Fn(&T, std::io::Error) -> DiskError,
+) -> Result<(), DiskError> {
     let mut file_systems = BTreeMap::new();
-    for place in places {
-        let open = fs::File::open(*place)?;
-        if places.len() <= FEW {
-            open.sync_all()?;
+    for one in what {
+        let failed = |error| failed(one, error);
+        let open = open(one).map_err(failed)?;
+        if what.len() <= FEW {
+            open.sync_all().map_err(failed)?;
         } else {
-            file_systems.insert(open.metadata()?.dev(), open);
+            file_systems.insert(open.metadata().map_err(failed)?.dev(), (open, one));
         }
     }
-    for open in file_systems.into_values() {
-        nix::unistd::syncfs(open).map_err(std::io::Error::from)?;
+    for (open, one) in file_systems.into_values() {
+        nix::unistd::syncfs(open).map_err(|error| failed(one, error.into()))?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
