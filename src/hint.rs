@@ -7,4 +7,15 @@ pub trait Hint: std::error::Error + Send + Sync + 'static {
     }
 }
 
-impl Hint for std::io::Error {}
+impl Hint for std::io::Error {
+    fn hint(&self) -> Option<String> {
+        use std::io::ErrorKind;
+        let hint = match self.kind() {
+            ErrorKind::PermissionDenied => "run it as root",
+            ErrorKind::StorageFull => "make room on that file system, then try again",
+            ErrorKind::ReadOnlyFilesystem => "mount that file system read-write, then try again",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

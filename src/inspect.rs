@@ -9,12 +9,11 @@ use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::observe::ObserveError;
 use crate::observed::{Observed, Service, accept_ra};
 use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::tree::Tree;
-use crate::sys::{Bus, Disk, DiskError, Net, is_root, kernel, ping, processes, sockets};
+use crate::sys::{self, Bus, Disk, Net, is_root, kernel, ping, processes, sockets};
 
 /// Where networkd's and nspawn's files are that somebody wrote.
 const FOLDERS: [&str; 4] =
@@ -32,7 +31,7 @@ pub async fn host(
     spec: Spec,
     state: State,
     services: BTreeMap<String, Service>,
-) -> Result<Facts, ObserveError> {
+) -> Result<Facts, sys::Error> {
     let net = Net::host()?;
     let (addresses, loopback, managed, network_managers) = tokio::join!(
         net.addresses(),
@@ -70,7 +69,7 @@ pub async fn host(
 }
 
 /// Files and drop-ins, by path.
-fn settings(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, DiskError> {
+fn settings(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, sys::Error> {
     let mut texts = BTreeMap::new();
     for folder in FOLDERS.map(Path::new) {
         texts.append(&mut disk.folder(folder, |name| ENDS.iter().any(|end| name.ends_with(end)))?);

@@ -8,7 +8,6 @@ use crate::emit::nftables_unit;
 use crate::emit::{
     FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, Origin, TREES_DIR, WANTS_DIR,
 };
-use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
@@ -19,37 +18,13 @@ use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
 use crate::state::STATE_FILE;
 use crate::sys::nft::Listing;
-use crate::sys::{Bus, BusError, Disk, DiskError, Net, NetError, NftError, is_root, kernel, nft, together};
-
-/// What stands between us and the host.
-#[derive(Debug, thiserror::Error)]
-pub enum ObserveError {
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    #[error(transparent)]
-    Net(#[from] NetError),
-    #[error(transparent)]
-    Nft(#[from] NftError),
-}
-
-impl Hint for ObserveError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            ObserveError::Disk(error) => error.hint(),
-            ObserveError::Bus(error) => error.hint(),
-            ObserveError::Net(error) => error.hint(),
-            ObserveError::Nft(error) => error.hint(),
-        }
-    }
-}
+use crate::sys::{self, Bus, Disk, Net, is_root, kernel, nft, together};
 
 /// Everything that a plan needs to know. Without a bus (`--root`) just files.
 ///
 /// # Errors
 /// When a file cannot be read, or machined, networkd or the kernel does not answer.
-pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveError> {
+pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, sys::Error> {
     let mut observed = Observed::default();
     match bus {
         None => {
@@ -64,7 +39,7 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, ObserveErr
     Ok(observed)
 }
 
-async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), ObserveError> {
+async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys::Error> {
     observed.live = true;
     let (networkd, machines, images, units, systemd, net, nftables, table, files) = tokio::join!(
         bus.networkd_answers(),
@@ -108,7 +83,7 @@ fn strangers(disk: &Disk, observed: &Observed) -> BTreeMap<String, Stranger> {
 }
 
 /// As it is written down, and, where these files are this host's, as the kernel knows it.
-fn hostnames(disk: &Disk) -> Result<BTreeSet<String>, DiskError> {
+fn hostnames(disk: &Disk) -> Result<BTreeSet<String>, sys::Error> {
     let written = disk.read(Path::new("/etc/hostname"))?;
     let now = disk.is_this_host().then(|| kernel::get("kernel/hostname")).flatten();
     let lines = [written, now].into_iter().flatten();
@@ -117,7 +92,7 @@ fn hostnames(disk: &Disk) -> Result<BTreeSet<String>, DiskError> {
 }
 
 /// Links and default routes; a netlink socket takes one dump at a time.
-async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
+async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), sys::Error> {
     let net = Net::host()?;
     Ok((net.links().await?, net.default_routes().await?.into_iter().collect()))
 }
@@ -130,7 +105,7 @@ async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), NetError> {
 pub async fn machines(
     disk: &Disk,
     bus: Option<&Bus>,
-) -> Result<(Observed, BTreeMap<String, Vec<Address>>), ObserveError> {
+) -> Result<(Observed, BTreeMap<String, Vec<Address>>), sys::Error> {
     let mut observed = Observed::default();
     let Some(bus) = bus else {
         files(disk).await?.put_into(&mut observed);
@@ -154,14 +129,14 @@ pub async fn machines(
 
 type Located = (BTreeMap<String, Running>, BTreeMap<String, Vec<Address>>);
 
-async fn located(bus: &Bus) -> Result<Located, BusError> {
+async fn located(bus: &Bus) -> Result<Located, sys::Error> {
     let machines = bus.machines().await?;
     let addresses = if is_root() { addresses(&machines).await } else { BTreeMap::new() };
     Ok((machines, addresses))
 }
 
 /// The host's links and addresses; a netlink socket takes one dump at a time.
-async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
+async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), sys::Error> {
     Ok((net.links().await?, net.addresses().await?))
 }
 
@@ -169,7 +144,7 @@ async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), NetError> {
 ///
 /// # Errors
 /// When a file cannot be read, or machined or nft does not answer.
-pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, ObserveError> {
+pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
     let mut observed = Observed { live: true, ..Observed::default() };
     let mut files = Files::default();
     files.read_inputs(disk)?;
@@ -227,7 +202,7 @@ struct Files {
 
 /// Every file, and who starts with the host; read on a thread of its own, as the services that
 /// are asked meanwhile have much to say.
-async fn files(disk: &Disk) -> Result<Files, DiskError> {
+async fn files(disk: &Disk) -> Result<Files, sys::Error> {
     let disk = disk.clone();
     let read = move || {
         let mut files = Files::default();
@@ -268,7 +243,7 @@ fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> 
 
 impl Files {
     /// The user's files, and the state. A definition that cannot be read stands for itself alone.
-    fn read_inputs(&mut self, disk: &Disk) -> Result<(), DiskError> {
+    fn read_inputs(&mut self, disk: &Disk) -> Result<(), sys::Error> {
         let folder = Path::new(MACHINES_DIR);
         for path in
             disk.names(folder)?.iter().filter(|name| name.ends_with(".toml")).map(|name| folder.join(name))
@@ -287,7 +262,7 @@ impl Files {
     }
 
     /// Which trees are nsctl's, and which trees those of machines are.
-    fn read_claims(&mut self, disk: &Disk) -> Result<(), DiskError> {
+    fn read_claims(&mut self, disk: &Disk) -> Result<(), sys::Error> {
         self.texts.extend(disk.folder(Path::new(TREES_DIR), |_| true)?);
         let defined = self.texts.keys().chain(self.unreadable.keys());
         let machines = defined.filter_map(|path| match path.parent() {
@@ -313,12 +288,12 @@ fn names(
     disk: &Disk,
     folder: &str,
     machine: impl Fn(&str) -> Option<MachineName>,
-) -> Result<BTreeSet<MachineName>, DiskError> {
+) -> Result<BTreeSet<MachineName>, sys::Error> {
     Ok(disk.names(Path::new(folder))?.iter().filter_map(|name| machine(name)).collect())
 }
 
 /// nftables.service, and what changes it.
-fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
+fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sys::Error> {
     for path in nftables_unit::UNITS {
         files.extend(disk.read(Path::new(path))?.map(|text| (path.into(), text)));
         files.extend(disk.folder(Path::new(&format!("{path}.d")), |name| name.ends_with(".conf"))?);
@@ -327,7 +302,7 @@ fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(
 }
 
 /// Every file that is ours or may be, and what stood in the place of one before.
-fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), DiskError> {
+fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sys::Error> {
     for (dir, nested) in FOLDERS {
         let dir = Path::new(dir);
         let is_ours = |path: &Path| {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hint::Hint;
+
 /// What a tree is, as far as it concerns its first boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guest {
@@ -86,6 +88,8 @@ pub enum ProvisionError {
     #[error("the guest has neither systemd nor OpenRC's /etc/local.d, so nothing runs at its first boot")]
     NoFirstBoot,
 }
+
+impl Hint for ProvisionError {}
 
 const SCRIPT: &str = "var/lib/nsctl-first-boot";
 const UNIT: &str = "etc/systemd/system/nsctl-first-boot.service";

@@ -7,9 +7,7 @@ use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::pool::Planned;
 use crate::provision::ProvisionError;
-use crate::sys::archive::ArchiveError;
-use crate::sys::build::BuildError;
-use crate::sys::{BusError, DiskError, GuestError, LockError, NetError, NftError};
+use crate::sys;
 
 /// How long a machine may take to answer after its start.
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -22,17 +20,7 @@ pub const DELEGATION_TIME: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     #[error(transparent)]
-    Disk(#[from] DiskError),
-    #[error(transparent)]
-    Bus(#[from] BusError),
-    #[error(transparent)]
-    Net(#[from] NetError),
-    #[error(transparent)]
-    Nft(#[from] NftError),
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Sys(sys::Error),
     #[error("there is a tree named '{0}' by now")]
     TreeTaken(MachineName),
     #[error("'{0}' is a disk image: nothing can be put into it")]
@@ -42,11 +30,7 @@ pub enum StepError {
     #[error("the password cannot be hashed")]
     NoHash,
     #[error(transparent)]
-    ProvisionError(#[from] ProvisionError),
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    #[error(transparent)]
-    Build(#[from] BuildError),
+    Provision(#[from] ProvisionError),
     #[error("it takes more than {limit} bytes")]
     TooLarge { limit: u64 },
     #[error("'{0}' ended right after its start")]
@@ -61,8 +45,6 @@ pub enum StepError {
     Touched(PathBuf),
     #[error(transparent)]
     Journal(#[from] super::JournalError),
-    #[error(transparent)]
-    Lock(#[from] LockError),
     #[error("the kernel has no room for another IPv6 neighbour")]
     Crowded,
     #[error("interrupted")]
@@ -71,15 +53,18 @@ pub enum StepError {
     Offline,
 }
 
+impl<E: Into<sys::Error>> From<E> for StepError {
+    fn from(error: E) -> StepError {
+        StepError::Sys(error.into())
+    }
+}
+
 impl Hint for StepError {
     fn hint(&self) -> Option<String> {
         match self {
-            StepError::Disk(error) => error.hint(),
-            StepError::Bus(error) => error.hint(),
-            StepError::Nft(error) => error.hint(),
+            StepError::Sys(error) => error.hint(),
             StepError::Journal(error) => error.hint(),
-            StepError::Lock(error) => error.hint(),
-            StepError::Archive(error) => error.hint(),
+            StepError::Provision(error) => error.hint(),
             StepError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
             StepError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
             StepError::NoAnswer { machine, .. } => Some(format!(

@@ -15,7 +15,7 @@ use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{Bus, Disk, DiskError, Net, NftError, guest, kernel, nft, together};
+use crate::sys::{self, Bus, Disk, Net, guest, kernel, nft, together};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -210,26 +210,26 @@ fn units(machines: &[MachineName]) -> Vec<String> {
 }
 
 /// Changes files in one go.
-fn write(world: World<'_>, steps: &[Step]) -> Result<(), DiskError> {
+fn write(world: World<'_>, steps: &[Step]) -> Result<(), sys::Error> {
     let changes = steps.iter().filter_map(|step| match step {
         Step::Write { path, new, mode, .. } => Some(FileEdit { path, text: new.as_deref(), mode: *mode }),
         _ => None,
     });
-    world.disk.change(&changes.collect::<Vec<_>>())
+    Ok(world.disk.change(&changes.collect::<Vec<_>>())?)
 }
 
 /// The links that `systemctl enable` makes, as the units' [Install] says. systemd itself
 /// would make them, too, but take all its units for stale until it has read them again.
-fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), DiskError> {
+fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), sys::Error> {
     let links: Vec<PathBuf> = machines.iter().map(emit::wants_link).collect();
     if !on {
         let gone = links.iter().map(|path| FileEdit { path, text: None, mode: None });
-        return disk.change(&gone.collect::<Vec<_>>());
+        return Ok(disk.change(&gone.collect::<Vec<_>>())?);
     }
     let target = PathBuf::from(emit::TARGET_LINK);
     let target = (!disk.exists(&target)).then_some((target, "/usr/lib/systemd/system/machines.target"));
     let machines = links.into_iter().map(|path| (path, "/usr/lib/systemd/system/systemd-nspawn@.service"));
-    disk.link(&machines.chain(target).collect::<Vec<_>>())
+    Ok(disk.link(&machines.chain(target).collect::<Vec<_>>())?)
 }
 
 /// What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
@@ -266,11 +266,14 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
 }
 
 /// The table as its file says; no file, no table.
-async fn reload_firewall(prune: bool) -> Result<(), NftError> {
+async fn reload_firewall(prune: bool) -> Result<(), sys::Error> {
     let file = Path::new(FIREWALL_FILE);
     if !Disk::new(Path::new("/")).exists(file) {
-        return nft::unload().await;
+        return Ok(nft::unload().await?);
     }
     nft::load(file).await?;
-    if prune { nft::prune(file).await } else { Ok(()) }
+    if prune {
+        nft::prune(file).await?;
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use super::error::StepError;
 use super::journal::Owner;
 use crate::name::MachineName;
 use crate::plan::Step;
-use crate::sys::DiskError;
+use crate::sys;
 
 /// Hears of each step as it begins.
 pub trait Listener {
@@ -28,25 +28,25 @@ pub trait Records {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn recall(&self, path: &Path) -> Result<Option<String>, DiskError>;
+    fn recall(&self, path: &Path) -> Result<Option<String>, sys::Error>;
 
     /// Replaces a record; it is on the disk then.
     ///
     /// # Errors
     /// When it cannot be put there.
-    fn keep(&self, path: &Path, text: &str) -> Result<(), DiskError>;
+    fn keep(&self, path: &Path, text: &str) -> Result<(), sys::Error>;
 
     /// Removes a record.
     ///
     /// # Errors
     /// When it is there and stays there.
-    fn forget(&self, path: &Path) -> Result<(), DiskError>;
+    fn forget(&self, path: &Path) -> Result<(), sys::Error>;
 
     /// The records in a folder, by name.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn kept(&self, folder: &Path) -> Result<Vec<PathBuf>, DiskError>;
+    fn kept(&self, folder: &Path) -> Result<Vec<PathBuf>, sys::Error>;
 
     /// Another after each boot (random(4)).
     ///

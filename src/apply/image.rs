@@ -12,7 +12,7 @@ use crate::sys::archive::{Packing, Unpacked};
 use crate::sys::build::Building;
 use crate::sys::bus::Transfer;
 use crate::sys::tree;
-use crate::sys::{Bus, BusError, Disk, Thing, what_is_at};
+use crate::sys::{self, Bus, BusError, Disk, Thing, what_is_at};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
 /// The user knows the image by its own name alone.
 fn of_image(error: StepError, name: &str) -> StepError {
     match error {
-        StepError::Bus(BusError::Transfer { said, fetches, .. }) => {
-            StepError::Bus(BusError::Transfer { name: name.to_owned(), said, fetches })
+        StepError::Sys(sys::Error::Bus(BusError::Transfer { said, fetches, .. })) => {
+            BusError::Transfer { name: name.to_owned(), said, fetches }.into()
         }
         other => other,
     }

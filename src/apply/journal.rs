@@ -12,7 +12,7 @@ use super::{Executor, Records};
 use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::plan::Step;
-use crate::sys::DiskError;
+use crate::sys;
 
 /// Holds a file for each plan that is being carried out, or was cut short.
 pub const JOURNAL_DIR: &str = "/var/lib/nsctl/journal";
@@ -25,9 +25,13 @@ pub enum JournalError {
     #[error("{} cannot be read: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("the journal cannot be kept")]
-    Disk(#[from] DiskError),
-    #[error("the journal cannot be kept")]
-    Io(#[from] std::io::Error),
+    Sys(#[source] sys::Error),
+}
+
+impl<E: Into<sys::Error>> From<E> for JournalError {
+    fn from(error: E) -> JournalError {
+        JournalError::Sys(error.into())
+    }
 }
 
 impl Hint for JournalError {
@@ -37,8 +41,7 @@ impl Hint for JournalError {
                 "it tells what an nsctl that was cut short had begun; look at it, put things right, and delete {}",
                 path.display()
             )),
-            JournalError::Disk(error) => error.hint(),
-            JournalError::Io(_) => None,
+            JournalError::Sys(error) => error.hint(),
         }
     }
 }

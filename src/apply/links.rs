@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::error::{DELEGATION_TIME, NETWORKD_TIME, StepError};
 use crate::name::{IfName, MachineName};
 use crate::pool::Prefix;
-use crate::sys::{Bus, Net, NetError};
+use crate::sys::{self, Bus, Net};
 
 pub async fn pool_route(pool: Prefix) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
@@ -40,7 +40,7 @@ pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> 
     if joined { Ok(()) } else { Err(StepError::Networkd { look_at: format!("{bridge} {port}") }) }
 }
 
-async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, NetError> {
+async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, sys::Error> {
     let seen = async |net: &Net| {
         let links = net.links().await?;
         let index = links.iter().find(|link| link.is_called(bridge)).map(|link| link.index);

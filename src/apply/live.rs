@@ -14,7 +14,7 @@ use super::executor::{Executor, Listener, Records};
 use super::journal::Owner;
 use crate::name::MachineName;
 use crate::plan::Step;
-use crate::sys::{self, Bus, Disk, DiskError, Lock, processes, tree};
+use crate::sys::{self, Bus, Disk, Lock, processes, tree};
 
 /// The host, and somebody who hears what happens to it.
 #[derive(Clone, Copy)]
@@ -29,19 +29,19 @@ pub struct World<'a> {
 }
 
 impl Records for Disk {
-    fn recall(&self, path: &Path) -> Result<Option<String>, DiskError> {
-        self.read(path)
+    fn recall(&self, path: &Path) -> Result<Option<String>, sys::Error> {
+        Ok(self.read(path)?)
     }
 
-    fn keep(&self, path: &Path, text: &str) -> Result<(), DiskError> {
-        self.write_private(path, text)
+    fn keep(&self, path: &Path, text: &str) -> Result<(), sys::Error> {
+        Ok(self.write_private(path, text)?)
     }
 
-    fn forget(&self, path: &Path) -> Result<(), DiskError> {
-        self.forget_file(path)
+    fn forget(&self, path: &Path) -> Result<(), sys::Error> {
+        Ok(self.forget_file(path)?)
     }
 
-    fn kept(&self, folder: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    fn kept(&self, folder: &Path) -> Result<Vec<PathBuf>, sys::Error> {
         Ok(self.names(folder)?.into_iter().map(|name| folder.join(name)).collect())
     }
 

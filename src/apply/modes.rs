@@ -8,7 +8,7 @@ use crate::emit::{ManagedFile, Reader};
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, origin_of_kept};
 use crate::spec::definition_path;
-use crate::sys::{Disk, DiskError};
+use crate::sys::{self, Disk};
 
 /// The plan with the permissions of its files, as they are known before the first step:
 /// later on the definition may be gone, and the journal must tell.
@@ -41,7 +41,7 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
 ///
 /// # Errors
 /// When a file keeps its permissions.
-pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), DiskError> {
+pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), sys::Error> {
     let mut definitions = BTreeMap::new();
     for path in files.filter(|path| defined_by(path).is_none() && origin_of_kept(path).is_none()) {
         let Some(machine) = machine_of(path) else { continue };

@@ -37,7 +37,7 @@ impl Unresolved {
 /// When a journal makes no sense.
 pub fn cut_short(records: &impl Records) -> Result<Vec<Unresolved>, JournalError> {
     let journals = match Journal::all(records) {
-        Err(JournalError::Disk(_) | JournalError::Io(_)) => Vec::new(),
+        Err(JournalError::Sys(_)) => Vec::new(),
         journals => journals?,
     };
     let dead = journals.iter().filter(|journal| !journal.is_under_way(records));

@@ -8,7 +8,7 @@ use crate::name::{MachineName, kernel_name};
 use crate::observed::Link;
 use crate::sys::bus::Verb;
 use crate::sys::tree::Tree;
-use crate::sys::{Bus, BusError, Net, NetError, kernel, net};
+use crate::sys::{self, Bus, Net, NetError, kernel, net};
 
 /// The machines that are waited for, by their links on this host.
 type Early<'a> = BTreeMap<String, (&'a MachineName, Ipv6Addr)>;
@@ -20,12 +20,14 @@ pub async fn start(
     bus: &Bus,
     machines: &[MachineName],
     addresses: &BTreeMap<MachineName, Ipv6Addr>,
-) -> Result<(), BusError> {
+) -> Result<(), sys::Error> {
     let units: Vec<String> = machines.iter().map(MachineName::unit).collect();
     let jobs = bus.run(Verb::Start, &units);
     let mut early: Early<'_> =
         addresses.iter().map(|(name, at)| (kernel_name(&name.routed_link()), (name, *at))).collect();
-    let Some(mut watch) = Net::watch_host().ok().filter(|_| !early.is_empty()) else { return jobs.await };
+    let Some(mut watch) = Net::watch_host().ok().filter(|_| !early.is_empty()) else {
+        return Ok(jobs.await?);
+    };
     let mut jobs = std::pin::pin!(jobs);
     let done = tokio::select! {
         biased;
@@ -40,7 +42,7 @@ pub async fn start(
     for link in watch.links().await.unwrap_or_default() {
         plug_if_waited_for(bus, &link, &mut early).await;
     }
-    done
+    Ok(done?)
 }
 
 /// Until every machine has been plugged in, or nothing more is heard.
@@ -61,7 +63,7 @@ async fn plug_if_waited_for(bus: &Bus, link: &Link, early: &mut Early<'_>) {
 /// A guest whose networkd reads the file bound into it finds what that says, and leaves
 /// it. Any other goes by RA, and is spared what makes that slow. machined does not know the
 /// machine yet; systemd knows its processes.
-async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Result<(), NetError> {
+async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Result<(), sys::Error> {
     let processes = bus.processes(&name.unit()).await;
     let inside = net::secluded(&processes).ok_or_else(|| NetError::NoLink(name.routed_link()))?;
     let net = Net::at(&inside)?;
@@ -69,7 +71,7 @@ async fn plug(bus: &Bus, name: &MachineName, near: u32, address: Ipv6Addr) -> Re
     let _ = net::inside(&inside, || kernel::set(RETRANSMIT.0, RETRANSMIT.1));
     if Tree::of(name.as_str()).is_some_and(|tree| tree.runs_networkd()) {
         let _ = net::inside(&inside, || kernel::set(DEAF_TO_RA.0, DEAF_TO_RA.1));
-        return net.plug(near, address, GATEWAY).await;
+        return Ok(net.plug(near, address, GATEWAY).await?);
     }
     net.far_end(near).await?;
     Ok(net::inside(&inside, || HASTE.iter().try_for_each(|(key, value)| kernel::set(key, value)))??)

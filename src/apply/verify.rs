@@ -8,7 +8,7 @@ use super::Verified;
 use super::error::{ANSWER_TIME, StepError};
 use crate::name::MachineName;
 use crate::pool::Planned;
-use crate::sys::{Bus, Net, NetError, now, ping};
+use crate::sys::{self, Bus, Net, now, ping};
 
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
 const LAN_TIME: Duration = Duration::from_secs(15);
@@ -52,7 +52,7 @@ pub async fn answer(
 
 /// The machine's address in its /64: the planned one, or else the first. Of a
 /// delegated prefix just the host part is planned.
-async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, NetError> {
+async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, sys::Error> {
     let addresses = net.addresses().await?;
     let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
         IpAddr::V6(address) if planned.is_of(address) => Some(address),
@@ -80,7 +80,7 @@ pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Resul
     Ok(Verified::OnLan { machine: machine.clone(), addresses })
 }
 
-async fn global(net: &Net) -> Result<Vec<IpAddr>, NetError> {
+async fn global(net: &Net) -> Result<Vec<IpAddr>, sys::Error> {
     let addresses = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
     Ok(addresses.map(|a| a.address).collect())
 }

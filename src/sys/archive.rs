@@ -54,12 +54,11 @@ impl Hint for ArchiveError {
             ArchiveError::Disk(error) => error.hint(),
             ArchiveError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
             ArchiveError::Taken(_) => Some("choose another name, or delete it first".into()),
-            ArchiveError::Write(_, error) if error.kind() == io::ErrorKind::StorageFull => {
-                Some("make room on that file system, then try again".into())
+            ArchiveError::Write(_, error) => {
+                error.hint().or_else(|| Some("is its folder there, and may it be written to?".into()))
             }
-            ArchiveError::Write(..) => Some("is its folder there, and may it be written to?".into()),
             ArchiveError::Torn(_) => Some("fetch or pack it again; no part of it is left here".into()),
-            ArchiveError::Io(..) => None,
+            ArchiveError::Io(_, error) => error.hint(),
         }
     }
 }

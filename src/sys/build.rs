@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::hint::Hint;
 use crate::spec::recipe::{Output, Recipe, TARGET};
 
 /// How many of a tool's last lines are told when it fails.
@@ -26,6 +27,8 @@ pub enum BuildError {
     #[error("{tool} failed:\n{said}")]
     Failed { tool: String, said: String },
 }
+
+impl Hint for BuildError {}
 
 /// The first of some ways whose tool is there.
 pub fn choose(recipes: &[Recipe]) -> Option<&Recipe> {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::bus::{Bus, BusError};
 use super::pty::{Pty, random};
 use crate::exec::{ExecStream, Token};
+use crate::hint::Hint;
 use crate::name::MachineName;
 
 /// How long a guest may take to start a shell.
@@ -31,6 +32,15 @@ pub enum GuestError {
     Ended(String),
     #[error("inside '{name}': {said}")]
     Failed { name: String, said: String },
+}
+
+impl Hint for GuestError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            GuestError::Bus(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// Runs a script of sh(1) as root in a machine that runs. Whatever the guest does, it ends.

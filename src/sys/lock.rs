@@ -26,10 +26,7 @@ impl Hint for LockError {
             LockError::Busy { .. } => {
                 Some("wait for it to end, or give it more time with --wait SECONDS".into())
             }
-            LockError::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Some("run it as root".into())
-            }
-            LockError::Io(_) => None,
+            LockError::Io(error) => error.hint(),
             LockError::Disk(error) => error.hint(),
         }
     }

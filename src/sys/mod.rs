@@ -8,6 +8,7 @@ pub mod build;
 pub mod bus;
 pub mod carry;
 pub mod disk;
+mod error;
 pub mod fault;
 pub mod guest;
 pub mod kernel;
@@ -25,6 +26,7 @@ mod within;
 
 pub use bus::{Bus, BusError};
 pub use disk::{Disk, DiskError};
+pub use error::Error;
 pub use guest::GuestError;
 pub use lock::{Lock, LockError};
 pub use net::{Net, NetError};

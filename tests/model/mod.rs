@@ -11,7 +11,7 @@ use nsctl::emit::{FIREWALL_FILE, ManagedFile, ini::Ini};
 use nsctl::name::MachineName;
 use nsctl::observed::{Link, Nftables, Observed, Running, TreeId};
 use nsctl::plan::{Source, Step, take_back};
-use nsctl::sys::DiskError;
+use nsctl::sys;
 
 /// What goes wrong, and at which operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Host {
 }
 
 fn failed() -> StepError {
-    StepError::Io(std::io::Error::other("it fails"))
+    std::io::Error::other("it fails").into()
 }
 
 fn link(index: u32, name: &str, kind: Option<&str>, master: Option<u32>) -> Link {
@@ -367,23 +367,23 @@ impl Listener for Host {
 }
 
 impl Records for Host {
-    fn recall(&self, path: &Path) -> Result<Option<String>, DiskError> {
+    fn recall(&self, path: &Path) -> Result<Option<String>, sys::Error> {
         Ok(self.journals.borrow().get(path).cloned())
     }
 
-    fn keep(&self, path: &Path, text: &str) -> Result<(), DiskError> {
-        self.operation().map_err(|_| DiskError::Io(std::io::Error::other("it fails")))?;
+    fn keep(&self, path: &Path, text: &str) -> Result<(), sys::Error> {
+        self.operation().map_err(|_| std::io::Error::other("it fails"))?;
         self.journals.borrow_mut().insert(path.to_owned(), text.to_owned());
         Ok(())
     }
 
-    fn forget(&self, path: &Path) -> Result<(), DiskError> {
-        self.operation().map_err(|_| DiskError::Io(std::io::Error::other("it fails")))?;
+    fn forget(&self, path: &Path) -> Result<(), sys::Error> {
+        self.operation().map_err(|_| std::io::Error::other("it fails"))?;
         self.journals.borrow_mut().remove(path);
         Ok(())
     }
 
-    fn kept(&self, _: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    fn kept(&self, _: &Path) -> Result<Vec<PathBuf>, sys::Error> {
         Ok(self.journals.borrow().keys().cloned().collect())
     }
 

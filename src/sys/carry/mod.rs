@@ -73,10 +73,7 @@ impl Hint for CarryError {
             CarryError::Missing(_) | CarryError::Special(_) => "nothing was copied",
             CarryError::NoFolder(_) => "make it with mkdir(1), or leave out the '/' at its end",
             CarryError::Interrupted => "nothing is left of it",
-            CarryError::Io(_, error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                "make room on that file system, then try again"
-            }
-            CarryError::Io(..) => return None,
+            CarryError::Io(_, error) => return error.hint(),
         };
         Some(hint.to_owned())
     }

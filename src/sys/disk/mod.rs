@@ -91,7 +91,8 @@ impl Disk {
     /// # Errors
     /// When it cannot be read.
     pub fn open_foreign(path: &Path) -> Result<std::fs::File, DiskError> {
-        Ok(fs_err::File::open(path)?.into_parts().0)
+        let failed = |source| DiskError::At { doing: "open", path: path.to_owned(), source };
+        std::fs::File::open(path).map_err(failed)
     }
 
     /// The permissions of a file that is there.

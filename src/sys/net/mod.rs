@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::trace::Tracer;
 use crate::hint::Hint;
 use crate::observed::{Address, Link, Route};
+use crate::sys;
 use message::{address, destination, is_multicast, link, main_route, out_interfaces};
 
 /// What netlink answered.
@@ -216,8 +217,8 @@ impl Net {
     pub async fn wait<T>(
         &mut self,
         limit: Duration,
-        mut seen: impl AsyncFnMut(&Net) -> Result<Option<T>, NetError>,
-    ) -> Result<Option<T>, NetError> {
+        mut seen: impl AsyncFnMut(&Net) -> Result<Option<T>, sys::Error>,
+    ) -> Result<Option<T>, sys::Error> {
         let end = Instant::now() + limit;
         loop {
             if let Some(found) = seen(self).await? {
@@ -273,15 +274,25 @@ impl Net {
     ///
     /// # Errors
     /// When there is no such link.
-    pub async fn flap(&self, name: &str, other_end: &mut Net) -> Result<(), NetError> {
+    pub async fn flap(&self, name: &str, other_end: &mut Net) -> Result<(), sys::Error> {
         let index = self.find(name).await?.index;
-        self.handle.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await?;
+        self.handle
+            .link()
+            .set(LinkUnspec::new_with_index(index).down().build())
+            .execute()
+            .await
+            .map_err(NetError::from)?;
         let told = async |net: &Net| {
             let other = net.links().await?.into_iter().find(|link| link.peer == Some(index));
             Ok(other.is_none_or(|link| !link.up).then_some(()))
         };
         let told = other_end.wait(Duration::from_secs(2), told).await;
-        self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+        self.handle
+            .link()
+            .set(LinkUnspec::new_with_index(index).up().build())
+            .execute()
+            .await
+            .map_err(NetError::from)?;
         told.map(drop)
     }
 

@@ -1,0 +1,42 @@
+//! What goes wrong on a host.
+
+use std::io;
+
+use super::archive::ArchiveError;
+use super::build::BuildError;
+use super::carry::CarryError;
+use super::{BusError, DiskError, GuestError, LockError, NetError, NftError};
+use crate::hint::Hint;
+
+/// What went wrong on this host. The text and the hint are those of the part that it comes from.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum Error {
+    Archive(#[from] ArchiveError),
+    Build(#[from] BuildError),
+    Bus(#[from] BusError),
+    Carry(#[from] CarryError),
+    Disk(#[from] DiskError),
+    Guest(#[from] GuestError),
+    Io(#[from] io::Error),
+    Lock(#[from] LockError),
+    Net(#[from] NetError),
+    Nft(#[from] NftError),
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Archive(error) => error.hint(),
+            Error::Build(error) => error.hint(),
+            Error::Bus(error) => error.hint(),
+            Error::Carry(error) => error.hint(),
+            Error::Disk(error) => error.hint(),
+            Error::Guest(error) => error.hint(),
+            Error::Io(error) => error.hint(),
+            Error::Lock(error) => error.hint(),
+            Error::Net(error) => error.hint(),
+            Error::Nft(error) => error.hint(),
+        }
+    }
+}
