@@ -9,7 +9,7 @@ use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::observed::{Observed, Service, accept_ra};
+use crate::observed::{Observed, Service, accept_ra, proxy_ndp};
 use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::tree::Tree;
@@ -46,6 +46,7 @@ pub async fn host(
     let mut facts = Facts {
         settings: settings(disk)?,
         routes: net.main_routes().await?,
+        proxies: net.proxies().await?,
         services,
         managed: managed.unwrap_or_default(),
         network_managers,
@@ -83,7 +84,7 @@ fn settings(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, sys::Error> {
 fn switches(observed: &Observed) -> BTreeMap<String, String> {
     let of_link = |name: &str| {
         let key = |word: &str| format!("net/ipv6/conf/{name}/{word}");
-        [accept_ra(name), key("disable_ipv6"), key("proxy_ndp")]
+        [accept_ra(name), key("disable_ipv6"), proxy_ndp(name)]
     };
     let keys = observed.links.iter().flat_map(|link| of_link(&link.name));
     keys.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect()

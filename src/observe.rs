@@ -11,8 +11,8 @@ use crate::emit::{
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
-    Address, BRIDGE_NETFILTER, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables, Observed, Running,
-    STOPPED_DIR, Stranger, TreeId, accept_ra,
+    Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables,
+    Observed, Running, STOPPED_DIR, Stranger, TreeId, accept_ra, proxy_delay, proxy_ndp,
 };
 use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
@@ -60,10 +60,11 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys
     if let Some(nftables) = &mut observed.nftables {
         nftables.drift = drift;
     }
-    (observed.links, observed.default_routes) = net?;
+    (observed.links, observed.addresses, observed.default_routes) = net?;
     observed.missing = missing(disk, &observed.files);
     observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
-    let switches = observed.links.iter().map(|link| accept_ra(&link.name));
+    let of_link = |link: &Link| [accept_ra, proxy_ndp, proxy_delay].map(|key| key(&link.name));
+    let switches = observed.links.iter().flat_map(of_link);
     let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
@@ -91,10 +92,10 @@ fn hostnames(disk: &Disk) -> Result<BTreeSet<String>, sys::Error> {
     Ok(names.filter(|name| !name.is_empty() && name != "(none)").collect())
 }
 
-/// Links and default routes; a netlink socket takes one dump at a time.
-async fn network() -> Result<(Vec<Link>, BTreeSet<u32>), sys::Error> {
+/// Links, addresses and default routes; a netlink socket takes one dump at a time.
+async fn network() -> Result<(Vec<Link>, Vec<Address>, Vec<DefaultRoute>), sys::Error> {
     let net = Net::host()?;
-    Ok((net.links().await?, net.default_routes().await?.into_iter().collect()))
+    Ok((net.links().await?, net.addresses().await?, net.default_routes().await?))
 }
 
 /// What `list` shows, without what only a plan needs, and, for root, the addresses of those

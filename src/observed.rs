@@ -1,7 +1,7 @@
 //! A plain, serializable snapshot of a host. Pure: `observe` fills it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv6Net};
@@ -41,8 +41,8 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// The host's own addresses.
     pub addresses: Vec<Address>,
-    /// Interfaces with an IPv6 or IPv4 default route.
-    pub default_routes: BTreeSet<u32>,
+    /// Those of IPv6 and of IPv4, one for each next hop.
+    pub default_routes: Vec<DefaultRoute>,
     /// What nftables has; none where there is no nft(8).
     pub nftables: Option<Nftables>,
     /// The kernel's switches that a step may change, as read from /proc/sys.
@@ -53,6 +53,14 @@ pub struct Observed {
     pub hostnames: BTreeSet<String>,
     /// What machines' mounts need of the host's files, and is not there.
     pub missing: BTreeSet<PathBuf>,
+}
+
+/// Where packets for the world go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DefaultRoute {
+    pub interface: u32,
+    /// None: whoever is at the other end.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A guest that starts no networkd.
@@ -263,11 +271,43 @@ pub const NEIGHBOURS: &str = "net/ipv6/neigh/default/gc_thresh3";
 
 /// The switch for what an interface does with router advertisements; slashes,
 /// as the name may hold dots.
+pub fn proxy_ndp(interface: &str) -> String {
+    format!("net/ipv6/conf/{interface}/proxy_ndp")
+}
+
+/// For how many ticks the kernel lets who asks for a neighbour of ours wait, at the most.
+pub fn proxy_delay(interface: &str) -> String {
+    format!("net/ipv6/neigh/{interface}/proxy_delay")
+}
+
+/// Whether the kernel takes router advertisements on an interface.
 pub fn accept_ra(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/accept_ra")
 }
 
+fn v6(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv6Addr> {
+    addresses.filter_map(|address| match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    })
+}
+
 impl Observed {
+    /// Whether an interface has a default route.
+    pub fn has_default_route(&self, link: &Link) -> bool {
+        self.default_routes.iter().any(|route| route.interface == link.index)
+    }
+
+    /// The IPv6 routers that packets for the world are given to.
+    pub fn routers(&self) -> BTreeSet<Ipv6Addr> {
+        v6(self.default_routes.iter().filter_map(|route| route.gateway)).collect()
+    }
+
+    /// The addresses that this host has, and its routers.
+    pub fn own_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        v6(self.addresses.iter().map(|address| address.address)).chain(self.routers())
+    }
+
     pub fn file(&self, path: &Path) -> Option<&str> {
         self.files.get(path).map(String::as_str)
     }

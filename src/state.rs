@@ -116,10 +116,10 @@ pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
     Ok(State { leases, unclaimed: BTreeSet::new() })
 }
 
-/// The subnet that a rendered file is about, or its number in a delegated prefix.
+/// The subnet or the address that a rendered file is about, or its number in a delegated prefix.
 fn lease_of(ini: &Ini) -> Option<Lease> {
     match ini.get("DHCPPrefixDelegation", "SubnetId") {
-        None => ini.get("IPv6Prefix", "Prefix")?.parse().ok(),
+        None => ini.get("IPv6Prefix", "Prefix").or_else(|| ini.get("Route", "Destination"))?.parse().ok(),
         Some(number) => u32::from_str_radix(number.strip_prefix("0x")?, 16).ok().map(Lease::Number),
     }
 }

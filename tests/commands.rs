@@ -258,7 +258,7 @@ pictures! {
         BARE.file(HOST, format!("{NETWORKD}mtu = 1480\n")).done("apply --yes"),
         "init --pool 2001:db8:a::/48 --uplink wan0";
     init_bad_pools: BARE,
-        "init --pool 2001:db8:a::/64",
+        "init --pool 2001:db8:a::/113",
         "init --pool 2001:db8:a::1/48",
         "init --pool 192.0.2.0/24",
         "init --pool a-word",
@@ -273,6 +273,20 @@ pictures! {
         "init --tunnel he --pool 2001:db8:a::/48",
         "init --pool 2001:db8:a::/48 --mtu 9000",
         "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --uplink wan0";
+    init_single: BARE,
+        "init --pool 2001:db8:b::/64 --uplink wan0",
+        "create web --routed --image base",
+        "list",
+        "pool",
+        "dns --format zone",
+        "init --pool 2001:db8:b::/64 --uplink wan0 --on-link",
+        "plan",
+        "apply --yes";
+    init_on_link_usage: BARE,
+        "init --on-link",
+        "init --pool 2001:db8:a::/48 --on-link --uplink wan0",
+        "init --pool 2001:db8:b::/64 --on-link",
+        "init --delegated wan0 --on-link";
     init_delegated: BARE,
         "init --delegated wan0",
         "init --delegated wan0 --length 64",

@@ -14,7 +14,7 @@ use nsctl::emit::ManagedFile;
 use nsctl::hint::Hint;
 use nsctl::name::MachineName;
 use nsctl::nftables::table::Difference;
-use nsctl::observed::{Chain, Link, Nftables, Observed, Sharing, Tool};
+use nsctl::observed::{Address, Chain, DefaultRoute, Link, Nftables, Observed, Sharing, Tool};
 use nsctl::plan::{Change, NewImage, Plan, Refusal, Scope, Source, Whole, plan, spec_of, whole};
 use nsctl::provision::FirstBoot;
 use nsctl::spec::{HOST_FILE, MachineSpec, Network, Routed, definition_path};
@@ -28,8 +28,20 @@ const DELEGATED: &str = "local = \"fd00:a:b::/48\"\n[uplink]\ninterface = \"enp6
                          network-file = \"20-enp6s0.network\"\n";
 const TUNNEL: &str = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"he0\"\nmtu = 1480\n\
                       [uplink.tunnel]\nserver = \"192.0.2.1\"\nclient-address = \"2001:db8:1f0a:c::2/64\"\n";
+const SINGLE: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"\n";
+const ON_LINK: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"\non-link = true\n";
 const WEB: &str = "image = \"base\"\n[network]\nmode = \"routed\"\n";
 const BUILDBOT: &str = "image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n";
+
+fn own(address: &str) -> Address {
+    Address {
+        interface: 2,
+        address: address.parse().unwrap(),
+        tentative: false,
+        deprecated: false,
+        global: true,
+    }
+}
 
 fn name(word: &str) -> MachineName {
     word.parse().unwrap()
@@ -178,6 +190,10 @@ pictures! {
     tunnel_changed: settled(TUNNEL, &[("web", WEB)]), |host| {
         host.write(HOST_FILE.into(), Some(TUNNEL.replace("192.0.2.1", "192.0.2.9")));
     };
+    single_becomes_on_link: settled(SINGLE, &[("web", WEB)]), |host| {
+        host.write(HOST_FILE.into(), Some(format!("{SINGLE}on-link = true\n")));
+    };
+    on_link: bare(ON_LINK, &[("web", WEB)]), |host| see(host, |now| now.addresses.push(own("2001:db8:b::100")));
     tunnel_mtu_changed: settled(TUNNEL, &[("web", WEB)]), |host| {
         host.write(HOST_FILE.into(), Some(TUNNEL.replace("1480", "1280")));
     };
@@ -191,10 +207,10 @@ pictures! {
         host.write(HOST_FILE.into(), Some(String::new()));
         see(host, |now| {
             let index = now.link("vbr0").unwrap().index;
-            now.default_routes = [index].into();
+            now.default_routes = vec![DefaultRoute { interface: index, gateway: None }];
         });
     };
-    bridge_takes_the_default_route: bare(BRIDGE, &[]), |host| see(host, |now| _ = now.default_routes.insert(2));
+    bridge_takes_the_default_route: bare(BRIDGE, &[]), |host| see(host, |now| now.default_routes.push(DefaultRoute { interface: 2, gateway: None }));
     bridge_without_its_port: bare(BRIDGE, &[]), |host| see(host, |now| now.links.clear());
     bridge_of_somebody_else: bare(BRIDGE, &[]), |host| see(host, |now| now.links[1].name = "vbr0".into());
 

@@ -185,11 +185,7 @@ pub fn netlink(mut bytes: &[u8]) {
                 RouteNetlinkMessage::NewLink(link) => _ = message::link(link),
                 RouteNetlinkMessage::NewAddress(address) => _ = message::address(address),
                 RouteNetlinkMessage::NewRoute(route) => {
-                    _ = (
-                        message::main_route(route),
-                        message::out_interfaces(route),
-                        message::is_multicast(route),
-                    );
+                    _ = (message::main_route(route), message::next_hops(route), message::is_multicast(route));
                 }
                 _ => {}
             }

@@ -10,8 +10,10 @@ pub mod text;
 mod host {
     pub mod doctor;
     pub mod init;
+    mod proposal;
     pub mod reconcile;
     pub mod state;
+    mod upstream;
 }
 
 /// About one machine, or all of them.

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use super::facts::GuestFacts;
 use super::{Facts, Finding};
 use crate::name::MachineName;
-use crate::pool::Lease;
 use crate::provision::Init;
 use crate::spec::{MachineSpec, Network};
 
@@ -55,12 +54,8 @@ fn addressless(
     let has = match &machine.network {
         Network::Routed(_) => {
             let lease = facts.state.leases.get(name)?;
-            let is_own = |address| match lease {
-                Lease::Subnet(subnet) => subnet.contains(address),
-                Lease::Number(_) => true,
-            };
             guest.addresses.iter().any(|a| match a.address {
-                IpAddr::V6(address) => a.global && is_own(address),
+                IpAddr::V6(address) => a.global && lease.holds(address),
                 IpAddr::V4(_) => false,
             })
         }

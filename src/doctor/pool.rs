@@ -1,17 +1,57 @@
 //! The pool: routed to this host, not looping, and nobody else's.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 
 use super::{Facts, Finding};
-use crate::observed::Route;
-use crate::pool::Prefix;
+use crate::observed::{Route, proxy_ndp};
+use crate::pool::{Lease, Prefix};
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let Some(pool) = facts.spec.host.fixed_pool() else { return Vec::new() };
     let checks = [unreachable(facts, pool), address(facts, pool), on_link(facts, pool), proxied(facts, pool)];
-    checks.into_iter().flatten().chain(overlaps(facts, pool)).collect()
+    let all = checks.into_iter().flatten().chain(overlaps(facts, pool));
+    all.chain(taken(facts)).chain(unanswered(facts)).collect()
+}
+
+/// An address of a machine that this host, or its router, has as well.
+fn taken(facts: &Facts) -> Vec<Finding> {
+    let own: BTreeSet<Ipv6Addr> = facts.observed.own_addresses().collect();
+    let held = facts.state.leases.held().iter();
+    let twice = held.filter(|(_, lease)| matches!(lease, Lease::Address(address) if own.contains(address)));
+    let findings = twice.map(|(name, lease)| {
+        Finding::error(
+            name.as_str(),
+            format!("has {lease}, and so has this host, or its router"),
+            "the machine is not reached",
+        )
+        .fix(format!("nsctl stop {name}; write another one below [network] of its definition, as `subnet = \"ADDRESS/128\"`; nsctl apply"))
+    });
+    findings.collect()
+}
+
+/// A machine that runs, and for which this host does not answer on the link.
+fn unanswered(facts: &Facts) -> Vec<Finding> {
+    let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.answers_on().is_some()) else {
+        return Vec::new();
+    };
+    let running = facts
+        .spec
+        .machines
+        .iter()
+        .filter(|(name, machine)| machine.network.routed().is_some() && facts.observed.is_running(name));
+    let findings = running.filter_map(|(name, _)| {
+        let Some(Lease::Address(address)) = facts.state.leases.get(name) else { return None };
+        if facts.proxies.contains(&(uplink.index, address)) {
+            return None;
+        }
+        let what = format!("is not answered for on {}: nobody there is told where {address} is", uplink.name);
+        let fix = format!("ip -6 neigh replace proxy {address} dev {}", uplink.name);
+        Some(Finding::error(name.as_str(), what, "the machine is not reached").fix_safely(fix))
+    });
+    findings.collect()
 }
 
 fn routes_of(facts: &Facts, net: Ipv6Net) -> impl Iterator<Item = &Route> {
@@ -21,11 +61,11 @@ fn routes_of(facts: &Facts, net: Ipv6Net) -> impl Iterator<Item = &Route> {
 /// Without it, packets for an unused /64 go back out the default route: a loop (RFC 7084 L-14).
 fn unreachable(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let there = routes_of(facts, pool.net()).any(|route| route.unreachable);
-    (!there).then(|| {
+    (!there && facts.spec.host.answers_on().is_none()).then(|| {
         Finding::error(
             pool.to_string(),
             "has no unreachable route",
-            "packets for an unused /64 of it go round between this host and the router, and leak",
+            "packets for what is unused of it go round between this host and the router, and leak",
         )
         .fix_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
     })
@@ -44,9 +84,10 @@ fn address(facts: &Facts, pool: Prefix) -> Option<Finding> {
     })
 }
 
-/// The uplink has an address whose prefix holds the pool: routers ask for neighbours there.
+/// The uplink has an address whose prefix holds the pool: routers ask for neighbours there. A
+/// single /64 is often routed to a host that has an address of it on its uplink.
 fn on_link(facts: &Facts, pool: Prefix) -> Option<Finding> {
-    let uplink = facts.uplink()?;
+    let uplink = facts.uplink().filter(|_| !pool.is_single())?;
     let mut held = facts.routes.iter().filter(|route| {
         route.interface == Some(uplink.index)
             && route.by_kernel
@@ -75,8 +116,8 @@ fn on_link(facts: &Facts, pool: Prefix) -> Option<Finding> {
 
 /// Whether the host answers for neighbours of the pool: a sign that it is not routed.
 fn proxied(facts: &Facts, pool: Prefix) -> Option<Finding> {
-    let uplink = facts.uplink()?;
-    let key = format!("net/ipv6/conf/{}/proxy_ndp", uplink.name);
+    let uplink = facts.uplink().filter(|_| facts.spec.host.answers_on().is_none())?;
+    let key = proxy_ndp(&uplink.name);
     (facts.switch(&key) == Some("1")).then(|| {
         Finding::warning(
             pool.to_string(),

@@ -4,9 +4,9 @@
 use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::IfName;
-use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra};
+use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra, proxy_delay, proxy_ndp};
 use crate::pool::Prefix;
-use crate::spec::{AcceptRa, Delegated, HostSpec, Tunnel, Uplink, UplinkKind};
+use crate::spec::{AcceptRa, Delegated, HostSpec, OnLink, Tunnel, Uplink, UplinkKind};
 
 pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
     if *host == HostSpec::default() {
@@ -16,7 +16,7 @@ pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
     files
         .extend(MODULES.map(|(module, sign)| (ManagedFile::ModuleDropIn(module.to_owned()), needless(sign))));
     files.push((ManagedFile::ImportdDropIn, importd()));
-    files.extend(host.fixed_pool().map(|pool| (ManagedFile::PoolNetwork, pool_network(pool))));
+    files.extend(host.fixed_pool().map(|pool| (ManagedFile::PoolNetwork, pool_network(host, pool))));
     files.extend(host.uplink.iter().flat_map(of_uplink));
     files
 }
@@ -26,6 +26,10 @@ fn of_uplink(Uplink { interface, mtu, kind }: &Uplink) -> Vec<(ManagedFile, Stri
         UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) => Vec::new(),
         UplinkKind::Native(AcceptRa::Networkd(file)) => {
             vec![(ManagedFile::UplinkDropIn(file.clone()), takes_ra().render())]
+        }
+        UplinkKind::OnLink(on_link) => {
+            let file = on_link.network_file.clone().map(ManagedFile::UplinkDropIn);
+            file.map(|file| (file, answers(on_link))).into_iter().collect()
         }
         UplinkKind::Delegated(delegated) => {
             let file = ManagedFile::UplinkDropIn(delegated.network_file.clone());
@@ -68,6 +72,7 @@ fn importd() -> String {
 /// - A routed machine and its host know each other by three or four addresses: with the
 ///   kernel's 1024, packets to some get lost from about three hundred machines on. A host
 ///   that is a container itself has no such switch.
+/// - A host that answers for its machines would let the router wait for up to 0.8 s with each answer.
 /// - The kernel forwards by `all.forwarding` alone, and drops the uplink's
 ///   router advertisements then, unless it was told before to keep them.
 pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
@@ -75,8 +80,11 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
     if *host != HostSpec::default() {
         switches.push((INOTIFY_INSTANCES.to_owned(), 65_536));
     }
-    if let Some(Uplink { interface, kind: UplinkKind::Native(AcceptRa::Kernel), .. }) = &host.uplink {
-        switches.push((accept_ra(interface.as_str()), 2));
+    let uplink = host.uplink.as_ref().filter(|uplink| uplink.accept_ra() == Some(&AcceptRa::Kernel));
+    switches.extend(uplink.map(|uplink| (accept_ra(uplink.interface.as_str()), 2)));
+    if let Some(uplink) = host.answers_on() {
+        switches.push((proxy_ndp(uplink.as_str()), 1));
+        switches.push((proxy_delay(uplink.as_str()), 0));
     }
     if host.pool().is_some() {
         switches.push((NEIGHBOURS.to_owned(), 8192));
@@ -92,17 +100,21 @@ fn sysctl(host: &HostSpec) -> String {
 }
 
 /// Without the unreachable route (RFC 7084 L-14), a packet for a subnet that
-/// nobody holds goes back out the default route, and comes in again: a loop.
-fn pool_network(pool: Prefix) -> String {
-    Ini::new()
+/// nobody holds goes back out the default route, and comes in again: a loop. Where the uplink has
+/// an address of the same /64 the kernel would look there, and keep an entry, for each that a
+/// stranger sends to: so it is preferred to that route (metric 256). Not so on a link that others
+/// have addresses on, too.
+fn pool_network(host: &HostSpec, pool: Prefix) -> String {
+    let ini = Ini::new()
         .section("Match")
         .set("Name", "lo")
         .section("Network")
-        .set("Address", format_args!("{}/128", pool.host_address()))
-        .section("Route")
-        .set("Destination", pool)
-        .set("Type", "unreachable")
-        .render()
+        .set("Address", format_args!("{}/128", pool.host_address()));
+    if host.answers_on().is_some() {
+        return ini.render();
+    }
+    let ini = ini.section("Route").set("Destination", pool).set("Type", "unreachable");
+    ini.set_some("Metric", pool.is_single().then_some(128)).render()
 }
 
 /// The kind `sit` is 6in4 (systemd.netdev(5)). It stands by itself: no .network
@@ -136,6 +148,17 @@ fn tunnel_network(interface: &IfName, tunnel: &Tunnel) -> String {
 /// networkd takes RAs where the host does not forward, unless told (systemd.network(5)).
 fn takes_ra() -> Ini {
     Ini::new().section("Network").set("IPv6AcceptRA", "yes")
+}
+
+/// networkd turns the switch off again, with each link that it runs, unless told (its source,
+/// networkd-sysctl.c). Whom the host answers for stands with each machine: networkd would set its
+/// uplink up anew with each that comes, and would not forget those that go.
+fn answers(on_link: &OnLink) -> String {
+    let ini = match on_link.accept_ra {
+        AcceptRa::Networkd(_) => takes_ra(),
+        AcceptRa::Unchanged | AcceptRa::Kernel => Ini::new().section("Network"),
+    };
+    ini.set("IPv6ProxyNDP", "yes").render()
 }
 
 /// It asks for a prefix without waiting for an RA that says so.

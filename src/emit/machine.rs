@@ -4,11 +4,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::Ipv6Net;
+
 use super::file::{FIREWALL_UNIT, ManagedFile, host_unit};
 use super::ini::Ini;
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
-use crate::pool::{Lease, Subnet};
+use crate::pool::{Lease, Planned, Subnet};
 use crate::spec::{HostSpec, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
@@ -73,7 +75,7 @@ impl<'a> MachineFiles<'a> {
         if let Attachment::Routed { routed, lease } = attachment {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *lease)));
             if self.machine.has_firewall() {
-                let planned = self.host.fixed_subnet(*lease).map(|fixed| routed.address(fixed));
+                let planned = self.host.fixed_address(routed, *lease);
                 let text = firewall::machine(self.name, planned, &self.machine.open);
                 files.push((ManagedFile::MachineFirewall(name()), text));
             }
@@ -81,9 +83,9 @@ impl<'a> MachineFiles<'a> {
         for expose in &self.machine.expose {
             files.extend(expose::inside(self.name, expose).into_iter().map(|bound| (bound.file, bound.text)));
             if let Attachment::Routed { routed, lease } = attachment
-                && let Some(fixed) = self.host.fixed_subnet(*lease)
+                && let Some(fixed) = self.host.fixed_address(routed, *lease)
             {
-                files.extend(expose::on_host(self.name, expose, routed.address(fixed)));
+                files.extend(expose::on_host(self.name, expose, fixed));
             }
         }
         files.push((ManagedFile::UnitDropIn(name()), self.drop_in(attachment)));
@@ -221,6 +223,10 @@ impl<'a> MachineFiles<'a> {
         match lease {
             Lease::Number(number) => self.delegated_prefix(ini, number),
             Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
+            Lease::Address(address) => own_gateway(ini)
+                .section("Route")
+                .set("Destination", format_args!("{address}/128"))
+                .set("Scope", "link"),
         }
     }
 
@@ -279,8 +285,10 @@ impl<'a> MachineFiles<'a> {
         if let Some(mtu) = self.mtu() {
             ini = ini.section("Link").set("MTUBytes", mtu);
         }
-        let Some(address) = routed.planned(lease).address() else {
-            return self.delegated_guest_end(ini, routed).render();
+        let address = match routed.planned(lease) {
+            Planned::Token(_) => return self.delegated_guest_end(ini, routed).render(),
+            Planned::Address(address) => Ipv6Net::new_assert(address, 64),
+            Planned::Single(address) => Ipv6Net::new_assert(address, 128),
         };
         ini.section("Network")
             .set("LinkLocalAddressing", "ipv6")
@@ -289,7 +297,7 @@ impl<'a> MachineFiles<'a> {
             .set_some("DNS", self.dns_servers(|_| true))
             .set_some("Domains", self.zone())
             .section("Address")
-            .set("Address", format_args!("{address}/64"))
+            .set("Address", address)
             .set("DuplicateAddressDetection", "none")
             .section("Route")
             .set("Gateway", GATEWAY)
@@ -312,10 +320,17 @@ impl<'a> MachineFiles<'a> {
             .filter_map(|expose| Some(host_unit(self.name, expose.host?, "socket")))
             .collect();
         let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
+        let single = match attachment {
+            Attachment::Routed { lease: Lease::Address(address), .. } => Some(*address),
+            Attachment::Routed { .. } | Attachment::Bridge(_) => None,
+        };
+        let neighbour = single.zip(self.host.answers_on());
+        let link = neighbour.map(|(_, uplink)| device_unit(uplink));
         let mut ini = Ini::new();
-        if description.is_some() || before.is_some() || sockets.is_some() {
+        if description.is_some() || before.is_some() || sockets.is_some() || link.is_some() {
             ini = ini.section("Unit").set_some("Description", description);
             ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
+            ini = ini.set_some("Wants", link.as_ref()).set_some("After", link.as_ref());
             ini = ini.set_some("Wants", sockets);
         }
         let limits = self.host.limits(self.machine);
@@ -324,16 +339,37 @@ impl<'a> MachineFiles<'a> {
         ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
+        let proxy = |verb| {
+            neighbour.map(|(address, uplink)| format!("-ip -6 neigh {verb} proxy {address} dev {uplink}"))
+        };
+        ini = ini.set_some("ExecStartPre", proxy("replace"));
         ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
-        ini.render()
+        ini = ini.set_some("ExecStartPost", single.map(|address| address_guest_end(self.name, address)));
+        ini.set_some("ExecStopPost", proxy("del")).render()
     }
 }
 
 /// A guest that does not read the file bound into it would send what the host's
 /// narrower end drops without a word: networkd's RA names no MTU.
 fn narrow_guest_end(name: &MachineName, mtu: u32) -> String {
+    inside(name, &format!("ip link set host0 mtu {mtu}"))
+}
+
+/// A guest that does not read the file bound into it cannot know a single address: RA tells of
+/// prefixes, and networkd serves no DHCPv6.
+fn address_guest_end(name: &MachineName, address: Ipv6Addr) -> String {
+    let commands = [
+        "ip link set host0 up".to_owned(),
+        format!("ip -6 addr replace {address}/128 dev host0 nodad"),
+        format!("ip -6 route replace default via {GATEWAY} dev host0"),
+    ];
+    inside(name, &format!("sh -c \"{}\"", commands.join("; ")))
+}
+
+/// A command of the host's in a machine's network.
+fn inside(name: &MachineName, command: &str) -> String {
     let leader = format!("$$(machinectl show {name} -p Leader --value)");
-    format!("-/bin/sh -c 'exec nsenter --net=/proc/{leader}/ns/net ip link set host0 mtu {mtu}'")
+    format!("-/bin/sh -c 'exec nsenter --net=/proc/{leader}/ns/net {command}'")
 }
 
 fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {

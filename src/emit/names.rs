@@ -81,8 +81,8 @@ pub fn entries(spec: &Spec, leases: &Leases, own: &BTreeSet<String>) -> Vec<Entr
     names.retain(|name| !is_reserved(name.as_str()) && !is_the_hosts(name.as_str(), own));
     let routed = names.into_iter().filter_map(|name| {
         let routed = spec.machines.get(name)?.network.routed()?;
-        let subnet = spec.host.fixed_subnet(leases.get(name)?)?;
-        Some(Entry { address: routed.address(subnet), name: name.as_str().to_ascii_lowercase() })
+        let address = spec.host.fixed_address(routed, leases.get(name)?)?;
+        Some(Entry { address, name: name.as_str().to_ascii_lowercase() })
     });
     let mut entries: Vec<Entry> = routed.collect();
     entries.sort();
@@ -221,7 +221,10 @@ mod tests {
         let entries = entries(&spec, &leases, &own);
         let names: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, ["db", "www.example.org", "web"].into());
-        let web = spec.host.fixed_subnet(leases.get(&"web".parse().unwrap()).unwrap()).unwrap().address(2);
+        let web = leases
+            .get(&"web".parse().unwrap())
+            .map(|lease| spec.host.fixed_address(&crate::spec::Routed::default(), lease).unwrap())
+            .unwrap();
         assert!(entries.contains(&Entry { address: web, name: "web".into() }));
         let text = merge("192.0.2.7 DB\n", &entries, "internal");
         assert!(text.contains(" www.example.org.internal\n") && text.contains(" db.internal\n"), "{text}");

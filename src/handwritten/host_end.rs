@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{HandwrittenError, push};
 use crate::emit::ini::Ini;
 use crate::name::MachineName;
-use crate::pool::{Prefix, Subnet};
+use crate::pool::{Lease, Prefix, Subnet};
 use crate::spec::{Ipv4, NetworkdTable, Sections, Values};
 
 /// A file that somebody wrote, with its drop-ins.
@@ -58,7 +58,7 @@ impl HostEnd {
                 let net = value.parse::<ipnet::Ipv6Net>().ok()?.trunc();
                 net.to_string().parse::<Subnet>().ok()
             });
-        prefixes.find(|subnet| pool.contains(*subnet))
+        prefixes.find(|subnet| pool.contains(Lease::Subnet(*subnet)))
     }
 
     /// Who serves DHCP gives its guest IPv4, which the guest must go on asking for.

@@ -289,7 +289,7 @@ pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Ve
     let bridges = wanted.spec.host.bridges.iter().filter(|(name, bridge)| {
         let changed = changes.iter().any(|change| change.is_of_bridge(name, bridge));
         let port = observed.link(bridge.uplink.as_str());
-        changed && port.is_some_and(|port| observed.default_routes.contains(&port.index))
+        changed && port.is_some_and(|port| observed.has_default_route(port))
     });
     bridges
         .map(|(name, bridge)| {

@@ -326,17 +326,18 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange
         }));
         if changed {
             let host = &wanted.spec.host;
-            steps.extend(host.fixed_pool().map(|pool| Step::PoolRoute { pool }));
+            let routed = host.fixed_pool().filter(|_| host.answers_on().is_none());
+            steps.extend(routed.map(|pool| Step::PoolRoute { pool }));
             steps.extend(host.delegated().map(|_| Step::Delegation));
         }
     }
     steps
 }
 
-/// A switch that is on already, or a limit that is higher, stays.
+/// A switch that is as it should be, or a limit that is higher, stays.
 fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
     let old = observed.sysctls.get(&key)?.clone();
-    let enough = old.parse::<u32>().is_ok_and(|old| old >= value);
+    let enough = old.parse::<u32>().is_ok_and(|old| old == value || (old > value && value > 0));
     (!enough).then(|| Step::Switch { key, old, new: value.to_string() })
 }
 
@@ -369,6 +370,7 @@ fn settle_those(
     for name in leaving {
         leases.release(&name);
     }
+    leases.reserve(spec.own_addresses.iter().copied());
     let mut refusals = Vec::new();
     // Pinned ones first, so that nobody gets by chance what another asks for by name.
     for pinned in [true, false] {

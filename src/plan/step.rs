@@ -263,10 +263,11 @@ impl Step {
         matches!(self, Step::MakeTree { .. } | Step::Start { .. } | Step::Listen { .. })
     }
 
-    /// Starts machines, each with the address that one of these checks expects of it.
+    /// Starts machines, each with the address in a /64 of its own that one of these checks expects
+    /// of it. Its unit sees to a single one.
     pub fn start(machines: Vec<MachineName>, checks: &[Step]) -> Step {
         let planned = checks.iter().filter_map(|check| match check {
-            Step::Answer { machine, address } => Some((machine.clone(), address.address()?)),
+            Step::Answer { machine, address: Planned::Address(address) } => Some((machine.clone(), *address)),
             _ => None,
         });
         let addresses = planned.filter(|(machine, _)| machines.contains(machine)).collect();

@@ -1,6 +1,7 @@
 //! Who holds which subnet, and who gets which next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use super::{Lease, Pool, PoolError};
 use crate::name::MachineName;
@@ -20,6 +21,8 @@ pub struct Leases {
     resting: Vec<Resting>,
     /// Every subnet in `held` or `resting`.
     used: Ranges,
+    /// What nobody gets anew: the host's own addresses, and its routers'.
+    reserved: BTreeSet<Lease>,
 }
 
 impl Leases {
@@ -34,7 +37,7 @@ impl Leases {
                 return Err(*lease);
             }
         }
-        Ok(Leases { held, resting, used })
+        Ok(Leases { held, resting, used, reserved: BTreeSet::new() })
     }
 
     pub fn get(&self, name: &MachineName) -> Option<Lease> {
@@ -53,6 +56,11 @@ impl Leases {
 
     pub fn holder(&self, lease: Lease) -> Option<&MachineName> {
         self.held.iter().find(|(_, held)| **held == lease).map(|(name, _)| name)
+    }
+
+    /// Keeps addresses from being leased. Who holds one already keeps it.
+    pub fn reserve(&mut self, own: impl IntoIterator<Item = Ipv6Addr>) {
+        self.reserved.extend(own.into_iter().map(Lease::Address));
     }
 
     /// Leases a subnet to `name`: the pinned one, the one that it holds, the one that it held
@@ -87,7 +95,7 @@ impl Leases {
         if !pool.contains(pin) {
             return Err(PoolError::Outside { lease: pin, pool });
         }
-        if pool.lease(0) == Some(pin) {
+        if pool.is_hosts_own(pin) || self.reserved.contains(&pin) {
             return Err(PoolError::HostsOwn(pin));
         }
         match self.holder(pin) {
@@ -102,7 +110,9 @@ impl Leases {
 
     /// What rests in a pool, the one freed longest ago first.
     fn rested(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Resting> {
-        self.resting.iter().filter(move |rested| pool.contains(rested.lease))
+        self.resting
+            .iter()
+            .filter(move |rested| pool.contains(rested.lease) && !self.reserved.contains(&rested.lease))
     }
 
     /// What a machine of this name held last, if nobody else has it since.
@@ -111,10 +121,18 @@ impl Leases {
         Some(last.lease)
     }
 
-    /// The lowest subnet from 1 on that nobody ever had.
+    /// The lowest from the first on that nobody ever had.
     fn never_used(&self, pool: Pool) -> Option<Lease> {
-        let host = pool.lease(0)?.place();
-        pool.lease(self.used.first_free(host + 1)? - host)
+        let begin = pool.lease(0)?.place();
+        let mut at = begin + u128::from(pool.first());
+        loop {
+            at = self.used.first_free(at)?;
+            let lease = pool.lease(u64::try_from(at - begin).ok()?)?;
+            if !pool.is_hosts_own(lease) && !self.reserved.contains(&lease) {
+                return Some(lease);
+            }
+            at += 1;
+        }
     }
 
     /// Gives what one machine holds to another, which is the same under a new name.
@@ -147,24 +165,25 @@ impl Leases {
                 held.insert(name.clone(), lease);
             }
         }
-        Leases::new(held, resting).unwrap_or_else(|_| self.clone())
+        Leases::new(held, resting)
+            .map_or_else(|_| self.clone(), |leases| Leases { reserved: self.reserved.clone(), ..leases })
     }
 }
 
 /// Subnets as runs of neighbours, so that the next free one is found at once among
 /// many: the first of each run, and its last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Ranges(BTreeMap<u64, u64>);
+struct Ranges(BTreeMap<u128, u128>);
 
 impl Ranges {
     /// The run that holds a subnet.
-    fn run(&self, subnet: u64) -> Option<(u64, u64)> {
+    fn run(&self, subnet: u128) -> Option<(u128, u128)> {
         let (first, last) = self.0.range(..=subnet).next_back()?;
         (subnet <= *last).then_some((*first, *last))
     }
 
     /// Whether it was not there before.
-    fn insert(&mut self, subnet: u64) -> bool {
+    fn insert(&mut self, subnet: u128) -> bool {
         if self.run(subnet).is_some() {
             return false;
         }
@@ -175,7 +194,7 @@ impl Ranges {
     }
 
     /// The lowest from `first` on that is not there.
-    fn first_free(&self, first: u64) -> Option<u64> {
+    fn first_free(&self, first: u128) -> Option<u128> {
         self.run(first).map_or(Some(first), |(_, last)| last.checked_add(1))
     }
 }
@@ -225,6 +244,37 @@ mod tests {
     }
 
     #[test]
+    fn a_single_prefix_has_an_address_for_each() {
+        let pool = pool("2001:db8:b::/64");
+        let mut leases = Leases::default();
+        leases.reserve(["2001:db8:b::101".parse().unwrap()]);
+        let mut get = |who: &str, pin: Option<&str>| {
+            let pin = pin.map(|pin| pin.parse().unwrap());
+            leases.lease(pool, &name(who), pin).map(|lease| lease.to_string())
+        };
+        assert_eq!(get("a", None).unwrap(), "2001:db8:b::100/128");
+        assert_eq!(get("b", None).unwrap(), "2001:db8:b::102/128", "::101 is the host's");
+        assert_eq!(get("c", Some("2001:db8:b::c0de/128")).unwrap(), "2001:db8:b::c0de/128");
+        for own in ["2001:db8:b::/128", "2001:db8:b::53/128", "2001:db8:b::101/128"] {
+            assert!(matches!(get("d", Some(own)), Err(PoolError::HostsOwn(_))), "{own}");
+        }
+        assert_eq!(get("d", Some("2001:db8:b::7/128")).unwrap(), "2001:db8:b::7/128");
+        assert!(matches!(get("d", Some("2001:db8:c::7/128")), Err(PoolError::Outside { .. })));
+        assert!(matches!(get("d", Some("2001:db8:b::/64")), Err(PoolError::Outside { .. })));
+    }
+
+    #[test]
+    fn the_last_address_of_a_pool_is_leased() {
+        let pool = pool("2001:db8:b::5:0/112");
+        let mut leases = Leases::default();
+        leases.lease(pool, &name("last"), Some("2001:db8:b::5:ffff/128".parse().unwrap())).unwrap();
+        for k in 0x100..0xffff {
+            leases.lease(pool, &name(&format!("m{k}")), None).unwrap();
+        }
+        assert_eq!(leases.lease(pool, &name("more"), None), Err(PoolError::Full(pool)));
+    }
+
+    #[test]
     fn what_a_machine_held_last_it_gets_again() {
         let pool = pool("2001:db8:a::/48");
         let mut leases = Leases::default();
@@ -269,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_subnet_is_ever_held_twice(length in 32u8..=63, actions in actions()) {
+        fn nothing_is_ever_held_twice(length in 32u8..=112, actions in actions()) {
             let pool = pool(&format!("2001:db8::/{length}"));
             let mut leases = Leases::default();
             for action in actions {
@@ -285,12 +335,12 @@ mod tests {
                 }
                 let saved = Leases::new(leases.held().clone(), leases.resting().to_vec());
                 prop_assert_eq!(saved.as_ref(), Ok(&leases));
-                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && pool.lease(0) != Some(*s)));
+                prop_assert!(leases.held().values().all(|s| pool.contains(*s) && !pool.is_hosts_own(*s)));
             }
         }
 
         #[test]
-        fn ranges_are_a_set(subnets in proptest::collection::vec(0u64..40, 0..60), from in 0u64..45) {
+        fn ranges_are_a_set(subnets in proptest::collection::vec(0u128..40, 0..60), from in 0u128..45) {
             let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
             for subnet in subnets {
                 prop_assert_eq!(ranges.insert(subnet), set.insert(subnet));

@@ -28,22 +28,21 @@ pub enum PoolError {
     Ipv4(String),
     #[error("{0} has host bits set")]
     HostBits(Ipv6Net),
-    #[error(
-        "{0} is too long: machines get a /64 each, and a single on-link /64 cannot be routed to them \
-         (NDP proxying is not worth the misery)"
-    )]
+    #[error("{0} is too long: a pool is a /112 at the longest")]
     TooLong(Ipv6Net),
+    #[error("a /{0} is too long to be delegated: machines get a /64 each of it")]
+    DelegatedTooLong(u8),
     #[error("{0} is too short: a pool is a /8 at the widest")]
     TooShort(Ipv6Net),
     #[error("{0} is not a unicast prefix that can be routed")]
     NotUnicast(Ipv6Net),
-    #[error("{0} is not a /64")]
+    #[error("{0} is neither a /64 nor a single address, a /128")]
     NotSubnet(Ipv6Net),
-    #[error("the pool {0} is full: all its /64 are leased")]
+    #[error("the pool {0} is full: all of it is leased")]
     Full(Pool),
     #[error("{lease} is not in the pool {pool}")]
     Outside { lease: Lease, pool: Pool },
-    #[error("{0} is subnet 0 of the pool, which is the host's own")]
+    #[error("{0} is the host's own, or its router's")]
     HostsOwn(Lease),
     #[error("{lease} is leased to '{holder}'")]
     Taken { lease: Lease, holder: MachineName },
@@ -56,8 +55,8 @@ impl Hint for PoolError {
                 Some("write it as an address and a length, such as 2001:db8:a::/48".into())
             }
             PoolError::HostBits(net) => Some(format!("did you mean {}?", net.trunc())),
-            PoolError::TooLong(_) => {
-                Some("ask your provider for a routed /56 or /48, or take one from a tunnel broker".into())
+            PoolError::TooLong(_) | PoolError::DelegatedTooLong(_) => {
+                Some("ask your provider for a /64, or better a routed /56 or /48".into())
             }
             PoolError::Full(_) => {
                 Some("`nsctl pool` shows who holds what; `nsctl remove` frees a subnet".into())
@@ -67,9 +66,9 @@ impl Hint for PoolError {
     }
 }
 
-/// How many /64 a prefix of this length has.
-fn size(length: u8) -> u64 {
-    1 << (64 - length)
+/// How many machines a prefix of this length could serve: with a /64 each, or an address.
+fn size(length: u8) -> u128 {
+    1 << (if length < 64 { 64 } else { 128 } - u32::from(length))
 }
 
 /// What machines get their /64 of.
@@ -89,10 +88,20 @@ impl Pool {
     pub fn delegated(length: u8) -> Result<Pool, PoolError> {
         let net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, length.min(128));
         match length {
-            64.. => Err(PoolError::TooLong(net)),
+            64.. => Err(PoolError::DelegatedTooLong(length)),
             ..32 => Err(PoolError::TooShort(net)),
             _ => Ok(Pool::Delegated(length)),
         }
+    }
+
+    /// Whether its machines get an address each, and no /64.
+    pub fn is_single(self) -> bool {
+        self.fixed().is_some_and(Prefix::is_single)
+    }
+
+    /// What each of its machines gets, for people.
+    pub fn share(self) -> &'static str {
+        if self.is_single() { "an address" } else { "a /64" }
     }
 
     /// The prefix, where it stays.
@@ -107,8 +116,8 @@ impl Pool {
         self.fixed().is_none()
     }
 
-    /// How many /64 there are, the host's own included.
-    pub fn size(self) -> u64 {
+    /// How many machines it could serve, the host included.
+    pub fn size(self) -> u128 {
         match self {
             Pool::Fixed(prefix) => prefix.size(),
             Pool::Delegated(length) => size(length),
@@ -118,17 +127,29 @@ impl Pool {
     /// What a machine may hold of it: the one with this number, if the pool reaches so far.
     pub fn lease(self, number: u64) -> Option<Lease> {
         match self {
-            Pool::Fixed(prefix) => prefix.subnet(number).map(Lease::Subnet),
-            Pool::Delegated(_) if number >= self.size() => None,
+            Pool::Fixed(prefix) => prefix.lease(number),
+            Pool::Delegated(_) if u128::from(number) >= self.size() => None,
             Pool::Delegated(_) => u32::try_from(number).ok().map(Lease::Number),
         }
     }
 
+    /// Whether it is the host's: subnet 0; of single addresses one, and the first, which is every
+    /// router's (the subnet-router anycast address, RFC 4291 2.6.1).
+    pub fn is_hosts_own(self, lease: Lease) -> bool {
+        let own = self.fixed().map(Prefix::host_address);
+        self.lease(0) == Some(lease) || own.is_some_and(|own| lease == Lease::Address(own))
+    }
+
+    /// The number of the first that a machine gets unasked.
+    pub fn first(self) -> u64 {
+        self.fixed().map_or(1, Prefix::first)
+    }
+
     pub fn contains(self, lease: Lease) -> bool {
         match (self, lease) {
-            (Pool::Fixed(prefix), Lease::Subnet(subnet)) => prefix.contains(subnet),
-            (Pool::Delegated(_), Lease::Number(number)) => u64::from(number) < self.size(),
-            _ => false,
+            (Pool::Fixed(prefix), lease) => prefix.contains(lease),
+            (Pool::Delegated(_), Lease::Number(number)) => u128::from(number) < self.size(),
+            (Pool::Delegated(_), Lease::Subnet(_) | Lease::Address(_)) => false,
         }
     }
 }
@@ -165,7 +186,7 @@ mod tests {
     #[test]
     fn pools_that_cannot_be() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err();
-        assert!(matches!(error("2001:db8::/64"), PoolError::TooLong(_)));
+        assert!(matches!(error("2001:db8::/113"), PoolError::TooLong(_)));
         assert!(matches!(error("2001:db8::/128"), PoolError::TooLong(_)));
         assert!(matches!(error("2001:db8::1/48"), PoolError::HostBits(_)));
         assert!(matches!(error("10.0.0.0/8"), PoolError::Ipv4(_)));
@@ -189,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn a_part_without_the_router() {
+        let part = |net: &str, taken: &[&str]| {
+            let taken = taken.iter().map(|address| address.parse().unwrap()).collect();
+            prefix(net).part_without(&taken).map(|part| part.to_string())
+        };
+        assert_eq!(part("2001:db8:b::/64", &["2001:db8:b::1"]).unwrap(), "2001:db8:b:0:1::/80");
+        assert_eq!(part("2001:db8:b::/64", &["2001:db8:b:0:1::1"]).unwrap(), "2001:db8:b:0:2::/80");
+        assert_eq!(part("2001:db8:b::/112", &["2001:db8:b::1"]), None);
+        assert_eq!(part("2001:db8:b::/48", &["2001:db8:b::1"]), None);
+    }
+
+    #[test]
     fn a_number_keeps_its_place_in_files() {
         let number: Lease = "0:0:0:2a::/64".parse().unwrap();
         assert_eq!((number, String::from(number).as_str()), (Lease::Number(0x2a), "0:0:0:2a::/64"));
@@ -208,8 +241,13 @@ mod tests {
         assert_eq!(planned("0:0:0:7::2"), Planned::Token(2), "as it stood in older journals");
         let fixed = planned("2001:db8:a:7::2");
         assert_eq!(fixed.address(), Some("2001:db8:a:7::2".parse().unwrap()));
+        let single = planned("2001:db8:b::7/128");
+        assert_eq!(String::from(single), "2001:db8:b::7/128");
+        assert_eq!((single.to_string().as_str(), single.host_part()), ("2001:db8:b::7", 7));
+        assert_eq!(single, Planned::new("2001:db8:b::7/128".parse().unwrap(), 2));
         let is_of = |planned: Planned, text: &str| planned.is_of(text.parse().unwrap());
         assert!(is_of(fixed, "2001:db8:a:7::9") && !is_of(fixed, "2001:db8:a:8::2"));
+        assert!(is_of(single, "2001:db8:b::7") && !is_of(single, "2001:db8:b::8"));
         assert!(is_of(Planned::Token(2), "2001:db8:a:7::9") && !is_of(Planned::Token(2), "fd00::2"));
     }
 

@@ -13,6 +13,8 @@ use super::{Lease, Subnet};
 #[serde(try_from = "String", into = "String")]
 pub enum Planned {
     Address(Ipv6Addr),
+    /// The only one of its own: the machine has no /64.
+    Single(Ipv6Addr),
     /// The host part alone, behind a prefix that may change (`Token=` of systemd.network(5)).
     Token(u64),
 }
@@ -22,20 +24,21 @@ impl Planned {
     pub fn new(lease: Lease, host_part: u64) -> Planned {
         match lease {
             Lease::Subnet(subnet) => Planned::Address(subnet.address(host_part)),
+            Lease::Address(address) => Planned::Single(address),
             Lease::Number(_) => Planned::Token(host_part),
         }
     }
 
     pub fn address(self) -> Option<Ipv6Addr> {
         match self {
-            Planned::Address(address) => Some(address),
+            Planned::Address(address) | Planned::Single(address) => Some(address),
             Planned::Token(_) => None,
         }
     }
 
     pub fn host_part(self) -> u64 {
         match self {
-            Planned::Address(address) => u128::from(address) as u64,
+            Planned::Address(address) | Planned::Single(address) => u128::from(address) as u64,
             Planned::Token(part) => part,
         }
     }
@@ -44,6 +47,7 @@ impl Planned {
     pub fn is_of(self, address: Ipv6Addr) -> bool {
         match self {
             Planned::Address(planned) => Subnet::of(planned).contains(address),
+            Planned::Single(planned) => planned == address,
             Planned::Token(_) => !address.is_unique_local(),
         }
     }
@@ -52,17 +56,21 @@ impl Planned {
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Planned::Address(address) => address.fmt(f),
+            Planned::Address(address) | Planned::Single(address) => address.fmt(f),
             Planned::Token(part) => Ipv6Addr::from(u128::from(*part)).fmt(f),
         }
     }
 }
 
-/// A token stands as `::2`; an earlier nsctl wrote the number of the subnet before it.
+/// In files a single address has its length, `2001:db8:b::7/128`, and a token stands as `::2`; an
+/// earlier nsctl wrote the number of the subnet before it.
 impl FromStr for Planned {
     type Err = std::net::AddrParseError;
 
     fn from_str(text: &str) -> Result<Planned, Self::Err> {
+        if let Some(single) = text.strip_suffix("/128") {
+            return single.parse().map(Planned::Single);
+        }
         let address: Ipv6Addr = text.parse()?;
         let bits = u128::from(address);
         Ok(if bits >> 96 == 0 { Planned::Token(bits as u64) } else { Planned::Address(address) })
@@ -79,6 +87,9 @@ impl TryFrom<String> for Planned {
 
 impl From<Planned> for String {
     fn from(planned: Planned) -> String {
-        planned.to_string()
+        match planned {
+            Planned::Single(address) => format!("{address}/128"),
+            Planned::Address(_) | Planned::Token(_) => planned.to_string(),
+        }
     }
 }

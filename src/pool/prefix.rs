@@ -1,5 +1,6 @@
 //! Prefixes and their /64: address arithmetic.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -7,9 +8,9 @@ use std::str::FromStr;
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
-use super::{PoolError, size};
+use super::{Lease, PoolError, size};
 
-fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
+pub(super) fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
     let shown = || text.escape_debug().to_string();
     match text.parse::<ipnet::IpNet>() {
         Ok(ipnet::IpNet::V6(net)) if net.addr() == net.network() => Ok(net),
@@ -19,7 +20,11 @@ fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
     }
 }
 
-/// A prefix that is routed to this host and stays, a /63 at the longest.
+/// Machines ask the host for names at its address of the pool.
+const DNS_PORT: u128 = 0x53;
+
+/// A prefix that comes to this host and stays. Machines get a /64 each of one that has several,
+/// and of a /64 or less an address each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix(Ipv6Net);
@@ -29,23 +34,65 @@ impl Prefix {
         self.0
     }
 
-    /// How many /64 there are, subnet 0 included.
-    pub fn size(self) -> u64 {
+    /// Whether it can be routed: ::/8 holds loopback and mapped addresses, fe80::/9 link-local
+    /// ones, ff00::/8 multicast (RFC 4291 2.4).
+    pub(super) fn is_unicast(net: Ipv6Net) -> bool {
+        (0x100..0xfe00).contains(&net.network().segments()[0])
+    }
+
+    /// The first part of a single one that holds none of these addresses, sixteen bits longer.
+    #[must_use]
+    pub fn part_without(self, taken: &BTreeSet<Ipv6Addr>) -> Option<Prefix> {
+        let length = (self.0.prefix_len() + 16).min(112);
+        let parts = self.0.subnets(length).ok()?.filter(|part| self.is_single() && *part != self.0);
+        let mut free = parts.skip(1).filter(|part| !taken.iter().any(|address| part.contains(address)));
+        free.next().map(Prefix)
+    }
+
+    /// Whether there is no /64 in it for each machine.
+    pub fn is_single(self) -> bool {
+        self.0.prefix_len() >= 64
+    }
+
+    /// How many machines it could serve, the host included.
+    pub fn size(self) -> u128 {
         size(self.0.prefix_len())
     }
 
     /// Subnet `index`, if the prefix reaches so far.
     pub fn subnet(self, index: u64) -> Option<Subnet> {
-        (index < self.size()).then(|| Subnet(Subnet::of(self.0.network()).0 + index))
+        let there = !self.is_single() && u128::from(index) < self.size();
+        there.then(|| Subnet(Subnet::of(self.0.network()).0 + index))
     }
 
-    /// The host's own address: the first of subnet 0.
+    /// What machine `index` gets of it, if it reaches so far: a /64, or an address.
+    pub fn lease(self, index: u64) -> Option<Lease> {
+        if !self.is_single() {
+            return self.subnet(index).map(Lease::Subnet);
+        }
+        let address = u128::from(self.0.network()) + u128::from(index);
+        (u128::from(index) < self.size()).then(|| Lease::Address(address.into()))
+    }
+
+    /// The host's own address: the first of subnet 0. Of a single prefix it is none that somebody
+    /// may have given to the host or to a router before.
     pub fn host_address(self) -> Ipv6Addr {
-        Subnet::of(self.0.network()).address(1)
+        let host = if self.is_single() { DNS_PORT } else { 1 };
+        Ipv6Addr::from(u128::from(self.0.network()) + host)
     }
 
-    pub fn contains(self, subnet: Subnet) -> bool {
-        self.0.contains(&subnet.net())
+    /// The number of the first that a machine gets unasked: subnet 0 is the host's, and of a
+    /// single prefix the lowest addresses are whose they were before.
+    pub fn first(self) -> u64 {
+        if self.is_single() { 0x100 } else { 1 }
+    }
+
+    pub fn contains(self, lease: Lease) -> bool {
+        match lease {
+            Lease::Subnet(subnet) => !self.is_single() && self.0.contains(&subnet.net()),
+            Lease::Address(address) => self.is_single() && self.0.contains(&address),
+            Lease::Number(_) => false,
+        }
     }
 }
 
@@ -53,13 +100,18 @@ impl FromStr for Prefix {
     type Err = PoolError;
 
     fn from_str(text: &str) -> Result<Prefix, PoolError> {
-        let net = parse_net(text)?;
-        let first = net.network().segments()[0];
+        parse_net(text)?.try_into()
+    }
+}
+
+impl TryFrom<Ipv6Net> for Prefix {
+    type Error = PoolError;
+
+    fn try_from(net: Ipv6Net) -> Result<Prefix, PoolError> {
         match net.prefix_len() {
-            64.. => Err(PoolError::TooLong(net)),
+            113.. => Err(PoolError::TooLong(net)),
             ..8 => Err(PoolError::TooShort(net)),
-            // ::/8 holds loopback and mapped addresses, fe80::/9 link-local ones, ff00::/8 multicast.
-            _ if !(0x100..0xfe00).contains(&first) => Err(PoolError::NotUnicast(net)),
+            _ if !Prefix::is_unicast(net) => Err(PoolError::NotUnicast(net)),
             _ => Ok(Prefix(net)),
         }
     }
@@ -100,11 +152,15 @@ impl FromStr for Subnet {
     type Err = PoolError;
 
     fn from_str(text: &str) -> Result<Subnet, PoolError> {
-        let net = parse_net(text)?;
-        if net.prefix_len() != 64 {
-            return Err(PoolError::NotSubnet(net));
-        }
-        Ok(Subnet((u128::from(net.network()) >> 64) as u64))
+        parse_net(text)?.try_into()
+    }
+}
+
+impl TryFrom<Ipv6Net> for Subnet {
+    type Error = PoolError;
+
+    fn try_from(net: Ipv6Net) -> Result<Subnet, PoolError> {
+        if net.prefix_len() == 64 { Ok(Subnet::of(net.network())) } else { Err(PoolError::NotSubnet(net)) }
     }
 }
 

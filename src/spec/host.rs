@@ -7,15 +7,15 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Limits, MachineSpec, Problem, Uplink};
+use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink};
 use crate::name::IfName;
-use crate::pool::{Lease, Pool, Prefix, Subnet};
+use crate::pool::{Lease, Pool, Prefix};
 
 /// The host as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostSpec {
-    /// The routed prefix that machines get their /64 from.
+    /// The prefix that machines get their /64 from; of one /64 or less, an address each.
     #[serde(rename = "pool", skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Prefix>,
     /// Where the ISP's prefix may change: one that stays, for this host and its machines
@@ -133,12 +133,18 @@ impl HostSpec {
         self.prefix.or(self.local)
     }
 
-    /// The subnet of a lease whose addresses stay.
-    pub fn fixed_subnet(&self, lease: Lease) -> Option<Subnet> {
-        match lease {
-            Lease::Number(number) => self.local?.subnet(number.into()),
-            Lease::Subnet(subnet) => Some(subnet),
-        }
+    /// The address of a machine that stays: of the pool, or else the local one.
+    pub fn fixed_address(&self, routed: &Routed, lease: Lease) -> Option<Ipv6Addr> {
+        let fixed = match lease {
+            Lease::Number(number) => self.local?.lease(number.into())?,
+            Lease::Subnet(_) | Lease::Address(_) => lease,
+        };
+        routed.planned(fixed).address()
+    }
+
+    /// The interface on which this host answers for its machines, where their addresses are looked for.
+    pub fn answers_on(&self) -> Option<&IfName> {
+        self.uplink.as_ref().filter(|uplink| uplink.is_on_link()).map(|uplink| &uplink.interface)
     }
 
     /// What a machine may take: as its definition says, the defaults, or as is usual.
@@ -186,6 +192,12 @@ impl HostSpec {
         let mut faults = Vec::new();
         if self.delegated().is_some() && self.prefix.is_some() {
             faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
+        }
+        if self.answers_on().is_some() && !self.prefix.is_some_and(Prefix::is_single) {
+            faults.push("uplink.on-link: for a pool that is one /64, or a part of it".into());
+        }
+        if self.local.is_some_and(Prefix::is_single) {
+            faults.push("local: machines get a /64 each of it, so it is a /63 at the longest".into());
         }
         if self.local.is_some() && self.delegated().is_none() {
             faults.push("local: only where the ISP delegates a prefix; a pool of one's own stays".into());

@@ -15,7 +15,8 @@ pub mod reach;
 pub mod recipe;
 mod uplink;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 pub use binds::sources;
@@ -27,10 +28,10 @@ pub use machine::{
 pub use network::{Mode, Network, Routed};
 pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
-pub use uplink::{AcceptRa, Delegated, SeenUplink, Tunnel, Uplink, UplinkKind};
+pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 
 use crate::name::{IfName, MachineName};
-use crate::pool::Lease;
+use crate::pool::{Lease, Pool, PoolError};
 
 /// The host's own file.
 pub const HOST_FILE: &str = "/etc/nsctl/nsctl.toml";
@@ -53,6 +54,8 @@ pub struct Spec {
     pub strays: Vec<Problem>,
     /// Whether this host's nftables.service is Debian's: not written down, but there.
     pub debian_nftables: bool,
+    /// The addresses that this host has on its links, and its routers: nor is that written down.
+    pub own_addresses: BTreeSet<Ipv6Addr>,
 }
 
 /// The texts of the definitions, by path; or why one cannot be read.
@@ -131,6 +134,14 @@ impl Spec {
                 None => _ = pins.insert(*pin, name),
             }
         }
+        let single = self.host.pool().is_some_and(Pool::is_single);
+        for (name, machine) in self.machines.iter().filter(|_| single) {
+            if machine.network.routed().is_some_and(|routed| routed.token.is_some()) {
+                let message = "token: of this pool a machine gets an address, and no /64; `subnet = \"ADDRESS/128\"` chooses one";
+                let (path, text) = (definition_path(name), text_of(texts, name));
+                found.push((name.clone(), Problem::at_value(&path, text, "token", message.to_owned())));
+            }
+        }
         let changes = self.host.pool().is_some() && self.host.fixed_pool().is_none();
         for (name, machine) in self.machines.iter().filter(|_| changes) {
             if machine.expose.iter().any(|expose| expose.host.is_some()) {
@@ -150,11 +161,15 @@ impl Spec {
             return Some(format!("{pin} is pinned by '{holder}' too"));
         }
         let pool = self.host.pool()?;
+        if pool.is_single() && matches!(pin, Lease::Subnet(_)) {
+            return Some(format!(
+                "{pin} cannot be had: a machine gets an address of {pool}, and no /64; `subnet = \"ADDRESS/128\"` chooses one"
+            ));
+        }
         if !pool.contains(pin) {
             return Some(format!("{pin} is not in the pool {pool}"));
         }
-        (pool.lease(0) == Some(pin))
-            .then(|| format!("{pin} is subnet 0 of the pool, which is the host's own"))
+        pool.is_hosts_own(pin).then(|| PoolError::HostsOwn(pin).to_string())
     }
 
     /// Which machine has which port of the host.

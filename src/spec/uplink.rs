@@ -23,6 +23,9 @@ pub struct Uplink {
 pub enum UplinkKind {
     /// Somebody upstream routes it here; and who keeps the host's own default route once it forwards.
     Native(AcceptRa),
+    /// Nobody routes it: the router asks for each address on the link, as for a neighbour, and
+    /// this host answers for its machines (RFC 4861 7.2.8).
+    OnLink(OnLink),
     /// The ISP delegates it by DHCPv6 (RFC 8415 6.3), which networkd asks for.
     Delegated(Delegated),
     /// It comes through a tunnel, which the interface is.
@@ -55,6 +58,14 @@ pub struct SeenUplink<'a> {
 }
 
 impl AcceptRa {
+    fn word(&self) -> Word {
+        match self {
+            AcceptRa::Unchanged => Word::Unchanged,
+            AcceptRa::Kernel => Word::Kernel,
+            AcceptRa::Networkd(_) => Word::Networkd,
+        }
+    }
+
     /// Who must be told to go on taking router advertisements. What an earlier `init` decided
     /// holds while the uplink is run by the same: the traces of it look like somebody else's.
     pub fn decide(was: Option<&AcceptRa>, seen: SeenUplink) -> AcceptRa {
@@ -67,6 +78,14 @@ impl AcceptRa {
             (_, None) => AcceptRa::Unchanged,
         }
     }
+}
+
+/// An uplink on which this host answers for its machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnLink {
+    pub accept_ra: AcceptRa,
+    /// The name of the .network file that networkd uses for it; none: networkd does not run it.
+    pub network_file: Option<String>,
 }
 
 /// A prefix that the ISP delegates, and may change.
@@ -103,22 +122,50 @@ impl Uplink {
     pub fn network_file(&self) -> Option<&str> {
         match &self.kind {
             UplinkKind::Native(AcceptRa::Networkd(file)) => Some(file),
+            UplinkKind::OnLink(on_link) => on_link.network_file.as_deref(),
             UplinkKind::Delegated(Delegated { network_file, .. }) => Some(network_file),
             UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) | UplinkKind::Tunnel(_) => None,
         }
     }
 
+    /// Who keeps the host's own default route, where that is up to us.
+    pub fn accept_ra(&self) -> Option<&AcceptRa> {
+        match &self.kind {
+            UplinkKind::Native(accept_ra) | UplinkKind::OnLink(OnLink { accept_ra, .. }) => Some(accept_ra),
+            UplinkKind::Delegated(_) | UplinkKind::Tunnel(_) => None,
+        }
+    }
+
+    /// The same, but that nobody routes the pool here; or that somebody does.
+    #[must_use]
+    pub fn with_on_link(self, on_link: bool) -> Uplink {
+        let network_file = self.network_file().map(str::to_owned);
+        let kind = match self.kind {
+            UplinkKind::Native(accept_ra) if on_link => {
+                UplinkKind::OnLink(OnLink { accept_ra, network_file })
+            }
+            UplinkKind::OnLink(OnLink { accept_ra, .. }) if !on_link => UplinkKind::Native(accept_ra),
+            kind => kind,
+        };
+        Uplink { kind, ..self }
+    }
+
+    /// Whether this host answers there for its machines.
+    pub fn is_on_link(&self) -> bool {
+        matches!(self.kind, UplinkKind::OnLink(_))
+    }
+
     pub fn delegated(&self) -> Option<&Delegated> {
         match &self.kind {
             UplinkKind::Delegated(delegated) => Some(delegated),
-            UplinkKind::Native(_) | UplinkKind::Tunnel(_) => None,
+            UplinkKind::Native(_) | UplinkKind::OnLink(_) | UplinkKind::Tunnel(_) => None,
         }
     }
 
     pub fn tunnel(&self) -> Option<&Tunnel> {
         match &self.kind {
             UplinkKind::Tunnel(tunnel) => Some(tunnel),
-            UplinkKind::Native(_) | UplinkKind::Delegated(_) => None,
+            UplinkKind::Native(_) | UplinkKind::OnLink(_) | UplinkKind::Delegated(_) => None,
         }
     }
 }
@@ -132,6 +179,8 @@ struct UplinkTable {
     mtu: Option<u32>,
     #[serde(default, skip_serializing_if = "Word::is_unchanged")]
     accept_ra: Word,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    on_link: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delegated: Option<u8>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -162,7 +211,8 @@ impl TryFrom<UplinkTable> for Uplink {
     type Error = String;
 
     fn try_from(table: UplinkTable) -> Result<Uplink, String> {
-        let UplinkTable { interface, mtu, accept_ra, delegated, dhcp4, network_file, tunnel } = table;
+        let UplinkTable { interface, mtu, accept_ra, on_link, delegated, dhcp4, network_file, tunnel } =
+            table;
         if mtu.is_some_and(|mtu| !(1280..=65535).contains(&mtu)) {
             return Err(
                 "uplink.mtu: IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".into()
@@ -170,6 +220,11 @@ impl TryFrom<UplinkTable> for Uplink {
         }
         if network_file.as_deref().is_some_and(|file| !is_network_file(file)) {
             return Err("uplink.network-file is the name of a .network file, without its folder".into());
+        }
+        if on_link && (tunnel.is_some() || delegated.is_some()) {
+            return Err(
+                "uplink.on-link: a prefix that is delegated or tunnelled is routed to this host".into()
+            );
         }
         let kind = match (tunnel, delegated) {
             (Some(_), _) if delegated.is_some() || accept_ra != Word::Unchanged => {
@@ -184,14 +239,21 @@ impl TryFrom<UplinkTable> for Uplink {
                 let network_file = network_file.ok_or(missing)?;
                 UplinkKind::Delegated(Delegated { length, dhcp4, network_file })
             }
-            (None, None) => UplinkKind::Native(match (accept_ra, network_file) {
-                (Word::Unchanged, _) => AcceptRa::Unchanged,
-                (Word::Kernel, _) => AcceptRa::Kernel,
-                (Word::Networkd, Some(file)) => AcceptRa::Networkd(file),
-                (Word::Networkd, None) => {
-                    return Err("uplink.accept-ra = \"networkd\" needs uplink.network-file".into());
+            (None, None) => {
+                let accept_ra = match (accept_ra, network_file.clone()) {
+                    (Word::Unchanged, _) => AcceptRa::Unchanged,
+                    (Word::Kernel, _) => AcceptRa::Kernel,
+                    (Word::Networkd, Some(file)) => AcceptRa::Networkd(file),
+                    (Word::Networkd, None) => {
+                        return Err("uplink.accept-ra = \"networkd\" needs uplink.network-file".into());
+                    }
+                };
+                if on_link {
+                    UplinkKind::OnLink(OnLink { accept_ra, network_file })
+                } else {
+                    UplinkKind::Native(accept_ra)
                 }
-            }),
+            }
         };
         Ok(Uplink { interface, mtu, kind })
     }
@@ -200,17 +262,15 @@ impl TryFrom<UplinkTable> for Uplink {
 impl From<Uplink> for UplinkTable {
     fn from(uplink: Uplink) -> UplinkTable {
         let network_file = uplink.network_file().map(str::to_owned);
+        let (accept_ra, on_link) =
+            (uplink.accept_ra().map_or(Word::Unchanged, AcceptRa::word), uplink.is_on_link());
         let Uplink { interface, mtu, kind } = uplink;
-        let (accept_ra, delegated, dhcp4, tunnel) = match kind {
-            UplinkKind::Native(AcceptRa::Unchanged) => (Word::Unchanged, None, false, None),
-            UplinkKind::Native(AcceptRa::Kernel) => (Word::Kernel, None, false, None),
-            UplinkKind::Native(AcceptRa::Networkd(_)) => (Word::Networkd, None, false, None),
-            UplinkKind::Delegated(Delegated { length, dhcp4, .. }) => {
-                (Word::Unchanged, Some(length), dhcp4, None)
-            }
-            UplinkKind::Tunnel(tunnel) => (Word::Unchanged, None, false, Some(tunnel)),
+        let (delegated, dhcp4, tunnel) = match kind {
+            UplinkKind::Native(_) | UplinkKind::OnLink(_) => (None, false, None),
+            UplinkKind::Delegated(Delegated { length, dhcp4, .. }) => (Some(length), dhcp4, None),
+            UplinkKind::Tunnel(tunnel) => (None, false, Some(tunnel)),
         };
-        UplinkTable { interface, mtu, accept_ra, delegated, dhcp4, network_file, tunnel }
+        UplinkTable { interface, mtu, accept_ra, on_link, delegated, dhcp4, network_file, tunnel }
     }
 }
 
@@ -257,11 +317,18 @@ mod tests {
             client_address: "2001:db8:c::2/64".parse().unwrap(),
             local: None,
         };
+        let file = || Some("a.network".to_owned());
         let delegated = Delegated { length: 56, dhcp4: true, network_file: "20-wan0.network".into() };
         for kind in [
             UplinkKind::Native(AcceptRa::Unchanged),
             UplinkKind::Native(AcceptRa::Kernel),
             UplinkKind::Native(AcceptRa::Networkd("a.network".into())),
+            UplinkKind::OnLink(OnLink { accept_ra: AcceptRa::Kernel, network_file: None }),
+            UplinkKind::OnLink(OnLink { accept_ra: AcceptRa::Unchanged, network_file: file() }),
+            UplinkKind::OnLink(OnLink {
+                accept_ra: AcceptRa::Networkd("a.network".into()),
+                network_file: file(),
+            }),
             UplinkKind::Delegated(delegated),
             UplinkKind::Tunnel(tunnel),
         ] {
@@ -276,6 +343,7 @@ mod tests {
         for (text, says) in [
             ("mtu = 1000", "1280"),
             ("accept-ra = \"networkd\"", "needs uplink.network-file"),
+            ("on-link = true\ndelegated = 56\nnetwork-file = \"a.network\"", "uplink.on-link"),
             ("network-file = \"../x.network\"", "without its folder"),
             ("delegated = 56", "needs uplink.network-file"),
             ("delegated = 64\nnetwork-file = \"a.network\"", "uplink.delegated"),

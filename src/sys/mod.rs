@@ -18,6 +18,7 @@ pub mod nft;
 pub mod ping;
 pub mod processes;
 pub mod pty;
+pub mod router;
 pub mod sockets;
 pub mod tarball;
 pub mod trace;

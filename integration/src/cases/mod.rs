@@ -41,6 +41,7 @@ mod names;
 mod neighbours;
 mod no_services;
 mod offline;
+mod on_link;
 mod other_tools;
 mod others;
 mod path_mtu;
@@ -54,6 +55,7 @@ mod routed;
 mod rules;
 mod session;
 mod shell;
+mod single_routed;
 mod static_bridge;
 mod swapped;
 mod torture;
@@ -139,6 +141,8 @@ cases! {
     swapped,
     neighbours,
     move_undone,
+    single_routed,
+    on_link,
 }
 
 /// Fails with the text unless the condition holds.

@@ -1,11 +1,11 @@
 //! `nsctl doctor`: what is wrong, what it causes, and what fixes it.
 
 use std::net::Ipv6Addr;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::upstream;
 use crate::cli::fault::{live_only, unknown};
 use crate::cli::host::reconcile::everything;
 use crate::cli::machine::look::look;
@@ -16,7 +16,7 @@ use crate::cli::{Fault, Global};
 use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
 use crate::plan::{Step, Whole, spec_of};
 use crate::sys::trace::Packets;
-use crate::sys::{self, Disk, net, trace};
+use crate::sys::{self, Disk, net};
 use crate::{inspect, observe};
 
 /// Find what is wrong with this host and its machines, and say what fixes it
@@ -34,8 +34,8 @@ pub struct Doctor {
     /// address, over which hops
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["fix", "probe"])]
     online: Option<Ipv6Addr>,
-    /// Wait so long for a ping from elsewhere to this host's address of the pool: does the world
-    /// route the pool here at all?
+    /// Ask the router whether it routes the pool here, or looks for it on the link; where it does
+    /// not let see, wait so long for a ping from elsewhere to this host's address of the pool
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["fix", "name"])]
     probe: Option<u64>,
     /// Do not ask before that
@@ -48,7 +48,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
         return online(global, &args, to).await;
     }
     if let Some(seconds) = args.probe {
-        return probe(global, seconds).await;
+        return upstream::probe(global, seconds).await;
     }
     let (mut findings, looked) = findings(global).await?;
     // What keeps doctor from looking at a machine is that machine's matter, too.
@@ -188,24 +188,6 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
         _ => String::new(),
     };
     format!("{name} {verb} {to} from {source}, over {way}{large}")
-}
-
-/// Whether a packet for the pool comes in from the world.
-async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
-    crate::cli::session::must_be_root(global)?;
-    let observed = observe::host(&Disk::new(&global.root), None).await?;
-    let Some(pool) = spec_of(&observed)?.host.prefix else {
-        return Err(Fault::new("this host has no pool of its own that could be routed to it")
-            .hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
-    };
-    let address = pool.host_address();
-    err!("ping {address} from somewhere else in the world; waiting for {seconds} s");
-    if let Some(from) = trace::arrives(address, Duration::from_secs(seconds)).await? {
-        out!("{from} has reached {address}: {pool} is routed to this host");
-        return Ok(0);
-    }
-    Err(Fault::new(format!("no ping to {address} came in within {seconds} s"))
-        .hint(format!("was it sent? Then the provider does not route {pool} here: ask for a route to this host's own address")))
 }
 
 /// A finding in a few lines.

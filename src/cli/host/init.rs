@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 use ipnet::Ipv6Net;
 
+use super::{proposal, upstream};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
@@ -15,15 +16,22 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::Scope;
 use crate::pool::{Pool, Prefix};
-use crate::spec::{AcceptRa, Delegated, Dns, SeenUplink, Tunnel, Uplink, UplinkKind};
+use crate::spec::{AcceptRa, Delegated, Dns, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 use crate::sys::Net;
+use crate::sys::router::Delivery;
 
-/// Tell which prefix is routed to this host
+/// Tell which prefix this host has for its machines; without options, see what there is
 #[derive(Debug, Args)]
+#[command(after_help = WAYS)]
 pub struct Init {
-    /// The prefix that is routed to this host, a /63 at the longest
-    #[arg(long, value_name = "PREFIX", required_unless_present = "delegated")]
+    /// The prefix that the provider gives this host: machines get a /64 each of it, or, of a /64
+    /// or a part of one, an address each
+    #[arg(long, value_name = "PREFIX")]
     pool: Option<String>,
+    /// The provider does not route the pool here, but looks for each address on the link: this
+    /// host answers for its machines
+    #[arg(long, requires = "pool", conflicts_with_all = ["delegated", "tunnel"])]
+    on_link: bool,
     /// The interface that the pool's packets come in on [default: the one with the default route]
     #[arg(long, value_name = "IFACE")]
     uplink: Option<String>,
@@ -58,6 +66,16 @@ pub struct Init {
     length: u8,
 }
 
+const WAYS: &str = "\
+What has your provider given you?
+  a prefix of /48 to /63, routed here   nsctl init --pool 2001:db8:a::/48
+  one /64, routed here                  nsctl init --pool 2001:db8:b::/64
+  one /64 on the link                   nsctl init --pool 2001:db8:b::/64 --on-link
+  a prefix by DHCPv6, which may change  nsctl init --delegated IFACE
+  no IPv6: a tunnel broker routes it    nsctl init --tunnel he …
+
+`nsctl init` alone tells what this host has, and which line it would use.";
+
 /// Who ends the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Broker {
@@ -79,10 +97,18 @@ impl Init {
 }
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
-    let pool = match &args.pool {
-        Some(word) => Pool::Fixed(argument(word)?),
-        None => Pool::delegated(args.length).map_err(|error| Fault::from(error).usage())?,
+    let pool = match (&args.pool, &args.delegated) {
+        (Some(word), _) => Pool::Fixed(argument(word)?),
+        (None, Some(_)) => Pool::delegated(args.length).map_err(|error| Fault::from(error).usage())?,
+        (None, None) => return proposal::run(global, args.uplink).await,
     };
+    if args.on_link && !pool.is_single() {
+        return Err(Fault::new(format!(
+            "{pool} cannot be on the link: each of its /64 is routed to a machine"
+        ))
+        .usage()
+        .hint("leave --on-link away, or name the /64 that is on the link"));
+    }
     let tunnel = args.tunnel()?;
     let uplink = args.uplink.or(args.delegated).map(|word| argument(&word)).transpose()?;
     let uplink: Option<IfName> = uplink;
@@ -98,15 +124,23 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         None => default_uplink(&session)?,
     };
     let uplink = match uplink {
-        Some(name) if session.observed.live => Some(look(&session, name).await?),
+        Some(name) if session.observed.live => Some(look(&session, name, args.on_link).await?),
         // Nobody can be looked at: what is known of it stays.
         name => {
             let known = session.spec.host.uplink.clone();
             let same = known.filter(|known| name.as_ref().is_none_or(|name| known.interface == *name));
-            same.or_else(|| name.map(Uplink::new))
+            same.or_else(|| name.map(Uplink::new)).map(|uplink| uplink.with_on_link(args.on_link))
         }
     };
     let uplink = tunnel.or(uplink);
+    if args.on_link && uplink.is_none() {
+        return Err(Fault::new("nobody can be answered on a link that is not known")
+            .usage()
+            .hint("--uplink IFACE"));
+    }
+    if let (Pool::Fixed(prefix), Some(uplink)) = (pool, &uplink) {
+        single(&session, prefix, uplink).await?;
+    }
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
     let mut host = session.spec.host.clone();
@@ -120,10 +154,53 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             format!("machines get a /64 each of what is delegated; today that is {}", today().await?)
         }
         Pool::Fixed(prefix) => {
-            format!("machines get a /64 each of {prefix}; this host has {}", prefix.host_address())
+            format!("machines get {} each of {prefix}; this host has {}", pool.share(), prefix.host_address())
         }
     });
+    if args.on_link {
+        session.say(
+            "the router asks this host for each address before it sends anything there: a machine is reached as soon as \
+             it has been asked for; a provider that knows just one MAC or a few addresses lets no more in",
+        );
+    }
     Ok(0)
+}
+
+/// One prefix for all machines: is it as the user says?
+async fn single(session: &Session, prefix: Prefix, uplink: &Uplink) -> Result<(), Fault> {
+    let Some(link) = session.observed.link(uplink.interface.as_str()) else { return Ok(()) };
+    if !prefix.is_single() {
+        return Ok(());
+    }
+    let routers = session.observed.routers();
+    if let Some(router) = routers.iter().find(|router| prefix.net().contains(*router)) {
+        let part = prefix.part_without(&session.observed.own_addresses().collect());
+        let hint = part.map_or("name a part of it that the router is not in".into(), |part| {
+            format!("a part of it without the router: --pool {part}")
+        });
+        return Err(Fault::new(format!("{prefix} holds {router}, which is this host's router")).hint(hint));
+    }
+    let pool = session.spec.host.prefix;
+    match upstream::delivery(link, &session.observed, prefix).await? {
+        Some(Delivery::OnLink) if !uplink.is_on_link() => Err(Fault::new(format!(
+            "{prefix} is not routed to this host: the router on {} looks for its addresses there, as for neighbours",
+            link.name
+        ))
+        .hint("add --on-link: this host then answers for its machines; or ask your provider for a route to this host")),
+        Some(Delivery::Routed) if uplink.is_on_link() => {
+            Err(Fault::new(format!("{prefix} is routed to this host: nobody looks for its addresses on {}", link.name))
+                .hint("leave --on-link away"))
+        }
+        None if pool != Some(prefix) => {
+            session.say(format!(
+                "the router on {} does not let see whether it routes {prefix} here; `nsctl doctor --probe 60` waits for a \
+                 ping from elsewhere",
+                link.name
+            ));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The prefix that stays beside a delegated one.
@@ -152,9 +229,8 @@ async fn dns(session: &Session) -> Result<Option<Dns>, Fault> {
 
 /// The interface with the default route, if there is just one.
 fn default_uplink(session: &Session) -> Result<Option<IfName>, Fault> {
-    let routes = &session.observed.default_routes;
-    let names: Vec<&Link> =
-        session.observed.links.iter().filter(|link| routes.contains(&link.index)).collect();
+    let observed = &session.observed;
+    let names: Vec<&Link> = observed.links.iter().filter(|link| observed.has_default_route(link)).collect();
     match names.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one.name.parse()?)),
@@ -167,7 +243,7 @@ fn default_uplink(session: &Session) -> Result<Option<IfName>, Fault> {
 }
 
 /// What must be known of the uplink: its MTU, and who takes its router advertisements.
-async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
+async fn look(session: &Session, interface: IfName, on_link: bool) -> Result<Uplink, Fault> {
     let Some(link) = session.observed.link(interface.as_str()) else {
         let names: Vec<&str> = session.observed.links.iter().map(|link| link.name.as_str()).collect();
         return Err(Fault::new(format!("there is no interface '{interface}' to be the uplink"))
@@ -188,11 +264,13 @@ async fn look(session: &Session, interface: IfName) -> Result<Uplink, Fault> {
         is_set_up: switch(FORWARDING) == Some("1") && host.pool().is_none(),
     };
     let was = host.uplink.as_ref().filter(|uplink| uplink.interface == interface);
-    let was = was.and_then(|uplink| match &uplink.kind {
-        UplinkKind::Native(accept_ra) => Some(accept_ra),
-        UplinkKind::Delegated(_) | UplinkKind::Tunnel(_) => None,
-    });
-    let kind = UplinkKind::Native(AcceptRa::decide(was, seen));
+    let was = was.and_then(Uplink::accept_ra);
+    let accept_ra = AcceptRa::decide(was, seen);
+    let kind = if on_link {
+        UplinkKind::OnLink(OnLink { accept_ra, network_file: seen.file.map(str::to_owned) })
+    } else {
+        UplinkKind::Native(accept_ra)
+    };
     Ok(Uplink { interface, mtu, kind })
 }
 

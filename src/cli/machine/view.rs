@@ -76,7 +76,7 @@ impl Serialize for ModeView {
 pub struct NetworkView {
     pub mode: ModeView,
     /// What was planned.
-    pub prefix: Option<Subnet>,
+    pub prefix: Option<Lease>,
     /// The stable number of the subnet, where its prefix is delegated and may change.
     pub number: Option<u32>,
     pub address: Option<Ipv6Addr>,
@@ -215,14 +215,14 @@ fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: boo
 
 /// A machine's subnet as it is now: that of the lease, or what networkd cut out
 /// of the delegated prefix for the host's end.
-fn current_prefix(observed: &Observed, machine: &MachineName, lease: Lease) -> Option<Subnet> {
-    if let Lease::Subnet(subnet) = lease {
-        return Some(subnet);
+fn current_prefix(observed: &Observed, machine: &MachineName, lease: Lease) -> Option<Lease> {
+    if lease.number().is_none() {
+        return Some(lease);
     }
     let link = observed.host_end(machine)?;
     let mine = observed.addresses.iter().filter(|a| a.interface == link.index && a.global && !a.deprecated);
     let mut global = mine.filter_map(|a| match a.address {
-        IpAddr::V6(address) if !address.is_unique_local() => Some(Subnet::of(address)),
+        IpAddr::V6(address) if !address.is_unique_local() => Some(Lease::Subnet(Subnet::of(address))),
         _ => None,
     });
     global.next_back()
@@ -234,7 +234,7 @@ fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
     let planned = row.network.address.filter(|_| routed.token.is_none() && routed.chosen.is_some())?;
     let prefix = row.network.prefix?;
     let mut own = row.addresses.iter().filter(|address| match address {
-        IpAddr::V6(address) => prefix.contains(*address),
+        IpAddr::V6(address) => prefix.holds(*address),
         IpAddr::V4(_) => false,
     });
     if row.addresses.contains(&IpAddr::V6(planned)) { None } else { own.next().copied() }
@@ -244,7 +244,7 @@ fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
 fn old_addresses(row: &Row) -> Vec<IpAddr> {
     let (Some(today), Some(_)) = (row.network.prefix, row.network.number) else { return Vec::new() };
     let old = row.addresses.iter().filter(|address| match address {
-        IpAddr::V6(address) => !today.contains(*address) && !address.is_unique_local(),
+        IpAddr::V6(address) => !today.holds(*address) && !address.is_unique_local(),
         IpAddr::V4(_) => false,
     });
     old.copied().collect()
@@ -271,7 +271,7 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
     }
 }
 
-fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Option<Lease>) -> NetworkView {
+fn network(definition: Option<&MachineSpec>, prefix: Option<Lease>, lease: Option<Lease>) -> NetworkView {
     let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
     let mode = ModeView::Managed(network.mode());
     let bridge = network.bridge().map(ToString::to_string);
@@ -281,7 +281,7 @@ fn network(definition: Option<&MachineSpec>, prefix: Option<Subnet>, lease: Opti
             mode,
             prefix,
             number: lease.and_then(Lease::number),
-            address: prefix.map(|subnet| routed.address(subnet)),
+            address: prefix.and_then(|prefix| routed.planned(prefix).address()),
             bridge,
         },
     }

@@ -24,9 +24,9 @@ pub struct PoolArgs {
 #[derive(Serialize)]
 struct View<'a> {
     pool: Pool,
-    /// Subnets for machines, all but the host's own.
-    size: u64,
-    free: u64,
+    /// How many machines it is for.
+    size: u128,
+    free: u128,
     leases: Vec<Held<'a>>,
     /// The one freed longest ago first.
     resting: Vec<Lease>,
@@ -56,14 +56,19 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
 
 fn view(pool: Pool, leases: &Leases) -> View<'_> {
     let used = leases.held().len() + leases.resting().len();
-    let size = pool.size() - 1;
+    let size = pool.size() - u128::from(pool.first());
     View {
         pool,
         size,
-        free: size.saturating_sub(used as u64),
+        free: size.saturating_sub(used as u128),
         leases: leases.held().iter().map(|(machine, subnet)| Held { machine, subnet: *subnet }).collect(),
         resting: leases.resting().iter().map(|rested| rested.lease).collect(),
     }
+}
+
+/// A number that somebody may want to read.
+fn many(count: u128) -> String {
+    if count < 1_000_000_000 { count.to_string() } else { "more than a billion".to_owned() }
 }
 
 fn sheet(view: &View) -> String {
@@ -80,8 +85,15 @@ fn sheet(view: &View) -> String {
         view.pool,
         view.leases.len(),
         view.resting.len(),
-        view.free,
-        view.size
+        many(view.free),
+        many(view.size)
     );
-    if rows.is_empty() { head } else { format!("{head}\n{}", text::table(&["SUBNET", "MACHINE"], &rows)) }
+    if rows.is_empty() {
+        head
+    } else {
+        format!(
+            "{head}\n{}",
+            text::table(&[if view.pool.is_single() { "ADDRESS" } else { "SUBNET" }, "MACHINE"], &rows)
+        )
+    }
 }

@@ -1,13 +1,14 @@
 //! The kernel's messages, read.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
-use crate::observed::{Address, Link, Route};
+use crate::observed::{Address, DefaultRoute, Link, Route};
 
 pub fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
@@ -93,23 +94,52 @@ pub fn main_route(route: &RouteMessage) -> Vec<Route> {
         by_ra: route.header.protocol == RouteProtocol::Ra,
         metric: metric.unwrap_or(0),
     };
-    match out_interfaces(route).as_slice() {
+    match next_hops(route).as_slice() {
         [] => vec![over(None)],
-        some => some.iter().map(|index| over(Some(*index))).collect(),
+        some => some.iter().map(|hop| over(Some(hop.interface))).collect(),
     }
 }
 
 /// RT_TABLE_MAIN (rtnetlink(7)).
 const MAIN_TABLE: u32 = 254;
 
-/// Where a route leads out of: several interfaces, where it has several next hops.
-pub fn out_interfaces(route: &RouteMessage) -> Vec<u32> {
+/// Where a route leads to: to several, where it has several next hops.
+pub fn next_hops(route: &RouteMessage) -> Vec<DefaultRoute> {
+    let gateway = gateway(&route.attributes);
     let of = |attribute: &RouteAttribute| match attribute {
-        RouteAttribute::Oif(index) => vec![*index],
-        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        RouteAttribute::Oif(index) => vec![DefaultRoute { interface: *index, gateway }],
+        RouteAttribute::MultiPath(hops) => hops
+            .iter()
+            .map(|hop| DefaultRoute {
+                interface: hop.interface_index,
+                gateway: self::gateway(&hop.attributes),
+            })
+            .collect(),
         _ => Vec::new(),
     };
     route.attributes.iter().flat_map(of).collect()
+}
+
+/// Whether a route leads out of this interface, and of no other.
+pub fn leads_out_of(route: &RouteMessage, interface: u32) -> bool {
+    matches!(next_hops(route).as_slice(), [hop] if hop.interface == interface)
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        _ => None,
+    })
+}
+
+/// Who is answered for on an interface.
+pub fn proxied(message: &NeighbourMessage) -> Option<(u32, Ipv6Addr)> {
+    let found = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(*address),
+        _ => None,
+    });
+    Some((message.header.ifindex, found?))
 }
 
 pub fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {

@@ -12,17 +12,17 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv6Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
 use super::trace::Tracer;
 use crate::hint::Hint;
-use crate::observed::{Address, Link, Route};
+use crate::observed::{Address, DefaultRoute, Link, Route};
 use crate::sys;
-use message::{address, destination, is_multicast, link, main_route, out_interfaces};
+use message::{address, destination, is_multicast, leads_out_of, link, main_route, next_hops, proxied};
 
 /// What netlink answered.
 #[derive(Debug, thiserror::Error)]
@@ -142,18 +142,18 @@ impl Net {
         Ok(self.handle.route().get(filter).execute().try_collect().await?)
     }
 
-    /// The interfaces that default routes lead out of.
+    /// The default routes, of one over several next hops each.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn default_routes(&self) -> Result<Vec<u32>, NetError> {
+    pub async fn default_routes(&self) -> Result<Vec<DefaultRoute>, NetError> {
         let mut found = Vec::new();
         for v6 in [true, false] {
             let routes = self.routes(v6).await?;
             let defaults = routes
                 .iter()
                 .filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
-            found.extend(defaults.flat_map(out_interfaces));
+            found.extend(defaults.flat_map(next_hops));
         }
         Ok(found)
     }
@@ -193,6 +193,15 @@ impl Net {
     pub async fn main_routes(&self) -> Result<Vec<Route>, NetError> {
         let routes = self.routes(true).await?;
         Ok(routes.iter().flat_map(main_route).collect())
+    }
+
+    /// Whom this host answers for as a neighbour, and on which interface.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn proxies(&self) -> Result<BTreeSet<(u32, Ipv6Addr)>, NetError> {
+        let asked = self.handle.neighbours().get().proxies().set_address_family(AddressFamily::Inet6);
+        Ok(asked.execute().try_filter_map(async |message| Ok(proxied(&message))).try_collect().await?)
     }
 
     /// Addresses that failed the check for duplicates.
@@ -335,7 +344,7 @@ impl Net {
             let _ = self.handle.address().del(message).execute().await;
         }
         let left = self.routes(true).await?;
-        for route in left.into_iter().filter(|r| out_interfaces(r) == [index] && !is_multicast(r)) {
+        for route in left.into_iter().filter(|r| leads_out_of(r, index) && !is_multicast(r)) {
             let _ = self.handle.route().del(route).execute().await;
         }
         Ok(())

@@ -1,0 +1,104 @@
+//! A host whose provider looks for each address of its /64 on the link: it answers for its machines.
+
+use anyhow::Result;
+
+use crate::lab::{Lab, until};
+use crate::must;
+
+use super::refused;
+
+const PROVIDER: &str = "mkdir -p /etc/systemd/network/20-wan0.network.d
+    printf '[Network]\\nAddress=2001:db8:c::2/64\\n' > /etc/systemd/network/20-wan0.network.d/10-provider.conf
+    networkctl reload
+    timeout 20 sh -c 'until ip -6 addr show dev wan0 -tentative to 2001:db8:c::2 | grep -q global && ip -6 route show default | grep -q wan0; do sleep 0.1; done'";
+
+pub fn run(lab: &mut Lab) -> Result<()> {
+    lab.sh(PROVIDER)?;
+    lab.router.script("ip addr add 2001:db8:c::1/64 dev up0 nodad")?;
+    let said = lab.nsctl_ok("init")?;
+    must!(
+        said.contains("It looks for the addresses of 2001:db8:c::/64 on the link")
+            && said.contains("\n    nsctl init --pool 2001:db8:c::/64 --uplink wan0 --on-link\n"),
+        "{said}"
+    );
+    refused(lab, "init --pool 2001:db8:c::/64", 1, "is not routed to this host")?;
+    a_pool_with_the_router(lab)?;
+    let said = lab.nsctl_ok("init --pool 2001:db8:c::/64 --on-link")?;
+    must!(said.contains("the router asks this host for each address"), "{said}");
+    must!(lab.nsctl_ok("doctor --probe 1")?.contains("is on the link"), "a probe");
+
+    lab.nsctl_ok("create web --routed --image debian-13")?;
+    let first = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:c::100"])?;
+    must!(first.ok(), "it does not answer:\n{}", first.all());
+    let waited: f64 = first
+        .stdout
+        .split("time=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or(1e9);
+    must!(waited < 100.0, "the first answer takes {waited} ms");
+    let out = lab.inside("web", "ping -6 -c2 -i0.2 -W5 2001:db8:c::1; ip -6 route get 2001:db8:ffff::1")?;
+    must!(out.stdout.contains("2 received") && out.stdout.contains("src 2001:db8:c::100"), "{}", out.all());
+    own_affairs(lab)?;
+    unanswered(lab)?;
+    must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
+    must!(lab.nsctl_ok("doctor")?.contains("all is well"), "{}", lab.nsctl("doctor")?.all());
+
+    lab.power_off()?;
+    lab.power_on()?;
+    lab.booted("web")?;
+    let ping = lab.router.run(&["ping", "-6", "-c3", "-i0.2", "-W5", "2001:db8:c::100"])?;
+    must!(ping.ok(), "it does not answer after the host's boot:\n{}", ping.all());
+    comes_and_goes(lab)
+}
+
+/// A pool must not hold the router: a machine would get its address one day.
+fn a_pool_with_the_router(lab: &Lab) -> Result<()> {
+    lab.sh("ip -6 route add default via 2001:db8:c::1 dev wan0 metric 10")?;
+    for line in ["init --pool 2001:db8:c::/64 --on-link", "init --pool 2001:db8:c::/64"] {
+        refused(lab, line, 1, "which is this host's router")?;
+        must!(lab.nsctl(line)?.stderr.contains("--pool 2001:db8:c:0:1::/80"), "{}", lab.nsctl(line)?.stderr);
+    }
+    lab.sh("ip -6 route del default via 2001:db8:c::1 dev wan0 metric 10").map(drop)
+}
+
+/// The host and its neighbours keep what they have.
+fn own_affairs(lab: &Lab) -> Result<()> {
+    for (who, address) in [(true, "2001:db8:c::2"), (false, "2001:db8:c::1")] {
+        let line = ["ping", "-6", "-c2", "-i0.2", "-W5", address];
+        let ping = if who { lab.router.run(&line)? } else { lab.run(&line)? };
+        must!(ping.ok(), "{address}: {}", ping.all());
+    }
+    // Nobody is answered for but machines that run.
+    let nobody = lab.router.run(&["ping", "-6", "-c1", "-W2", "2001:db8:c::101"])?;
+    must!(!nobody.ok(), "{}", nobody.all());
+    let known = lab.router.script("ip -6 neigh show 2001:db8:c::101")?;
+    must!(!known.contains("lladdr"), "somebody answers for nobody: {known}");
+    Ok(())
+}
+
+fn unanswered(lab: &Lab) -> Result<()> {
+    lab.sh("ip -6 neigh del proxy 2001:db8:c::100 dev wan0")?;
+    let found = lab.nsctl("doctor web")?;
+    must!(!found.ok() && found.stdout.contains("is not answered for on wan0"), "{}", found.all());
+    lab.nsctl_ok("doctor web --fix --yes")?;
+    must!(lab.sh("ip -6 neigh show proxy")?.contains("2001:db8:c::100"), "it is not mended");
+    Ok(())
+}
+
+/// An answer lasts as long as the machine runs there.
+fn comes_and_goes(lab: &Lab) -> Result<()> {
+    let proxies = || lab.sh("ip -6 neigh show proxy");
+    lab.nsctl_ok("stop web")?;
+    must!(proxies()?.is_empty(), "a stopped machine is answered for: {}", proxies()?);
+    lab.nsctl_ok("start web")?;
+    must!(proxies()?.contains("2001:db8:c::100"), "a started machine is not answered for");
+    lab.nsctl_ok("bridge create vbr0 --uplink enp6s0")?;
+    lab.nsctl_ok("attach web --bridge vbr0")?;
+    must!(proxies()?.is_empty(), "a machine that moved is answered for: {}", proxies()?);
+    lab.nsctl_ok("attach web --routed")?;
+    until(std::time::Duration::from_secs(5), "an answer", || Ok(proxies()?.contains("2001:db8:c::100")))?;
+    lab.nsctl_ok("remove -y web")?;
+    must!(proxies()?.is_empty(), "what is gone is answered for: {}", proxies()?);
+    Ok(())
+}
