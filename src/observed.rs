@@ -303,9 +303,12 @@ impl Observed {
         v6(self.default_routes.iter().filter_map(|route| route.gateway)).collect()
     }
 
-    /// The addresses that this host has, and its routers.
+    /// The addresses that this host has for itself, and its routers.
     pub fn own_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
-        v6(self.addresses.iter().map(|address| address.address)).chain(self.routers())
+        let of_machines: BTreeSet<u32> =
+            self.links.iter().filter(|l| l.name.starts_with("ve-")).map(|l| l.index).collect();
+        let own = self.addresses.iter().filter(move |address| !of_machines.contains(&address.interface));
+        v6(own.map(|address| address.address)).chain(self.routers())
     }
 
     pub fn file(&self, path: &Path) -> Option<&str> {

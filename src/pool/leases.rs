@@ -21,8 +21,8 @@ pub struct Leases {
     resting: Vec<Resting>,
     /// Every subnet in `held` or `resting`.
     used: Ranges,
-    /// What nobody gets anew: the host's own addresses, and its routers'.
-    reserved: BTreeSet<Lease>,
+    /// What nobody gets anew, nor the /64 around it: the host's own addresses, and its routers'.
+    reserved: BTreeSet<Ipv6Addr>,
 }
 
 impl Leases {
@@ -60,7 +60,13 @@ impl Leases {
 
     /// Keeps addresses from being leased. Who holds one already keeps it.
     pub fn reserve(&mut self, own: impl IntoIterator<Item = Ipv6Addr>) {
-        self.reserved.extend(own.into_iter().map(Lease::Address));
+        self.reserved.extend(own);
+    }
+
+    /// Whether the host, or a router of its, has an address of it.
+    fn is_reserved(&self, pool: Pool, lease: Lease) -> bool {
+        let taken = |own: &Ipv6Addr| lease.number().is_none() && lease.holds(*own);
+        pool.is_hosts_own(lease) || self.reserved.iter().any(taken)
     }
 
     /// Leases a subnet to `name`: the pinned one, the one that it holds, the one that it held
@@ -95,7 +101,7 @@ impl Leases {
         if !pool.contains(pin) {
             return Err(PoolError::Outside { lease: pin, pool });
         }
-        if pool.is_hosts_own(pin) || self.reserved.contains(&pin) {
+        if self.is_reserved(pool, pin) {
             return Err(PoolError::HostsOwn(pin));
         }
         match self.holder(pin) {
@@ -112,7 +118,7 @@ impl Leases {
     fn rested(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Resting> {
         self.resting
             .iter()
-            .filter(move |rested| pool.contains(rested.lease) && !self.reserved.contains(&rested.lease))
+            .filter(move |rested| pool.contains(rested.lease) && !self.is_reserved(pool, rested.lease))
     }
 
     /// What a machine of this name held last, if nobody else has it since.
@@ -128,7 +134,7 @@ impl Leases {
         loop {
             at = self.used.first_free(at)?;
             let lease = pool.lease(u64::try_from(at - begin).ok()?)?;
-            if !pool.is_hosts_own(lease) && !self.reserved.contains(&lease) {
+            if !self.is_reserved(pool, lease) {
                 return Some(lease);
             }
             at += 1;
@@ -261,6 +267,16 @@ mod tests {
         assert_eq!(get("d", Some("2001:db8:b::7/128")).unwrap(), "2001:db8:b::7/128");
         assert!(matches!(get("d", Some("2001:db8:c::7/128")), Err(PoolError::Outside { .. })));
         assert!(matches!(get("d", Some("2001:db8:b::/64")), Err(PoolError::Outside { .. })));
+    }
+
+    #[test]
+    fn a_subnet_of_the_host_is_no_machines() {
+        let pool = pool("2001:db8:a::/48");
+        let mut leases = Leases::default();
+        leases.reserve(["2001:db8:a:1::9".parse().unwrap(), "fe80::1".parse().unwrap()]);
+        assert_eq!(leases.lease(pool, &name("a"), None).unwrap().to_string(), "2001:db8:a:2::/64");
+        let own = Some("2001:db8:a:1::/64".parse().unwrap());
+        assert!(matches!(leases.lease(pool, &name("b"), own), Err(PoolError::HostsOwn(_))));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub enum PoolError {
     Full(Pool),
     #[error("{lease} is not in the pool {pool}")]
     Outside { lease: Lease, pool: Pool },
-    #[error("{0} is the host's own, or its router's")]
+    #[error("{0} is the host's own, or holds an address that it or its router has")]
     HostsOwn(Lease),
     #[error("{lease} is leased to '{holder}'")]
     Taken { lease: Lease, holder: MachineName },
