@@ -285,7 +285,8 @@ pub fn accept_ra(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/accept_ra")
 }
 
-fn v6(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv6Addr> {
+/// Those of IPv6.
+pub fn v6(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv6Addr> {
     addresses.filter_map(|address| match address {
         IpAddr::V6(address) => Some(address),
         IpAddr::V4(_) => None,
@@ -304,11 +305,11 @@ impl Observed {
     }
 
     /// The addresses that this host has for itself, and its routers.
-    pub fn own_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let of_machines: BTreeSet<u32> =
             self.links.iter().filter(|l| l.name.starts_with("ve-")).map(|l| l.index).collect();
         let own = self.addresses.iter().filter(move |address| !of_machines.contains(&address.interface));
-        v6(own.map(|address| address.address)).chain(self.routers())
+        own.map(|address| address.address).chain(self.default_routes.iter().filter_map(|route| route.gateway))
     }
 
     pub fn file(&self, path: &Path) -> Option<&str> {

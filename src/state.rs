@@ -119,7 +119,13 @@ pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
 /// The subnet or the address that a rendered file is about, or its number in a delegated prefix.
 fn lease_of(ini: &Ini) -> Option<Lease> {
     match ini.get("DHCPPrefixDelegation", "SubnetId") {
-        None => ini.get("IPv6Prefix", "Prefix").or_else(|| ini.get("Route", "Destination"))?.parse().ok(),
+        None => {
+            let routes =
+                ini.sections().filter(|(name, _)| *name == "Route").flat_map(|(_, settings)| settings);
+            let mut routes = routes.filter(|(key, _)| key == "Destination").map(|(_, value)| value.as_str());
+            let prefix = ini.get("IPv6Prefix", "Prefix").and_then(|prefix| prefix.parse().ok());
+            prefix.or_else(|| routes.find_map(|route| route.parse().ok()))
+        }
         Some(number) => u32::from_str_radix(number.strip_prefix("0x")?, 16).ok().map(Lease::Number),
     }
 }

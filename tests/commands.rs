@@ -339,6 +339,12 @@ pictures! {
         "create web --routed --hostname web.example.org",
         "create web --routed --image ./nowhere.tar",
         "create web --routed --max-size huge";
+    create_ipv4_of_its_own: pool(),
+        "create web --routed --image base --ipv4 192.0.2.9",
+        "create db --routed --image base --ipv4 192.0.2.9",
+        "create db --bridge vbr0 --ipv4 192.0.2.9",
+        "create db --routed --ipv4 224.0.0.1",
+        "attach web --bridge vbr0";
     create_pool_full: BARE.done("init --pool 2001:db8:a::/63").done("create one --routed"), "create two --routed";
     create_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "create web --routed";
     create_beside_a_broken_one:

@@ -1,7 +1,7 @@
 //! The pool: routed to this host, not looping, and nobody else's.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -18,9 +18,10 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
 
 /// An address of a machine that this host, or its router, has as well.
 fn taken(facts: &Facts) -> Vec<Finding> {
-    let own: BTreeSet<Ipv6Addr> = facts.observed.own_addresses().collect();
+    let own: BTreeSet<IpAddr> = facts.observed.own_addresses().collect();
     let held = facts.state.leases.held().iter();
-    let twice = held.filter(|(_, lease)| matches!(lease, Lease::Address(address) if own.contains(address)));
+    let twice = held
+        .filter(|(_, lease)| matches!(lease, Lease::Address(address) if own.contains(&IpAddr::V6(*address))));
     let findings = twice.map(|(name, lease)| {
         Finding::error(
             name.as_str(),

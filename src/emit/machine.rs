@@ -1,7 +1,7 @@
 //! One machine: its .nspawn, the host's end of its veth, the file bound into
 //! it, and its unit's drop-in.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv6Net;
@@ -11,7 +11,7 @@ use super::ini::Ini;
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
 use crate::pool::{Lease, Planned, Subnet};
-use crate::spec::{HostSpec, MachineSpec, Network, Routed, Sections, Values};
+use crate::spec::{HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -123,6 +123,21 @@ impl<'a> MachineFiles<'a> {
         self.host.gives_ipv4(self.machine)
     }
 
+    /// The machine's own IPv4 address.
+    fn own_ipv4(&self) -> Option<Ipv4Addr> {
+        self.machine.ipv4.and_then(Ipv4::address)
+    }
+
+    /// An IPv4 address needs no gateway of its own kind (RFC 8950).
+    fn with_own_ipv4(&self, ini: Ini) -> Ini {
+        let Some(address) = self.own_ipv4() else { return ini };
+        ini.section("Address")
+            .set("Address", format_args!("{address}/32"))
+            .section("Route")
+            .set("Destination", "0.0.0.0/0")
+            .set("Gateway", GATEWAY)
+    }
+
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
     /// says all is one that can be read.
     fn nspawn(&self, attachment: &Attachment) -> String {
@@ -220,13 +235,14 @@ impl<'a> MachineFiles<'a> {
             .set_some("Address", (self.nat() && !self.has_own_ipv4()).then_some("0.0.0.0/28"))
             .set_some("DHCPServer", self.nat().then_some("yes"))
             .set_some("IPMasquerade", self.nat().then_some("ipv4"));
-        match lease {
+        let ini = match lease {
             Lease::Number(number) => self.delegated_prefix(ini, number),
             Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
-            Lease::Address(address) => own_gateway(ini)
-                .section("Route")
-                .set("Destination", format_args!("{address}/128"))
-                .set("Scope", "link"),
+            Lease::Address(address) => route_to(own_gateway(ini), format_args!("{address}/128")),
+        };
+        match self.own_ipv4() {
+            Some(address) => route_to(ini, format_args!("{address}/32")),
+            None => ini,
         }
     }
 
@@ -286,11 +302,12 @@ impl<'a> MachineFiles<'a> {
             ini = ini.section("Link").set("MTUBytes", mtu);
         }
         let address = match routed.planned(lease) {
-            Planned::Token(_) => return self.delegated_guest_end(ini, routed).render(),
+            Planned::Token(_) => return self.with_own_ipv4(self.delegated_guest_end(ini, routed)).render(),
             Planned::Address(address) => Ipv6Net::new_assert(address, 64),
             Planned::Single(address) => Ipv6Net::new_assert(address, 128),
         };
-        ini.section("Network")
+        let ini = ini
+            .section("Network")
             .set("LinkLocalAddressing", "ipv6")
             .set("IPv6AcceptRA", "no")
             .set_some("DHCP", self.nat().then_some("ipv4"))
@@ -300,8 +317,8 @@ impl<'a> MachineFiles<'a> {
             .set("Address", address)
             .set("DuplicateAddressDetection", "none")
             .section("Route")
-            .set("Gateway", GATEWAY)
-            .render()
+            .set("Gateway", GATEWAY);
+        self.with_own_ipv4(ini).render()
     }
 
     /// The unit's own settings: what it waits for, its limits.
@@ -320,12 +337,8 @@ impl<'a> MachineFiles<'a> {
             .filter_map(|expose| Some(host_unit(self.name, expose.host?, "socket")))
             .collect();
         let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
-        let single = match attachment {
-            Attachment::Routed { lease: Lease::Address(address), .. } => Some(*address),
-            Attachment::Routed { .. } | Attachment::Bridge(_) => None,
-        };
-        let neighbour = single.zip(self.host.answers_on());
-        let link = neighbour.map(|(_, uplink)| device_unit(uplink));
+        let link = (!self.answered_for(attachment).is_empty()).then(|| self.host.ipv4_uplink()).flatten();
+        let link = link.map(device_unit);
         let mut ini = Ini::new();
         if description.is_some() || before.is_some() || sockets.is_some() || link.is_some() {
             ini = ini.section("Unit").set_some("Description", description);
@@ -339,13 +352,66 @@ impl<'a> MachineFiles<'a> {
         ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
-        let proxy = |verb| {
-            neighbour.map(|(address, uplink)| format!("-ip -6 neigh {verb} proxy {address} dev {uplink}"))
-        };
-        ini = ini.set_some("ExecStartPre", proxy("replace"));
+        ini = ini.set_some("ExecStartPre", self.own_ipv4().map(|_| self.lets_ipv4_through()));
+        for command in self.answer(attachment, "replace") {
+            ini = ini.set("ExecStartPre", command);
+        }
         ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
-        ini = ini.set_some("ExecStartPost", single.map(|address| address_guest_end(self.name, address)));
-        ini.set_some("ExecStopPost", proxy("del")).render()
+        ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
+        for command in self.answer(attachment, "del") {
+            ini = ini.set("ExecStopPost", command);
+        }
+        ini.render()
+    }
+
+    /// The addresses that are looked for on the uplink, where this host answers for them.
+    fn answered_for(&self, attachment: &Attachment) -> Vec<IpAddr> {
+        let Attachment::Routed { lease, .. } = attachment else { return Vec::new() };
+        let v6 = match lease {
+            Lease::Address(address) if self.host.answers_on().is_some() => Some(IpAddr::V6(*address)),
+            Lease::Address(_) | Lease::Subnet(_) | Lease::Number(_) => None,
+        };
+        // Where it is routed to this host nobody looks for it, and an answer does no harm.
+        let v4 = self.own_ipv4().filter(|_| self.host.ipv4_uplink().is_some()).map(IpAddr::V4);
+        v6.into_iter().chain(v4).collect()
+    }
+
+    /// networkd turns IPv4 forwarding on for those that share an address; and the kernel would let
+    /// who asks on the uplink wait for up to 0.8 s.
+    fn lets_ipv4_through(&self) -> String {
+        let mut switches = vec![("conf/all/forwarding".to_owned(), 1)];
+        switches.extend(self.host.ipv4_uplink().map(|uplink| (format!("neigh/{uplink}/proxy_delay"), 0)));
+        let set = switches.iter().map(|(key, value)| format!("echo {value} > /proc/sys/net/ipv4/{key}"));
+        format!("-/bin/sh -c '{}'", set.collect::<Vec<_>>().join("; "))
+    }
+
+    /// What begins or ends that this host answers for the machine (RFC 4861 7.2.8, RFC 1027).
+    fn answer(&self, attachment: &Attachment, verb: &str) -> Vec<String> {
+        let Some(uplink) = self.host.ipv4_uplink() else { return Vec::new() };
+        let command = |address| format!("-ip neigh {verb} proxy {address} dev {uplink}");
+        self.answered_for(attachment).into_iter().map(command).collect()
+    }
+
+    /// A guest that does not read the file bound into it cannot know single addresses: RA tells of
+    /// prefixes, networkd serves no DHCPv6, and its DHCP tells of private addresses alone. Who asks
+    /// for RAs does so when he sets his link up himself: that is waited for.
+    fn address_guest_end(&self, attachment: &Attachment) -> Option<String> {
+        let Attachment::Routed { lease, routed } = attachment else { return None };
+        let mut commands = Vec::new();
+        if let Lease::Address(address) = lease {
+            commands.push("ip link set host0 up".to_owned());
+            commands.push(format!("ip -6 addr replace {address}/128 dev host0 nodad"));
+            commands.push(format!("ip -6 route replace default via {GATEWAY} dev host0"));
+        }
+        if let Some(address) = self.own_ipv4().filter(|_| routed.chosen.is_some()) {
+            // Neither quotes nor variables: three shells and systemd read this.
+            let tries = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20";
+            let is_up = "ip -o link show host0 up | grep -q host0";
+            commands.push(format!("for try in {tries}; do {is_up} && break; sleep 0.2; done"));
+            commands.push(format!("ip addr replace {address}/32 dev host0"));
+            commands.push(format!("ip -4 route replace default via inet6 {GATEWAY} dev host0"));
+        }
+        (!commands.is_empty()).then(|| inside(self.name, &format!("sh -c \"{}\"", commands.join("; "))))
     }
 }
 
@@ -353,17 +419,6 @@ impl<'a> MachineFiles<'a> {
 /// narrower end drops without a word: networkd's RA names no MTU.
 fn narrow_guest_end(name: &MachineName, mtu: u32) -> String {
     inside(name, &format!("ip link set host0 mtu {mtu}"))
-}
-
-/// A guest that does not read the file bound into it cannot know a single address: RA tells of
-/// prefixes, and networkd serves no DHCPv6.
-fn address_guest_end(name: &MachineName, address: Ipv6Addr) -> String {
-    let commands = [
-        "ip link set host0 up".to_owned(),
-        format!("ip -6 addr replace {address}/128 dev host0 nodad"),
-        format!("ip -6 route replace default via {GATEWAY} dev host0"),
-    ];
-    inside(name, &format!("sh -c \"{}\"", commands.join("; ")))
 }
 
 /// A command of the host's in a machine's network.
@@ -379,6 +434,11 @@ fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
         .set("DuplicateAddressDetection", "none")
         .section("IPv6Prefix")
         .set("Prefix", subnet)
+}
+
+/// A single address behind this link.
+fn route_to(ini: Ini, address: impl ToString) -> Ini {
+    ini.section("Route").set("Destination", address).set("Scope", "link")
 }
 
 fn own_gateway(ini: Ini) -> Ini {

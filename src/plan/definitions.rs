@@ -6,7 +6,7 @@ use crate::emit::Owner;
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::settings::{Program, VERSIONS, Verdict, judge};
-use crate::spec::{MachineSpec, Problem, definition_path};
+use crate::spec::{Ipv4, MachineSpec, Problem, definition_path};
 
 /// Of machines that would be started, or whose files would change.
 pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Refusal> {
@@ -25,6 +25,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) ->
             refusals.extend(unbound(name, machine, wanted, observed));
         }
         if changed {
+            refusals.extend(taken(name, machine, wanted, observed));
             refusals.extend(misspelt(name, machine, wanted, observed));
         }
     }
@@ -49,6 +50,19 @@ pub fn unbound(
             Refusal::Definition { machine: name.clone(), place: Box::new(place), hint }
         })
         .collect()
+}
+
+/// An IPv4 address that this host has itself, or its router.
+fn taken(name: &MachineName, machine: &MachineSpec, wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
+    let address = machine.ipv4.and_then(Ipv4::address)?;
+    if !wanted.spec.own_addresses.contains(&address.into()) {
+        return None;
+    }
+    let message = format!("{address} is this host's own, or its router's");
+    let place = place(name, wanted, observed, &[], "ipv4", Some(&address.to_string()), message);
+    let hint =
+        "name one that the provider has given you for a machine; ipv4 = \"nat\" shares the host's".to_owned();
+    Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
 }
 
 /// Settings that no systemd knows; those that it will know, or knew, are doctor's matter.

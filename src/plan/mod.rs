@@ -29,7 +29,7 @@ pub use whole::{Whole, whole};
 
 use crate::emit::{self, ManagedFile, Owner, Reader};
 use crate::name::{IfName, MachineName};
-use crate::observed::{Nftables, Observed};
+use crate::observed::{Nftables, Observed, v6};
 use crate::pool::Leases;
 use crate::provision::FirstBoot;
 use crate::spec::Spec;
@@ -370,7 +370,7 @@ fn settle_those(
     for name in leaving {
         leases.release(&name);
     }
-    leases.reserve(spec.own_addresses.iter().copied());
+    leases.reserve(v6(spec.own_addresses.iter().copied()));
     let mut refusals = Vec::new();
     // Pinned ones first, so that nobody gets by chance what another asks for by name.
     for pinned in [true, false] {

@@ -157,6 +157,11 @@ impl HostSpec {
         machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
     }
 
+    /// The interface on which a machine's own IPv4 address may be looked for. A tunnel brings IPv6 alone.
+    pub fn ipv4_uplink(&self) -> Option<&IfName> {
+        self.uplink.as_ref().filter(|uplink| uplink.tunnel().is_none()).map(|uplink| &uplink.interface)
+    }
+
     /// The address on which machines ask this host's name server, if they do.
     pub fn dns_listener(&self) -> Option<Ipv6Addr> {
         self.dns.as_ref().filter(|dns| dns.listen)?;
@@ -201,6 +206,9 @@ impl HostSpec {
         }
         if self.local.is_some() && self.delegated().is_none() {
             faults.push("local: only where the ISP delegates a prefix; a pool of one's own stays".into());
+        }
+        if self.defaults.ipv4.is_some_and(|ipv4| ipv4.address().is_some()) {
+            faults.push("defaults.ipv4: an address is one machine's own; it stands in its definition".into());
         }
         faults.extend(self.defaults.limits.faults().into_iter().map(|fault| format!("defaults.{fault}")));
         faults.extend(self.dns.as_ref().and_then(Dns::fault));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::expose::Expose;
+use super::ipv4::Ipv4;
 use super::network::{Network, NetworkFault, network_fault};
 use super::port::OpenPort;
 use crate::name::IfName;
@@ -118,17 +119,6 @@ impl Limits {
     }
 }
 
-/// What a routed machine has of IPv4.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Ipv4 {
-    /// A private address from networkd's DHCP server; out through the host's own.
-    Nat,
-    /// Nothing.
-    #[default]
-    None,
-}
-
 /// Sections, keys and values of a .nspawn file (systemd.nspawn(5)).
 pub type NspawnTable = BTreeMap<String, BTreeMap<String, Values>>;
 
@@ -211,8 +201,8 @@ impl MachineSpec {
         self.network = Network::Bridge(bridge);
         let open = std::mem::take(&mut self.open);
         let mut lost: Vec<String> = open.iter().map(|port| format!("open {port}")).collect();
-        let ipv4 = self.ipv4.take().filter(|ipv4| *ipv4 == Ipv4::Nat);
-        lost.extend(ipv4.map(|_| "ipv4 = \"nat\"".to_owned()));
+        let ipv4 = self.ipv4.take().filter(|ipv4| *ipv4 != Ipv4::None);
+        lost.extend(ipv4.map(|ipv4| format!("ipv4 = \"{ipv4}\"")));
         lost.extend(self.firewall.take().map(|on| format!("firewall = {on}")));
         lost.extend(self.forget_host_ports().iter().map(|port| format!("port {port} of this host")));
         lost

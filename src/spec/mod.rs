@@ -7,6 +7,7 @@ mod expose;
 mod host;
 pub mod image;
 mod interfaces;
+mod ipv4;
 mod machine;
 mod network;
 mod port;
@@ -16,15 +17,14 @@ pub mod recipe;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv6Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use binds::sources;
 pub use expose::Expose;
 pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
-pub use machine::{
-    Ipv4, Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network,
-};
+pub use ipv4::Ipv4;
+pub use machine::{Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network};
 pub use network::{Mode, Network, Routed};
 pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
@@ -55,7 +55,7 @@ pub struct Spec {
     /// Whether this host's nftables.service is Debian's: not written down, but there.
     pub debian_nftables: bool,
     /// The addresses that this host has on its links, and its routers: nor is that written down.
-    pub own_addresses: BTreeSet<Ipv6Addr>,
+    pub own_addresses: BTreeSet<IpAddr>,
 }
 
 /// The texts of the definitions, by path; or why one cannot be read.
@@ -132,6 +132,15 @@ impl Spec {
                     found.push((name.clone(), Problem::at_value(&path, text, "subnet", message)));
                 }
                 None => _ = pins.insert(*pin, name),
+            }
+        }
+        let mut own_ipv4 = BTreeMap::new();
+        for (name, machine) in &self.machines {
+            let address = machine.ipv4.and_then(Ipv4::address);
+            if let Some((address, other)) = address.and_then(|a| Some((a, own_ipv4.insert(a, name)?))) {
+                let (path, text) = (definition_path(name), text_of(texts, name));
+                let message = format!("{address} is the address of '{other}' too");
+                found.push((name.clone(), Problem::at_value(&path, text, "ipv4", message)));
             }
         }
         let single = self.host.pool().is_some_and(Pool::is_single);

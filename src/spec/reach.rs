@@ -1,7 +1,7 @@
 //! What of a definition reaches beyond its machine: settings that somebody else's file
 //! should not bring along unseen.
 
-use super::MachineSpec;
+use super::{Ipv4, MachineSpec};
 
 /// Settings of [nspawn.Exec] that concern the machine alone.
 const HARMLESS: [&str; 2] = ["Hostname", "KillSignal"];
@@ -24,6 +24,8 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
     all.extend((!machine.has_firewall()).then(|| "firewall = false".to_owned()));
     let ports = machine.expose.iter().filter_map(|expose| expose.host);
     all.extend(ports.map(|port| format!("expose: port {port} of this host")));
+    let own = machine.ipv4.and_then(Ipv4::address);
+    all.extend(own.map(|address| format!("ipv4: the address {address}, which this host answers for")));
     if let Some(bridge) = machine.network.bridge() {
         all.push(format!("network: a host of the LAN of {bridge}, without a firewall"));
     }
@@ -39,7 +41,7 @@ pub fn contain(machine: &mut MachineSpec) {
         description: _,
         autostart: _,
         open: _,
-        ipv4: _,
+        ipv4,
         firewall,
         bind,
         bind_read_only,
@@ -51,6 +53,7 @@ pub fn contain(machine: &mut MachineSpec) {
         networkd,
     } = machine;
     *firewall = None;
+    *ipv4 = ipv4.filter(|ipv4| ipv4.address().is_none());
     bind.clear();
     bind_read_only.clear();
     networkd.clear();
@@ -67,14 +70,21 @@ mod tests {
 
     #[test]
     fn what_reaches_out_is_listed_and_dropped() {
-        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\n[network]\nmode = \"routed\"\n\
+        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\n\
                     [nspawn.Exec]\nPrivateUsers = \"no\"\nKillSignal = \"SIGUSR2\"\n[nspawn.Files]\nBind = [\"/root\"]\n\
                     [networkd.Network]\nIPMasquerade = \"both\"\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n";
         let parse = |text: &str| MachineSpec::parse(Path::new("x.toml"), text).unwrap();
         let all = reach(&parse(text)).join("\n");
-        for word in
-            ["/:/host", "/etc", "PrivateUsers = no", "Bind = /root", "IPMasquerade", "firewall", "port 80"]
-        {
+        for word in [
+            "/:/host",
+            "/etc",
+            "PrivateUsers = no",
+            "Bind = /root",
+            "IPMasquerade",
+            "firewall",
+            "port 80",
+            "192.0.2.9",
+        ] {
             assert!(all.contains(word), "{word} is not in\n{all}");
         }
         assert!(!all.contains("KillSignal"));

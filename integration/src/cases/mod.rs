@@ -47,6 +47,7 @@ mod others;
 mod path_mtu;
 mod power_cut;
 mod private;
+mod public_ipv4;
 mod ra_guest;
 mod reboot;
 mod replaced;
@@ -143,6 +144,7 @@ cases! {
     move_undone,
     single_routed,
     on_link,
+    public_ipv4,
 }
 
 /// Fails with the text unless the condition holds.

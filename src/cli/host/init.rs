@@ -13,7 +13,7 @@ use crate::cli::{Fault, Global};
 use crate::emit::ini::Ini;
 use crate::identity;
 use crate::name::IfName;
-use crate::observed::{FORWARDING, Link};
+use crate::observed::{FORWARDING, Link, v6};
 use crate::plan::Scope;
 use crate::pool::{Pool, Prefix};
 use crate::spec::{AcceptRa, Delegated, Dns, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
@@ -174,7 +174,7 @@ async fn single(session: &Session, prefix: Prefix, uplink: &Uplink) -> Result<()
     }
     let routers = session.observed.routers();
     if let Some(router) = routers.iter().find(|router| prefix.net().contains(*router)) {
-        let part = prefix.part_without(&session.observed.own_addresses().collect());
+        let part = prefix.part_without(&v6(session.observed.own_addresses()).collect());
         let hint = part.map_or("name a part of it that the router is not in".into(), |part| {
             format!("a part of it without the router: --pool {part}")
         });

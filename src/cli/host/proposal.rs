@@ -13,7 +13,7 @@ use crate::cli::text::{out, sanitize};
 use crate::cli::{Fault, Global};
 use crate::name::IfName;
 use crate::observe;
-use crate::observed::{Link, Route};
+use crate::observed::{Link, Route, v6};
 use crate::plan::spec_of;
 use crate::pool::Prefix;
 use crate::sys::router::Delivery;
@@ -70,7 +70,7 @@ pub async fn run(global: &Global, uplink: Option<String>) -> Result<u8, Fault> {
             prefixes,
         });
     }
-    let taken: BTreeSet<Ipv6Addr> = observed.own_addresses().collect();
+    let taken: BTreeSet<Ipv6Addr> = v6(observed.own_addresses()).collect();
     out!("{}", sanitize(&sheet(&ways, &observed.routers(), &taken)));
     Ok(0)
 }

@@ -38,8 +38,9 @@ pub struct Create {
     /// given several times
     #[arg(long, value_name = "PROTO/PORT")]
     open: Vec<String>,
-    /// A private IPv4 address behind the host's own, or none [default: defaults.ipv4, else none]
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "nat|none")]
+    /// IPv4: a private address behind the host's own (nat), none, or an address that the provider
+    /// routes to this host, or looks for on its uplink [default: defaults.ipv4, else none]
+    #[arg(long, value_name = "nat|none|ADDRESS")]
     ipv4: Option<Ipv4>,
     /// Do not start it now; it still starts with the host
     #[arg(long)]
