@@ -173,6 +173,18 @@ fn online(lab: &Lab) -> Result<()> {
         serde_json::from_str(&lab.nsctl("doctor --json --online 2001:db8:ffff::1")?.stdout)?;
     must!(json.as_array().is_some_and(|all| all.len() == 3), "{json}");
     large_packets(lab)?;
+    probes(lab)
+}
+
+/// The router is asked; where it does not let see what it does, somebody else must ping.
+fn probes(lab: &Lab) -> Result<()> {
+    must!(lab.nsctl_ok("doctor --probe 1")?.contains("2001:db8:a::/48 is routed to this host"), "a probe");
+    lab.router.script("ip -6 route replace 2001:db8:a::/48 dev up0")?;
+    super::refused(lab, "doctor --probe 1", 1, "looked for on the link")?;
+    lab.router.script(
+        "ip -6 route replace 2001:db8:a::/48 via 2001:db8:ffff::2 dev up0
+         nft 'table ip6 silent {\n chain output {\n type filter hook output priority 0\n icmpv6 type echo-reply drop\n }\n }'",
+    )?;
     super::refused(lab, "doctor --probe 1", 1, "no ping to 2001:db8:a::1")?;
     let probe = "nsctl doctor --probe 20 > probe & touch asked; wait $!; cat probe";
     let mut pings = crate::lab::Daemon::spawn(
