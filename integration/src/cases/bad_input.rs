@@ -6,7 +6,7 @@ use super::refused;
 use crate::lab::Lab;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
-    for pool in ["2001:db8::/64", "2001:db8::/96"] {
+    for pool in ["2001:db8::/113", "2001:db8::/128"] {
         refused(lab, &format!("init --pool {pool} --uplink wan0"), 2, "too long")?;
     }
     refused(lab, "init --pool 10.0.0.0/8 --uplink wan0", 2, "IPv4")?;
@@ -15,9 +15,15 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "init --pool 2001:db8:a::/48 --uplink wan9", 1, "no interface 'wan9'")?;
     refused(lab, "create web --routed --image debian-13", 1, "no pool")?;
     refused(lab, "create web --bridge vbr0 --image debian-13", 1, "no such bridge")?;
-    for usage in
-        ["", "frobnicate", "create web", "create web --routed --bridge vbr0", "init", "list --frob", "start"]
-    {
+    for usage in [
+        "",
+        "frobnicate",
+        "create web",
+        "create web --routed --bridge vbr0",
+        "init --on-link",
+        "list --frob",
+        "start",
+    ] {
         refused(lab, usage, 2, "sage")?;
     }
 
