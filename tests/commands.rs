@@ -344,6 +344,7 @@ pictures! {
         "create db --routed --image base --ipv4 192.0.2.9",
         "create db --bridge vbr0 --ipv4 192.0.2.9",
         "create db --routed --ipv4 224.0.0.1",
+        "clone web other",
         "attach web --bridge vbr0";
     create_pool_full: BARE.done("init --pool 2001:db8:a::/63").done("create one --routed"), "create two --routed";
     create_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "create web --routed";

@@ -1,12 +1,11 @@
-//! One machine: its .nspawn, the host's end of its veth, the file bound into
-//! it, and its unit's drop-in.
+//! One machine: its .nspawn, the host's end of its veth, the file bound into it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv6Net;
 
-use super::file::{FIREWALL_UNIT, ManagedFile, host_unit};
+use super::file::ManagedFile;
 use super::ini::Ini;
 use super::{expose, firewall};
 use crate::name::{IfName, MachineName};
@@ -27,14 +26,14 @@ pub const MOUNT_BURST: &str = "SYSTEMD_DEFAULT_MOUNT_RATE_LIMIT_BURST=200";
 /// What a machine's files are made from.
 #[derive(Debug)]
 pub struct MachineFiles<'a> {
-    name: &'a MachineName,
-    machine: &'a MachineSpec,
-    host: &'a HostSpec,
+    pub(super) name: &'a MachineName,
+    pub(super) machine: &'a MachineSpec,
+    pub(super) host: &'a HostSpec,
     attachment: Option<Attachment<'a>>,
 }
 
 #[derive(Debug)]
-enum Attachment<'a> {
+pub(super) enum Attachment<'a> {
     Routed { routed: &'a Routed, lease: Lease },
     Bridge(&'a IfName),
 }
@@ -93,7 +92,7 @@ impl<'a> MachineFiles<'a> {
     }
 
     /// The bytes that a packet on the veth may have, where that is not the usual.
-    fn mtu(&self) -> Option<u32> {
+    pub(super) fn mtu(&self) -> Option<u32> {
         self.host.uplink.as_ref()?.mtu
     }
 
@@ -124,7 +123,7 @@ impl<'a> MachineFiles<'a> {
     }
 
     /// The machine's own IPv4 address.
-    fn own_ipv4(&self) -> Option<Ipv4Addr> {
+    pub(super) fn own_ipv4(&self) -> Option<Ipv4Addr> {
         self.machine.ipv4.and_then(Ipv4::address)
     }
 
@@ -320,111 +319,6 @@ impl<'a> MachineFiles<'a> {
             .set("Gateway", GATEWAY);
         self.with_own_ipv4(ini).render()
     }
-
-    /// The unit's own settings: what it waits for, its limits.
-    fn drop_in(&self, attachment: &Attachment) -> String {
-        let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
-        let guarded = matches!(attachment, Attachment::Routed { .. }) && self.machine.has_firewall();
-        let before = match attachment {
-            // nspawn fails where its bridge is not there yet.
-            Attachment::Bridge(bridge) => Some(device_unit(bridge)),
-            Attachment::Routed { .. } => guarded.then(|| FIREWALL_UNIT.to_owned()),
-        };
-        let sockets: Vec<String> = self
-            .machine
-            .expose
-            .iter()
-            .filter_map(|expose| Some(host_unit(self.name, expose.host?, "socket")))
-            .collect();
-        let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
-        let link = (!self.answered_for(attachment).is_empty()).then(|| self.host.ipv4_uplink()).flatten();
-        let link = link.map(device_unit);
-        let mut ini = Ini::new();
-        if description.is_some() || before.is_some() || sockets.is_some() || link.is_some() {
-            ini = ini.section("Unit").set_some("Description", description);
-            ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
-            ini = ini.set_some("Wants", link.as_ref()).set_some("After", link.as_ref());
-            ini = ini.set_some("Wants", sockets);
-        }
-        let limits = self.host.limits(self.machine);
-        let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));
-        ini = ini.section("Service").set_some("MemoryMax", limits.memory);
-        ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
-        // Rather not at all than without its firewall.
-        ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
-        ini = ini.set_some("ExecStartPre", self.own_ipv4().map(|_| self.lets_ipv4_through()));
-        for command in self.answer(attachment, "replace") {
-            ini = ini.set("ExecStartPre", command);
-        }
-        ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
-        ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
-        for command in self.answer(attachment, "del") {
-            ini = ini.set("ExecStopPost", command);
-        }
-        ini.render()
-    }
-
-    /// The addresses that are looked for on the uplink, where this host answers for them.
-    fn answered_for(&self, attachment: &Attachment) -> Vec<IpAddr> {
-        let Attachment::Routed { lease, .. } = attachment else { return Vec::new() };
-        let v6 = match lease {
-            Lease::Address(address) if self.host.answers_on().is_some() => Some(IpAddr::V6(*address)),
-            Lease::Address(_) | Lease::Subnet(_) | Lease::Number(_) => None,
-        };
-        // Where it is routed to this host nobody looks for it, and an answer does no harm.
-        let v4 = self.own_ipv4().filter(|_| self.host.ipv4_uplink().is_some()).map(IpAddr::V4);
-        v6.into_iter().chain(v4).collect()
-    }
-
-    /// networkd turns IPv4 forwarding on for those that share an address; and the kernel would let
-    /// who asks on the uplink wait for up to 0.8 s.
-    fn lets_ipv4_through(&self) -> String {
-        let mut switches = vec![("conf/all/forwarding".to_owned(), 1)];
-        switches.extend(self.host.ipv4_uplink().map(|uplink| (format!("neigh/{uplink}/proxy_delay"), 0)));
-        let set = switches.iter().map(|(key, value)| format!("echo {value} > /proc/sys/net/ipv4/{key}"));
-        format!("-/bin/sh -c '{}'", set.collect::<Vec<_>>().join("; "))
-    }
-
-    /// What begins or ends that this host answers for the machine (RFC 4861 7.2.8, RFC 1027).
-    fn answer(&self, attachment: &Attachment, verb: &str) -> Vec<String> {
-        let Some(uplink) = self.host.ipv4_uplink() else { return Vec::new() };
-        let command = |address| format!("-ip neigh {verb} proxy {address} dev {uplink}");
-        self.answered_for(attachment).into_iter().map(command).collect()
-    }
-
-    /// A guest that does not read the file bound into it cannot know single addresses: RA tells of
-    /// prefixes, networkd serves no DHCPv6, and its DHCP tells of private addresses alone. Who asks
-    /// for RAs does so when he sets his link up himself: that is waited for.
-    fn address_guest_end(&self, attachment: &Attachment) -> Option<String> {
-        let Attachment::Routed { lease, routed } = attachment else { return None };
-        let mut commands = Vec::new();
-        if let Lease::Address(address) = lease {
-            commands.push("ip link set host0 up".to_owned());
-            commands.push(format!("ip -6 addr replace {address}/128 dev host0 nodad"));
-            commands.push(format!("ip -6 route replace default via {GATEWAY} dev host0"));
-        }
-        if let Some(address) = self.own_ipv4().filter(|_| routed.chosen.is_some()) {
-            // Neither quotes nor variables: three shells and systemd read this.
-            let tries = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20";
-            let is_up = "ip -o link show host0 up | grep -q host0";
-            commands.push(format!("for try in {tries}; do {is_up} && break; sleep 0.2; done"));
-            commands.push(format!("ip addr replace {address}/32 dev host0"));
-            commands.push(format!("ip -4 route replace default via inet6 {GATEWAY} dev host0"));
-        }
-        (!commands.is_empty()).then(|| inside(self.name, &format!("sh -c \"{}\"", commands.join("; "))))
-    }
-}
-
-/// A guest that does not read the file bound into it would send what the host's
-/// narrower end drops without a word: networkd's RA names no MTU.
-fn narrow_guest_end(name: &MachineName, mtu: u32) -> String {
-    inside(name, &format!("ip link set host0 mtu {mtu}"))
-}
-
-/// A command of the host's in a machine's network.
-fn inside(name: &MachineName, command: &str) -> String {
-    let leader = format!("$$(machinectl show {name} -p Leader --value)");
-    format!("-/bin/sh -c 'exec nsenter --net=/proc/{leader}/ns/net {command}'")
 }
 
 fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
@@ -452,15 +346,4 @@ fn own_gateway(ini: Ini) -> Ini {
 fn quoted(key: &str, value: &str) -> String {
     let quote = if value.contains('"') { '\'' } else { '"' };
     format!("{quote}{key}={value}{quote}")
-}
-
-/// The unit of an interface, escaped as systemd-escape(1) does.
-fn device_unit(interface: &IfName) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':');
-    let escaped: String = interface
-        .as_str()
-        .chars()
-        .map(|c| if plain(c) { c.to_string() } else { format!("\\x{:02x}", u32::from(c)) })
-        .collect();
-    format!("sys-subsystem-net-devices-{escaped}.device")
 }

@@ -10,6 +10,7 @@ mod machine;
 pub mod names;
 pub mod nftables_unit;
 mod origin;
+mod unit;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

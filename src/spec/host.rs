@@ -157,8 +157,8 @@ impl HostSpec {
         machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
     }
 
-    /// The interface on which a machine's own IPv4 address may be looked for. A tunnel brings IPv6 alone.
-    pub fn ipv4_uplink(&self) -> Option<&IfName> {
+    /// The interface on which addresses of machines may be looked for. Nobody looks for one in a tunnel.
+    pub fn may_answer_on(&self) -> Option<&IfName> {
         self.uplink.as_ref().filter(|uplink| uplink.tunnel().is_none()).map(|uplink| &uplink.interface)
     }
 

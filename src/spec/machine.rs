@@ -1,6 +1,7 @@
 //! machines.d/NAME.toml: what one machine is to be.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -206,6 +207,13 @@ impl MachineSpec {
         lost.extend(self.firewall.take().map(|on| format!("firewall = {on}")));
         lost.extend(self.forget_host_ports().iter().map(|port| format!("port {port} of this host")));
         lost
+    }
+
+    /// Takes away the IPv4 address that is its own alone; gives that.
+    pub fn forget_own_ipv4(&mut self) -> Option<Ipv4Addr> {
+        let own = self.ipv4.and_then(Ipv4::address)?;
+        self.ipv4 = None;
+        Some(own)
     }
 
     /// Lets no port of the host lead to it any more; gives those that did.

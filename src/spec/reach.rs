@@ -35,13 +35,14 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
 /// The machine without them. A bridge stays: without it there would be no network.
 pub fn contain(machine: &mut MachineSpec) {
     machine.forget_host_ports();
+    machine.forget_own_ipv4();
     // Each field is looked at: a new one must be told apart here, too.
     let MachineSpec {
         image: _,
         description: _,
         autostart: _,
         open: _,
-        ipv4,
+        ipv4: _,
         firewall,
         bind,
         bind_read_only,
@@ -53,7 +54,6 @@ pub fn contain(machine: &mut MachineSpec) {
         networkd,
     } = machine;
     *firewall = None;
-    *ipv4 = ipv4.filter(|ipv4| ipv4.address().is_none());
     bind.clear();
     bind_read_only.clear();
     networkd.clear();

@@ -58,6 +58,9 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     for port in machine.forget_host_ports() {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
     }
+    if let Some(address) = machine.forget_own_ipv4() {
+        session.progress.says(&format!("note: {address} stays with '{name}'"));
+    }
     let (servers, zone) = resolver(&session, &machine.network);
     let first_boot = Some(FirstBoot { servers, zone, ..FirstBoot::default() });
     let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), first_boot };
