@@ -6,6 +6,7 @@ use super::effects::restart_reason;
 use super::files::FileChange;
 use super::{Scope, Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
+use crate::emit::ini::Ini;
 use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
 use crate::name::MachineName;
 use crate::observed::Observed;
@@ -19,6 +20,8 @@ pub struct MachineActions {
     restart: Vec<(MachineName, String)>,
     /// Stopped by hand, though they start with the host.
     stay: Vec<MachineName>,
+    /// Those that run on with the limits that they had.
+    later: Vec<MachineName>,
     start: Vec<MachineName>,
     enable: Vec<MachineName>,
     disable: Vec<MachineName>,
@@ -97,6 +100,7 @@ impl MachineActions {
         } else if changes.is_empty() {
             return;
         } else {
+            self.later.extend(changes.iter().any(|change| limits_change(change)).then(|| name.clone()));
             self.moves.extend(listeners(name, changes));
         }
         self.checks.push(check(name, machine, wanted));
@@ -111,7 +115,10 @@ impl MachineActions {
         let stay = self.stay.iter().map(|name| {
             format!("'{name}' was stopped by hand, and stays so until `nsctl start {name}` or the next boot")
         });
-        restart.chain(stay).collect()
+        let later = self.later.iter().map(|name| {
+            format!("'{name}' has its new limits from its next start on: `nsctl restart {name}`")
+        });
+        restart.chain(stay).chain(later).collect()
     }
 
     fn restarting(&self) -> impl Iterator<Item = &MachineName> {
@@ -187,8 +194,26 @@ fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
         ManagedFile::Nspawn(_) => bare(old) != bare(new),
         // They change while it runs.
         ManagedFile::BoundUnit(..) => false,
+        // Whom the host answers for is said when it starts, and taken back when it ends.
+        ManagedFile::UnitDropIn(_) => service(old, "ExecStopPost") != service(new, "ExecStopPost"),
         file => file.reader() == Reader::Start,
     }
+}
+
+/// The values of a key of a unit.
+fn service(text: &Option<String>, key: &str) -> Vec<String> {
+    let ini = text.as_deref().map(Ini::parse);
+    let sections = ini.iter().flat_map(Ini::sections).filter(|(name, _)| *name == "Service");
+    let settings = sections.flat_map(|(_, settings)| settings).filter(|(found, _)| found == key);
+    settings.map(|(_, value)| value.clone()).collect()
+}
+
+/// Whether a machine's limits change. systemd gives them to the kernel when it starts the unit,
+/// whatever `systemctl show` says in between.
+fn limits_change(FileChange { file, old, new }: &FileChange) -> bool {
+    let limits = ["MemoryMax", "CPUQuota", "TasksMax"];
+    matches!(file, ManagedFile::UnitDropIn(_))
+        && limits.iter().any(|key| service(old, key) != service(new, key))
 }
 
 /// What becomes of the listeners inside a machine that goes on running.

@@ -89,6 +89,10 @@ fn unanswered(lab: &Lab) -> Result<()> {
 /// An answer lasts as long as the machine runs there.
 fn comes_and_goes(lab: &Lab) -> Result<()> {
     let proxies = || lab.sh("ip -6 neigh show proxy");
+    for (line, answered) in [("s/^on-link = true$/#&/", false), ("s/^#on-link/on-link/", true)] {
+        lab.sh(&format!("sed -i '{line}' /etc/nsctl/nsctl.toml; nsctl apply --yes"))?;
+        must!(proxies()?.contains("2001:db8:c::100") == answered, "{line}: {}", proxies()?);
+    }
     lab.nsctl_ok("stop web")?;
     must!(proxies()?.is_empty(), "a stopped machine is answered for: {}", proxies()?);
     lab.nsctl_ok("start web")?;
