@@ -12,7 +12,7 @@ use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
     Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables,
-    Observed, Running, STOPPED_DIR, Stranger, TreeId, accept_ra, proxy_delay, proxy_ndp,
+    Observed, Running, STOPPED_DIR, Stranger, TreeId, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
 };
 use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
@@ -63,7 +63,8 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys
     (observed.links, observed.addresses, observed.default_routes) = net?;
     observed.missing = missing(disk, &observed.files);
     observed.sharing = Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines"));
-    let of_link = |link: &Link| [accept_ra, proxy_ndp, proxy_delay].map(|key| key(&link.name));
+    let of_link =
+        |link: &Link| [accept_ra, proxy_ndp, proxy_delay, evict_nocarrier].map(|key| key(&link.name));
     let switches = observed.links.iter().flat_map(of_link);
     let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));

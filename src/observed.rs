@@ -280,6 +280,11 @@ pub fn proxy_delay(interface: &str) -> String {
     format!("net/ipv6/neigh/{interface}/proxy_delay")
 }
 
+/// Whether the kernel forgets neighbours when a link has no carrier (Linux 5.16 and later).
+pub fn evict_nocarrier(interface: &str) -> String {
+    format!("net/ipv6/conf/{interface}/ndisc_evict_nocarrier")
+}
+
 /// Whether the kernel takes router advertisements on an interface.
 pub fn accept_ra(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/accept_ra")

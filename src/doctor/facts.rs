@@ -1,7 +1,7 @@
 //! What doctor looks at, beyond what a plan needs. Plain data; `inspect` fills it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::name::MachineName;
@@ -23,7 +23,7 @@ pub struct Facts {
     pub services: BTreeMap<String, Service>,
     pub routes: Vec<Route>,
     /// For whom this host answers on a link (RFC 4861 7.2.8).
-    pub proxies: BTreeSet<(u32, Ipv6Addr)>,
+    pub proxies: BTreeSet<(u32, IpAddr)>,
     /// What networkd does with a link, by its index.
     pub managed: BTreeMap<u32, Managed>,
     /// The links that NetworkManager runs.

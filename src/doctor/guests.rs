@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::facts::GuestFacts;
 use super::{Facts, Finding};
 use crate::name::MachineName;
+use crate::pool::Lease;
 use crate::provision::Init;
 use crate::spec::{MachineSpec, Network};
 
@@ -74,6 +75,11 @@ fn addressless(
     let runs = |process: &str| guest.processes.contains(process);
     let systemd = guest.tree.as_ref().is_some_and(|tree| matches!(tree.init, Init::Systemd(_)));
     let shell = |command: &str| format!("nsctl shell {name} {command}");
+    let single = matches!(facts.state.leases.get(name), Some(Lease::Address(_)));
+    if single && !systemd && machine.network.routed().is_some() {
+        // No router advertisement tells of a single address: its unit gives it, at its start.
+        return Some(finding("what its start gave it is gone").fix(format!("nsctl restart {name}")));
+    }
     Some(if runs("NetworkManager") {
         finding("NetworkManager runs in it, which leaves host0 alone, and networkd does not")
             .fix(shell("systemctl enable --now systemd-networkd"))
@@ -95,7 +101,9 @@ fn unheard(name: &MachineName, machine: &MachineSpec, guest: &GuestFacts) -> Vec
     let exposed =
         |port: u16| machine.expose.iter().any(|expose| expose.port.first == port && expose.to.is_some());
     let listens = |port: u16| guest.listening.iter().filter(move |(_, other)| *other == port);
-    let reached = |port: u16| listens(port).any(|(address, _)| address.is_ipv6() && !address.is_loopback());
+    let has_ipv4 = machine.ipv4.is_some_and(|ipv4| ipv4.address().is_some());
+    let heard = |address: &IpAddr| (address.is_ipv6() || has_ipv4) && !address.is_loopback();
+    let reached = |port: u16| listens(port).any(|(address, _)| heard(address));
     let mut findings = Vec::new();
     for open in machine.open.iter().filter(|open| open.protocol == crate::spec::Protocol::Tcp) {
         for port in open.first..=open.last.min(open.first.saturating_add(100)) {

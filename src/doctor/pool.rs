@@ -35,22 +35,18 @@ fn taken(facts: &Facts) -> Vec<Finding> {
 
 /// A machine that runs, and for which this host does not answer on the link.
 fn unanswered(facts: &Facts) -> Vec<Finding> {
-    let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.answers_on().is_some()) else {
-        return Vec::new();
-    };
-    let running = facts
-        .spec
-        .machines
-        .iter()
-        .filter(|(name, machine)| machine.network.routed().is_some() && facts.observed.is_running(name));
-    let findings = running.filter_map(|(name, _)| {
-        let Some(Lease::Address(address)) = facts.state.leases.get(name) else { return None };
-        if facts.proxies.contains(&(uplink.index, address)) {
-            return None;
-        }
+    let Some(uplink) = facts.uplink() else { return Vec::new() };
+    let running = facts.spec.machines.iter().filter(|(name, _)| facts.observed.is_running(name));
+    let asked = running.flat_map(|(name, machine)| {
+        let lease = machine.network.routed().and_then(|_| facts.state.leases.get(name));
+        facts.spec.host.answered_for(machine, lease).into_iter().map(move |address| (name, address))
+    });
+    let missing = asked.filter(|(_, address)| !facts.proxies.contains(&(uplink.index, *address)));
+    let findings = missing.map(|(name, address)| {
         let what = format!("is not answered for on {}: nobody there is told where {address} is", uplink.name);
-        let fix = format!("ip -6 neigh replace proxy {address} dev {}", uplink.name);
-        Some(Finding::error(name.as_str(), what, "the machine is not reached").fix_safely(fix))
+        let fix = format!("ip neigh replace proxy {address} dev {}", uplink.name);
+        Finding::error(name.as_str(), what, "the machine is not reached, where its address is looked for")
+            .fix_safely(fix)
     });
     findings.collect()
 }
@@ -133,7 +129,12 @@ fn proxied(facts: &Facts, pool: Prefix) -> Option<Finding> {
 fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
     let foreign = facts.routes.iter().filter(|route| match route.destination {
         IpNet::V6(net) => {
-            net != pool.net() && pool.net().contains(&net) && !route.unreachable && !is_ours(facts, route)
+            let own = route.by_kernel && net.prefix_len() == 128;
+            net != pool.net()
+                && pool.net().contains(&net)
+                && !route.unreachable
+                && !own
+                && !is_ours(facts, route)
         }
         IpNet::V4(_) => false,
     });

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::nftables_unit;
-use crate::name::{MachineName, kernel_name};
+use crate::name::{IfName, MachineName, kernel_name};
 use crate::pool::Prefix;
 use crate::spec::{HostSpec, OpenPort, Spec};
 
@@ -111,7 +111,7 @@ fn chains(host: &HostSpec) -> Vec<Chain> {
     let input = [hook("input"), "iifname @machines jump host-input".into()];
     let postrouting = vec![hook("postrouting"), "meta nfproto ipv6 oifname @machines goto near".into()];
     let mut chains = Vec::from(alike);
-    chains.extend(dns.map(|pool| ("dns-guests", guests_of_dns(pool))));
+    chains.extend(dns.map(|pool| ("dns-guests", guests_of_dns(pool, host.answers_on()))));
     chains.push(("forward", forward.into_iter().chain(rules_of_pool(fixed)).collect()));
     chains.push(("postrouting", postrouting));
     chains.push(("input", input.into_iter().chain(dns.into_iter().flat_map(asks_of_dns)).collect()));
@@ -161,8 +161,11 @@ fn rules_of_pool(pool: Option<Prefix>) -> Vec<String> {
 
 /// The name server that machines ask is theirs alone: it would answer, and
 /// amplify, for the whole world.
-fn guests_of_dns(pool: Prefix) -> Vec<String> {
-    vec![format!("ip6 saddr != {pool} counter drop"), "jump own-address".into()]
+fn guests_of_dns(pool: Prefix, neighbours: Option<&IfName>) -> Vec<String> {
+    // On a link whose addresses are of the pool, too, strangers have them.
+    let strangers = neighbours.map(|link| format!("iifname \"{link}\" counter drop"));
+    let foreign = format!("ip6 saddr != {pool} counter drop");
+    strangers.into_iter().chain([foreign, "jump own-address".into()]).collect()
 }
 
 fn asks_of_dns(pool: Prefix) -> [String; 2] {

@@ -4,7 +4,9 @@
 use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::IfName;
-use crate::observed::{FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra, proxy_delay, proxy_ndp};
+use crate::observed::{
+    FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
+};
 use crate::pool::Prefix;
 use crate::spec::{AcceptRa, Delegated, HostSpec, OnLink, Tunnel, Uplink, UplinkKind};
 
@@ -72,7 +74,8 @@ fn importd() -> String {
 /// - A routed machine and its host know each other by three or four addresses: with the
 ///   kernel's 1024, packets to some get lost from about three hundred machines on. A host
 ///   that is a container itself has no such switch.
-/// - A host that answers for its machines would let the router wait for up to 0.8 s with each answer.
+/// - A host that answers for its machines would let the router wait for up to 0.8 s with each answer;
+///   and would forget them all when its cable is out for a moment (kernel, ip-sysctl.rst).
 /// - The kernel forwards by `all.forwarding` alone, and drops the uplink's
 ///   router advertisements then, unless it was told before to keep them.
 pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
@@ -85,6 +88,7 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
     if let Some(uplink) = host.answers_on() {
         switches.push((proxy_ndp(uplink.as_str()), 1));
         switches.push((proxy_delay(uplink.as_str()), 0));
+        switches.push((evict_nocarrier(uplink.as_str()), 0));
     }
     if host.pool().is_some() {
         switches.push((NEIGHBOURS.to_owned(), 8192));
@@ -94,7 +98,7 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
 }
 
 fn sysctl(host: &HostSpec) -> String {
-    let may_be_missing = |key: &str| if key == NEIGHBOURS { "-" } else { "" };
+    let may_be_missing = |key: &str| if key == NEIGHBOURS || key.ends_with("_nocarrier") { "-" } else { "" };
     let lines = switches(host).into_iter();
     lines.map(|(key, value)| format!("{}{key} = {value}\n", may_be_missing(&key))).collect()
 }

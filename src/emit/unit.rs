@@ -53,23 +53,22 @@ impl MachineFiles<'_> {
         ini.render()
     }
 
-    /// The addresses that are looked for on the uplink, where this host answers for them.
+    /// The addresses for which this host answers.
     fn answered_for(&self, attachment: &Attachment) -> Vec<IpAddr> {
-        let Attachment::Routed { lease, .. } = attachment else { return Vec::new() };
-        let v6 = match lease {
-            Lease::Address(address) if self.host.answers_on().is_some() => Some(IpAddr::V6(*address)),
-            Lease::Address(_) | Lease::Subnet(_) | Lease::Number(_) => None,
-        };
-        // Where it is routed to this host nobody looks for it, and an answer does no harm.
-        let v4 = self.own_ipv4().filter(|_| self.host.may_answer_on().is_some()).map(IpAddr::V4);
-        v6.into_iter().chain(v4).collect()
+        match attachment {
+            Attachment::Routed { lease, .. } => self.host.answered_for(self.machine, Some(*lease)),
+            Attachment::Bridge(_) => Vec::new(),
+        }
     }
 
     /// networkd turns IPv4 forwarding on for those that share an address; and the kernel would let
-    /// who asks on the uplink wait for up to 0.8 s.
+    /// who asks on the uplink wait for up to 0.8 s, and forget whom to answer for without a carrier.
     fn lets_ipv4_through(&self) -> String {
         let mut switches = vec![("conf/all/forwarding".to_owned(), 1)];
-        switches.extend(self.host.may_answer_on().map(|uplink| (format!("neigh/{uplink}/proxy_delay"), 0)));
+        if let Some(uplink) = self.host.may_answer_on() {
+            switches.push((format!("neigh/{uplink}/proxy_delay"), 0));
+            switches.push((format!("conf/{uplink}/arp_evict_nocarrier"), 0));
+        }
         let set = switches.iter().map(|(key, value)| format!("echo {value} > /proc/sys/net/ipv4/{key}"));
         format!("-/bin/sh -c '{}'", set.collect::<Vec<_>>().join("; "))
     }
@@ -97,6 +96,7 @@ impl MachineFiles<'_> {
             let tries = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20";
             let is_up = "ip -o link show host0 up | grep -q host0";
             commands.push(format!("for try in {tries}; do {is_up} && break; sleep 0.2; done"));
+            commands.push("ip link set host0 up".to_owned());
             commands.push(format!("ip addr replace {address}/32 dev host0"));
             commands.push(format!("ip -4 route replace default via inet6 {GATEWAY} dev host0"));
         }

@@ -1,5 +1,6 @@
 //! Reasons not to begin, found before anything is touched.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use super::files::FileChange;
@@ -9,7 +10,7 @@ use crate::emit::{FIREWALL_FILE, ManagedFile, Owner};
 use crate::hint::Hint;
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
-use crate::pool::PoolError;
+use crate::pool::{PoolError, Prefix};
 use crate::spec::{BridgeSpec, HOST_FILE, Problem, Spec, definition_path};
 
 /// Why a plan cannot be made.
@@ -62,6 +63,8 @@ pub enum Refusal {
         place: Box<Problem>,
         hint: String,
     },
+    #[error("the pool {0} holds {1}, which is this host's router")]
+    PoolHoldsRouter(Prefix, Ipv6Addr),
     #[error("routed machines need nftables for their firewall, and there is no nft")]
     NoNft,
     #[error("{HOST_FILE} names no pool any more, and these are routed by it: {}", listed(&words(.0)))]
@@ -107,6 +110,10 @@ impl Hint for Refusal {
             Refusal::TreeTaken(name) => {
                 Some(format!("leave --image away to use it, or delete it: `nsctl image remove {name}`"))
             }
+            Refusal::PoolHoldsRouter(pool, router) => Some(match pool.part_without(&[*router].into()) {
+                Some(part) => format!("a part of it without the router: pool = \"{part}\""),
+                None => "name a part of it that the router is not in".into(),
+            }),
             Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),
             Refusal::PoolGoes(_) => Some(format!(
                 "their firewall and routes would go from under them: put `pool = \"…\"` back into {HOST_FILE}, or \
@@ -158,6 +165,7 @@ impl Refusal {
             | Refusal::PortIsBridge(_)
             | Refusal::Stray(_)
             | Refusal::PoolGoes(_)
+            | Refusal::PoolHoldsRouter(..)
             | Refusal::NoNft => None,
         }
     }
@@ -180,6 +188,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
             refusals.extend(port_refused(observed, name, bridge));
         }
     }
+    refusals.extend(router_in_pool(wanted, observed));
     refusals.extend(no_nft(wanted, observed));
     refusals.extend(wanted.images.iter().filter_map(|image| image_refused(wanted, observed, image)));
     refusals.extend(wanted.start.iter().filter_map(|name| no_tree(wanted, observed, name)));
@@ -255,6 +264,22 @@ fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
         .cloned()
         .collect();
     (!routed.is_empty()).then_some(Refusal::PoolGoes(routed))
+}
+
+/// A pool of which a machine could get the address of the host's router. That is looked at when
+/// it becomes the pool: then the router is the one that it was given with.
+fn router_in_pool(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
+    let pool = wanted.spec.host.prefix.filter(|_| wanted.holds(&Owner::Host))?;
+    let rendered = observed.file(&ManagedFile::PoolNetwork.path()).unwrap_or_default();
+    let known = rendered.contains(&format!("Address={}/128\n", pool.host_address()));
+    if known { None } else { holds_router(pool, observed) }
+}
+
+/// Whether a pool of single addresses holds the host's router.
+pub fn holds_router(pool: Prefix, observed: &Observed) -> Option<Refusal> {
+    let mut inside =
+        observed.routers().into_iter().filter(|router| pool.is_single() && pool.net().contains(router));
+    inside.next().map(|router| Refusal::PoolHoldsRouter(pool, router))
 }
 
 fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {

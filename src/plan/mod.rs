@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeError, spec_of, usable_spec_of};
-pub use checks::Refusal;
+pub use checks::{Refusal, holds_router};
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};

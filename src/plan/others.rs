@@ -70,7 +70,7 @@ fn traffic(wanted: &Wanted) -> Vec<Traffic> {
                 let pool = host.prefix;
                 traffic.extend(pool.map(|pool| Traffic::Prefix(pool.to_string())));
                 let link = || Traffic::Link(kernel_name(&name.routed_link()));
-                traffic.extend(host.gives_ipv4(machine).then(link));
+                traffic.extend(host.has_ipv4(machine).then(link));
             }
             Network::Bridge(bridge) => traffic.push(Traffic::Bridge(bridge.to_string())),
         }

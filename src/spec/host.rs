@@ -157,6 +157,22 @@ impl HostSpec {
         machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
     }
 
+    /// Whether it has any.
+    pub fn has_ipv4(&self, machine: &MachineSpec) -> bool {
+        self.gives_ipv4(machine) || machine.ipv4.is_some_and(|ipv4| ipv4.address().is_some())
+    }
+
+    /// The addresses of a routed machine that are looked for on the uplink, where this host answers for them.
+    /// Where an IPv4 address is routed to this host nobody looks for it, and an answer does no harm.
+    pub fn answered_for(&self, machine: &MachineSpec, lease: Option<Lease>) -> Vec<IpAddr> {
+        let v6 = match lease {
+            Some(Lease::Address(address)) if self.answers_on().is_some() => Some(IpAddr::V6(address)),
+            _ => None,
+        };
+        let v4 = machine.ipv4.and_then(Ipv4::address).filter(|_| self.may_answer_on().is_some());
+        v6.into_iter().chain(v4.map(IpAddr::V4)).collect()
+    }
+
     /// The interface on which addresses of machines may be looked for. Nobody looks for one in a tunnel.
     pub fn may_answer_on(&self) -> Option<&IfName> {
         self.uplink.as_ref().filter(|uplink| uplink.tunnel().is_none()).map(|uplink| &uplink.interface)

@@ -17,7 +17,7 @@ pub mod recipe;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 pub use binds::sources;
@@ -134,15 +134,7 @@ impl Spec {
                 None => _ = pins.insert(*pin, name),
             }
         }
-        let mut own_ipv4 = BTreeMap::new();
-        for (name, machine) in &self.machines {
-            let address = machine.ipv4.and_then(Ipv4::address);
-            if let Some((address, other)) = address.and_then(|a| Some((a, own_ipv4.insert(a, name)?))) {
-                let (path, text) = (definition_path(name), text_of(texts, name));
-                let message = format!("{address} is the address of '{other}' too");
-                found.push((name.clone(), Problem::at_value(&path, text, "ipv4", message)));
-            }
-        }
+        found.extend(self.shared_ipv4(texts));
         let single = self.host.pool().is_some_and(Pool::is_single);
         for (name, machine) in self.machines.iter().filter(|_| single) {
             if machine.network.routed().is_some_and(|routed| routed.token.is_some()) {
@@ -163,6 +155,25 @@ impl Spec {
         while let Err((name, message)) = self.ports_of_the_host() {
             self.breaks(&name, Problem::whole(&definition_path(&name), message));
         }
+    }
+
+    /// An IPv4 address that several machines are to have: none of them gets it, whoever was first.
+    fn shared_ipv4(&self, texts: &Definitions) -> Vec<(MachineName, Problem)> {
+        let mut holders: BTreeMap<Ipv4Addr, Vec<&MachineName>> = BTreeMap::new();
+        for (name, machine) in &self.machines {
+            if let Some(address) = machine.ipv4.and_then(Ipv4::address) {
+                holders.entry(address).or_default().push(name);
+            }
+        }
+        let shared = holders.iter().filter(|(_, names)| names.len() > 1);
+        let each = shared.flat_map(|(address, names)| names.iter().map(move |name| (address, *name, names)));
+        each.map(|(address, name, names)| {
+            let others: Vec<&str> = names.iter().filter(|n| **n != name).map(|n| n.as_str()).collect();
+            let message = format!("{address} is the address of '{}' too", others.join("', '"));
+            let problem = Problem::at_value(&definition_path(name), text_of(texts, name), "ipv4", message);
+            (name.clone(), problem)
+        })
+        .collect()
     }
 
     fn pin_fault(&self, pin: Lease, holder: Option<&MachineName>) -> Option<String> {

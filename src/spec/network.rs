@@ -57,6 +57,14 @@ impl Network {
         }
     }
 
+    /// Lets go of a host part of its choice; gives that.
+    pub fn without_token(&mut self) -> Option<Ipv6Addr> {
+        match self {
+            Network::Routed(routed) => routed.token.take(),
+            Network::Bridge(_) => None,
+        }
+    }
+
     /// Where its guest will be, where that takes its address from the router's prefix alone.
     pub fn choose(&mut self, host_part: Option<u64>) {
         if let Network::Routed(routed) = self {

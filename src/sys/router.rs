@@ -34,7 +34,7 @@ pub enum Delivery {
 /// the whole prefix here; or it is heard to ask who has that address. None: neither is heard.
 ///
 /// # Errors
-/// When we may not open raw sockets, or cannot send.
+/// When we may not open raw sockets.
 pub async fn delivery(link: &Link, router: Ipv6Addr, from: Ipv6Addr) -> io::Result<Option<Delivery>> {
     // What is for nobody here is seen on the link itself alone (packet(7)).
     let ipv6 = Protocol::from(i32::from((ETH_P_IPV6 as u16).to_be()));
@@ -53,7 +53,10 @@ pub async fn delivery(link: &Link, router: Ipv6Addr, from: Ipv6Addr) -> io::Resu
     while Instant::now() < end {
         // The kernel fills in the checksum of ICMPv6 (RFC 3542 3.1).
         let request = [ECHO_REQUEST, 0, 0, 0, id[0], id[1], 0, 1];
-        icmp.send_to(&request, SocketAddrV6::new(router, 0, 0, link.index)).await?;
+        // A firewall of the host's, or a link that is down, hides what the router does.
+        if icmp.send_to(&request, SocketAddrV6::new(router, 0, 0, link.index)).await.is_err() {
+            return Ok(None);
+        }
         let wait = (Instant::now() + PATIENCE).min(end);
         if let Ok(heard) = timeout_at(wait, listen(&wire, from)).await {
             return heard.map(Some);

@@ -10,11 +10,12 @@ use super::{proposal, upstream};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
+use crate::emit::Origin;
 use crate::emit::ini::Ini;
 use crate::identity;
 use crate::name::IfName;
-use crate::observed::{FORWARDING, Link, v6};
-use crate::plan::Scope;
+use crate::observed::{FORWARDING, Link};
+use crate::plan::{Scope, holds_router};
 use crate::pool::{Pool, Prefix};
 use crate::spec::{AcceptRa, Delegated, Dns, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 use crate::sys::Net;
@@ -147,7 +148,9 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     if host.pool().is_none() && host.dns.is_none() {
         host.dns = dns(&session).await?;
     }
+    let before = (host.answers_on().cloned(), host.may_answer_on().cloned());
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
+    let changes = before != (host.answers_on().cloned(), host.may_answer_on().cloned());
     session.make(session.change(Scope::Host).host(&host)?).await?;
     session.say(match pool {
         Pool::Delegated(_) => {
@@ -157,6 +160,9 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             format!("machines get {} each of {prefix}; this host has {}", pool.share(), prefix.host_address())
         }
     });
+    if changes && !session.state.leases.held().is_empty() {
+        session.say("`nsctl apply` brings that to the machines that there are; those that run restart");
+    }
     if args.on_link {
         session.say(
             "the router asks this host for each address before it sends anything there: a machine is reached as soon as \
@@ -172,13 +178,8 @@ async fn single(session: &Session, prefix: Prefix, uplink: &Uplink) -> Result<()
     if !prefix.is_single() {
         return Ok(());
     }
-    let routers = session.observed.routers();
-    if let Some(router) = routers.iter().find(|router| prefix.net().contains(*router)) {
-        let part = prefix.part_without(&v6(session.observed.own_addresses()).collect());
-        let hint = part.map_or("name a part of it that the router is not in".into(), |part| {
-            format!("a part of it without the router: --pool {part}")
-        });
-        return Err(Fault::new(format!("{prefix} holds {router}, which is this host's router")).hint(hint));
+    if let Some(refusal) = holds_router(prefix, &session.observed) {
+        return Err(refusal.into());
     }
     let pool = session.spec.host.prefix;
     match upstream::delivery(link, &session.observed, prefix).await? {
@@ -271,7 +272,8 @@ async fn look(session: &Session, interface: IfName, on_link: bool) -> Result<Upl
     } else {
         UplinkKind::Native(accept_ra)
     };
-    Ok(Uplink { interface, mtu, kind })
+    // Files and switches know it by its own name alone (ip-link(8), altname).
+    Ok(Uplink { interface: link.name.parse()?, mtu, kind })
 }
 
 fn file_name(path: &str) -> &str {
@@ -320,5 +322,7 @@ fn says_accept_ra(session: &Session, file: &str) -> Result<bool, Fault> {
         let drop_ins = Path::new(folder).join(format!("{name}.d"));
         texts.extend(session.disk.folder(&drop_ins, |name| name.ends_with(".conf"))?.into_values());
     }
-    Ok(texts.iter().any(|text| Ini::parse(text).get("Network", "IPv6AcceptRA").is_some()))
+    // What an earlier `init` wrote is no decision of the user's.
+    let theirs = texts.iter().filter(|text| Origin::of(text) == Origin::Foreign);
+    Ok(theirs.into_iter().any(|text| Ini::parse(text).get("Network", "IPv6AcceptRA").is_some()))
 }

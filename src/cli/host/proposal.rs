@@ -121,6 +121,9 @@ fn of_prefix(
     let holds_router = routers.iter().any(|router| net.contains(router));
     let part = Prefix::try_from(net).ok().and_then(|prefix| prefix.part_without(taken));
     let pool = part.filter(|_| holds_router).map_or(net, Prefix::net);
+    if holds_router && part.is_none() {
+        return vec![format!("Of {net}, which the router is in, no part is free.")];
+    }
     let line = |on_link: &str| format!("    nsctl init --pool {pool} --uplink {interface}{on_link}");
     match told {
         Some(Delivery::Routed) => vec![

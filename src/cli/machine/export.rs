@@ -14,6 +14,7 @@ use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source};
+use crate::pool::Pool;
 use crate::spec::image::name_for;
 use crate::spec::reach;
 use crate::spec::{MachineSpec, Problems, definition_path, edit};
@@ -120,12 +121,19 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     Ok(0)
 }
 
-/// A subnet that it had pinned elsewhere is none of this host's pool.
+/// A subnet that it had pinned elsewhere is none of this host's pool; and where machines have an
+/// address each, a host part means nothing.
 fn at_home_here(session: &Session, machine: &mut MachineSpec) {
     let pool = session.spec.host.pool();
     let pinned = machine.network.routed().and_then(|routed| routed.subnet);
     if let Some(subnet) = pinned.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
         machine.network.unpin();
+    }
+    let single = pool.is_some_and(Pool::is_single);
+    if let Some(token) = single.then(|| machine.network.without_token()).flatten() {
+        session.progress.says(&format!(
+            "note: of this host's pool a machine has one address: its token {token} is dropped"
+        ));
     }
 }

@@ -134,9 +134,10 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
 }
 
 /// Who is answered for on an interface.
-pub fn proxied(message: &NeighbourMessage) -> Option<(u32, Ipv6Addr)> {
+pub fn proxied(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     let found = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         _ => None,
     });
     Some((message.header.ifindex, found?))

@@ -12,9 +12,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv6Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
@@ -199,8 +199,8 @@ impl Net {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn proxies(&self) -> Result<BTreeSet<(u32, Ipv6Addr)>, NetError> {
-        let asked = self.handle.neighbours().get().proxies().set_address_family(AddressFamily::Inet6);
+    pub async fn proxies(&self) -> Result<BTreeSet<(u32, IpAddr)>, NetError> {
+        let asked = self.handle.neighbours().get().proxies();
         Ok(asked.execute().try_filter_map(async |message| Ok(proxied(&message))).try_collect().await?)
     }
 
