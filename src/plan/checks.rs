@@ -111,7 +111,7 @@ impl Hint for Refusal {
                 Some(format!("leave --image away to use it, or delete it: `nsctl image remove {name}`"))
             }
             Refusal::PoolHoldsRouter(pool, router) => Some(match pool.part_without(&[*router].into()) {
-                Some(part) => format!("a part of it without the router: pool = \"{part}\""),
+                Some(part) => format!("name a part of it without the router, such as {part}"),
                 None => "name a part of it that the router is not in".into(),
             }),
             Refusal::NoNft => Some("on Debian: `apt install nftables`".into()),

@@ -46,6 +46,8 @@ fn pool_goes(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("start web")?;
     lab.sh("cp /etc/nsctl/nsctl.toml /root")?;
     for gone in ["sed -i '/^pool/d' /etc/nsctl/nsctl.toml", "rm /etc/nsctl/nsctl.toml"] {
+        // One that has only just begun to boot does not hear that it should stop.
+        lab.booted("web")?;
         lab.sh(gone)?;
         refused(lab, "apply --yes", 1, "names no pool any more")?;
         lab.sh("nft list chain inet nsctl to-web; systemctl restart systemd-nspawn@web")?;

@@ -57,7 +57,7 @@ fn a_pool_with_the_router(lab: &Lab) -> Result<()> {
     lab.sh("ip -6 route add default via 2001:db8:c::1 dev wan0 metric 10")?;
     for line in ["init --pool 2001:db8:c::/64 --on-link", "init --pool 2001:db8:c::/64"] {
         refused(lab, line, 1, "which is this host's router")?;
-        must!(lab.nsctl(line)?.stderr.contains("--pool 2001:db8:c:0:1::/80"), "{}", lab.nsctl(line)?.stderr);
+        must!(lab.nsctl(line)?.stderr.contains("such as 2001:db8:c:0:1::/80"), "{}", lab.nsctl(line)?.stderr);
     }
     lab.sh("ip -6 route del default via 2001:db8:c::1 dev wan0 metric 10").map(drop)
 }
