@@ -178,6 +178,18 @@ pub fn fingerprint(lab: &Lab) -> Result<String> {
             systemctl list-units --no-legend --plain 'systemd-nspawn@*' | awk '{print $1, $4}'")
 }
 
+/// Gives the uplink an address of a /64, and waits until the host has its router again.
+pub fn uplink_has(lab: &Lab, address: &str) -> Result<()> {
+    lab.sh(&format!(
+        "mkdir -p /etc/systemd/network/20-wan0.network.d
+         printf '[Network]\\nAddress={address}/64\\n' > /etc/systemd/network/20-wan0.network.d/10-provider.conf
+         networkctl reload
+         timeout 20 sh -c 'until ip -6 addr show dev wan0 -tentative to {address} | grep -q global &&
+             ip -6 route show default | grep -q wan0; do sleep 0.1; done'"
+    ))
+    .map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

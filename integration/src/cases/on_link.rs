@@ -5,15 +5,10 @@ use anyhow::Result;
 use crate::lab::{Lab, until};
 use crate::must;
 
-use super::refused;
-
-const PROVIDER: &str = "mkdir -p /etc/systemd/network/20-wan0.network.d
-    printf '[Network]\\nAddress=2001:db8:c::2/64\\n' > /etc/systemd/network/20-wan0.network.d/10-provider.conf
-    networkctl reload
-    timeout 20 sh -c 'until ip -6 addr show dev wan0 -tentative to 2001:db8:c::2 | grep -q global && ip -6 route show default | grep -q wan0; do sleep 0.1; done'";
+use super::{refused, uplink_has};
 
 pub fn run(lab: &mut Lab) -> Result<()> {
-    lab.sh(PROVIDER)?;
+    uplink_has(lab, "2001:db8:c::2")?;
     lab.router.script("ip addr add 2001:db8:c::1/64 dev up0 nodad")?;
     let said = lab.nsctl_ok("init")?;
     must!(

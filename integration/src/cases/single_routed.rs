@@ -5,18 +5,13 @@ use anyhow::Result;
 use crate::lab::{Lab, tiny_guest};
 use crate::must;
 
-use super::refused;
-
-/// The host's uplink has an address of it, as with Hetzner, and the router sends all of it to the
-/// host's link-local address.
-const PROVIDER: &str = "mkdir -p /etc/systemd/network/20-wan0.network.d
-    printf '[Network]\\nAddress=2001:db8:b::2/64\\n' > /etc/systemd/network/20-wan0.network.d/10-provider.conf
-    networkctl reload
-    timeout 20 sh -c 'until ip -6 addr show dev wan0 -tentative to 2001:db8:b::2 | grep -q global && ip -6 route show default | grep -q wan0; do sleep 0.1; done'
-    ip -6 -o addr show dev wan0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'";
+use super::{refused, uplink_has};
 
 pub fn run(lab: &mut Lab) -> Result<()> {
-    let own = lab.sh(PROVIDER)?;
+    // As with Hetzner: the uplink has an address of it, and the router sends all of it to the host's
+    // link-local address.
+    uplink_has(lab, "2001:db8:b::2")?;
+    let own = lab.sh("ip -6 -o addr show dev wan0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'")?;
     lab.router.script(&format!("ip -6 route add 2001:db8:b::/64 via {} dev up0", own.trim()))?;
     let said = lab.nsctl_ok("init")?;
     must!(
