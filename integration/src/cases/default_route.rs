@@ -27,7 +27,7 @@ fn undecided(lab: &Lab) -> Result<()> {
          systemctl restart systemd-networkd")?;
     must!(lab.sh("networkctl list wan0")?.contains("pending"), "networkd waits for no udev");
     let init = "init --pool 2001:db8:a::/48 --uplink wan0";
-    let refused = lab.run(&["sh", "-c", &format!("NSCTL_BUS_LIMIT=500 nsctl-faults {init}")])?;
+    let refused = lab.run(&["sh", "-c", &format!("NSCTL_BUS_LIMIT=3000 nsctl-faults {init}")])?;
     must!(refused.status == 1, "it guessed: {}", refused.all());
     must!(refused.stderr.contains("has not yet decided what to do with wan0"), "{}", refused.all());
     must!(lab.run(&["test", "-e", "/etc/nsctl/nsctl.toml"])?.status == 1, "a refused init wrote its file");

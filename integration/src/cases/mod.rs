@@ -26,6 +26,7 @@ mod exposed;
 mod firewall;
 mod handmade;
 mod hanging;
+mod ifupdown;
 mod images;
 mod imports;
 mod in_parallel;
@@ -145,6 +146,7 @@ cases! {
     single_routed,
     on_link,
     public_ipv4,
+    ifupdown,
 }
 
 /// Fails with the text unless the condition holds.
