@@ -10,7 +10,7 @@ use crate::must;
 const IMAGE: &str = "machinectl clone debian-13 old-image; cd /var/lib/machines/old-image
     dpkg -L ifupdown | while read -r path; do test -d \"$path\" || echo \"${path#/}\"; done > /root/list
     tar -C / -cf - -T /root/list | tar -C . --keep-directory-symlink -xf -
-    mkdir -p etc/network etc/systemd/system/multi-user.target.wants run
+    mkdir -p etc/network/if-pre-up.d etc/network/if-post-down.d etc/systemd/system/multi-user.target.wants
     printf 'auto lo\\niface lo inet loopback\\nauto host0\\niface host0 inet6 auto\\n' > etc/network/interfaces
     find etc/systemd/system -name 'systemd-networkd*' -delete
     ln -s /dev/null etc/systemd/system/systemd-networkd.service
