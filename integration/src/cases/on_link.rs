@@ -35,6 +35,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let out = lab.inside("web", "ping -6 -c2 -i0.2 -W5 2001:db8:c::1; ip -6 route get 2001:db8:ffff::1")?;
     must!(out.stdout.contains("2 received") && out.stdout.contains("src 2001:db8:c::100"), "{}", out.all());
     own_affairs(lab)?;
+    the_name_server(lab)?;
     unanswered(lab)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.nsctl_ok("doctor")?.contains("all is well"), "{}", lab.nsctl("doctor")?.all());
@@ -69,6 +70,19 @@ fn own_affairs(lab: &Lab) -> Result<()> {
     must!(!nobody.ok(), "{}", nobody.all());
     let known = lab.router.script("ip -6 neigh show 2001:db8:c::101")?;
     must!(!known.contains("lladdr"), "somebody answers for nobody: {known}");
+    Ok(())
+}
+
+/// It is the machines'; neighbours have addresses of the pool, too, and may know the host's MAC.
+fn the_name_server(lab: &Lab) -> Result<()> {
+    let mac = lab.sh("cat /sys/class/net/wan0/address")?;
+    lab.router.script(&format!(
+        "ip -6 neigh replace 2001:db8:c::53 lladdr {} dev up0 nud permanent; ping -6 -c1 -W5 2001:db8:c::53",
+        mac.trim()
+    ))?;
+    let asks = "timeout 2 bash -c 'exec 3<>/dev/tcp/2001:db8:c::53/53'";
+    must!(lab.inside("web", asks)?.ok(), "a machine does not reach its name server");
+    must!(!lab.router.run(&["bash", "-c", asks])?.ok(), "a neighbour reaches the machines' name server");
     Ok(())
 }
 

@@ -40,6 +40,12 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.nsctl_ok("doctor")?.contains("all is well"), "{}", lab.nsctl("doctor")?.all());
     lab.sh("rm /var/lib/nsctl/state.toml; nsctl state rebuild; nsctl plan | grep -qx 'nothing to do'")?;
+    // Another name, the same address; a clone gets another one.
+    lab.sh("nsctl stop db; nsctl rename db data; nsctl start data")?;
+    must!(lab.machine("data")?["addresses"][0] == "2001:db8:b::101", "{}", lab.machine("data")?);
+    lab.nsctl_ok("clone web other")?;
+    must!(lab.machine("other")?["addresses"][0] == "2001:db8:b::103", "{}", lab.machine("other")?);
+    lab.sh("nsctl remove -y other; nsctl stop data; nsctl rename data db; nsctl start db")?;
     lab.power_off()?;
     lab.power_on()?;
     lab.booted("web")?;

@@ -119,21 +119,10 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}"))
             .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
     }
-    let uplink = match uplink {
-        Some(name) => Some(name),
-        None if tunnel.is_some() => None,
-        None => default_uplink(&session)?,
+    let uplink = match tunnel {
+        Some(tunnel) => Some(tunnel),
+        None => native(&session, uplink, args.on_link).await?,
     };
-    let uplink = match uplink {
-        Some(name) if session.observed.live => Some(look(&session, name, args.on_link).await?),
-        // Nobody can be looked at: what is known of it stays.
-        name => {
-            let known = session.spec.host.uplink.clone();
-            let same = known.filter(|known| name.as_ref().is_none_or(|name| known.interface == *name));
-            same.or_else(|| name.map(Uplink::new)).map(|uplink| uplink.with_on_link(args.on_link))
-        }
-    };
-    let uplink = tunnel.or(uplink);
     if args.on_link && uplink.is_none() {
         return Err(Fault::new("nobody can be answered on a link that is not known")
             .usage()
@@ -170,6 +159,21 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         );
     }
     Ok(0)
+}
+
+/// The uplink that somebody upstream leads to: the one that is named, or else the one with the default route.
+async fn native(session: &Session, name: Option<IfName>, on_link: bool) -> Result<Option<Uplink>, Fault> {
+    let name = match name {
+        Some(name) => Some(name),
+        None => default_uplink(session)?,
+    };
+    if let Some(name) = name.as_ref().filter(|_| session.observed.live) {
+        return Ok(Some(look(session, name.clone(), on_link).await?));
+    }
+    // Nobody can be looked at: what is known of it stays.
+    let known = session.spec.host.uplink.clone();
+    let same = known.filter(|known| name.as_ref().is_none_or(|name| known.interface == *name));
+    Ok(same.or_else(|| name.map(Uplink::new)).map(|uplink| uplink.with_on_link(on_link)))
 }
 
 /// One prefix for all machines: is it as the user says?
@@ -323,6 +327,6 @@ fn says_accept_ra(session: &Session, file: &str) -> Result<bool, Fault> {
         texts.extend(session.disk.folder(&drop_ins, |name| name.ends_with(".conf"))?.into_values());
     }
     // What an earlier `init` wrote is no decision of the user's.
-    let theirs = texts.iter().filter(|text| Origin::of(text) == Origin::Foreign);
-    Ok(theirs.into_iter().any(|text| Ini::parse(text).get("Network", "IPv6AcceptRA").is_some()))
+    let mut theirs = texts.iter().filter(|text| Origin::of(text) == Origin::Foreign);
+    Ok(theirs.any(|text| Ini::parse(text).get("Network", "IPv6AcceptRA").is_some()))
 }
