@@ -7,7 +7,7 @@ use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::pool::Planned;
 use crate::provision::ProvisionError;
-use crate::sys;
+use crate::sys::{self, GuestError};
 
 /// How long a machine may take to answer after its start.
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -84,9 +84,11 @@ impl Hint for StepError {
 }
 
 impl StepError {
-    /// Whether the step that failed left nothing that must be undone.
+    /// Whether the step that failed left nothing that must be undone, nor did what is taken
+    /// together with it: only files are read again beside a tree that is made.
     pub fn left_nothing(&self) -> bool {
-        matches!(self, StepError::TreeTaken(_) | StepError::Journal(_))
+        let refused = matches!(self, StepError::Sys(sys::Error::Guest(GuestError::Refused(_))));
+        refused || matches!(self, StepError::TreeTaken(_) | StepError::Journal(_))
     }
 }
 

@@ -22,6 +22,9 @@ const LIMIT: usize = 64 << 10;
 pub enum GuestError {
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// It has been asked, and said no: nothing was begun.
+    #[error(transparent)]
+    Refused(BusError),
     #[error("the terminal of '{0}' cannot be used")]
     Io(String, #[source] std::io::Error),
     #[error("'{name}' started no shell within {} s", BEGIN_TIME.as_secs())]
@@ -37,7 +40,7 @@ pub enum GuestError {
 impl Hint for GuestError {
     fn hint(&self) -> Option<String> {
         match self {
-            GuestError::Bus(error) => error.hint(),
+            GuestError::Bus(error) | GuestError::Refused(error) => error.hint(),
             _ => None,
         }
     }
@@ -63,7 +66,10 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
     command.extend_from_slice(words);
     let mut stream = ExecStream::new(Token::new(random().map_err(io)?));
     let words = Token::wrap(&command, true);
-    let pty = bus.open_shell(name.as_str(), "root", "/bin/sh", words, Vec::new()).await?;
+    let opened = bus.open_shell(name.as_str(), "root", "/bin/sh", words, Vec::new()).await;
+    let pty = opened.map_err(|error| {
+        if error.is_refusal() { GuestError::Refused(error) } else { GuestError::Bus(error) }
+    })?;
     let deaf = |_| GuestError::Deaf { name: name.to_string() };
     let mut said = timeout(BEGIN_TIME, begin(&pty, &mut stream, name)).await.map_err(deaf)??;
     let mut buffer = [0; 4096];

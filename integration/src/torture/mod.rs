@@ -5,6 +5,7 @@ mod invariants;
 mod look;
 mod victim;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -52,12 +53,16 @@ pub fn torture(lab: &mut Lab, seed: u64, limit: Limit) -> Result<String> {
         let blow = Blow::choose(&mut rng);
         blows.push(blow.to_string());
         if limit.tells {
-            println!("{:4} {:6.1} s  {blow}", blows.len(), start.elapsed().as_secs_f64());
+            print!("{:4} {:6.1} s  {blow}", blows.len(), start.elapsed().as_secs_f64());
+            std::io::stdout().flush()?;
         }
-        victim.strike(&blow).with_context(|| {
+        let ended = victim.strike(&blow).with_context(|| {
             let from = blows.len().saturating_sub(15);
             format!("seed {seed}, blow {}:\n  {}", blows.len(), blows[from..].join("\n  "))
         })?;
+        if limit.tells {
+            println!(": {}", ended.map_or("nothing to strike at".into(), |outcome| format!("{outcome:?}")));
+        }
     }
     let Victim { kills, crashes, .. } = victim;
     Ok(format!("seed {seed}: {} blows, {kills} kills, {crashes} crashes: all held", blows.len()))

@@ -42,18 +42,19 @@ impl Victim<'_> {
         self.kills + self.crashes
     }
 
-    /// One blow, and all that must hold after it.
+    /// One blow, and all that must hold after it; how it ended, if there was something to strike at.
     ///
     /// # Errors
     /// What does not.
-    pub fn strike(&mut self, blow: &Blow) -> Result<()> {
+    pub fn strike(&mut self, blow: &Blow) -> Result<Option<Outcome>> {
         if !self.prepare(&blow.action)? {
-            return Ok(());
+            return Ok(None);
         }
         let before = Sight::of(self.lab)?;
         let Some(line) = blow.action.line() else {
             self.alone(&blow.action)?;
-            return self.settle();
+            self.settle()?;
+            return Ok(Some(Outcome::Done));
         };
         let crashes = self.crashes;
         let (outcome, said) = self.cut(&line, blow.cut)?;
@@ -74,7 +75,8 @@ impl Victim<'_> {
         if let Action::ForeignEdit { .. } = blow.action {
             self.lab.sh(&format!("grep -rlF \"{EDIT}\" /etc/systemd /var/lib/nsctl | xargs -r rm"))?;
         }
-        self.settle().with_context(|| said.clone())
+        self.settle().with_context(|| said.clone())?;
+        Ok(Some(outcome))
     }
 
     /// What comes before the command; false where there is nothing to strike at.

@@ -88,6 +88,13 @@ impl Hint for BusError {
 }
 
 impl BusError {
+    /// Whether the answer is that it was not even begun, and not that nobody knows: where a guest's
+    /// own systemd does not answer machined in time, it may yet do what it was asked.
+    pub fn is_refusal(&self) -> bool {
+        let unsure = ["Timeout", "ETIMEDOUT", "Disconnected", "ECONNRESET"];
+        matches!(self, BusError::Refused { answer, .. } if !unsure.iter().any(|word| answer.contains(word)))
+    }
+
     /// Whether something else is at work with it just now.
     pub fn is_busy(&self) -> bool {
         matches!(self, BusError::Refused { answer, .. } if answer.contains("EBUSY"))
