@@ -16,7 +16,7 @@ pub const STATE_DIR: &str = "/var/lib/nsctl";
 /// Where the leases are kept.
 pub const STATE_FILE: &str = "/var/lib/nsctl/state.toml";
 /// The format that this nsctl writes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER: &str = "# The leases of this host, kept by nsctl. Not for editing.\n";
 
 /// Why a state file cannot be used. It is never overwritten then.
@@ -86,7 +86,7 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
     let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
     let table = toml::from_str::<toml::Table>(text).map_err(damaged)?;
     match table.get("version").and_then(toml::Value::as_integer) {
-        Some(1..=2) => {}
+        Some(1..=3) => {}
         Some(other) if other > i64::from(VERSION) => {
             return Err(StateError::Newer(u32::try_from(other).unwrap_or(u32::MAX)));
         }
@@ -122,18 +122,33 @@ fn lease_of(ini: &Ini) -> Option<Lease> {
         None => {
             let routes =
                 ini.sections().filter(|(name, _)| *name == "Route").flat_map(|(_, settings)| settings);
-            let mut routes = routes.filter(|(key, _)| key == "Destination").map(|(_, value)| value.as_str());
-            let prefix = ini.get("IPv6Prefix", "Prefix").and_then(|prefix| prefix.parse().ok());
-            prefix.or_else(|| routes.find_map(|route| route.parse().ok()))
+            let routes = routes.filter(|(key, _)| key == "Destination").map(|(_, value)| value.as_str());
+            let mut routes = routes.filter_map(|route| route.parse::<Lease>().ok());
+            match ini.get("IPv6Prefix", "Prefix").and_then(|prefix| prefix.parse::<Lease>().ok()) {
+                // The link of what may be more.
+                Some(link) => routes.filter(|route| route.overlaps(link)).last().or(Some(link)),
+                None => routes.next(),
+            }
         }
         Some(number) => u32::from_str_radix(number.strip_prefix("0x")?, 16).ok().map(Lease::Number),
     }
 }
 
+/// The lowest format that says all of it: 3 has leases that are no /64.
+fn version(leases: &Leases) -> u32 {
+    let all = leases.held().values().chain(leases.resting().iter().map(|rested| &rested.lease));
+    let is_usual = |lease: &Lease| match lease {
+        Lease::Number(_) => true,
+        Lease::Subnet(subnet) => !subnet.is_wide(),
+        Lease::Address(_) => false,
+    };
+    if all.into_iter().all(is_usual) { 2 } else { VERSION }
+}
+
 /// The text of the state file.
 pub fn render(leases: &Leases) -> String {
     use std::fmt::Write;
-    let mut text = format!("{HEADER}version = {VERSION}\nresting = [");
+    let mut text = format!("{HEADER}version = {}\nresting = [", version(leases));
     for Resting { lease, machine } in leases.resting() {
         let subnet = String::from(*lease);
         let _ = match machine {
@@ -171,7 +186,7 @@ mod tests {
     #[test]
     fn damaged_and_newer_files_are_refused() {
         let fault = |text: &str| parse(Some(text)).unwrap_err();
-        assert!(matches!(fault("version = 3\nmood = 3"), StateError::Newer(3)));
+        assert!(matches!(fault("version = 4\nmood = 3"), StateError::Newer(4)));
         for text in [
             "",
             "version = 0",
@@ -179,11 +194,25 @@ mod tests {
             "versi",
             "\0",
             "version = 1\nresting = [\"2001:db8::/64\"]\n[leases]\na = \"2001:db8::/64\"\n",
-            "version = 1\n[leases]\na = \"2001:db8::/48\"\n",
+            "version = 1\n[leases]\na = \"2001:db8::/7\"\n",
         ] {
             assert!(matches!(fault(text), StateError::Damaged(_)), "{text}");
         }
         assert!(parse(None).unwrap().leases.held().is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_is_no_64_is_of_a_newer_format() {
+        let text = |lease: &str| {
+            let held = BTreeMap::from([("web".parse().unwrap(), lease.parse().unwrap())]);
+            render(&Leases::new(held, Vec::new()).unwrap())
+        };
+        assert!(text("2001:db8:0:1::/64").contains("version = 2\n"));
+        for lease in ["2001:db8:0:10::/60", "2001:db8::100/128"] {
+            let text = text(lease);
+            assert!(text.contains("version = 3\n"), "{text}");
+            assert_eq!(render(&parse(Some(&text)).unwrap().leases), text);
+        }
     }
 
     #[test]

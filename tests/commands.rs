@@ -346,6 +346,32 @@ pictures! {
         "create db --routed --ipv4 224.0.0.1",
         "clone web other",
         "attach web --bridge vbr0";
+    create_more_than_a_64: pool(),
+        "create router --routed --image base --prefix 60 --route 2001:db8:c::/56",
+        "create web --routed --image base",
+        "create other --routed --image base --route 2001:db8:c:1::/64",
+        "create other --routed --image base --route 2001:db8:d::/56 --route 2001:db8:d:1::/64",
+        "create other --routed --image base --route 2001:db8:a:77::/64",
+        "create other --routed --image base --route 2001:db8:d::1/56",
+        "create other --routed --image base --route fe80::/64",
+        "create other --routed --image base --route 192.0.2.0/24",
+        "create other --routed --image base --prefix 48",
+        "create other --routed --image base --prefix 8",
+        "create other --bridge vbr0 --prefix 60",
+        "pool",
+        "show router --json",
+        "clone router other",
+        "attach router --bridge vbr0";
+    create_more_than_a_64_of_what_changes: BARE.file(HOST, DELEGATED),
+        "create web --routed --image base --prefix 60",
+        "create web --routed --image base --route 2001:db8:c::/56";
+    create_more_than_a_64_of_one: BARE.done("init --pool 2001:db8:b::/64"),
+        "create web --routed --image base --prefix 60",
+        "--quiet create web --routed --image base --route 2001:db8:c::/56";
+    create_no_room: BARE.done("init --pool 2001:db8:a::/60").done("create one --routed --prefix 61"),
+        "create two --routed --prefix 61",
+        "create two --routed --prefix 62",
+        "create three --routed";
     create_pool_full: BARE.done("init --pool 2001:db8:a::/63").done("create one --routed"), "create two --routed";
     create_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "create web --routed";
     create_beside_a_broken_one:
@@ -459,6 +485,13 @@ pictures! {
             .file("etc/nsctl/machines.d/-x.toml", ROUTED)
             .file("etc/nsctl/machines.d/pin.toml", format!("{ROUTED}subnet = \"2001:db8:b::/64\"\n")),
         "plan";
+    plan_pins_that_overlap:
+        pool()
+            .file(WEB, format!("{ROUTED}subnet = \"2001:db8:a:10::/60\"\n"))
+            .file("etc/nsctl/machines.d/db.toml", format!("{ROUTED}subnet = \"2001:db8:a:17::/64\"\n"))
+            .file("etc/nsctl/machines.d/own.toml", format!("{ROUTED}subnet = \"2001:db8:a::/56\"\n"))
+            .file("etc/nsctl/machines.d/two.toml", format!("{ROUTED}subnet = \"2001:db8:a:7::/64\"\nprefix = 60\n")),
+        "plan";
     plan_no_pool: BARE.file(WEB, ROUTED), "plan";
     plan_bad_host_file: pool().edit(HOST, "uplnk = 3\n"), "plan";
     apply_nothing: house(), "apply";
@@ -538,7 +571,7 @@ pictures! {
     state_rebuild: house().gone(STATE), "state rebuild";
     state_rebuild_damaged: house().file(STATE, "versi"), "list", "state rebuild";
     state_rebuild_refused: house(), "state rebuild";
-    state_newer: house().file(STATE, "version = 3\n"), "plan", "state rebuild";
+    state_newer: house().file(STATE, "version = 4\n"), "plan", "state rebuild";
 
     export_below_root: house(), "export web web.tar", "export nobody web.tar", "export web web.zip";
     import_machine:

@@ -269,6 +269,9 @@ pictures! {
         define(host, "localhost", Some(WEB));
         define(host, "good", Some(WEB));
     };
+    more_than_a_64: settled(POOL, &[("web", WEB)]), |host| {
+        define(host, "web", Some("image = \"base\"\n[network]\nmode = \"routed\"\nprefix = 60\nroutes = [\"2001:db8:c::/56\"]\n"));
+    };
     pool_full: settled("pool = \"2001:db8:a::/63\"\n", &[("web", WEB)]), |host| {
         define(host, "other", Some(WEB));
         define(host, "buildbot", Some("image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n"));

@@ -129,7 +129,9 @@ fn proxied(facts: &Facts, pool: Prefix) -> Option<Finding> {
 fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
     let foreign = facts.routes.iter().filter(|route| match route.destination {
         IpNet::V6(net) => {
-            let own = route.by_kernel && net.prefix_len() == 128;
+            // Who routes for this host may have given it an address of the pool's beginning.
+            let first = pool.subnet(0).is_some_and(|first| first.net().contains(&net));
+            let own = route.by_kernel && net.prefix_len() == 128 || first && (route.by_kernel || route.by_ra);
             net != pool.net()
                 && pool.net().contains(&net)
                 && !route.unreachable

@@ -32,6 +32,8 @@ const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// Which trees nsctl made, and may delete with their machines: a file each.
 pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
+/// Drop-ins of the pool's file, one a machine.
+const POOL_DROP_INS: &str = "/etc/systemd/network/05-nsctl-pool-lo.network.d";
 /// A drop-in for a unit.
 const UNIT_DROP_IN: &str = "50-nsctl.conf";
 /// A drop-in for a .network file of somebody else's.
@@ -83,6 +85,8 @@ pub enum ManagedFile {
     HostEnd(MachineName),
     /// The network file that is bound into a machine.
     GuestEnd(MachineName),
+    /// A drop-in of the pool's file: where what is routed to a machine leads while that does not run.
+    RoutesDropIn(MachineName),
     /// A drop-in of a machine's unit.
     UnitDropIn(MachineName),
     /// A machine's part of the firewall.
@@ -158,6 +162,7 @@ impl ManagedFile {
             File::Nspawn(name) => format!("{NSPAWN_DIR}/{name}.nspawn").into(),
             File::HostEnd(name) => network("ve", name.as_str(), "network"),
             File::GuestEnd(name) => format!("{GUEST_DIR}/{name}.network").into(),
+            File::RoutesDropIn(name) => format!("{POOL_DROP_INS}/{name}.conf").into(),
             File::UnitDropIn(name) => drop_in(&name.unit()),
             File::MachineFirewall(name) => format!("{FIREWALL_DIR}/{name}.nft").into(),
             File::BoundUnit(name, file) => format!("{EXPOSE_DIR}/{name}.d/{file}").into(),
@@ -178,6 +183,7 @@ impl ManagedFile {
             NSPAWN_DIR => File::Nspawn(named(".nspawn")?),
             GUEST_DIR => File::GuestEnd(named(".network")?),
             FIREWALL_DIR => File::MachineFirewall(named(".nft")?),
+            POOL_DROP_INS => File::RoutesDropIn(named(".conf")?),
             NETWORK_DIR => networkd_file(file)?,
             UNITS_DIR => File::of_unit(file)?,
             _ => single(path).or_else(|| in_drop_in(folder, file))?,
@@ -224,6 +230,7 @@ impl ManagedFile {
             | File::Nspawn(name)
             | File::HostEnd(name)
             | File::GuestEnd(name)
+            | File::RoutesDropIn(name)
             | File::UnitDropIn(name)
             | File::MachineFirewall(name)
             | File::BoundUnit(name, _)
@@ -261,6 +268,7 @@ impl ManagedFile {
             | File::BridgeNetdev(_)
             | File::BridgeNetwork(_)
             | File::Port(_)
+            | File::RoutesDropIn(_)
             | File::HostEnd(_) => Reader::Networkd,
             File::ResolvedDropIn => Reader::Resolved,
             File::Firewall => Reader::Firewall { whole: true },

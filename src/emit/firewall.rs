@@ -4,6 +4,8 @@
 use std::fmt::Write;
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
+
 use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::nftables_unit;
@@ -25,6 +27,8 @@ add set inet nsctl machines { type ifname; }
 add map inet nsctl inbound { type ifname : verdict; }
 # Where machines are by plan.
 add set inet nsctl planned { type ipv6_addr; }
+# What machines route on: nobody there is the host's neighbour.
+add set inet nsctl behind { type ipv6_addr; flags interval; }
 # Which addresses the host takes for neighbours, and who has got new ones of late.
 add set inet nsctl near { type ifname . ipv6_addr; size 65536; flags dynamic,timeout; timeout 30s; }
 add set inet nsctl newcomers { type ifname; size 65536; flags dynamic,timeout; timeout 1m; }
@@ -33,6 +37,7 @@ flush table inet nsctl
 flush set inet nsctl machines
 flush map inet nsctl inbound
 flush set inet nsctl planned
+flush set inet nsctl behind
 
 table inet nsctl {
 ";
@@ -88,6 +93,7 @@ const CHAINS: [(&str, &[&str]); 5] = [
         "near",
         &[
             "ip6 daddr @planned accept",
+            "ip6 daddr @behind accept",
             "ip6 daddr ff00::/8 accept",
             "oifname . ip6 daddr @near update @near { oifname . ip6 daddr } accept",
             "update @newcomers { oifname limit rate over 20/second burst 100 packets } counter drop",
@@ -272,19 +278,32 @@ exec nft -f {FIREWALL_FILE}
 
 /// What comes in to one machine. One command a line: a block of its own for each
 /// machine costs nft(8) half a megabyte and a third of a millisecond.
-pub fn machine(name: &MachineName, planned: Option<Ipv6Addr>, open: &[OpenPort]) -> String {
+///
+/// What a machine routes on, and does not know, must not come back to it (RFC 7084 L-14): each
+/// packet would go to and fro until its hop limit is used up.
+pub fn machine(
+    name: &MachineName,
+    planned: Option<Ipv6Addr>,
+    behind: &[Ipv6Net],
+    open: &[OpenPort],
+) -> String {
     let (chain, link) = (chain_of(name), kernel_name(&name.routed_link()));
     let mut open = open.to_vec();
     open.sort();
     open.dedup();
     let rules = open.iter().map(rule);
-    let rules = std::iter::once("jump always".to_owned()).chain(rules).chain(["counter drop".to_owned()]);
+    let back = (!behind.is_empty()).then(|| format!("iifname \"{link}\" counter drop"));
+    let rules = back.into_iter().chain(["jump always".to_owned()]).chain(rules);
+    let rules = rules.chain(["counter drop".to_owned()]);
     let mut text = format!("add chain inet nsctl {chain}\n");
     for rule in rules {
         let _ = writeln!(text, "add rule inet nsctl {chain} {rule}");
     }
     if let Some(address) = planned {
         let _ = writeln!(text, "add element inet nsctl planned {{ {address} }}");
+    }
+    for net in behind {
+        let _ = writeln!(text, "add element inet nsctl behind {{ {net} }}");
     }
     let _ = writeln!(text, "add element inet nsctl machines {{ \"{link}\" }}");
     let _ = writeln!(text, "add element inet nsctl inbound {{ \"{link}\" : goto {chain} }}");

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::file::ManagedFile;
 use super::ini::Ini;
@@ -73,9 +73,13 @@ impl<'a> MachineFiles<'a> {
         ];
         if let Attachment::Routed { routed, lease } = attachment {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *lease)));
+            if !routed.routes.is_empty() && self.host.fixed_pool().is_some() {
+                let routes = routed.routes.iter().copied().fold(Ini::new(), unreachable).render();
+                files.push((ManagedFile::RoutesDropIn(name()), routes));
+            }
             if self.machine.has_firewall() {
                 let planned = self.host.fixed_address(routed, *lease);
-                let text = firewall::machine(self.name, planned, &self.machine.open);
+                let text = firewall::machine(self.name, planned, &routed.behind(*lease), &self.machine.open);
                 files.push((ManagedFile::MachineFirewall(name()), text));
             }
         }
@@ -193,7 +197,7 @@ impl<'a> MachineFiles<'a> {
     fn host_end(&self, attachment: &Attachment) -> String {
         let (routed, bridged) = (self.name.routed_link(), self.name.bridged_link());
         let ini = match attachment {
-            Attachment::Routed { lease, .. } => self.routed_end(&routed, *lease),
+            Attachment::Routed { lease, routed: asked } => self.routed_end(&routed, asked, *lease),
             // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
             Attachment::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
         };
@@ -216,7 +220,7 @@ impl<'a> MachineFiles<'a> {
     /// Nobody else is on this link, so there is nothing to detect duplicates of.
     /// RA is for guests that do not read the file bound into them. Never
     /// `IPMasquerade=both`, which the stock file has: it translates IPv6, too.
-    fn routed_end(&self, link: &str, lease: Lease) -> Ini {
+    fn routed_end(&self, link: &str, routed: &Routed, lease: Lease) -> Ini {
         let mut ini = Ini::new().section("Match").set("Name", link);
         if let Some(servers) = self.dns_servers(IpAddr::is_ipv6) {
             ini = ini.section("IPv6SendRA").set("DNS", servers).set_some("Domains", self.zone());
@@ -236,13 +240,19 @@ impl<'a> MachineFiles<'a> {
             .set_some("IPMasquerade", self.nat().then_some("ipv4"));
         let ini = match lease {
             Lease::Number(number) => self.delegated_prefix(ini, number),
+            Lease::Subnet(subnet) if subnet.is_wide() => routed_prefix(ini, subnet),
             Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
-            Lease::Address(address) => route_to(own_gateway(ini), format_args!("{address}/128")),
+            Lease::Address(address) => route_to(own_gateway(ini), Ipv6Net::from(address)),
         };
-        match self.own_ipv4() {
-            Some(address) => route_to(ini, format_args!("{address}/32")),
+        let ini = match self.own_ipv4() {
+            Some(address) => route_to(ini, Ipv4Net::from(address)),
             None => ini,
-        }
+        };
+        let Some(gateway) = routed.planned(lease).address() else { return ini };
+        let behind = lease.subnet().filter(|subnet| subnet.is_wide()).map(Subnet::net);
+        behind.into_iter().chain(routed.routes.iter().copied()).fold(ini, |ini, net| {
+            ini.section("Route").set("Destination", net).set("Gateway", gateway).set("GatewayOnLink", "yes")
+        })
     }
 
     /// networkd cuts the /64 of this number out of what the ISP delegates; the same
@@ -317,9 +327,20 @@ impl<'a> MachineFiles<'a> {
             .set("DuplicateAddressDetection", "none")
             .section("Route")
             .set("Gateway", GATEWAY);
+        let behind = lease.subnet().filter(|subnet| subnet.is_wide()).map(Subnet::net);
+        let ini = behind.into_iter().chain(routed.routes.iter().copied()).fold(ini, unreachable);
         self.with_own_ipv4(ini).render()
     }
 }
+
+/// What a router has not given to anybody does not go back where it came from (RFC 7084 L-14). Who
+/// routes it inside the machine does so for parts of it, or has a route of the usual metric.
+fn unreachable(ini: Ini, net: Ipv6Net) -> Ini {
+    ini.section("Route").set("Destination", net).set("Type", "unreachable").set("Metric", LAST_RESORT)
+}
+
+/// Behind every other route to the same.
+const LAST_RESORT: u32 = 4_294_967_294;
 
 fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
     own_gateway(ini)
@@ -330,9 +351,18 @@ fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
         .set("Prefix", subnet)
 }
 
-/// A single address behind this link.
-fn route_to(ini: Ini, address: impl ToString) -> Ini {
-    ini.section("Route").set("Destination", address).set("Scope", "link")
+/// Of a machine that routes on, the host has no address in its prefix: all of that is the machine's,
+/// which may be the first of its own pool.
+fn routed_prefix(ini: Ini, subnet: Subnet) -> Ini {
+    route_to(own_gateway(ini), subnet.link().net()).section("IPv6Prefix").set("Prefix", subnet.link())
+}
+
+/// A single address, or a prefix, that is on this link; without the scope networkd would take an IPv4 route
+/// for one of the whole world.
+fn route_to(ini: Ini, net: impl Into<IpNet>) -> Ini {
+    let net = net.into();
+    let scope = net.network().is_ipv4().then_some("link");
+    ini.section("Route").set("Destination", net).set_some("Scope", scope)
 }
 
 fn own_gateway(ini: Ini) -> Ini {

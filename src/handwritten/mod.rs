@@ -175,7 +175,7 @@ pub fn definition(
             // What it has now it keeps.
             let token = own.next().filter(|own| *own != usual);
             let token = token.map(|own| Ipv6Addr::from(u128::from(own) & u128::from(u64::MAX)));
-            let routed = Routed { subnet: Some(Lease::Subnet(subnet)), token, chosen: None };
+            let routed = Routed { subnet: Some(Lease::Subnet(subnet)), token, ..Routed::default() };
             MachineSpec {
                 ipv4: host_end.ipv4(),
                 networkd: host_end.rest(Some(subnet)),

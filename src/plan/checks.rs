@@ -126,9 +126,10 @@ impl Hint for Refusal {
                 "name one in {}: image = \"…\"; `nsctl image list` lists them",
                 definition_path(name).display()
             )),
-            Refusal::Held { .. } => {
-                Some("fix what is named there; each nsctl that changes the host tries it again".into())
-            }
+            Refusal::Held { machine, .. } => Some(format!(
+                "fix what is named there, or, where that is inside the machine, `nsctl stop {machine}`; each nsctl \
+                 that changes the host tries it again"
+            )),
             Refusal::Broken { .. } => Some("fix that in the file; the machine stays as it is".into()),
             Refusal::Stray(_) => Some("name the file after its machine, or move it away".into()),
             Refusal::NoSource { .. } => {

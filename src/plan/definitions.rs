@@ -1,5 +1,7 @@
 //! What in a definition would let its machine down once it is touched: found before.
 
+use ipnet::IpNet;
+
 use super::files::FileChange;
 use super::{Refusal, Wanted};
 use crate::emit::Owner;
@@ -26,6 +28,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) ->
         }
         if changed {
             refusals.extend(taken(name, machine, wanted, observed));
+            refusals.extend(astray(name, machine, wanted, observed));
             refusals.extend(misspelt(name, machine, wanted, observed));
         }
     }
@@ -62,6 +65,22 @@ fn taken(name: &MachineName, machine: &MachineSpec, wanted: &Wanted, observed: &
     let place = place(name, wanted, observed, &[], "ipv4", Some(&address.to_string()), message);
     let hint =
         "name one that the provider has given you for a machine; ipv4 = \"nat\" shares the host's".to_owned();
+    Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
+}
+
+/// A route that would lead what is this host's own, or its router's, to a machine.
+fn astray(
+    name: &MachineName,
+    machine: &MachineSpec,
+    wanted: &Wanted,
+    observed: &Observed,
+) -> Option<Refusal> {
+    let routes = machine.network.routed()?.routes.iter().map(|route| IpNet::V6(*route));
+    let holds = |route: &IpNet| wanted.spec.own_addresses.iter().copied().find(|own| route.contains(own));
+    let (route, own) = routes.filter_map(|route| Some((route, holds(&route)?))).next()?;
+    let message = format!("{route} holds {own}, which this host or its router has");
+    let place = place(name, wanted, observed, &["network"], "routes", Some(&route.to_string()), message);
+    let hint = "name a prefix that the provider routes to this host beside its pool".to_owned();
     Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
 }
 

@@ -74,7 +74,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::Port(link)
         | ManagedFile::TunnelNetdev(link)
         | ManagedFile::TunnelNetwork(link) => link.to_string(),
-        ManagedFile::PoolNetwork => "lo".to_owned(),
+        ManagedFile::PoolNetwork | ManagedFile::RoutesDropIn(_) => "lo".to_owned(),
         ManagedFile::UplinkDropIn(_) => spec.host.uplink.as_ref()?.interface.to_string(),
         ManagedFile::HostEnd(name) => {
             let machine = spec.machines.get(name);

@@ -8,6 +8,7 @@ mod files;
 pub mod guests;
 mod machines;
 mod naming;
+mod order;
 pub mod others;
 mod stale;
 mod step;
@@ -23,13 +24,14 @@ pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
 pub use machines::{check, wrong_link};
 pub use naming::taken;
+pub use order::flushed;
 pub use stale::Stale;
 pub use step::{Source, Step, stages, undo, with_reloads};
 pub use whole::{Whole, whole};
 
-use crate::emit::{self, ManagedFile, Owner, Reader};
+use crate::emit::{self, Owner};
 use crate::name::{IfName, MachineName};
-use crate::observed::{Nftables, Observed, v6};
+use crate::observed::{Observed, v6};
 use crate::pool::Leases;
 use crate::provision::FirstBoot;
 use crate::spec::Spec;
@@ -185,7 +187,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     notes.extend(checks::notes(wanted, observed, &changes));
     notes.extend(naming::notes(wanted, observed));
     notes.extend(others::notes(wanted, observed));
-    let mut plan = Plan { steps: steps(wanted, observed, &changes, &actions), notes, effects: Vec::new() };
+    let mut plan =
+        Plan { steps: order::steps(wanted, observed, &changes, &actions), notes, effects: Vec::new() };
     if observed.live {
         plan.effects = effects::of_units(&plan, &actions.reasons());
         let files = effects::of_files(&changes, &wanted.spec);
@@ -193,152 +196,6 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
         plan.effects.extend(files);
     }
     Ok(plan)
-}
-
-/// The order matters: the lease is on disk before anything uses it, a machine
-/// is stopped before its files change, everybody has read the files before a
-/// machine starts with them, and what cannot be undone comes last.
-fn steps(
-    wanted: &Wanted,
-    observed: &Observed,
-    changes: &[files::FileChange],
-    actions: &machines::MachineActions,
-) -> Vec<Step> {
-    let mut steps = files::records(wanted, observed);
-    steps.extend(actions.stop());
-    let (listen, deafen) = sockets(observed, changes);
-    steps.extend(deafen.filter(|_| observed.live));
-    let read: Vec<Step> = changes.iter().map(files::FileChange::step).chain(actions.with_host()).collect();
-    let mut stale = Stale::beside(observed.units.keys().cloned().collect());
-    for step in &read {
-        stale.note(step);
-    }
-    if flushed(wanted, observed) {
-        stale.note_firewall();
-    }
-    steps.extend(read);
-    if observed.live {
-        let renamed = wanted.rename_tree.clone();
-        steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
-        steps.extend(changed_tunnels(changes));
-        steps.append(&mut stale.reloads());
-        // After the .nspawn file: machined copies the image's where there is none,
-        // and when a tree is deleted its .nspawn goes with it.
-        steps.extend(wanted.images.iter().flat_map(|image| image_steps(image, observed)));
-        steps.append(&mut bridge_steps(wanted, observed, changes));
-        steps.append(&mut host_steps(wanted, observed, changes));
-    }
-    steps.extend(listen.filter(|_| observed.live));
-    steps.append(&mut actions.after_files());
-    if observed.live {
-        steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
-    }
-    steps
-}
-
-/// Our table is not what its files say: somebody flushed all rules, or changed some.
-pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
-    let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
-    let loaded = |nftables: &Nftables| nftables.ours && nftables.drift.is_empty();
-    there && !observed.nftables.as_ref().is_none_or(loaded) && wanted.holds(&Owner::Firewall)
-}
-
-/// The host's sockets for machines that run: those whose files are new or changed
-/// listen, those whose files change or go did.
-fn sockets(observed: &Observed, changes: &[files::FileChange]) -> (Option<Step>, Option<Step>) {
-    let unit = |change: &files::FileChange| match (&change.file, change.file.reader()) {
-        (ManagedFile::HostUnit(machine, _, "socket"), Reader::Systemd(unit)) => {
-            Some((unit, observed.is_running(machine)))
-        }
-        _ => None,
-    };
-    let named =
-        |takes: fn(&files::FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
-    let new: Vec<String> =
-        named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
-    let old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
-    let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
-    (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
-}
-
-/// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.
-fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
-    let path = ManagedFile::Nspawn(name.clone()).path();
-    let back = observed.file(&kept_beside(&path)).map(str::to_owned);
-    let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
-    let back = back.map(|text| Step::Write { path, old: None, new: Some(text), mode: None });
-    std::iter::once(remove).chain(back).collect()
-}
-
-fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
-    let NewImage { source, to, first_boot } = image.clone();
-    let fit = first_boot.map(|first_boot| Step::Provision { machine: to.clone(), first_boot });
-    let claim = Step::Claim { machine: to.clone() };
-    let make = Step::MakeTree { source, to, sharing: observed.sharing };
-    std::iter::once(make).chain(fit).chain([claim]).collect()
-}
-
-/// Bridges whose files are new: wait for them, and clean their ports. Those whose
-/// files are gone: networkd does not delete what it made.
-fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for (name, bridge) in &wanted.spec.host.bridges {
-        if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
-            let is_new = observed.link(name.as_str()).is_none();
-            let port = bridge.uplink.clone();
-            steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
-            steps.push(Step::FlushPort { port });
-        }
-    }
-    let gone = changes.iter().filter(|change| change.new.is_none());
-    steps.extend(gone.filter_map(|change| match &change.file {
-        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
-        ManagedFile::BridgeNetdev(name) if observed.is_bridge(name) => {
-            Some(Step::DeleteLink { name: name.clone() })
-        }
-        _ => None,
-    }));
-    steps
-}
-
-/// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
-fn changed_tunnels(changes: &[files::FileChange]) -> impl Iterator<Item = Step> {
-    let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
-    changed.filter_map(|change| match &change.file {
-        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
-        _ => None,
-    })
-}
-
-/// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
-fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if wanted.holds(&Owner::Host) {
-        let all = emit::switches(&wanted.spec.host);
-        steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
-        let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
-        let made = changes.iter().filter(|change| change.new.is_some());
-        steps.extend(made.filter_map(|change| match &change.file {
-            ManagedFile::TunnelNetdev(link) => {
-                Some(Step::TunnelUp { link: link.clone(), is_new: change.old.is_none() })
-            }
-            _ => None,
-        }));
-        if changed {
-            let host = &wanted.spec.host;
-            let routed = host.fixed_pool().filter(|_| host.answers_on().is_none());
-            steps.extend(routed.map(|pool| Step::PoolRoute { pool }));
-            steps.extend(host.delegated().map(|_| Step::Delegation));
-        }
-    }
-    steps
-}
-
-/// A switch that is as it should be, or a limit that is higher, stays.
-fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
-    let old = observed.sysctls.get(&key)?.clone();
-    let enough = old.parse::<u32>().is_ok_and(|old| old == value || (old > value && value > 0));
-    (!enough).then(|| Step::Switch { key, old, new: value.to_string() })
 }
 
 /// The leases that this spec needs: routed machines get one, and keep it; the
@@ -372,20 +229,19 @@ fn settle_those(
     }
     leases.reserve(v6(spec.own_addresses.iter().copied()));
     let mut refusals = Vec::new();
-    // Pinned ones first, so that nobody gets by chance what another asks for by name.
-    for pinned in [true, false] {
-        for (name, machine) in &spec.machines {
-            let Some(routed) = machine.network.routed() else { continue };
-            if routed.subnet.is_some() != pinned || !ours(name) {
-                continue;
-            }
-            let Some(pool) = spec.host.pool() else {
-                refusals.push(Refusal::NoPool(name.clone()));
-                continue;
-            };
-            if let Err(fault) = leases.lease(pool, name, routed.subnet) {
-                refusals.push(Refusal::NoLease(name.clone(), fault));
-            }
+    let all =
+        spec.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.routed()?.ask())));
+    let mut asks: Vec<_> = all.filter(|(name, _)| ours(name)).collect();
+    // Pinned ones first, so that nobody gets by chance what another asks for by name; and then
+    // those that need the most room.
+    asks.sort_by_key(|(_, ask)| (ask.pinned.is_none(), ask.length));
+    for (name, ask) in asks {
+        let Some(pool) = spec.host.pool() else {
+            refusals.push(Refusal::NoPool(name.clone()));
+            continue;
+        };
+        if let Err(fault) = leases.lease(pool, name, ask) {
+            refusals.push(Refusal::NoLease(name.clone(), fault));
         }
     }
     (leases, refusals)

@@ -66,7 +66,8 @@ fn traffic(wanted: &Wanted) -> Vec<Traffic> {
     let mut traffic = Vec::new();
     for (name, machine) in mine {
         match &machine.network {
-            Network::Routed(_) => {
+            Network::Routed(routed) => {
+                traffic.extend(routed.routes.iter().map(|route| Traffic::Prefix(route.to_string())));
                 let pool = host.prefix;
                 traffic.extend(pool.map(|pool| Traffic::Prefix(pool.to_string())));
                 let link = || Traffic::Link(kernel_name(&name.routed_link()));

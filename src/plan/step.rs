@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 use super::Stale;
@@ -132,6 +133,10 @@ pub enum Step {
     PoolRoute {
         pool: Prefix,
     },
+    /// Takes away unreachable routes whose files are gone: networkd of systemd 252 leaves them.
+    DropUnreachable {
+        nets: Vec<Ipv6Net>,
+    },
     /// Waits until networkd has made the tunnel.
     TunnelUp {
         link: IfName,
@@ -204,7 +209,10 @@ impl Step {
                 Some(Step::Move { machine, link, bridge: from, from: Some(bridge) })
             }
             // networkd puts back what its files say.
-            Step::DeleteLink { .. } | Step::FlushPort { .. } | Step::Move { from: None, .. } => None,
+            Step::DropUnreachable { .. }
+            | Step::DeleteLink { .. }
+            | Step::FlushPort { .. }
+            | Step::Move { from: None, .. } => None,
             Step::BridgeUp { is_new: false, .. } | Step::TunnelUp { is_new: false, .. } => None,
             Step::PoolRoute { .. } | Step::Delegation | Step::Answer { .. } | Step::LanAddress { .. } => None,
         }
@@ -361,6 +369,10 @@ impl Step {
             Step::ReloadFirewall { .. } => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
+            Step::DropUnreachable { nets } => {
+                let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+                format!("take away the unreachable route of {}", nets.join(", "))
+            }
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
             Step::Delegation => "wait for the delegated prefix".into(),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::prefix::parse_net;
 use super::{PoolError, Prefix, Subnet};
 
-/// What a machine holds: a /64, its number in a prefix that is delegated and may change, or an
+/// What a machine holds: a /64 or more, its number in a prefix that is delegated and may change, or an
 /// address of a pool that is but one /64, or less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -37,14 +37,44 @@ impl Lease {
         }
     }
 
-    /// Its place among all that can be held. Unicast addresses have bits before their last 64,
-    /// and unicast prefixes before their last 32, so no kind is taken for another.
-    pub(super) fn place(self) -> u128 {
+    /// The prefix, if it is one.
+    pub fn subnet(self) -> Option<Subnet> {
         match self {
-            Lease::Number(number) => number.into(),
-            Lease::Subnet(subnet) => subnet.0.into(),
-            Lease::Address(address) => address.into(),
+            Lease::Subnet(subnet) => Some(subnet),
+            Lease::Number(_) | Lease::Address(_) => None,
         }
+    }
+
+    /// What has this length instead, where it is a prefix.
+    pub(super) fn resized(self, length: u8) -> Lease {
+        self.subnet().map_or(self, |subnet| Lease::Subnet(subnet.resized(length)))
+    }
+
+    /// Its place among all that can be held, the first and the last. Unicast addresses have bits
+    /// before their last 64, and unicast prefixes before their last 32, so no kind is taken for
+    /// another.
+    pub fn range(self) -> (u128, u128) {
+        let single = |place: u128| (place, place);
+        match self {
+            Lease::Number(number) => single(number.into()),
+            Lease::Subnet(subnet) => {
+                let (first, last) = subnet.range();
+                (first.into(), last.into())
+            }
+            Lease::Address(address) => single(address.into()),
+        }
+    }
+
+    /// How many machines it could serve.
+    pub fn size(self) -> u128 {
+        let (first, last) = self.range();
+        last - first + 1
+    }
+
+    /// Whether both cannot be held at once.
+    pub fn overlaps(self, other: Lease) -> bool {
+        let ((first, last), (begin, end)) = (self.range(), other.range());
+        first <= end && begin <= last
     }
 }
 
@@ -62,7 +92,7 @@ impl fmt::Display for Lease {
 impl From<Lease> for String {
     fn from(lease: Lease) -> String {
         match lease {
-            Lease::Number(number) => Subnet(number.into()).to_string(),
+            Lease::Number(number) => Subnet::of((u128::from(number) << 64).into()).to_string(),
             Lease::Subnet(_) | Lease::Address(_) => lease.to_string(),
         }
     }
@@ -80,7 +110,7 @@ impl FromStr for Lease {
             return Ok(Lease::Address(net.addr()));
         }
         let subnet = Subnet::try_from(net)?;
-        Ok(u32::try_from(subnet.0).map_or(Lease::Subnet(subnet), Lease::Number))
+        Ok(u32::try_from(subnet.range().0).map_or(Lease::Subnet(subnet), Lease::Number))
     }
 }
 

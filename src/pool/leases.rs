@@ -13,6 +13,22 @@ pub struct Resting {
     pub machine: Option<MachineName>,
 }
 
+/// What a machine asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// This one, and no other.
+    pub pinned: Option<Lease>,
+    /// The length of its prefix, where the pool has prefixes: 64, or less for a machine that routes.
+    pub length: u8,
+}
+
+/// A /64 of no more than that.
+impl From<Option<Lease>> for Ask {
+    fn from(pinned: Option<Lease>) -> Ask {
+        Ask { pinned, length: 64 }
+    }
+}
+
 /// Who holds which subnet, and which were freed.
 #[derive(Debug, Clone, Default)]
 pub struct Leases {
@@ -42,7 +58,7 @@ impl Leases {
     pub fn new(held: BTreeMap<MachineName, Lease>, resting: Vec<Resting>) -> Result<Leases, Lease> {
         let mut used = Ranges::default();
         for lease in held.values().chain(resting.iter().map(|rested| &rested.lease)) {
-            if !used.insert(lease.place()) {
+            if !used.insert(lease.range()) {
                 return Err(*lease);
             }
         }
@@ -63,8 +79,9 @@ impl Leases {
         &self.resting
     }
 
+    /// Who holds it, or a part of it.
     pub fn holder(&self, lease: Lease) -> Option<&MachineName> {
-        self.held.iter().find(|(_, held)| **held == lease).map(|(name, _)| name)
+        self.held.iter().find(|(_, held)| held.overlaps(lease)).map(|(name, _)| name)
     }
 
     /// Keeps addresses from being leased. Who holds one already keeps it.
@@ -83,44 +100,60 @@ impl Leases {
     ///
     /// # Errors
     /// When the pool is full, or the pinned subnet cannot be had.
-    pub fn lease(
-        &mut self,
-        pool: Pool,
-        name: &MachineName,
-        pinned: Option<Lease>,
-    ) -> Result<Lease, PoolError> {
-        let held = self.get(name);
-        let lease = match (pinned, held) {
+    pub fn lease(&mut self, pool: Pool, name: &MachineName, ask: impl Into<Ask>) -> Result<Lease, PoolError> {
+        let (ask, held): (Ask, _) = (ask.into(), self.get(name));
+        let lease = match (ask.pinned, held) {
             (Some(pin), Some(held)) if pin == held => return Ok(held),
-            (None, Some(held)) if pool.contains(held) => return Ok(held),
-            (Some(pin), _) => self.check_pin(pool, pin)?,
-            (None, _) => {
-                self.held_last(pool, name).or_else(|| self.next(pool)).ok_or(PoolError::Full(pool))?
-            }
+            (None, Some(held)) if pool.contains(held) && held.resized(ask.length) == held => return Ok(held),
+            (Some(pin), _) => self.check_pin(pool, name, pin)?,
+            (None, _) => self.find(pool, name, ask.length)?,
         };
         self.release(name);
-        if !self.used.insert(lease.place()) {
-            self.resting.retain(|rested| rested.lease != lease);
-        }
+        self.take(lease);
         self.held.insert(name.clone(), lease);
         Ok(lease)
     }
 
-    fn check_pin(&self, pool: Pool, pin: Lease) -> Result<Lease, PoolError> {
+    fn find(&self, pool: Pool, name: &MachineName, length: u8) -> Result<Lease, PoolError> {
+        let again = || self.held_last(pool, name, length).or_else(|| self.next(pool, length));
+        let full = if length < 64 { PoolError::NoRoom { pool, length } } else { PoolError::Full(pool) };
+        again().ok_or(full)
+    }
+
+    /// Of what rests, only what has no part in it goes on resting; what is left of the rest was
+    /// never used.
+    fn take(&mut self, lease: Lease) {
+        if self.used.insert(lease.range()) {
+            return;
+        }
+        self.resting.retain(|rested| !rested.lease.overlaps(lease));
+        let all = self.held.values().chain(self.resting.iter().map(|rested| &rested.lease)).chain([&lease]);
+        self.used = Ranges::default();
+        for lease in all.copied().collect::<Vec<_>>() {
+            self.used.insert(lease.range());
+        }
+    }
+
+    fn check_pin(&self, pool: Pool, name: &MachineName, pin: Lease) -> Result<Lease, PoolError> {
         if !pool.contains(pin) {
             return Err(PoolError::Outside { lease: pin, pool });
         }
         if self.is_reserved(pool, pin) {
             return Err(PoolError::HostsOwn(pin));
         }
-        match self.holder(pin) {
-            Some(holder) => Err(PoolError::Taken { lease: pin, holder: holder.clone() }),
+        let mut others = self.held.iter().filter(|(holder, held)| *holder != name && held.overlaps(pin));
+        match others.next() {
+            Some((holder, _)) => Err(PoolError::Taken { lease: pin, holder: holder.clone() }),
             None => Ok(pin),
         }
     }
 
-    fn next(&self, pool: Pool) -> Option<Lease> {
-        self.never_used(pool).or_else(|| self.rested(pool).next().map(|rested| rested.lease))
+    fn next(&self, pool: Pool, length: u8) -> Option<Lease> {
+        let around = |rested: &Resting| rested.lease.resized(length);
+        let is_free = |lease: &Lease| pool.contains(*lease) && !self.is_reserved(pool, *lease);
+        let mut rested = self.rested(pool).map(around);
+        self.never_used(pool, length)
+            .or_else(|| rested.find(|lease| is_free(lease) && self.holder(*lease).is_none()))
     }
 
     /// What rests in a pool, the one freed longest ago first.
@@ -131,22 +164,25 @@ impl Leases {
     }
 
     /// What a machine of this name held last, if nobody else has it since.
-    fn held_last(&self, pool: Pool, name: &MachineName) -> Option<Lease> {
-        let last = self.rested(pool).rfind(|rested| rested.machine.as_ref() == Some(name))?;
-        Some(last.lease)
+    fn held_last(&self, pool: Pool, name: &MachineName, length: u8) -> Option<Lease> {
+        let is_last = |rested: &&Resting| {
+            rested.machine.as_ref() == Some(name) && rested.lease.resized(length) == rested.lease
+        };
+        Some(self.rested(pool).rfind(is_last)?.lease)
     }
 
     /// The lowest from the first on that nobody ever had.
-    fn never_used(&self, pool: Pool) -> Option<Lease> {
-        let begin = pool.lease(0)?.place();
+    fn never_used(&self, pool: Pool, length: u8) -> Option<Lease> {
+        let begin = pool.lease(0)?.range().0;
+        let size = pool.lease(0)?.resized(length).size();
         let mut at = begin + u128::from(pool.first());
         loop {
-            at = self.used.first_free(at)?;
-            let lease = pool.lease(u64::try_from(at - begin).ok()?)?;
+            at = self.used.first_free(at, size)?;
+            let lease = pool.lease(u64::try_from(at - begin).ok()?)?.resized(length);
             if !self.is_reserved(pool, lease) {
-                return Some(lease);
+                return pool.contains(lease).then_some(lease);
             }
-            at += 1;
+            at += size;
         }
     }
 
@@ -173,10 +209,11 @@ impl Leases {
         let names = written.held.keys().chain(before.held.keys()).filter(changed);
         for name in names.filter(|name| self.get(name) == written.get(name)) {
             if let Some(lease) = held.remove(name) {
-                resting.extend(before.resting.iter().find(|rested| rested.lease == lease).cloned());
+                resting.extend(before.resting.iter().filter(|rested| rested.lease.overlaps(lease)).cloned());
             }
-            if let Some(lease) = before.get(name).filter(|lease| !held.values().any(|taken| taken == lease)) {
-                resting.retain(|rested| rested.lease != lease);
+            let free = |lease: &Lease| !held.values().any(|taken| taken.overlaps(*lease));
+            if let Some(lease) = before.get(name).filter(free) {
+                resting.retain(|rested| !rested.lease.overlaps(lease));
                 held.insert(name.clone(), lease);
             }
         }
@@ -191,26 +228,31 @@ impl Leases {
 struct Ranges(BTreeMap<u128, u128>);
 
 impl Ranges {
-    /// The run that holds a subnet.
-    fn run(&self, subnet: u128) -> Option<(u128, u128)> {
-        let (first, last) = self.0.range(..=subnet).next_back()?;
-        (subnet <= *last).then_some((*first, *last))
+    /// The last run that holds some of what is between two subnets.
+    fn run(&self, first: u128, last: u128) -> Option<(u128, u128)> {
+        let (begin, end) = self.0.range(..=last).next_back()?;
+        (first <= *end).then_some((*begin, *end))
     }
 
-    /// Whether it was not there before.
-    fn insert(&mut self, subnet: u128) -> bool {
-        if self.run(subnet).is_some() {
+    /// Whether none of it was there before.
+    fn insert(&mut self, (first, last): (u128, u128)) -> bool {
+        if self.run(first, last).is_some() {
             return false;
         }
-        let before = subnet.checked_sub(1).and_then(|before| self.run(before));
-        let after = subnet.checked_add(1).and_then(|after| self.0.remove(&after));
-        self.0.insert(before.map_or(subnet, |(first, _)| first), after.unwrap_or(subnet));
+        let before = first.checked_sub(1).and_then(|before| self.run(before, before));
+        let after = last.checked_add(1).and_then(|after| self.0.remove(&after));
+        self.0.insert(before.map_or(first, |(begin, _)| begin), after.unwrap_or(last));
         true
     }
 
-    /// The lowest from `first` on that is not there.
-    fn first_free(&self, first: u128) -> Option<u128> {
-        self.run(first).map_or(Some(first), |(_, last)| last.checked_add(1))
+    /// The lowest from `first` on, at a multiple of `size`, where there are so many that are not
+    /// there.
+    fn first_free(&self, first: u128, size: u128) -> Option<u128> {
+        let mut at = first.checked_next_multiple_of(size)?;
+        while let Some((_, end)) = self.run(at, at.checked_add(size - 1)?) {
+            at = end.checked_add(1)?.checked_next_multiple_of(size)?;
+        }
+        Some(at)
     }
 }
 
@@ -300,6 +342,31 @@ mod tests {
     }
 
     #[test]
+    fn more_than_a_64_lies_between_two_others() {
+        let pool = pool("2001:db8:a::/56");
+        let mut leases = Leases::default();
+        let get = |leases: &mut Leases, who: &str, length: u8| {
+            let ask = Ask { pinned: None, length };
+            leases.lease(pool, &name(who), ask).map(|lease| lease.to_string())
+        };
+        assert_eq!(get(&mut leases, "a", 64).unwrap(), "2001:db8:a:1::/64");
+        assert_eq!(get(&mut leases, "wide", 60).unwrap(), "2001:db8:a:10::/60");
+        assert_eq!(get(&mut leases, "b", 64).unwrap(), "2001:db8:a:2::/64", "no room is lost");
+        assert_eq!(get(&mut leases, "wide", 60).unwrap(), "2001:db8:a:10::/60", "a lease is kept");
+        assert_eq!(get(&mut leases, "c", 57).unwrap(), "2001:db8:a:80::/57");
+        assert_eq!(
+            get(&mut leases, "d", 57).unwrap_err().to_string(),
+            "the pool 2001:db8:a::/56 has no /57 left that is free from end to end"
+        );
+        let pin = Some("2001:db8:a:1f::/64".parse().unwrap());
+        assert!(matches!(leases.lease(pool, &name("d"), pin), Err(PoolError::Taken { .. })));
+        leases.release(&name("c"));
+        assert_eq!(get(&mut leases, "d", 58).unwrap(), "2001:db8:a:40::/58");
+        assert_eq!(get(&mut leases, "e", 58).unwrap(), "2001:db8:a:80::/58", "what rests is cut");
+        assert_eq!(get(&mut leases, "f", 58).unwrap(), "2001:db8:a:c0::/58");
+    }
+
+    #[test]
     fn what_a_machine_held_last_it_gets_again() {
         let pool = pool("2001:db8:a::/48");
         let mut leases = Leases::default();
@@ -330,14 +397,16 @@ mod tests {
     enum Action {
         Lease(u8),
         Release(u8),
-        Pin(u8, u16),
+        Pin(u8, u16, u8),
+        Wide(u8, u8),
     }
 
     fn actions() -> impl Strategy<Value = Vec<Action>> {
         let action = prop_oneof![
             (0..12u8).prop_map(Action::Lease),
             (0..12u8).prop_map(Action::Release),
-            (0..12u8, 0..20u16).prop_map(|(who, at)| Action::Pin(who, at)),
+            (0..12u8, 0..20u16, 58..=64u8).prop_map(|(who, at, length)| Action::Pin(who, at, length)),
+            (0..12u8, 58..=64u8).prop_map(|(who, length)| Action::Wide(who, length)),
         ];
         proptest::collection::vec(action, 0..80)
     }
@@ -352,14 +421,21 @@ mod tests {
                 match action {
                     Action::Lease(k) => { let _ = leases.lease(pool, &who(k), None); }
                     Action::Release(k) => { leases.release(&who(k)); }
-                    Action::Pin(k, at) => {
+                    Action::Pin(k, at, length) => {
                         if let Some(pin) = pool.lease(u64::from(at)) {
-                            let _ = leases.lease(pool, &who(k), Some(pin));
+                            let _ = leases.lease(pool, &who(k), Some(pin.resized(length)));
+                        }
+                    }
+                    Action::Wide(k, length) => {
+                        let ask = Ask { pinned: None, length };
+                        if let Ok(lease) = leases.lease(pool, &who(k), ask) {
+                            prop_assert!(lease.subnet().is_none_or(|subnet| subnet.length() == length));
                         }
                     }
                 }
                 let saved = Leases::new(leases.held().clone(), leases.resting().to_vec());
                 prop_assert_eq!(saved.as_ref(), Ok(&leases));
+                prop_assert_eq!(&saved.unwrap().used, &leases.used);
                 prop_assert!(leases.held().values().all(|s| pool.contains(*s) && !pool.is_hosts_own(*s)));
             }
         }
@@ -368,10 +444,13 @@ mod tests {
         fn ranges_are_a_set(subnets in proptest::collection::vec(0u128..40, 0..60), from in 0u128..45) {
             let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
             for subnet in subnets {
-                prop_assert_eq!(ranges.insert(subnet), set.insert(subnet));
+                prop_assert_eq!(ranges.insert((subnet, subnet)), set.insert(subnet));
             }
-            let free = (from..).find(|subnet| !set.contains(subnet));
-            prop_assert_eq!(ranges.first_free(from), free);
+            for size in [1, 2, 4, 8] {
+                let is_free = |first: &u128| (*first..first + size).all(|subnet| !set.contains(&subnet));
+                let free = (from..).filter(|first| first % size == 0).find(is_free);
+                prop_assert_eq!(ranges.first_free(from, size), free);
+            }
             // No two runs touch.
             let runs: Vec<_> = ranges.0.into_iter().collect();
             prop_assert!(runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));

@@ -12,9 +12,9 @@ use ipnet::Ipv6Net;
 use serde::Serialize;
 
 pub use lease::Lease;
-pub use leases::{Leases, Resting};
+pub use leases::{Ask, Leases, Resting};
 pub use planned::Planned;
-pub use prefix::{Prefix, Subnet};
+pub use prefix::{Prefix, Subnet, route};
 
 use crate::hint::Hint;
 use crate::name::MachineName;
@@ -32,14 +32,16 @@ pub enum PoolError {
     TooLong(Ipv6Net),
     #[error("a /{0} is too long to be delegated: machines get a /64 each of it")]
     DelegatedTooLong(u8),
-    #[error("{0} is too short: a pool is a /8 at the widest")]
+    #[error("{0} is too short: a /8 at the widest can be routed here")]
     TooShort(Ipv6Net),
     #[error("{0} is not a unicast prefix that can be routed")]
     NotUnicast(Ipv6Net),
-    #[error("{0} is neither a /64 nor a single address, a /128")]
+    #[error("{0} is no /64, no shorter prefix that can be routed, and no single address, a /128")]
     NotSubnet(Ipv6Net),
     #[error("the pool {0} is full: all of it is leased")]
     Full(Pool),
+    #[error("the pool {pool} has no /{length} left that is free from end to end")]
+    NoRoom { pool: Pool, length: u8 },
     #[error("{lease} is not in the pool {pool}")]
     Outside { lease: Lease, pool: Pool },
     #[error("{0} is the host's own, or holds an address that it or its router has")]
@@ -58,8 +60,8 @@ impl Hint for PoolError {
             PoolError::TooLong(_) | PoolError::DelegatedTooLong(_) => {
                 Some("ask your provider for a /64, or better a routed /56 or /48".into())
             }
-            PoolError::Full(_) => {
-                Some("`nsctl pool` shows who holds what; `nsctl remove` frees a subnet".into())
+            PoolError::Full(_) | PoolError::NoRoom { .. } => {
+                Some("`nsctl pool` shows who holds what; `nsctl remove` frees what a machine holds".into())
             }
             _ => None,
         }
@@ -137,7 +139,8 @@ impl Pool {
     /// router's (the subnet-router anycast address, RFC 4291 2.6.1).
     pub fn is_hosts_own(self, lease: Lease) -> bool {
         let own = self.fixed().map(Prefix::host_address);
-        self.lease(0) == Some(lease) || own.is_some_and(|own| lease == Lease::Address(own))
+        let first = self.lease(0).is_some_and(|first| lease.overlaps(first));
+        first || own.is_some_and(|own| lease == Lease::Address(own))
     }
 
     /// The number of the first that a machine gets unasked.

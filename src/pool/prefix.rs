@@ -20,6 +20,19 @@ pub(super) fn parse_net(text: &str) -> Result<Ipv6Net, PoolError> {
     }
 }
 
+/// A prefix that can be routed to a machine, of any length that a route has: a /8 at the widest.
+///
+/// # Errors
+/// When it is none.
+pub fn route(text: &str) -> Result<Ipv6Net, PoolError> {
+    let net = parse_net(text)?;
+    match net.prefix_len() {
+        ..8 => Err(PoolError::TooShort(net)),
+        _ if !Prefix::is_unicast(net) => Err(PoolError::NotUnicast(net)),
+        _ => Ok(net),
+    }
+}
+
 /// Machines ask the host for names at its address of the pool.
 const DNS_PORT: u128 = 0x53;
 
@@ -62,7 +75,8 @@ impl Prefix {
     /// Subnet `index`, if the prefix reaches so far.
     pub fn subnet(self, index: u64) -> Option<Subnet> {
         let there = !self.is_single() && u128::from(index) < self.size();
-        there.then(|| Subnet(Subnet::of(self.0.network()).0 + index))
+        let upper = u128::from(self.0.network()) >> 64;
+        there.then(|| Subnet::of(((upper + u128::from(index)) << 64).into()))
     }
 
     /// What machine `index` gets of it, if it reaches so far: a /64, or an address.
@@ -117,16 +131,17 @@ impl TryFrom<Ipv6Net> for Prefix {
     }
 }
 
-/// One /64, held as its upper 64 bits.
+/// What a machine has of a prefix: a /64, or more than that for one that routes on, of which the
+/// first /64 is the machine's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Subnet(pub(super) u64);
+pub struct Subnet(Ipv6Net);
 
 impl Subnet {
     /// The address with this host part. Host part 0 is the subnet-router
     /// anycast address (RFC 4291 2.6.1): do not give it to anybody.
     pub fn address(self, host: u64) -> Ipv6Addr {
-        Ipv6Addr::from((u128::from(self.0) << 64) | u128::from(host))
+        Ipv6Addr::from(u128::from(self.0.network()) | u128::from(host))
     }
 
     /// The host's end of the machine's veth.
@@ -135,18 +150,53 @@ impl Subnet {
     }
 
     pub fn net(self) -> Ipv6Net {
-        Ipv6Net::new_assert(self.address(0), 64)
+        self.0
     }
 
     /// The /64 that an address is in.
     pub fn of(address: Ipv6Addr) -> Subnet {
-        Subnet((u128::from(address) >> 64) as u64)
+        Subnet(Ipv6Net::new_assert(address, 64).trunc())
+    }
+
+    /// The /64 of the machine's link.
+    pub fn link(self) -> Subnet {
+        Subnet::of(self.0.network())
+    }
+
+    /// What lies behind the machine: all but its link, in as few prefixes as there can be.
+    pub fn behind(self) -> impl Iterator<Item = Ipv6Net> {
+        let first = u128::from(self.0.network());
+        let half = move |length: u8| Ipv6Addr::from(first | 1 << (128 - u32::from(length)));
+        (self.length() + 1..=LINK).rev().map(move |length| Ipv6Net::new_assert(half(length), length))
+    }
+
+    pub fn length(self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// Whether it is more than a link.
+    pub fn is_wide(self) -> bool {
+        self.length() < LINK
+    }
+
+    /// The one of this length that has the same beginning, or holds it.
+    pub(super) fn resized(self, length: u8) -> Subnet {
+        Subnet(Ipv6Net::new_assert(self.0.network(), length.min(LINK)).trunc())
+    }
+
+    /// The first and the last /64 of it, by their upper 64 bits.
+    pub(super) fn range(self) -> (u64, u64) {
+        let upper = |address: Ipv6Addr| (u128::from(address) >> 64) as u64;
+        (upper(self.0.network()), upper(self.0.broadcast()))
     }
 
     pub fn contains(self, address: Ipv6Addr) -> bool {
-        Subnet::of(address) == self
+        self.0.contains(&address)
     }
 }
+
+/// What systemd takes for granted of a link (RFC 4862 5.5.3: 64 bits are left to the host).
+const LINK: u8 = 64;
 
 impl FromStr for Subnet {
     type Err = PoolError;
@@ -160,7 +210,11 @@ impl TryFrom<Ipv6Net> for Subnet {
     type Error = PoolError;
 
     fn try_from(net: Ipv6Net) -> Result<Subnet, PoolError> {
-        if net.prefix_len() == 64 { Ok(Subnet::of(net.network())) } else { Err(PoolError::NotSubnet(net)) }
+        match net.prefix_len() {
+            LINK => Ok(Subnet(net)),
+            8..LINK if Prefix::is_unicast(net) => Ok(Subnet(net)),
+            _ => Err(PoolError::NotSubnet(net)),
+        }
     }
 }
 

@@ -264,6 +264,8 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         let mut machine = MachineSpec::new(Network::Routed(Routed {
+            prefix: Some(64),
+            routes: vec!["2001:db8:c::/56".parse().unwrap()],
             subnet: Some("2001:db8:a:7::/64".parse().unwrap()),
             token: Some("::5".parse().unwrap()),
             chosen: None,

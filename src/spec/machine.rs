@@ -199,11 +199,13 @@ impl MachineSpec {
     /// Puts it on a bridge: it loses what only a routed machine can have. Gives what that was, as it
     /// was written.
     pub fn bridge(&mut self, bridge: IfName) -> Vec<String> {
+        let routes = self.network.forget_routes();
         self.network = Network::Bridge(bridge);
         let open = std::mem::take(&mut self.open);
         let mut lost: Vec<String> = open.iter().map(|port| format!("open {port}")).collect();
         let ipv4 = self.ipv4.take().filter(|ipv4| *ipv4 != Ipv4::None);
         lost.extend(ipv4.map(|ipv4| format!("ipv4 = \"{ipv4}\"")));
+        lost.extend(routes.iter().map(|route| format!("the route {route}")));
         lost.extend(self.firewall.take().map(|on| format!("firewall = {on}")));
         lost.extend(self.forget_host_ports().iter().map(|port| format!("port {port} of this host")));
         lost

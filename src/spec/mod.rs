@@ -2,6 +2,7 @@
 //! checked across machines.
 
 mod binds;
+mod cross;
 pub mod edit;
 mod expose;
 mod host;
@@ -17,7 +18,7 @@ pub mod recipe;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use binds::sources;
@@ -31,7 +32,6 @@ pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 
 use crate::name::{IfName, MachineName};
-use crate::pool::{Lease, Pool, PoolError};
 
 /// The host's own file.
 pub const HOST_FILE: &str = "/etc/nsctl/nsctl.toml";
@@ -116,98 +116,6 @@ impl Spec {
     fn breaks(&mut self, name: &MachineName, problem: Problem) {
         self.machines.remove(name);
         self.broken.entry(name.clone()).or_default().push(problem);
-    }
-
-    /// What no single file can show: two machines on one pinned subnet, a pin outside the pool.
-    fn cross_check(&mut self, texts: &Definitions) {
-        let mut found = Vec::new();
-        let mut pins: BTreeMap<Lease, &MachineName> = BTreeMap::new();
-        for (name, machine) in &self.machines {
-            let Some(pin) = machine.network.routed().and_then(|routed| routed.subnet.as_ref()) else {
-                continue;
-            };
-            match self.pin_fault(*pin, pins.get(pin).copied()) {
-                Some(message) => {
-                    let (path, text) = (definition_path(name), text_of(texts, name));
-                    found.push((name.clone(), Problem::at_value(&path, text, "subnet", message)));
-                }
-                None => _ = pins.insert(*pin, name),
-            }
-        }
-        found.extend(self.shared_ipv4(texts));
-        let single = self.host.pool().is_some_and(Pool::is_single);
-        for (name, machine) in self.machines.iter().filter(|_| single) {
-            if machine.network.routed().is_some_and(|routed| routed.token.is_some()) {
-                let message = "token: of this pool a machine gets an address, and no /64; `subnet = \"ADDRESS/128\"` chooses one";
-                let (path, text) = (definition_path(name), text_of(texts, name));
-                found.push((name.clone(), Problem::at_value(&path, text, "token", message.to_owned())));
-            }
-        }
-        let changes = self.host.pool().is_some() && self.host.fixed_pool().is_none();
-        for (name, machine) in self.machines.iter().filter(|_| changes) {
-            if machine.expose.iter().any(|expose| expose.host.is_some()) {
-                let message = "expose: `host` leads to a fixed address, and the prefix here is delegated and changes; \
-                               `nsctl init --delegated` again gives machines a local prefix, too";
-                found.push((name.clone(), Problem::whole(&definition_path(name), message)));
-            }
-        }
-        found.into_iter().for_each(|(name, problem)| self.breaks(&name, problem));
-        while let Err((name, message)) = self.ports_of_the_host() {
-            self.breaks(&name, Problem::whole(&definition_path(&name), message));
-        }
-    }
-
-    /// An IPv4 address that several machines are to have: none of them gets it, whoever was first.
-    fn shared_ipv4(&self, texts: &Definitions) -> Vec<(MachineName, Problem)> {
-        let mut holders: BTreeMap<Ipv4Addr, Vec<&MachineName>> = BTreeMap::new();
-        for (name, machine) in &self.machines {
-            if let Some(address) = machine.ipv4.and_then(Ipv4::address) {
-                holders.entry(address).or_default().push(name);
-            }
-        }
-        let shared = holders.iter().filter(|(_, names)| names.len() > 1);
-        let each = shared.flat_map(|(address, names)| names.iter().map(move |name| (address, *name, names)));
-        each.map(|(address, name, names)| {
-            let others: Vec<&str> = names.iter().filter(|n| **n != name).map(|n| n.as_str()).collect();
-            let message = format!("{address} is the address of '{}' too", others.join("', '"));
-            let problem = Problem::at_value(&definition_path(name), text_of(texts, name), "ipv4", message);
-            (name.clone(), problem)
-        })
-        .collect()
-    }
-
-    fn pin_fault(&self, pin: Lease, holder: Option<&MachineName>) -> Option<String> {
-        if let Some(holder) = holder {
-            return Some(format!("{pin} is pinned by '{holder}' too"));
-        }
-        let pool = self.host.pool()?;
-        if pool.is_single() && matches!(pin, Lease::Subnet(_)) {
-            return Some(format!(
-                "{pin} cannot be had: a machine gets an address of {pool}, and no /64; `subnet = \"ADDRESS/128\"` chooses one"
-            ));
-        }
-        if !pool.contains(pin) {
-            return Some(format!("{pin} is not in the pool {pool}"));
-        }
-        pool.is_hosts_own(pin).then(|| PoolError::HostsOwn(pin).to_string())
-    }
-
-    /// Which machine has which port of the host.
-    ///
-    /// # Errors
-    /// When two machines want one port: the second, and why it cannot have it.
-    pub fn ports_of_the_host(&self) -> Result<BTreeMap<u16, &MachineName>, (MachineName, String)> {
-        let mut ports = BTreeMap::new();
-        for (name, machine) in &self.machines {
-            for port in machine.expose.iter().filter_map(|expose| expose.host) {
-                if let Some(other) = ports.insert(port, name) {
-                    let message =
-                        format!("port {port} of the host is to lead to both '{other}' and '{name}'");
-                    return Err((name.clone(), message));
-                }
-            }
-        }
-        Ok(ports)
     }
 
     /// The bridges that machines are on.

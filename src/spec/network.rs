@@ -2,16 +2,17 @@
 
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{IfName, MachineName};
-use crate::pool::{Lease, Planned, Subnet};
+use crate::pool::{Ask, Lease, Planned, Subnet, route};
 
 /// How the machine meets the world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "NetworkTable", into = "NetworkTable")]
 pub enum Network {
-    /// A /64 of the pool, routed by this host.
+    /// A /64 of the pool, or more, routed by this host.
     Routed(Routed),
     /// A port of this bridge; addresses come from the LAN.
     Bridge(IfName),
@@ -57,6 +58,14 @@ impl Network {
         }
     }
 
+    /// Lets go of what is routed to it beside its part of the pool; gives that.
+    pub fn forget_routes(&mut self) -> Vec<Ipv6Net> {
+        match self {
+            Network::Routed(routed) => std::mem::take(&mut routed.routes),
+            Network::Bridge(_) => Vec::new(),
+        }
+    }
+
     /// Lets go of a host part of its choice; gives that.
     pub fn without_token(&mut self) -> Option<Ipv6Addr> {
         match self {
@@ -81,6 +90,10 @@ const MACHINE_END: u64 = 2;
 pub struct Routed {
     /// A subnet of its choice, instead of the next free one.
     pub subnet: Option<Lease>,
+    /// The length of its prefix, where it is to be more than a /64, for a machine that routes on.
+    pub prefix: Option<u8>,
+    /// What is routed to it beside its part of the pool.
+    pub routes: Vec<Ipv6Net>,
     /// The host part of its address, instead of `::2`.
     pub token: Option<Ipv6Addr>,
     /// The host part that its guest gives itself, where that reads no file of networkd's and no
@@ -99,6 +112,23 @@ impl Routed {
         Planned::new(lease, self.host_part())
     }
 
+    /// The length of its prefix, where the pool has prefixes.
+    pub fn length(&self) -> u8 {
+        let pinned = self.subnet.and_then(Lease::subnet).map(Subnet::length);
+        pinned.or(self.prefix).unwrap_or(64)
+    }
+
+    /// What it asks of the pool.
+    pub fn ask(&self) -> Ask {
+        Ask { pinned: self.subnet, length: self.length() }
+    }
+
+    /// What is reached through the machine alone, which routes it on: all but its own link.
+    pub fn behind(&self, lease: Lease) -> Vec<Ipv6Net> {
+        let wide = lease.subnet().into_iter().flat_map(Subnet::behind);
+        wide.chain(self.routes.iter().copied()).collect()
+    }
+
     /// The host part of its address.
     pub fn host_part(&self) -> u64 {
         self.token.map(|token| u128::from(token) as u64).or(self.chosen).unwrap_or(MACHINE_END)
@@ -112,6 +142,10 @@ pub struct NetworkTable {
     mode: Mode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subnet: Option<Lease>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prefix: Option<u8>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Ipv6Net>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<Ipv6Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,35 +182,59 @@ impl TryFrom<NetworkTable> for Network {
 
     fn try_from(table: NetworkTable) -> Result<Network, NetworkFault> {
         let fault = |key, message: &str| Err(NetworkFault { key, message: message.to_owned() });
-        let NetworkTable { mode, subnet, token, bridge } = table;
+        let NetworkTable { mode, subnet, prefix, routes, token, bridge } = table;
+        let routed = Routed { subnet, prefix, routes, token, chosen: None };
         match (mode, bridge) {
             (Mode::Bridge, None) => fault("mode", "a bridged machine names its bridge: bridge = \"…\""),
             (Mode::Routed, Some(_)) => fault("bridge", "a routed machine is on no bridge"),
-            (Mode::Bridge, Some(_)) if subnet.is_some() || token.is_some() => {
-                fault("mode", "a bridged machine takes its addresses from the LAN: no subnet, no token")
-            }
+            (Mode::Bridge, Some(_)) if routed != Routed::default() => fault(
+                "mode",
+                "a bridged machine takes its addresses from the LAN: no subnet, prefix, routes or token",
+            ),
             (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
-            (Mode::Routed, None) => match token {
-                Some(token) if !host_part(token) => fault(
-                    "token",
-                    &format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'"),
-                ),
-                token => Ok(Network::Routed(Routed { subnet, token, chosen: None })),
+            (Mode::Routed, None) => match routed.fault() {
+                Some((key, message)) => fault(key, &message),
+                None => Ok(Network::Routed(routed)),
             },
         }
     }
 }
 
+impl Routed {
+    /// The key that cannot be as it is said, and why.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        if let Some(token) = self.token.filter(|token| !host_part(*token)) {
+            let message = format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'");
+            return Some(("token", message));
+        }
+        if let Some(prefix) = self.prefix {
+            let pinned = self.subnet.filter(|pin| pin.subnet().is_none_or(|pin| pin.length() != prefix));
+            let message = match pinned {
+                Some(pin) => format!("prefix = {prefix}, but the subnet that is pinned is {pin}"),
+                None if (9..=64).contains(&prefix) => return self.route_fault(),
+                None => format!(
+                    "{prefix} is no length for a machine's prefix: 64, or less for one that routes on"
+                ),
+            };
+            return Some(("prefix", message));
+        }
+        self.route_fault()
+    }
+
+    fn route_fault(&self) -> Option<(&'static str, String)> {
+        let message = self.routes.iter().find_map(|net| route(&net.to_string()).err())?.to_string();
+        Some(("routes", message))
+    }
+}
+
 impl From<Network> for NetworkTable {
     fn from(network: Network) -> NetworkTable {
-        match network {
-            Network::Routed(Routed { subnet, token, chosen: _ }) => {
-                NetworkTable { mode: Mode::Routed, subnet, token, bridge: None }
-            }
-            Network::Bridge(bridge) => {
-                NetworkTable { mode: Mode::Bridge, subnet: None, token: None, bridge: Some(bridge) }
-            }
-        }
+        let (mode, routed, bridge) = match network {
+            Network::Routed(routed) => (Mode::Routed, routed, None),
+            Network::Bridge(bridge) => (Mode::Bridge, Routed::default(), Some(bridge)),
+        };
+        let Routed { subnet, prefix, routes, token, chosen: _ } = routed;
+        NetworkTable { mode, subnet, prefix, routes, token, bridge }
     }
 }
 

@@ -64,6 +64,7 @@ mod torture;
 mod tunnel_files;
 mod undo;
 mod units;
+mod wide;
 
 use anyhow::Result;
 
@@ -147,6 +148,7 @@ cases! {
     on_link,
     public_ipv4,
     ifupdown,
+    wide,
 }
 
 /// Fails with the text unless the condition holds.

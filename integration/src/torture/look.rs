@@ -121,7 +121,9 @@ fn trees(machines: &Path) -> Result<BTreeMap<String, String>> {
             continue;
         }
         let place: PathBuf = machines.join(&name);
-        let list = format!("cd '{}' && find . -type f -exec sha256sum {{}} + | sort -k2", place.display());
+        // nspawn leaves an empty file where it mounts what is bound into a machine.
+        let list =
+            format!("cd '{}' && find . -type f ! -empty -exec sha256sum {{}} + | sort -k2", place.display());
         trees.insert(name, check(&mut words(&["sh", "-c", &list]))?);
     }
     Ok(trees)

@@ -58,7 +58,8 @@ pub fn torture(lab: &mut Lab, seed: u64, limit: Limit) -> Result<String> {
         }
         let ended = victim.strike(&blow).with_context(|| {
             let from = blows.len().saturating_sub(15);
-            format!("seed {seed}, blow {}:\n  {}", blows.len(), blows[from..].join("\n  "))
+            let told = victim.journal();
+            format!("{told}\nseed {seed}, blow {}:\n  {}", blows.len(), blows[from..].join("\n  "))
         })?;
         if limit.tells {
             println!(": {}", ended.map_or("nothing to strike at".into(), |outcome| format!("{outcome:?}")));

@@ -228,6 +228,8 @@ impl Victim<'_> {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
+        // Its journal does not outlive it.
+        let told = if matches!(status, Some(1 | 2)) { self.journal() } else { String::new() };
         if power {
             let copy = self.lab.cut()?;
             self.lab.lose_power(copy)?;
@@ -242,7 +244,12 @@ impl Victim<'_> {
             Some(1 | 2) => Outcome::Refused,
             _ => Outcome::CutShort,
         };
-        Ok((outcome, fs::read_to_string(log)?))
+        Ok((outcome, format!("{}{told}", fs::read_to_string(log)?)))
+    }
+
+    /// The last that the host's services said.
+    pub fn journal(&self) -> String {
+        self.lab.sh("journalctl -q --no-pager -n 60").unwrap_or_default()
     }
 
     /// Lets the next nsctl finish or undo what is left, and waits for what systemd still does.
@@ -303,7 +310,11 @@ impl Victim<'_> {
     /// but to start what was stopped.
     fn settle(&mut self) -> Result<()> {
         if !self.is_settled()? {
-            let applied = self.lab.nsctl("apply --yes")?;
+            let mut applied = self.lab.nsctl("apply --yes")?;
+            if let Some(machine) = waits_inside(&applied.stderr) {
+                self.lab.nsctl_ok(&format!("stop {machine}"))?;
+                applied = self.lab.nsctl("apply --yes")?;
+            }
             if !applied.ok() {
                 self.drop_treeless().with_context(|| applied.all())?;
             }
@@ -333,6 +344,13 @@ impl Victim<'_> {
         }
         self.lab.nsctl_ok("apply --yes").map(drop)
     }
+}
+
+/// The machine in which something could not be undone: it goes when that stops.
+fn waits_inside(said: &str) -> Option<&str> {
+    let (before, after) = said.split_once("' waits until `")?;
+    let is_inside = after.contains("change listeners inside");
+    before.rsplit('\'').next().filter(|_| is_inside)
 }
 
 /// The text with this section alone of its name.

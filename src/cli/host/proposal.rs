@@ -24,6 +24,8 @@ use crate::sys::{Disk, Net};
 struct Way {
     interface: String,
     router: Option<Ipv6Addr>,
+    /// What is this host's whole, as its routes say: nobody here has the rest of it.
+    given: Vec<Ipv6Net>,
     /// The prefixes that this host has addresses of there, and what the router does with them.
     prefixes: Vec<(Ipv6Net, Option<Delivery>)>,
 }
@@ -54,10 +56,12 @@ pub async fn run(global: &Global, uplink: Option<String>) -> Result<u8, Fault> {
         Some(name) => link.is_called(name.as_str()),
         None => upstream::router_on(link, &observed).is_some(),
     };
+    let given = given(&routes);
     let mut ways = Vec::new();
     for link in observed.links.iter().filter(leads) {
         let mut prefixes = Vec::new();
-        for net in on_the_link(link, &routes) {
+        let others = on_the_link(link, &routes);
+        for net in others.into_iter().filter(|net| !given.iter().any(|whole| whole.contains(net))) {
             let told = match Prefix::try_from(net) {
                 Ok(prefix) => upstream::delivery(link, &observed, prefix).await?,
                 Err(_) => continue,
@@ -67,6 +71,7 @@ pub async fn run(global: &Global, uplink: Option<String>) -> Result<u8, Fault> {
         ways.push(Way {
             interface: link.name.clone(),
             router: upstream::router_on(link, &observed),
+            given: given.clone(),
             prefixes,
         });
     }
@@ -85,6 +90,16 @@ fn on_the_link(link: &Link, routes: &[Route]) -> BTreeSet<Ipv6Net> {
     nets.collect()
 }
 
+/// The prefixes of which this host keeps what nobody has from going back to its router (RFC 7084
+/// L-14), as a machine of nsctl's does with one of its own.
+fn given(routes: &[Route]) -> Vec<Ipv6Net> {
+    let nets = routes.iter().filter(|route| route.unreachable).filter_map(|route| match route.destination {
+        IpNet::V6(net) if net.prefix_len() < 64 && Prefix::try_from(net).is_ok() => Some(net),
+        _ => None,
+    });
+    nets.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn sheet(ways: &[Way], routers: &BTreeSet<Ipv6Addr>, taken: &BTreeSet<Ipv6Addr>) -> String {
     if ways.is_empty() {
         return "this host has no IPv6 router. A tunnel broker routes it a prefix over IPv4:\n    \
@@ -95,11 +110,18 @@ fn sheet(ways: &[Way], routers: &BTreeSet<Ipv6Addr>, taken: &BTreeSet<Ipv6Addr>)
 }
 
 fn of_way(way: &Way, routers: &BTreeSet<Ipv6Addr>, taken: &BTreeSet<Ipv6Addr>) -> String {
-    let Way { interface, router, prefixes } = way;
+    let Way { interface, router, given, prefixes } = way;
     let router = router.map_or("no IPv6 router".to_owned(), |router| format!("the router {router}"));
     let mut lines = vec![format!("{interface} leads to {router}.")];
+    for net in given {
+        lines.push(format!("{net} is routed to this host: what nobody has of it is unreachable here."));
+        lines.push(format!("    nsctl init --pool {net} --uplink {interface}"));
+    }
     for (net, told) in prefixes {
         lines.extend(of_prefix(interface, *net, *told, routers, taken));
+    }
+    if !given.is_empty() {
+        return lines.join("\n");
     }
     lines.extend([
         "If your provider has given you a prefix of its own for this host, a /48 to /63, that is better:"
@@ -152,7 +174,8 @@ mod tests {
     #[test]
     fn what_there_is_and_the_line_for_it() {
         let router = Some("fe80::1".parse().unwrap());
-        let way = |prefixes| Way { interface: "wan0".into(), router, prefixes };
+        let way = |prefixes| Way { interface: "wan0".into(), router, given: Vec::new(), prefixes };
+        let given = || vec!["2001:db8:a:10::/60".parse().unwrap()];
         let net: Ipv6Net = "2001:db8:b::/64".parse().unwrap();
         let inside: BTreeSet<Ipv6Addr> = ["2001:db8:b::1".parse().unwrap()].into();
         let none = BTreeSet::new();
@@ -162,6 +185,7 @@ mod tests {
             sheet(&[way(vec![(net, Some(Delivery::Routed))])], &none, &inside),
             sheet(&[way(vec![(net, Some(Delivery::OnLink))])], &inside, &inside),
             sheet(&[way(vec![(net, None)])], &none, &none),
+            sheet(&[Way { given: given(), ..way(vec![]) }], &none, &none),
         ];
         insta::assert_snapshot!(sheets.join("\n----\n"));
     }

@@ -58,6 +58,9 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     for port in machine.forget_host_ports() {
         session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
     }
+    for route in machine.network.forget_routes() {
+        session.progress.says(&format!("note: {route} stays with '{name}'"));
+    }
     if let Some(address) = machine.forget_own_ipv4() {
         session.progress.says(&format!("note: {address} stays with '{name}'"));
     }

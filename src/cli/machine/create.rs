@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ipnet::Ipv6Net;
 
 use crate::cli::fault::argument;
 use crate::cli::image;
@@ -27,6 +28,14 @@ pub struct Create {
     name: String,
     #[command(flatten)]
     network: NetworkArgs,
+    /// Give it more than a /64, for a machine that routes on (Docker, nsctl, a VPN server inside): a
+    /// prefix of this length, 60 say
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(9..=64))]
+    prefix: Option<u8>,
+    /// Route this prefix to it, too, which the provider routes to this host; may be given several
+    /// times
+    #[arg(long, value_name = "PREFIX", value_parser = crate::pool::route)]
+    route: Vec<Ipv6Net>,
     /// An image's name, debian:trixie, a tar file, disk image or folder, https://…, oci:…
     /// [default: an existing tree of that name, else defaults.image, else this host's own
     /// distribution]
@@ -123,11 +132,15 @@ impl NetworkArgs {
 
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
-    let network = args.network.network()?;
+    let mut network = args.network.network()?;
+    if let Network::Routed(routed) = &mut network {
+        (routed.prefix, routed.routes) = (args.prefix, args.route.clone());
+    }
+    let routed_only = args.ipv4.is_some() || args.prefix.is_some() || !args.route.is_empty();
     let open = crate::cli::network::open::parse(&args.open)?;
-    if network.bridge().is_some() && (args.ipv4.is_some() || !open.is_empty()) {
+    if network.bridge().is_some() && (routed_only || !open.is_empty()) {
         return Err(Fault::new(
-            "--open and --ipv4 are for routed machines: a bridged one is a host of the LAN",
+            "--open, --ipv4, --prefix and --route are for routed machines: a bridged one is a host of the LAN",
         )
         .usage()
         .hint("leave them away, or make it --routed"));

@@ -12,7 +12,7 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
-use crate::sys;
+use crate::sys::{self, tree};
 
 /// Which machines
 #[derive(Debug, Args)]
@@ -73,8 +73,12 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
             return Err(missing.into());
         }
     }
+    if way != Way::Stop {
+        must_have_trees(&session, &machines).await?;
+    }
     let checks = checks(&session, &machines, &wanted);
-    let steps = steps(way, &machines, &checks, flushed(&wanted, &session.observed));
+    let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
+    let steps = steps(way, &machines, running, &checks, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
         Way::Stop => {
@@ -92,14 +96,40 @@ fn checks(session: &Session, machines: &[MachineName], wanted: &Wanted) -> Vec<S
     ours.map(|(name, machine)| check(name, machine, wanted)).collect()
 }
 
-fn steps(way: Way, machines: &[MachineName], checks: &[Step], flushed: bool) -> Vec<Step> {
-    let stop = Step::Stop { machines: machines.to_vec() };
+/// A machine whose tree has gone would only fail, and so would its start when that is undone.
+async fn must_have_trees(session: &Session, machines: &[MachineName]) -> Result<(), Fault> {
+    let Some(bus) = &session.bus else { return Ok(()) };
+    let is_there =
+        |name: &&MachineName| session.observed.is_running(name) || tree::identity(name.as_str()).is_some();
+    let doubtful: Vec<&MachineName> = machines.iter().filter(|name| !is_there(name)).collect();
+    if doubtful.is_empty() {
+        return Ok(());
+    }
+    // machined looks in more places than one (systemd-nspawn(1)).
+    let images = bus.images().await?;
+    let missing: Vec<Refusal> = doubtful
+        .into_iter()
+        .filter(|name| !images.contains(name.as_str()))
+        .map(|name| Refusal::NoTree(name.clone()))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(missing.into()) }
+}
+
+fn steps(
+    way: Way,
+    machines: &[MachineName],
+    running: Vec<MachineName>,
+    checks: &[Step],
+    flushed: bool,
+) -> Vec<Step> {
+    let stop = Step::Stop { machines: running };
     let start = Step::start(machines.to_vec(), checks);
     // A machine does not start without its firewall.
     let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall { prune: true });
     let steps = match way {
         Way::Start => vec![start],
         Way::Stop => vec![stop],
+        Way::Restart if stop.machines().is_empty() => vec![start],
         Way::Restart => vec![stop, start],
     };
     firewall.into_iter().chain(steps).collect()

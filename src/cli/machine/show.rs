@@ -41,6 +41,8 @@ fn sheet(global: &Global, row: &Row) -> String {
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
     add("network", Some(row.network.mode.word().to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
+    let routes: Vec<String> = row.network.routes.iter().map(ToString::to_string).collect();
+    add("routes", (!routes.is_empty()).then(|| routes.join(", ")));
     add("number", row.network.number.map(|number| format!("{number:#x} of the delegated prefix")));
     let planned = row.network.address.map(|address| match row.own_choice {
         Some(own) => format!("{address}; its guest gave itself {own}, which no name leads to"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv6Net;
 use serde::Serialize;
 
 use crate::emit::ini::Ini;
@@ -80,6 +81,8 @@ pub struct NetworkView {
     /// The stable number of the subnet, where its prefix is delegated and may change.
     pub number: Option<u32>,
     pub address: Option<Ipv6Addr>,
+    /// What is routed to it beside that.
+    pub routes: Vec<Ipv6Net>,
     pub bridge: Option<String>,
 }
 
@@ -250,8 +253,14 @@ fn old_addresses(row: &Row) -> Vec<IpAddr> {
     old.copied().collect()
 }
 
-const UNMANAGED: NetworkView =
-    NetworkView { mode: ModeView::Unmanaged, prefix: None, number: None, address: None, bridge: None };
+const UNMANAGED: NetworkView = NetworkView {
+    mode: ModeView::Unmanaged,
+    prefix: None,
+    number: None,
+    address: None,
+    routes: Vec::new(),
+    bridge: None,
+};
 
 /// Of a machine whose definition cannot be used: what it has been given.
 fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease>) -> NetworkView {
@@ -282,6 +291,7 @@ fn network(definition: Option<&MachineSpec>, prefix: Option<Lease>, lease: Optio
             prefix,
             number: lease.and_then(Lease::number),
             address: prefix.and_then(|prefix| routed.planned(prefix).address()),
+            routes: routed.routes.clone(),
             bridge,
         },
     }

@@ -55,14 +55,15 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
 }
 
 fn view(pool: Pool, leases: &Leases) -> View<'_> {
-    let used = leases.held().len() + leases.resting().len();
+    let resting = leases.resting().iter().map(|rested| rested.lease);
+    let used: u128 = leases.held().values().copied().chain(resting.clone()).map(Lease::size).sum();
     let size = pool.size() - u128::from(pool.first());
     View {
         pool,
         size,
-        free: size.saturating_sub(used as u128),
+        free: size.saturating_sub(used),
         leases: leases.held().iter().map(|(machine, subnet)| Held { machine, subnet: *subnet }).collect(),
-        resting: leases.resting().iter().map(|rested| rested.lease).collect(),
+        resting: resting.collect(),
     }
 }
 

@@ -171,6 +171,27 @@ impl Net {
         }))
     }
 
+    /// Takes away the unreachable routes of these prefixes that a file had asked for.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn drop_unreachable(&self, nets: &[Ipv6Net]) -> Result<(), NetError> {
+        let ours = |route: &RouteMessage| {
+            let header = &route.header;
+            header.kind == RouteType::Unreachable
+                && header.protocol == RouteProtocol::Static
+                && nets.iter().any(|net| {
+                    (Some(net.network()), net.prefix_len())
+                        == (destination(route), header.destination_prefix_length)
+                })
+        };
+        for route in self.routes(true).await?.into_iter().filter(ours) {
+            // It may have gone by itself.
+            let _ = self.handle.route().del(route).execute().await;
+        }
+        Ok(())
+    }
+
     /// The prefixes that DHCP servers delegate: networkd makes an unreachable
     /// route of each.
     ///

@@ -1,0 +1,176 @@
+//! Which step comes when.
+
+use std::path::Path;
+
+use ipnet::Ipv6Net;
+
+use super::files::kept_beside;
+use super::{NewImage, Stale, Step, Wanted, files, machines};
+use crate::emit::ini::Ini;
+use crate::emit::{self, ManagedFile, Owner, Reader};
+use crate::name::MachineName;
+use crate::observed::{Nftables, Observed};
+
+/// The order matters: the lease is on disk before anything uses it, a machine
+/// is stopped before its files change, everybody has read the files before a
+/// machine starts with them, and what cannot be undone comes last.
+pub fn steps(
+    wanted: &Wanted,
+    observed: &Observed,
+    changes: &[files::FileChange],
+    actions: &machines::MachineActions,
+) -> Vec<Step> {
+    let mut steps = files::records(wanted, observed);
+    steps.extend(actions.stop());
+    let (listen, deafen) = sockets(observed, changes);
+    steps.extend(deafen.filter(|_| observed.live));
+    let read: Vec<Step> = changes.iter().map(files::FileChange::step).chain(actions.with_host()).collect();
+    let mut stale = Stale::beside(observed.units.keys().cloned().collect());
+    for step in &read {
+        stale.note(step);
+    }
+    if flushed(wanted, observed) {
+        stale.note_firewall();
+    }
+    steps.extend(read);
+    if observed.live {
+        let renamed = wanted.rename_tree.clone();
+        steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
+        steps.extend(changed_tunnels(changes));
+        steps.append(&mut stale.reloads());
+        // After the .nspawn file: machined copies the image's where there is none,
+        // and when a tree is deleted its .nspawn goes with it.
+        steps.extend(wanted.images.iter().flat_map(|image| image_steps(image, observed)));
+        steps.append(&mut bridge_steps(wanted, observed, changes));
+        steps.extend(dropped_routes(changes));
+        steps.append(&mut host_steps(wanted, observed, changes));
+    }
+    steps.extend(listen.filter(|_| observed.live));
+    steps.append(&mut actions.after_files());
+    if observed.live {
+        steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
+    }
+    steps
+}
+
+/// Our table is not what its files say: somebody flushed all rules, or changed some.
+pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
+    let there = observed.file(Path::new(emit::FIREWALL_FILE)).is_some();
+    let loaded = |nftables: &Nftables| nftables.ours && nftables.drift.is_empty();
+    there && !observed.nftables.as_ref().is_none_or(loaded) && wanted.holds(&Owner::Firewall)
+}
+
+/// The host's sockets for machines that run: those whose files are new or changed
+/// listen, those whose files change or go did.
+fn sockets(observed: &Observed, changes: &[files::FileChange]) -> (Option<Step>, Option<Step>) {
+    let unit = |change: &files::FileChange| match (&change.file, change.file.reader()) {
+        (ManagedFile::HostUnit(machine, _, "socket"), Reader::Systemd(unit)) => {
+            Some((unit, observed.is_running(machine)))
+        }
+        _ => None,
+    };
+    let named =
+        |takes: fn(&files::FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
+    let new: Vec<String> =
+        named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
+    let old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
+    let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
+    (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
+}
+
+/// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.
+fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
+    let path = ManagedFile::Nspawn(name.clone()).path();
+    let back = observed.file(&kept_beside(&path)).map(str::to_owned);
+    let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
+    let back = back.map(|text| Step::Write { path, old: None, new: Some(text), mode: None });
+    std::iter::once(remove).chain(back).collect()
+}
+
+fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
+    let NewImage { source, to, first_boot } = image.clone();
+    let fit = first_boot.map(|first_boot| Step::Provision { machine: to.clone(), first_boot });
+    let claim = Step::Claim { machine: to.clone() };
+    let make = Step::MakeTree { source, to, sharing: observed.sharing };
+    std::iter::once(make).chain(fit).chain([claim]).collect()
+}
+
+/// Bridges whose files are new: wait for them, and clean their ports. Those whose
+/// files are gone: networkd does not delete what it made.
+fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (name, bridge) in &wanted.spec.host.bridges {
+        if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
+            let is_new = observed.link(name.as_str()).is_none();
+            let port = bridge.uplink.clone();
+            steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
+            steps.push(Step::FlushPort { port });
+        }
+    }
+    let gone = changes.iter().filter(|change| change.new.is_none());
+    steps.extend(gone.filter_map(|change| match &change.file {
+        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+        ManagedFile::BridgeNetdev(name) if observed.is_bridge(name) => {
+            Some(Step::DeleteLink { name: name.clone() })
+        }
+        _ => None,
+    }));
+    steps
+}
+
+/// What was unreachable by a file, and is so by none any more.
+fn dropped_routes(changes: &[files::FileChange]) -> Option<Step> {
+    let kept = |change: &&files::FileChange| {
+        matches!(change.file, ManagedFile::PoolNetwork | ManagedFile::RoutesDropIn(_))
+    };
+    let nets = |text: &Option<String>| {
+        let ini = Ini::parse(text.as_deref().unwrap_or_default());
+        let settings = ini.sections().filter(|(name, _)| *name == "Route").flat_map(|(_, keys)| keys);
+        let said = settings.filter(|(key, _)| key == "Destination");
+        said.filter_map(|(_, net)| net.parse::<Ipv6Net>().ok()).collect::<Vec<_>>()
+    };
+    let new: Vec<Ipv6Net> = changes.iter().filter(kept).flat_map(|change| nets(&change.new)).collect();
+    let old = changes.iter().filter(kept).flat_map(|change| nets(&change.old));
+    let gone: Vec<Ipv6Net> = old.filter(|net| !new.contains(net)).collect();
+    (!gone.is_empty()).then_some(Step::DropUnreachable { nets: gone })
+}
+
+/// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
+fn changed_tunnels(changes: &[files::FileChange]) -> impl Iterator<Item = Step> {
+    let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
+    changed.filter_map(|change| match &change.file {
+        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+        _ => None,
+    })
+}
+
+/// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
+fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if wanted.holds(&Owner::Host) {
+        let all = emit::switches(&wanted.spec.host);
+        steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
+        let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
+        let made = changes.iter().filter(|change| change.new.is_some());
+        steps.extend(made.filter_map(|change| match &change.file {
+            ManagedFile::TunnelNetdev(link) => {
+                Some(Step::TunnelUp { link: link.clone(), is_new: change.old.is_none() })
+            }
+            _ => None,
+        }));
+        if changed {
+            let host = &wanted.spec.host;
+            let routed = host.fixed_pool().filter(|_| host.answers_on().is_none());
+            steps.extend(routed.map(|pool| Step::PoolRoute { pool }));
+            steps.extend(host.delegated().map(|_| Step::Delegation));
+        }
+    }
+    steps
+}
+
+/// A switch that is as it should be, or a limit that is higher, stays.
+fn switch(observed: &Observed, key: String, value: u32) -> Option<Step> {
+    let old = observed.sysctls.get(&key)?.clone();
+    let enough = old.parse::<u32>().is_ok_and(|old| old == value || (old > value && value > 0));
+    (!enough).then(|| Step::Switch { key, old, new: value.to_string() })
+}
