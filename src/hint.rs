@@ -13,6 +13,7 @@ impl Hint for std::io::Error {
         let hint = match self.kind() {
             ErrorKind::PermissionDenied => "run it as root",
             ErrorKind::StorageFull => "make room on that file system, then try again",
+            ErrorKind::Unsupported => "what a pipe gives, `cat` puts into a file, which can be read",
             ErrorKind::ReadOnlyFilesystem => "mount that file system read-write, then try again",
             _ => return None,
         };

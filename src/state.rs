@@ -125,13 +125,22 @@ fn lease_of(ini: &Ini) -> Option<Lease> {
             let routes = routes.filter(|(key, _)| key == "Destination").map(|(_, value)| value.as_str());
             let mut routes = routes.filter_map(|route| route.parse::<Lease>().ok());
             match ini.get("IPv6Prefix", "Prefix").and_then(|prefix| prefix.parse::<Lease>().ok()) {
-                // The link of what may be more.
-                Some(link) => routes.filter(|route| route.overlaps(link)).last().or(Some(link)),
+                // Where this host has no address of the link, the machine has more than that.
+                Some(link) if !has_address_of(ini, link) => {
+                    routes.find(|route| route.overlaps(link) && route.subnet().is_some()).or(Some(link))
+                }
+                Some(link) => Some(link),
                 None => routes.next(),
             }
         }
         Some(number) => u32::from_str_radix(number.strip_prefix("0x")?, 16).ok().map(Lease::Number),
     }
+}
+
+fn has_address_of(ini: &Ini, link: Lease) -> bool {
+    let own = link.subnet().map(|link| format!("{}/64", link.host_end()));
+    let mut settings = ini.sections().flat_map(|(_, settings)| settings);
+    settings.any(|(key, value)| key == "Address" && Some(value) == own.as_ref())
 }
 
 /// The lowest format that says all of it: 3 has leases that are no /64.

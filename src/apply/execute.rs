@@ -98,7 +98,7 @@ async fn live(
         Step::ReloadFirewall { prune } => reload_firewall(*prune).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,
-        Step::DropUnreachable { nets } => Net::host()?.drop_unreachable(nets).await?,
+        Step::DropUnreachable { routes } => Net::host()?.drop_unreachable(routes).await?,
         Step::TunnelUp { link, .. } => links::tunnel_up(link).await?,
         Step::Delegation => links::delegation().await?,
         Step::BridgeUp { bridge, port, .. } => links::bridge_up(bridge, port).await?,

@@ -141,7 +141,7 @@ pub async fn import_file(
         return Ok(bus.transfer(what, name, trees(), &|part| listener.progresses(part)).await?);
     }
     // A machine that nsctl exported is a tree, too.
-    let (_, archive) = Unpacked::open(path)?.definition()?;
+    let (_, archive) = begun(path).await?;
     let (pipe, feed) = archive.feed(kind, limit)?;
     let what = if kind == Kind::Raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
     let done = bus.transfer(what, name, trees(), &|_| listener.progresses(feed.progress())).await;
@@ -150,6 +150,13 @@ pub async fn import_file(
         feed.end()?;
     }
     Ok(done?)
+}
+
+/// An archive, once its beginning has been read: what unpacks it may be slow to say anything.
+async fn begun(path: &Path) -> Result<(Option<String>, Unpacked), StepError> {
+    let path = path.to_owned();
+    let begin = move || Ok(Unpacked::open(&path)?.definition()?);
+    tokio::task::spawn_blocking(begin).await.unwrap_or_else(|panic| Err(std::io::Error::other(panic).into()))
 }
 
 /// Writes a machine's definition and tree to a new file.

@@ -21,7 +21,7 @@ use crate::spec::definition_path;
 use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
 use crate::spec::recipe::{package, recipes};
 use crate::sys::bus::Image as BusImage;
-use crate::sys::{Bus, Disk, Lock, build, what_is_at};
+use crate::sys::{Bus, Disk, Lock, Thing, build, what_is_at};
 
 /// Images: what machines are made from
 #[derive(Debug, Subcommand)]
@@ -129,8 +129,14 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
         }
         Image::Import { path, target } => {
             let path = std::path::absolute(&path)?;
-            if what_is_at(&path).is_none() {
-                return Err(Fault::new(format!("{} does not exist", path.display()))
+            let why = match what_is_at(&path) {
+                None => Some("does not exist"),
+                // Nobody may ever write to a pipe, and who waits for that hears nothing else.
+                Some(Thing::Other) => Some("is neither a file nor a folder"),
+                Some(Thing::File | Thing::Folder) => None,
+            };
+            if let Some(why) = why {
+                return Err(Fault::new(format!("{} {why}", path.display()))
                     .hint("it is the path of a tar file, a disk image or a folder"));
             }
             let name = target.name(&path.to_string_lossy())?;

@@ -56,7 +56,7 @@ fn addressless(
         Network::Routed(_) => {
             let lease = facts.state.leases.get(name)?;
             guest.addresses.iter().any(|a| match a.address {
-                IpAddr::V6(address) => a.global && lease.holds(address),
+                IpAddr::V6(address) => a.global && lease.is_on_link(address),
                 IpAddr::V4(_) => false,
             })
         }

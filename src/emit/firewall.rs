@@ -170,7 +170,7 @@ fn rules_of_pool(pool: Option<Prefix>) -> Vec<String> {
 fn guests_of_dns(pool: Prefix, neighbours: Option<&IfName>) -> Vec<String> {
     // On a link whose addresses are of the pool, too, strangers have them.
     let strangers = neighbours.map(|link| format!("iifname \"{link}\" counter drop"));
-    let foreign = format!("ip6 saddr != {pool} counter drop");
+    let foreign = format!("ip6 saddr != {pool} ip6 saddr != @behind counter drop");
     strangers.into_iter().chain([foreign, "jump own-address".into()]).collect()
 }
 
@@ -303,6 +303,8 @@ pub fn machine(
         let _ = writeln!(text, "add element inet nsctl planned {{ {address} }}");
     }
     for net in behind {
+        // A single address is listed without a length.
+        let net = if net.prefix_len() == 128 { net.addr().to_string() } else { net.to_string() };
         let _ = writeln!(text, "add element inet nsctl behind {{ {net} }}");
     }
     let _ = writeln!(text, "add element inet nsctl machines {{ \"{link}\" }}");

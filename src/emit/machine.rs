@@ -240,7 +240,11 @@ impl<'a> MachineFiles<'a> {
             .set_some("IPMasquerade", self.nat().then_some("ipv4"));
         let ini = match lease {
             Lease::Number(number) => self.delegated_prefix(ini, number),
-            Lease::Subnet(subnet) if subnet.is_wide() => routed_prefix(ini, subnet),
+            Lease::Subnet(subnet) if subnet.is_wide() => {
+                route_to(own_gateway(ini), Ipv6Net::from(routed.address(subnet)))
+                    .section("IPv6Prefix")
+                    .set("Prefix", subnet.link())
+            }
             Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
             Lease::Address(address) => route_to(own_gateway(ini), Ipv6Net::from(address)),
         };
@@ -249,10 +253,11 @@ impl<'a> MachineFiles<'a> {
             None => ini,
         };
         let Some(gateway) = routed.planned(lease).address() else { return ini };
-        let behind = lease.subnet().filter(|subnet| subnet.is_wide()).map(Subnet::net);
-        behind.into_iter().chain(routed.routes.iter().copied()).fold(ini, |ini, net| {
-            ini.section("Route").set("Destination", net).set("Gateway", gateway).set("GatewayOnLink", "yes")
-        })
+        // Without GatewayOnLink=: networkd would not wait until the gateway is on this link.
+        routed
+            .behind(lease)
+            .into_iter()
+            .fold(ini, |ini, net| ini.section("Route").set("Destination", net).set("Gateway", gateway))
     }
 
     /// networkd cuts the /64 of this number out of what the ISP delegates; the same
@@ -327,8 +332,7 @@ impl<'a> MachineFiles<'a> {
             .set("DuplicateAddressDetection", "none")
             .section("Route")
             .set("Gateway", GATEWAY);
-        let behind = lease.subnet().filter(|subnet| subnet.is_wide()).map(Subnet::net);
-        let ini = behind.into_iter().chain(routed.routes.iter().copied()).fold(ini, unreachable);
+        let ini = routed.behind(lease).into_iter().fold(ini, unreachable);
         self.with_own_ipv4(ini).render()
     }
 }
@@ -340,7 +344,7 @@ fn unreachable(ini: Ini, net: Ipv6Net) -> Ini {
 }
 
 /// Behind every other route to the same.
-const LAST_RESORT: u32 = 4_294_967_294;
+pub const LAST_RESORT: u32 = 4_294_967_294;
 
 fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
     own_gateway(ini)
@@ -351,18 +355,12 @@ fn fixed_prefix(ini: Ini, subnet: Subnet) -> Ini {
         .set("Prefix", subnet)
 }
 
-/// Of a machine that routes on, the host has no address in its prefix: all of that is the machine's,
-/// which may be the first of its own pool.
-fn routed_prefix(ini: Ini, subnet: Subnet) -> Ini {
-    route_to(own_gateway(ini), subnet.link().net()).section("IPv6Prefix").set("Prefix", subnet.link())
-}
-
-/// A single address, or a prefix, that is on this link; without the scope networkd would take an IPv4 route
-/// for one of the whole world.
-fn route_to(ini: Ini, net: impl Into<IpNet>) -> Ini {
-    let net = net.into();
-    let scope = net.network().is_ipv4().then_some("link");
-    ini.section("Route").set("Destination", net).set_some("Scope", scope)
+/// A single address on this link; without the scope networkd would take an IPv4 route for one of the
+/// whole world.
+fn route_to(ini: Ini, address: impl Into<IpNet>) -> Ini {
+    let address = address.into();
+    let scope = address.network().is_ipv4().then_some("link");
+    ini.section("Route").set("Destination", address).set_some("Scope", scope)
 }
 
 fn own_gateway(ini: Ini) -> Ini {

@@ -20,7 +20,7 @@ pub use file::{
 };
 pub use host::switches;
 use machine::MachineFiles;
-pub use machine::{GATEWAY, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
+pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
 
 use crate::pool::Leases;

@@ -56,7 +56,7 @@ impl HostEnd {
         let mut prefixes =
             values.filter(|(key, _)| key == "Address" || key == "Prefix").filter_map(|(_, value)| {
                 let net = value.parse::<ipnet::Ipv6Net>().ok()?.trunc();
-                net.to_string().parse::<Subnet>().ok()
+                Subnet::try_from(net).ok().filter(|subnet| !subnet.is_wide())
             });
         prefixes.find(|subnet| pool.contains(Lease::Subnet(*subnet)))
     }

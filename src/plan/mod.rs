@@ -12,6 +12,7 @@ mod order;
 pub mod others;
 mod stale;
 mod step;
+mod unreachable;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};

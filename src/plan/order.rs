@@ -2,11 +2,8 @@
 
 use std::path::Path;
 
-use ipnet::Ipv6Net;
-
 use super::files::kept_beside;
-use super::{NewImage, Stale, Step, Wanted, files, machines};
-use crate::emit::ini::Ini;
+use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable};
 use crate::emit::{self, ManagedFile, Owner, Reader};
 use crate::name::MachineName;
 use crate::observed::{Nftables, Observed};
@@ -42,7 +39,8 @@ pub fn steps(
         // and when a tree is deleted its .nspawn goes with it.
         steps.extend(wanted.images.iter().flat_map(|image| image_steps(image, observed)));
         steps.append(&mut bridge_steps(wanted, observed, changes));
-        steps.extend(dropped_routes(changes));
+        let read = changes.iter().map(|change| (&change.file, change.old.as_deref(), change.new.as_deref()));
+        steps.extend(unreachable::dropped(read));
         steps.append(&mut host_steps(wanted, observed, changes));
     }
     steps.extend(listen.filter(|_| observed.live));
@@ -116,23 +114,6 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChan
         _ => None,
     }));
     steps
-}
-
-/// What was unreachable by a file, and is so by none any more.
-fn dropped_routes(changes: &[files::FileChange]) -> Option<Step> {
-    let kept = |change: &&files::FileChange| {
-        matches!(change.file, ManagedFile::PoolNetwork | ManagedFile::RoutesDropIn(_))
-    };
-    let nets = |text: &Option<String>| {
-        let ini = Ini::parse(text.as_deref().unwrap_or_default());
-        let settings = ini.sections().filter(|(name, _)| *name == "Route").flat_map(|(_, keys)| keys);
-        let said = settings.filter(|(key, _)| key == "Destination");
-        said.filter_map(|(_, net)| net.parse::<Ipv6Net>().ok()).collect::<Vec<_>>()
-    };
-    let new: Vec<Ipv6Net> = changes.iter().filter(kept).flat_map(|change| nets(&change.new)).collect();
-    let old = changes.iter().filter(kept).flat_map(|change| nets(&change.old));
-    let gone: Vec<Ipv6Net> = old.filter(|net| !new.contains(net)).collect();
-    (!gone.is_empty()).then_some(Step::DropUnreachable { nets: gone })
 }
 
 /// networkd of systemd 252 does not change a tunnel that is there: it is made anew.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
-use super::Stale;
+use super::{Stale, unreachable};
 use crate::emit::{ManagedFile, TARGET_LINK, expose::Unit, wants_link};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
@@ -135,7 +135,8 @@ pub enum Step {
     },
     /// Takes away unreachable routes whose files are gone: networkd of systemd 252 leaves them.
     DropUnreachable {
-        nets: Vec<Ipv6Net>,
+        /// And their metrics.
+        routes: Vec<(Ipv6Net, u32)>,
     },
     /// Waits until networkd has made the tunnel.
     TunnelUp {
@@ -369,8 +370,8 @@ impl Step {
             Step::ReloadFirewall { .. } => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
-            Step::DropUnreachable { nets } => {
-                let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+            Step::DropUnreachable { routes } => {
+                let nets: Vec<String> = routes.iter().map(|(net, _)| net.to_string()).collect();
                 format!("take away the unreachable route of {}", nets.join(", "))
             }
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
@@ -422,9 +423,24 @@ pub fn with_reloads(undoing: impl IntoIterator<Item = Step>) -> Vec<Step> {
             steps.push(reload);
         }
     }
+    steps.extend(dropped_routes(&steps));
     // networkd would put a link where its file says, as long as that is not back.
     steps.extend(moves);
     steps
+}
+
+/// Unreachable routes whose files some steps take away, once networkd has heard of it.
+fn dropped_routes(steps: &[Step]) -> Option<Step> {
+    let is_live = steps.contains(&Step::ReloadNetworkd);
+    let writes = steps.iter().filter_map(|step| match step {
+        Step::Write { path, old, new, .. } => {
+            Some((ManagedFile::parse(path)?, old.as_deref(), new.as_deref()))
+        }
+        _ => None,
+    });
+    let writes: Vec<_> = writes.collect();
+    let files = writes.iter().map(|(file, old, new)| (file, *old, *new));
+    if is_live { unreachable::dropped(files) } else { None }
 }
 
 /// Steps as they are taken: files that change in a row in one go, checks at once, and

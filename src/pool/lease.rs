@@ -37,6 +37,11 @@ impl Lease {
         }
     }
 
+    /// Whether an address is one that the machine may have on its link.
+    pub fn is_on_link(self, address: Ipv6Addr) -> bool {
+        self.subnet().map_or_else(|| self.holds(address), |subnet| subnet.link().contains(address))
+    }
+
     /// The prefix, if it is one.
     pub fn subnet(self) -> Option<Subnet> {
         match self {

@@ -106,12 +106,23 @@ impl Leases {
             (Some(pin), Some(held)) if pin == held => return Ok(held),
             (None, Some(held)) if pool.contains(held) && held.resized(ask.length) == held => return Ok(held),
             (Some(pin), _) => self.check_pin(pool, name, pin)?,
-            (None, _) => self.find(pool, name, ask.length)?,
+            (None, None) => self.find(pool, name, ask.length)?,
+            (None, Some(held)) => self.resize(pool, name, held, ask.length)?,
         };
         self.release(name);
         self.take(lease);
         self.held.insert(name.clone(), lease);
         Ok(lease)
+    }
+
+    /// Another one for who holds one of another length, or of another pool: if it can be the same but
+    /// for its length, and in any case as if that were free.
+    fn resize(&self, pool: Pool, name: &MachineName, held: Lease, length: u8) -> Result<Lease, PoolError> {
+        let mut others = self.clone();
+        others.release(name);
+        let same = held.resized(length);
+        let is_free = pool.contains(same) && !others.is_reserved(pool, same) && others.holder(same).is_none();
+        if is_free { Ok(same) } else { others.find(pool, name, length) }
     }
 
     fn find(&self, pool: Pool, name: &MachineName, length: u8) -> Result<Lease, PoolError> {
@@ -207,16 +218,27 @@ impl Leases {
         let (mut held, mut resting) = (self.held.clone(), self.resting.clone());
         let changed = |name: &&MachineName| written.get(name) != before.get(name);
         let names = written.held.keys().chain(before.held.keys()).filter(changed);
-        for name in names.filter(|name| self.get(name) == written.get(name)) {
-            if let Some(lease) = held.remove(name) {
-                resting.extend(before.resting.iter().filter(|rested| rested.lease.overlaps(lease)).cloned());
-            }
-            let free = |lease: &Lease| !held.values().any(|taken| taken.overlaps(*lease));
-            if let Some(lease) = before.get(name).filter(free) {
+        let undone: Vec<&MachineName> = names
+            .filter(|name| self.get(name) == written.get(name))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        for name in &undone {
+            held.remove(*name);
+        }
+        for name in undone {
+            let is_free = |lease: &Lease| !held.values().any(|taken| taken.overlaps(*lease));
+            if let Some(lease) = before.get(name).filter(is_free) {
                 resting.retain(|rested| !rested.lease.overlaps(lease));
                 held.insert(name.clone(), lease);
             }
         }
+        // What rested comes back where nobody has a part of it since.
+        let mut used = Ranges::default();
+        held.values().chain(resting.iter().map(|rested| &rested.lease)).for_each(|lease| {
+            used.insert(lease.range());
+        });
+        resting.extend(before.resting.iter().filter(|rested| used.insert(rested.lease.range())).cloned());
         Leases::new(held, resting)
             .map_or_else(|_| self.clone(), |leases| Leases { reserved: self.reserved.clone(), ..leases })
     }
@@ -364,6 +386,38 @@ mod tests {
         assert_eq!(get(&mut leases, "d", 58).unwrap(), "2001:db8:a:40::/58");
         assert_eq!(get(&mut leases, "e", 58).unwrap(), "2001:db8:a:80::/58", "what rests is cut");
         assert_eq!(get(&mut leases, "f", 58).unwrap(), "2001:db8:a:c0::/58");
+    }
+
+    #[test]
+    fn who_asks_for_another_length_stays_where_it_can() {
+        let pool = pool("2001:db8:a::/60");
+        let mut leases = Leases::default();
+        let mut get = |who: &str, length: u8| {
+            let ask = Ask { pinned: None, length };
+            leases.lease(pool, &name(who), ask).unwrap().to_string()
+        };
+        assert_eq!(get("web", 61), "2001:db8:a:8::/61");
+        assert_eq!(get("web", 62), "2001:db8:a:8::/62", "the same beginning");
+        assert_eq!(get("db", 62), "2001:db8:a:4::/62");
+        assert_eq!(get("web", 61), "2001:db8:a:8::/61", "nobody else is in it");
+    }
+
+    #[test]
+    fn what_was_cut_and_is_taken_back_takes_nothing_from_others() {
+        let pool = pool("2001:db8:a::/56");
+        let wide = |length| Ask { pinned: None, length };
+        let mut before = Leases::default();
+        before.lease(pool, &name("old"), wide(57)).unwrap();
+        before.lease(pool, &name("low"), wide(58)).unwrap();
+        before.release(&name("old"));
+        let mut written = before.clone();
+        written.lease(pool, &name("web"), wide(58)).unwrap();
+        assert_eq!(written.take_back(&written, &before), before, "all of it rests again");
+        let mut now = written.clone();
+        let other = now.lease(pool, &name("other"), wide(58)).unwrap();
+        let back = now.take_back(&written, &before);
+        assert_eq!((back.get(&name("web")), back.get(&name("other"))), (None, Some(other)));
+        assert!(back.resting().is_empty(), "{back:?}");
     }
 
     #[test]

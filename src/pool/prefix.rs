@@ -163,13 +163,6 @@ impl Subnet {
         Subnet::of(self.0.network())
     }
 
-    /// What lies behind the machine: all but its link, in as few prefixes as there can be.
-    pub fn behind(self) -> impl Iterator<Item = Ipv6Net> {
-        let first = u128::from(self.0.network());
-        let half = move |length: u8| Ipv6Addr::from(first | 1 << (128 - u32::from(length)));
-        (self.length() + 1..=LINK).rev().map(move |length| Ipv6Net::new_assert(half(length), length))
-    }
-
     pub fn length(self) -> u8 {
         self.0.prefix_len()
     }

@@ -29,35 +29,24 @@ impl Spec {
         }
     }
 
-    /// Pins and routes: no two machines have one, or a part of it.
+    /// Pins and routes: no two machines have one, or a part of it, whoever was first.
     fn pins_and_routes(&self) -> Vec<(MachineName, Fault)> {
         let mut found = Vec::new();
-        let (mut pins, mut routes) = (BTreeMap::new(), BTreeMap::new());
+        let (mut pins, mut routes) = (Vec::new(), Vec::new());
         let all = self.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.routed()?)));
         for (name, routed) in all {
             if let Some(pin) = routed.subnet {
-                let fault = match claimed(&pins, pin.range()) {
-                    Some(holder) => Some(format!("{pin} is pinned by '{holder}' too")),
-                    None => self.pin_fault(pin),
-                };
-                match fault {
-                    Some(message) => found.push((name.clone(), ("subnet", message))),
-                    None => _ = pins.insert(pin.range().0, (pin.range().1, name)),
-                }
+                pins.push(Claim { range: pin.range(), what: pin.to_string(), name });
+                found.extend(self.pin_fault(pin).map(|message| (name.clone(), ("subnet", message))));
             }
             for route in &routed.routes {
                 let range = (route.network().into(), route.broadcast().into());
-                let fault = match claimed(&routes, range) {
-                    Some(holder) if holder == name => Some(format!("{route} stands in it twice")),
-                    Some(holder) => Some(format!("{route} is routed to '{holder}' too")),
-                    None => self.route_fault(*route),
-                };
-                match fault {
-                    Some(message) => found.push((name.clone(), ("routes", message))),
-                    None => _ = routes.insert(range.0, (range.1, name)),
-                }
+                routes.push(Claim { range, what: route.to_string(), name });
+                found.extend(self.route_fault(*route).map(|message| (name.clone(), ("routes", message))));
             }
         }
+        found.extend(clashes(pins, "is pinned by").map(|(name, message)| (name, ("subnet", message))));
+        found.extend(clashes(routes, "is routed to").map(|(name, message)| (name, ("routes", message))));
         found
     }
 
@@ -146,13 +135,29 @@ impl Spec {
     }
 }
 
-/// Who claims a part of what lies between two places, of those whose parts are known by their first.
-fn claimed<'a>(
-    claims: &BTreeMap<u128, (u128, &'a MachineName)>,
-    (first, last): (u128, u128),
-) -> Option<&'a MachineName> {
-    let (_, (end, name)) = claims.range(..=last).next_back()?;
-    (first <= *end).then_some(*name)
+/// What a machine wants for itself alone: its first place and its last, and how it is written.
+struct Claim<'a> {
+    range: (u128, u128),
+    what: String,
+    name: &'a MachineName,
+}
+
+/// Each machine with a claim to what another claims, too, or a part of it, and a sentence.
+fn clashes(mut claims: Vec<Claim>, verb: &str) -> impl Iterator<Item = (MachineName, String)> {
+    claims.sort_by_key(|claim| claim.range);
+    let mut found = Vec::new();
+    let mut widest: Option<&Claim> = None;
+    for claim in &claims {
+        let overlapping = widest.filter(|other| claim.range.0 <= other.range.1);
+        if let Some(other) = overlapping.filter(|other| other.name == claim.name) {
+            found.push((claim.name.clone(), format!("{} and {} overlap", other.what, claim.what)));
+        } else if let Some(other) = overlapping {
+            found.push((claim.name.clone(), format!("{} {verb} '{}' too", claim.what, other.name)));
+            found.push((other.name.clone(), format!("{} {verb} '{}' too", other.what, claim.name)));
+        }
+        widest = widest.filter(|other| other.range.1 >= claim.range.1).or(Some(claim));
+    }
+    found.into_iter()
 }
 
 /// More than a /64 is a part of the pool, and stays.

@@ -50,10 +50,22 @@ impl Network {
         }
     }
 
-    /// Lets go of a subnet that it was pinned to; gives that.
+    /// Lets go of a subnet that it was pinned to, but not of its length; gives that.
     pub fn unpin(&mut self) -> Option<Lease> {
         match self {
-            Network::Routed(routed) => routed.subnet.take(),
+            Network::Routed(routed) => {
+                let length = routed.length();
+                routed.prefix = Some(length).filter(|length| *length < 64);
+                routed.subnet.take()
+            }
+            Network::Bridge(_) => None,
+        }
+    }
+
+    /// Asks for no more than a /64; gives the length that it asked for.
+    pub fn narrow(&mut self) -> Option<u8> {
+        match self {
+            Network::Routed(routed) => routed.prefix.take(),
             Network::Bridge(_) => None,
         }
     }
@@ -123,10 +135,10 @@ impl Routed {
         Ask { pinned: self.subnet, length: self.length() }
     }
 
-    /// What is reached through the machine alone, which routes it on: all but its own link.
+    /// What goes to the machine by way of its address, and which it routes on.
     pub fn behind(&self, lease: Lease) -> Vec<Ipv6Net> {
-        let wide = lease.subnet().into_iter().flat_map(Subnet::behind);
-        wide.chain(self.routes.iter().copied()).collect()
+        let wide = lease.subnet().filter(|subnet| subnet.is_wide()).map(Subnet::net);
+        wide.into_iter().chain(self.routes.iter().copied()).collect()
     }
 
     /// The host part of its address.
@@ -242,4 +254,20 @@ impl From<Network> for NetworkTable {
 fn host_part(token: Ipv6Addr) -> bool {
     let bits = u128::from(token);
     bits >> 64 == 0 && bits > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lets_go_of_its_pin_keeps_its_length() {
+        let subnet = Some("2001:db8:a:10::/60".parse().unwrap());
+        let mut network = Network::Routed(Routed { subnet, ..Routed::default() });
+        assert_eq!(network.unpin(), subnet);
+        assert_eq!(network.routed().map(Routed::length), Some(60));
+        let mut usual = Network::Routed(Routed::default());
+        usual.unpin();
+        assert_eq!(usual, Network::Routed(Routed::default()));
+    }
 }

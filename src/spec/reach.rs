@@ -26,6 +26,11 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
     all.extend(ports.map(|port| format!("expose: port {port} of this host")));
     let own = machine.ipv4.and_then(Ipv4::address);
     all.extend(own.map(|address| format!("ipv4: the address {address}, which this host answers for")));
+    for route in machine.network.routed().into_iter().flat_map(|routed| &routed.routes) {
+        all.push(format!(
+            "network: what this host has for {route} goes to it, and it may send as anybody of that"
+        ));
+    }
     if let Some(bridge) = machine.network.bridge() {
         all.push(format!("network: a host of the LAN of {bridge}, without a firewall"));
     }
@@ -36,6 +41,7 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
 pub fn contain(machine: &mut MachineSpec) {
     machine.forget_host_ports();
     machine.forget_own_ipv4();
+    machine.network.forget_routes();
     // Each field is looked at: a new one must be told apart here, too.
     let MachineSpec {
         image: _,
@@ -70,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_reaches_out_is_listed_and_dropped() {
-        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\n\
+        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\nroutes = [\"2001:db8:c::/56\"]\n\
                     [nspawn.Exec]\nPrivateUsers = \"no\"\nKillSignal = \"SIGUSR2\"\n[nspawn.Files]\nBind = [\"/root\"]\n\
                     [networkd.Network]\nIPMasquerade = \"both\"\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n";
         let parse = |text: &str| MachineSpec::parse(Path::new("x.toml"), text).unwrap();
@@ -84,6 +90,7 @@ mod tests {
             "firewall",
             "port 80",
             "192.0.2.9",
+            "2001:db8:c::/56",
         ] {
             assert!(all.contains(word), "{word} is not in\n{all}");
         }

@@ -25,6 +25,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     formats(lab)?;
     padded(lab)?;
     hostile(lab)?;
+    slow(lab)?;
     full_disk(lab)?;
     fetched(lab)?;
     busybox(lab)
@@ -132,6 +133,36 @@ fn clean(lab: &Lab) -> Result<()> {
         "something is left:\n{there}"
     );
     Ok(())
+}
+
+/// A pipe, to which nobody may ever write, is refused at once; an archive that is slow to unpack holds
+/// up nobody else, and whoever waits for it can be told to stop.
+fn slow(lab: &Lab) -> Result<()> {
+    lab.sh("mkfifo /root/pipe.tar")?;
+    for line in [
+        "create late --routed --image /root/pipe.tar",
+        "image import /root/pipe.tar --name late",
+        "import /root/pipe.tar --name late",
+    ] {
+        refused(lab, line, 1, "/root/pipe.tar")?;
+    }
+    lab.sh(
+        "printf '#!/bin/sh\\ntouch /root/unpacks; sleep 60\\n' > /usr/local/bin/zstd; chmod +x /usr/local/bin/zstd",
+    )?;
+    for line in
+        ["create late --routed --image /root/tiny.tar.zst", "image import /root/tiny.tar.zst --name late"]
+    {
+        lab.sh(&format!(
+            "systemd-run -q --unit=slow -p Type=exec -p TimeoutStopSec=20 -p KillMode=mixed nsctl {line}
+             until test -e /root/unpacks; do sleep 0.05; done
+             timeout 20 nsctl create other --routed --image tiny --no-start
+             timeout 20 nsctl remove -y other; systemctl is-active -q slow; systemctl stop slow; rm /root/unpacks
+             test $(systemctl show -P Result slow) = exit-code; systemctl reset-failed slow"
+        ))?;
+        let left = lab.sh("ls /etc/nsctl/machines.d /var/lib/nsctl/journal; ls -A /var/lib/machines")?;
+        must!(!left.contains("late") && !left.contains(".json"), "something is left:\n{left}");
+    }
+    lab.sh("rm /root/pipe.tar /usr/local/bin/zstd").map(drop)
 }
 
 fn full_disk(lab: &Lab) -> Result<()> {

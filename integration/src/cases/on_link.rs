@@ -22,7 +22,12 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(said.contains("the router asks this host for each address"), "{said}");
     must!(lab.nsctl_ok("doctor --probe 1")?.contains("is on the link"), "a probe");
 
-    lab.nsctl_ok("create web --routed --image debian-13")?;
+    lab.nsctl_ok("create web --routed --image debian-13 --route 2001:db8:d::/56")?;
+    let routes = lab.sh("ip -6 route show dev ve-web; networkctl --no-pager status ve-web | grep State")?;
+    must!(
+        routes.contains("2001:db8:d::/56 via 2001:db8:c::100") && routes.contains("configured"),
+        "{routes}"
+    );
     let first = lab.router.run(&["ping", "-6", "-c1", "-W5", "2001:db8:c::100"])?;
     must!(first.ok(), "it does not answer:\n{}", first.all());
     let waited: f64 = first

@@ -11,6 +11,7 @@ use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{is_live, must_be_root};
 use crate::cli::text::{out, sanitize};
 use crate::cli::{Fault, Global};
+use crate::emit::LAST_RESORT;
 use crate::name::IfName;
 use crate::observe;
 use crate::observed::{Link, Route, v6};
@@ -24,7 +25,7 @@ use crate::sys::{Disk, Net};
 struct Way {
     interface: String,
     router: Option<Ipv6Addr>,
-    /// What is this host's whole, as its routes say: nobody here has the rest of it.
+    /// The prefixes that are all this host's.
     given: Vec<Ipv6Net>,
     /// The prefixes that this host has addresses of there, and what the router does with them.
     prefixes: Vec<(Ipv6Net, Option<Delivery>)>,
@@ -90,10 +91,10 @@ fn on_the_link(link: &Link, routes: &[Route]) -> BTreeSet<Ipv6Net> {
     nets.collect()
 }
 
-/// The prefixes of which this host keeps what nobody has from going back to its router (RFC 7084
-/// L-14), as a machine of nsctl's does with one of its own.
+/// The prefixes that are this machine's, as the nsctl of its host has told it.
 fn given(routes: &[Route]) -> Vec<Ipv6Net> {
-    let nets = routes.iter().filter(|route| route.unreachable).filter_map(|route| match route.destination {
+    let marked = routes.iter().filter(|route| route.unreachable && route.metric == LAST_RESORT);
+    let nets = marked.filter_map(|route| match route.destination {
         IpNet::V6(net) if net.prefix_len() < 64 && Prefix::try_from(net).is_ok() => Some(net),
         _ => None,
     });
@@ -114,7 +115,7 @@ fn of_way(way: &Way, routers: &BTreeSet<Ipv6Addr>, taken: &BTreeSet<Ipv6Addr>) -
     let router = router.map_or("no IPv6 router".to_owned(), |router| format!("the router {router}"));
     let mut lines = vec![format!("{interface} leads to {router}.")];
     for net in given {
-        lines.push(format!("{net} is routed to this host: what nobody has of it is unreachable here."));
+        lines.push(format!("{net} is all this machine's, as its host says."));
         lines.push(format!("    nsctl init --pool {net} --uplink {interface}"));
     }
     for (net, told) in prefixes {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ipnet::Ipv6Net;
 
+use crate::apply::Interrupt;
 use crate::cli::fault::argument;
 use crate::cli::image;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
@@ -161,7 +162,10 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         if let Some(word) = made_first {
             image::ensure(global, word).await?;
         }
-        scanned = tar.map(|path| Ok::<Init, Fault>(Unpacked::open(&path)?.init(max_size))).transpose()?;
+        scanned = match tar {
+            Some(path) => Some(scan(path, max_size).await?),
+            None => None,
+        };
         session = Session::begin(global, About::Those(&[&name])).await?;
         refuse_taken(&session, &name)?;
     }
@@ -213,6 +217,16 @@ pub fn next_of(session: &Session, name: &MachineName) -> String {
         "it starts with the host".to_owned()
     } else {
         format!("its tree is not made below --root: put it into var/lib/machines/{name}")
+    }
+}
+
+/// What an archive has for an init. Whoever does not want to wait for that need not.
+async fn scan(path: PathBuf, max_size: u64) -> Result<Init, Fault> {
+    let mut interrupt = Interrupt::new();
+    let scanning = tokio::task::spawn_blocking(move || Ok(Unpacked::open(&path)?.init(max_size)));
+    tokio::select! {
+        done = scanning => done.unwrap_or_else(|panic| Err(Fault::new(panic.to_string()))),
+        () = interrupt.came() => Err(Fault::new("interrupted").hint("nothing was changed")),
     }
 }
 

@@ -130,6 +130,16 @@ fn at_home_here(session: &Session, machine: &mut MachineSpec) {
         session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
         machine.network.unpin();
     }
+    let has_prefixes = pool.is_none_or(|pool| !pool.is_single() && !pool.is_delegated());
+    if let Some(length) = (!has_prefixes).then(|| machine.network.narrow()).flatten() {
+        session.progress.says(&format!("note: its /{length} cannot be had of this host's pool"));
+    }
+    let stays = pool.is_none_or(|pool| !pool.is_delegated());
+    for route in if stays { Vec::new() } else { machine.network.forget_routes() } {
+        session
+            .progress
+            .says(&format!("note: {route} cannot be routed to it here, where its address may change"));
+    }
     let single = pool.is_some_and(Pool::is_single);
     if let Some(token) = single.then(|| machine.network.without_token()).flatten() {
         session.progress.says(&format!(

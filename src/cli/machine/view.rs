@@ -237,7 +237,7 @@ fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
     let planned = row.network.address.filter(|_| routed.token.is_none() && routed.chosen.is_some())?;
     let prefix = row.network.prefix?;
     let mut own = row.addresses.iter().filter(|address| match address {
-        IpAddr::V6(address) => prefix.holds(*address),
+        IpAddr::V6(address) => prefix.is_on_link(*address),
         IpAddr::V4(_) => false,
     });
     if row.addresses.contains(&IpAddr::V6(planned)) { None } else { own.next().copied() }

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 pub use error::DiskError;
 use write::DRAFT;
@@ -92,7 +92,19 @@ impl Disk {
     /// When it cannot be read.
     pub fn open_foreign(path: &Path) -> Result<std::fs::File, DiskError> {
         let failed = |source| DiskError::At { doing: "open", path: path.to_owned(), source };
-        std::fs::File::open(path).map_err(failed)
+        // A pipe would make us wait for somebody who writes.
+        let flags = nix::libc::O_NONBLOCK;
+        let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(failed(std::io::Error::new(
+                ErrorKind::Unsupported,
+                "it is neither a file nor a folder",
+            )));
+        }
+        // systemd's services take no file with flags that they do not know.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|error| failed(error.into()))?;
+        Ok(file)
     }
 
     /// The permissions of a file that is there.

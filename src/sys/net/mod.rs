@@ -171,23 +171,21 @@ impl Net {
         }))
     }
 
-    /// Takes away the unreachable routes of these prefixes that a file had asked for.
+    /// Takes away unreachable routes, each with its metric, that a file had asked for.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn drop_unreachable(&self, nets: &[Ipv6Net]) -> Result<(), NetError> {
-        let ours = |route: &RouteMessage| {
-            let header = &route.header;
-            header.kind == RouteType::Unreachable
-                && header.protocol == RouteProtocol::Static
-                && nets.iter().any(|net| {
-                    (Some(net.network()), net.prefix_len())
-                        == (destination(route), header.destination_prefix_length)
-                })
+    pub async fn drop_unreachable(&self, routes: &[(Ipv6Net, u32)]) -> Result<(), NetError> {
+        let ours = |message: &RouteMessage| {
+            let is_static = message.header.protocol == RouteProtocol::Static;
+            let is_meant = |seen: &Route| {
+                routes.iter().any(|(net, metric)| seen.destination == (*net).into() && seen.metric == *metric)
+            };
+            is_static && main_route(message).iter().any(|seen| seen.unreachable && is_meant(seen))
         };
-        for route in self.routes(true).await?.into_iter().filter(ours) {
+        for message in self.routes(true).await?.into_iter().filter(ours) {
             // It may have gone by itself.
-            let _ = self.handle.route().del(route).execute().await;
+            let _ = self.handle.route().del(message).execute().await;
         }
         Ok(())
     }
