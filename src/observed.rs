@@ -269,8 +269,7 @@ pub const INOTIFY_INSTANCES: &str = "fs/inotify/max_user_instances";
 /// How many IPv6 neighbours the kernel remembers, of all its network namespaces together.
 pub const NEIGHBOURS: &str = "net/ipv6/neigh/default/gc_thresh3";
 
-/// The switch for what an interface does with router advertisements; slashes,
-/// as the name may hold dots.
+/// Whether an interface answers for neighbours that the kernel is told of; slashes, as the name may hold dots.
 pub fn proxy_ndp(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/proxy_ndp")
 }
@@ -285,7 +284,7 @@ pub fn evict_nocarrier(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/ndisc_evict_nocarrier")
 }
 
-/// Whether the kernel takes router advertisements on an interface.
+/// What the kernel does with router advertisements on an interface.
 pub fn accept_ra(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/accept_ra")
 }

@@ -34,11 +34,11 @@ impl Problem {
         Problem { place: Some(locate(text, span)), ..Problem::whole(file, message) }
     }
 
-    /// A fault at the value of `key` in the table `[network]`.
+    /// A fault at the value of `key`, in the table `[network]` or before all tables.
     pub fn at_value(file: &Path, text: &str, key: &str, message: impl Into<String>) -> Problem {
-        let span = toml_edit::Document::parse(text)
-            .ok()
-            .and_then(|document| document.get("network")?.get(key)?.span());
+        let span = toml_edit::Document::parse(text).ok().and_then(|document| {
+            document.get("network").and_then(|table| table.get(key)).or(document.get(key))?.span()
+        });
         Problem::at_some(file, text, span, message)
     }
 
