@@ -12,6 +12,7 @@ mod order;
 pub mod others;
 mod stale;
 mod step;
+mod undo;
 mod unreachable;
 mod whole;
 
@@ -27,7 +28,8 @@ pub use machines::{check, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
 pub use stale::Stale;
-pub use step::{Source, Step, stages, undo, with_reloads};
+pub use step::{Source, Step, stages};
+pub use undo::{undo, with_reloads};
 pub use whole::{Whole, whole};
 
 use crate::emit::{self, Owner};

@@ -4,6 +4,7 @@ mod lease;
 mod leases;
 mod planned;
 mod prefix;
+mod ranges;
 
 use std::fmt;
 use std::net::Ipv6Addr;
