@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use siphasher::sip::SipHasher24;
 
 use crate::hint::Hint;
@@ -27,8 +27,7 @@ impl Hint for NameError {
 /// The name of a machine: what systemd takes as a host name (hostname(7)), at
 /// most 64 characters, so that it serves unescaped as a unit instance, a file
 /// name and a folder below /var/lib/machines.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct MachineName(String);
 
 impl MachineName {
@@ -95,8 +94,7 @@ fn machine_name_fault(word: &str) -> Option<&'static str> {
 
 /// The name of a network interface: at most 15 characters (IFNAMSIZ,
 /// netdevice(7)).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct IfName(String);
 
 impl IfName {
@@ -136,20 +134,6 @@ macro_rules! name_type {
                         Err(NameError { word: word.escape_debug().to_string(), kind: $kind, reason })
                     }
                 }
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = NameError;
-
-            fn try_from(word: String) -> Result<Self, NameError> {
-                word.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0
             }
         }
 

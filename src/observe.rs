@@ -12,7 +12,7 @@ use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
     Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables,
-    Observed, Running, STOPPED_DIR, Stranger, TreeId, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
+    Observed, Running, STOPPED_DIR, Stranger, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
 };
 use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
@@ -25,22 +25,20 @@ use crate::sys::{self, Bus, Disk, Net, is_root, kernel, nft, together};
 /// # Errors
 /// When a file cannot be read, or machined, networkd or the kernel does not answer.
 pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, sys::Error> {
-    let mut observed = Observed::default();
-    match bus {
+    let mut observed = match bus {
         None => {
-            observed.images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
-            files(disk).await?.put_into(&mut observed);
+            let images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
+            Observed { images, ..files(disk).await? }
         }
-        Some(bus) => live(&mut observed, disk, bus).await?,
-    }
+        Some(bus) => live(disk, bus).await?,
+    };
     observed.hostnames = hostnames(disk)?;
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
     Ok(observed)
 }
 
-async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys::Error> {
-    observed.live = true;
+async fn live(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
     let (networkd, machines, images, units, systemd, net, nftables, table, files) = tokio::join!(
         bus.networkd_answers(),
         bus.machines(),
@@ -53,7 +51,7 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys
         files(disk),
     );
     networkd?;
-    files?.put_into(observed);
+    let mut observed = Observed { live: true, ..files? };
     (observed.machines, observed.images, observed.units) = (machines?, images?, units?);
     (observed.systemd, observed.nftables) = (systemd?, nftables?);
     let drift = drift(&observed.files, table?).await;
@@ -69,14 +67,15 @@ async fn live(observed: &mut Observed, disk: &Disk, bus: &Bus) -> Result<(), sys
     let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
-    Ok(())
+    Ok(observed)
 }
 
 /// Of the trees that machines have, or may be made of.
 fn strangers(disk: &Disk, observed: &Observed) -> BTreeMap<String, Stranger> {
     let defined = observed.files.keys().filter(|path| path.parent() == Some(Path::new(MACHINES_DIR)));
     let defined = defined.filter_map(|path| path.file_stem()?.to_str()?.parse::<MachineName>().ok());
-    let names: BTreeSet<String> = defined.map(String::from).chain(observed.images.iter().cloned()).collect();
+    let names: BTreeSet<String> =
+        defined.map(|name| name.to_string()).chain(observed.images.iter().cloned()).collect();
     let strangers = names.into_iter().filter_map(|name| {
         let stranger = disk.tree(&name)?.stranger()?;
         Some((name, stranger))
@@ -108,9 +107,8 @@ pub async fn machines(
     disk: &Disk,
     bus: Option<&Bus>,
 ) -> Result<(Observed, BTreeMap<String, Vec<Address>>), sys::Error> {
-    let mut observed = Observed::default();
     let Some(bus) = bus else {
-        files(disk).await?.put_into(&mut observed);
+        let mut observed = files(disk).await?;
         observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
         observed.strangers = strangers(disk, &observed);
         return Ok((observed, BTreeMap::new()));
@@ -118,14 +116,13 @@ pub async fn machines(
     let net = Net::host()?;
     let (machines, units, net, files) =
         tokio::join!(located(bus), bus.nspawn_units(), own(&net), files(disk));
+    let mut observed = Observed { live: true, ..files? };
     let addresses;
-    files?.put_into(&mut observed);
     (observed.machines, addresses) = machines?;
     observed.units = units?;
     (observed.links, observed.addresses) = net?;
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
-    observed.live = true;
     Ok((observed, addresses))
 }
 
@@ -148,9 +145,7 @@ async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), sys::Error> {
 /// When a file cannot be read, or machined or nft does not answer.
 pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
     let mut observed = Observed { live: true, ..Observed::default() };
-    let mut files = Files::default();
-    files.read_inputs(disk)?;
-    files.put_into(&mut observed);
+    read_inputs(&mut observed, disk)?;
     if !observed.files.contains_key(Path::new(STATE_FILE)) {
         // The leases are read from the rendered files then.
         rendered(disk, &mut observed.files)?;
@@ -192,28 +187,18 @@ async fn drift(files: &BTreeMap<PathBuf, String>, table: Listing) -> Vec<Differe
     }
 }
 
-/// What the disk has.
-#[derive(Default)]
-struct Files {
-    texts: BTreeMap<PathBuf, String>,
-    unreadable: BTreeMap<PathBuf, String>,
-    enabled: BTreeSet<MachineName>,
-    trees: BTreeMap<MachineName, TreeId>,
-    stopped: BTreeSet<MachineName>,
-}
-
 /// Every file, and who starts with the host; read on a thread of its own, as the services that
 /// are asked meanwhile have much to say.
-async fn files(disk: &Disk) -> Result<Files, sys::Error> {
+async fn files(disk: &Disk) -> Result<Observed, sys::Error> {
     let disk = disk.clone();
     let read = move || {
-        let mut files = Files::default();
-        files.read_inputs(&disk)?;
-        rendered(&disk, &mut files.texts)?;
-        files.enabled = names(&disk, WANTS_DIR, MachineName::from_unit)?;
-        files.stopped = names(&disk, STOPPED_DIR, |name| name.parse().ok())?;
-        files.read_claims(&disk)?;
-        Ok(files)
+        let mut observed = Observed::default();
+        read_inputs(&mut observed, &disk)?;
+        rendered(&disk, &mut observed.files)?;
+        observed.enabled = names(&disk, WANTS_DIR, MachineName::from_unit)?;
+        observed.stopped = names(&disk, STOPPED_DIR, |name| name.parse().ok())?;
+        read_claims(&mut observed, &disk)?;
+        Ok(observed)
     };
     let done = tokio::task::spawn_blocking(read).await;
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
@@ -243,46 +228,38 @@ fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> 
     sources.filter(|path| !disk.exists(path)).collect()
 }
 
-impl Files {
-    /// The user's files, and the state. A definition that cannot be read stands for itself alone.
-    fn read_inputs(&mut self, disk: &Disk) -> Result<(), sys::Error> {
-        let folder = Path::new(MACHINES_DIR);
-        for path in
-            disk.names(folder)?.iter().filter(|name| name.ends_with(".toml")).map(|name| folder.join(name))
-        {
-            match disk.read_definition(&path) {
-                Ok(text) => self.texts.extend(text.map(|text| (path, text))),
-                Err(error) => _ = self.unreadable.insert(path, error.to_string()),
-            }
+/// The user's files, and the state. A definition that cannot be read stands for itself alone.
+fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
+    let folder = Path::new(MACHINES_DIR);
+    for path in
+        disk.names(folder)?.iter().filter(|name| name.ends_with(".toml")).map(|name| folder.join(name))
+    {
+        match disk.read_definition(&path) {
+            Ok(text) => observed.files.extend(text.map(|text| (path, text))),
+            Err(error) => _ = observed.unreadable.insert(path, error.to_string()),
         }
-        for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
-            self.texts.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
-        }
-        let host = Path::new(HOST_FILE);
-        self.texts.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
-        nftables_unit(disk, &mut self.texts)
     }
+    for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
+        observed.files.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
+    }
+    let host = Path::new(HOST_FILE);
+    observed.files.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
+    nftables_unit(disk, &mut observed.files)
+}
 
-    /// Which trees are nsctl's, and which trees those of machines are.
-    fn read_claims(&mut self, disk: &Disk) -> Result<(), sys::Error> {
-        self.texts.extend(disk.folder(Path::new(TREES_DIR), |_| true)?);
-        let defined = self.texts.keys().chain(self.unreadable.keys());
-        let machines = defined.filter_map(|path| match path.parent() {
-            Some(folder) if folder == Path::new(MACHINES_DIR) => path.file_stem()?.to_str()?.parse().ok(),
-            Some(folder) if folder == Path::new(TREES_DIR) => path.file_name()?.to_str()?.parse().ok(),
-            _ => None,
-        });
-        let machines: BTreeSet<MachineName> = machines.collect();
-        let trees = machines.into_iter().filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
-        self.trees = trees.map(|(id, name)| (name, id)).collect();
-        Ok(())
-    }
-
-    fn put_into(self, observed: &mut Observed) {
-        let Files { texts, unreadable, enabled, trees, stopped } = self;
-        (observed.files, observed.unreadable, observed.enabled) = (texts, unreadable, enabled);
-        (observed.trees, observed.stopped) = (trees, stopped);
-    }
+/// Which trees are nsctl's, and which trees those of machines are.
+fn read_claims(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
+    observed.files.extend(disk.folder(Path::new(TREES_DIR), |_| true)?);
+    let defined = observed.files.keys().chain(observed.unreadable.keys());
+    let machines = defined.filter_map(|path| match path.parent() {
+        Some(folder) if folder == Path::new(MACHINES_DIR) => path.file_stem()?.to_str()?.parse().ok(),
+        Some(folder) if folder == Path::new(TREES_DIR) => path.file_name()?.to_str()?.parse().ok(),
+        _ => None,
+    });
+    let machines: BTreeSet<MachineName> = machines.collect();
+    let trees = machines.into_iter().filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
+    observed.trees = trees.map(|(id, name)| (name, id)).collect();
+    Ok(())
 }
 
 /// The machines that the files in a folder are named after.

@@ -185,7 +185,7 @@ pub struct Running {
 }
 
 /// A network interface of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Link {
     pub index: u32,
     pub name: String,
@@ -225,7 +225,7 @@ pub struct Service {
 }
 
 /// A route of the main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Route {
     pub destination: IpNet,
     pub interface: Option<u32>,

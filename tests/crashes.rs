@@ -13,7 +13,7 @@ use nsctl::apply::{self, Failure, Verified};
 use nsctl::emit::{self, ManagedFile, names, render};
 use nsctl::name::MachineName;
 use nsctl::observed::Observed;
-use nsctl::plan::{NewImage, Plan, Refusal, Scope, Source, Wanted, Whole, plan, settle, whole, wrong_link};
+use nsctl::plan::{NewImage, Plan, Scope, Source, Wanted, Whole, plan, settle, whole, wrong_link};
 use nsctl::provision::FirstBoot;
 use nsctl::spec::{Definitions, HOST_FILE, MACHINES_DIR, Spec, definition_path};
 use nsctl::state::{self, State};
@@ -137,7 +137,7 @@ fn everything(observed: &Observed) -> Whole {
 
 /// Who cannot be as his definition says: it cannot be read, or wants another's subnet.
 fn left_out(observed: &Observed) -> BTreeSet<MachineName> {
-    everything(observed).left_out.iter().filter_map(Refusal::machine).collect()
+    everything(observed).left_out.iter().filter_map(|refusal| refusal.machine.clone()).collect()
 }
 
 /// A verb's plan, as the command line makes it; none where it is refused.

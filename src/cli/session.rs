@@ -75,10 +75,12 @@ pub fn tell_of_journal(disk: &Disk) {
 pub fn held(unresolved: &[Unresolved]) -> Vec<Refusal> {
     let waiting = unresolved.iter().filter(|left| !left.why.is_empty());
     let each = waiting.flat_map(|left| left.machines.iter().map(move |name| (left, name)));
-    let refusals = each.map(|(Unresolved { command, why, .. }, name)| Refusal::Held {
-        machine: name.clone(),
-        command: command.clone(),
-        why: why.clone(),
+    let refusals = each.map(|(Unresolved { command, why, .. }, name)| {
+        let hint = format!(
+            "fix what is named there, or, where that is inside the machine, `nsctl stop {name}`; each nsctl that \
+             changes the host tries it again"
+        );
+        Refusal::of(name, format!("'{name}' waits until `nsctl {command}` is undone:\n{}", why.join("\n")), hint)
     });
     refusals.collect()
 }
@@ -234,7 +236,7 @@ impl Session {
     /// Why these machines are left alone.
     pub fn held(&self, takes: impl Fn(&MachineName) -> bool) -> Vec<Refusal> {
         let mut held = held(&self.unresolved);
-        held.retain(|refusal| refusal.machine().is_some_and(|name| takes(&name)));
+        held.retain(|refusal| refusal.machine.as_ref().is_some_and(&takes));
         held
     }
 

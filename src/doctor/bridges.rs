@@ -131,12 +131,11 @@ mod tests {
         Link {
             index,
             name: name.into(),
-            alternative_names: Vec::new(),
             mtu: 1500,
             kind: kind.map(Into::into),
             master,
-            peer: None,
             up: true,
+            ..Link::default()
         }
     }
 

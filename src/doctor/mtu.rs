@@ -45,16 +45,7 @@ mod tests {
         let mut facts = Facts::default();
         facts.spec.host =
             toml::from_str("pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0\"\n").unwrap();
-        let link = |mtu| Link {
-            index: 1,
-            name: "wan0".into(),
-            alternative_names: Vec::new(),
-            mtu,
-            kind: None,
-            master: None,
-            peer: None,
-            up: true,
-        };
+        let link = |mtu| Link { index: 1, name: "wan0".into(), mtu, up: true, ..Link::default() };
         facts.observed.links = vec![link(1500)];
         assert_eq!(check(&facts), []);
         facts.observed.links = vec![link(1200)];

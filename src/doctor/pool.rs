@@ -174,14 +174,7 @@ mod tests {
         assert!(found.iter().any(|f| f.what.contains("no unreachable route")));
         assert!(found.iter().any(|f| f.what.contains("2001:db8:a::1 is missing")));
         let destination: IpNet = "2001:db8:a::/48".parse().unwrap();
-        let route = Route {
-            destination,
-            interface: None,
-            unreachable: true,
-            by_kernel: false,
-            by_ra: false,
-            metric: 1024,
-        };
+        let route = Route { destination, unreachable: true, metric: 1024, ..Route::default() };
         facts.routes.push(route.clone());
         facts.observed.addresses.push(Address {
             interface: 1,

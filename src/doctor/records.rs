@@ -53,7 +53,7 @@ fn leases(facts: &Facts) -> Vec<Finding> {
 
 /// Machines that cannot be as they should; each by itself.
 fn left_out(facts: &Facts) -> Vec<Finding> {
-    let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine()?, refusal)));
+    let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine.clone()?, refusal)));
     let strays = facts.spec.strays.iter().map(|problem| {
         Finding::error("the definitions", problem.to_string(), "it defines no machine")
             .fix(format!("ls -l {MACHINES_DIR}"))

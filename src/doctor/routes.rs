@@ -72,14 +72,7 @@ mod tests {
 
     fn default_route(interface: u32, metric: u32) -> Route {
         let destination = "::/0".parse().unwrap();
-        Route {
-            destination,
-            interface: Some(interface),
-            unreachable: false,
-            by_kernel: false,
-            by_ra: false,
-            metric,
-        }
+        Route { destination, interface: Some(interface), metric, ..Route::default() }
     }
 
     #[test]
@@ -89,16 +82,8 @@ mod tests {
         assert!(check(&facts)[0].what.contains("no IPv6 default route"));
         facts.routes = vec![default_route(1, 1024), default_route(2, 2048)];
         assert_eq!(check(&facts), []);
-        let link = |index, name: &str| Link {
-            index,
-            name: name.into(),
-            alternative_names: Vec::new(),
-            mtu: 1500,
-            kind: None,
-            master: None,
-            peer: None,
-            up: true,
-        };
+        let link =
+            |index, name: &str| Link { index, name: name.into(), mtu: 1500, up: true, ..Link::default() };
         facts.observed.links = vec![link(1, "wan0"), link(2, "enp6s0")];
         facts.routes[1].metric = 1024;
         assert!(check(&facts)[0].object.contains("wan0, enp6s0"));

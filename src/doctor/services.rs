@@ -143,16 +143,8 @@ mod tests {
         let mut facts = Facts::default();
         let enabled = Service { active: true, enabled: true, masked: false };
         facts.services.insert("systemd-networkd".into(), enabled);
-        facts.observed.links = vec![Link {
-            index: 3,
-            name: "wan0".into(),
-            alternative_names: Vec::new(),
-            mtu: 1500,
-            kind: None,
-            master: None,
-            peer: None,
-            up: true,
-        }];
+        facts.observed.links =
+            vec![Link { index: 3, name: "wan0".into(), mtu: 1500, up: true, ..Link::default() }];
         facts.network_managers.insert("wan0".into());
         assert_eq!(check(&facts), []);
         let file = Some("/etc/systemd/network/20-wan0.network".into());

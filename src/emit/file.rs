@@ -129,47 +129,76 @@ pub enum Reader {
 }
 
 impl ManagedFile {
-    pub fn path(&self) -> PathBuf {
+    /// Where it is, whose, and who must hear of it.
+    fn traits(&self) -> (PathBuf, Owner, Reader) {
         use ManagedFile as File;
-        let network = |kind: &str, name: &str, suffix: &str| {
-            PathBuf::from(format!("{NETWORK_DIR}/{NETWORK_PREFIX}{kind}-{name}.{suffix}"))
+        use Owner::{Firewall, Host, Names};
+        use Reader::{Networkd, Nobody, Resolved, Start};
+        let networkd = |kind: &str, name: &str, suffix: &str, owner: Owner| {
+            (format!("{NETWORK_DIR}/{NETWORK_PREFIX}{kind}-{name}.{suffix}").into(), owner, Networkd)
         };
-        let drop_in = |unit: &str| PathBuf::from(format!("{UNITS_DIR}/{unit}.d/{UNIT_DROP_IN}"));
+        let drop_in = |unit: &str, owner: Owner| {
+            (format!("{UNITS_DIR}/{unit}.d/{UNIT_DROP_IN}").into(), owner, Reader::Systemd(unit.to_owned()))
+        };
+        let unit =
+            |unit: String, owner: Owner| (format!("{UNITS_DIR}/{unit}").into(), owner, Reader::Systemd(unit));
+        let machine = |name: &MachineName| Owner::Machine(name.clone());
+        let bridge = |name: &IfName| Owner::Bridge(name.clone());
         match self {
-            File::HostDefinition => HOST_FILE.into(),
-            File::Definition(name) => format!("{MACHINES_DIR}/{name}.toml").into(),
-            File::State => STATE_FILE.into(),
-            File::Claim(name) => format!("{TREES_DIR}/{name}").into(),
-            File::Hosts => HOSTS_FILE.into(),
-            File::Sysctl => SYSCTL_FILE.into(),
-            File::ModuleDropIn(module) => drop_in(&format!("modprobe@{module}.service")),
-            File::ImportdDropIn => drop_in("systemd-importd.service"),
-            File::PoolNetwork => network("pool", "lo", "network"),
-            File::TunnelNetdev(link) => network("tunnel", link.as_str(), "netdev"),
-            File::TunnelNetwork(link) => network("tunnel", link.as_str(), "network"),
-            File::UplinkDropIn(file) => format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(),
-            File::ResolvedDropIn => RESOLVED_FILE.into(),
-            File::Firewall => FIREWALL_FILE.into(),
-            File::FirewallGuard => GUARD_FILE.into(),
-            File::FirewallUnit => format!("{UNITS_DIR}/{FIREWALL_UNIT}").into(),
-            File::BootDropIn => drop_in("sysinit.target"),
-            File::NftablesDropIn => drop_in("nftables.service"),
-            File::NftablesStart => NFTABLES_START.into(),
-            File::NftablesStop => NFTABLES_STOP.into(),
-            File::BridgeNetdev(bridge) => network("bridge", bridge.as_str(), "netdev"),
-            File::BridgeNetwork(bridge) => network("bridge", bridge.as_str(), "network"),
-            File::Port(link) => network("port", link.as_str(), "network"),
-            File::Nspawn(name) => format!("{NSPAWN_DIR}/{name}.nspawn").into(),
-            File::HostEnd(name) => network("ve", name.as_str(), "network"),
-            File::GuestEnd(name) => format!("{GUEST_DIR}/{name}.network").into(),
-            File::RoutesDropIn(name) => format!("{POOL_DROP_INS}/{name}.conf").into(),
-            File::UnitDropIn(name) => drop_in(&name.unit()),
-            File::MachineFirewall(name) => format!("{FIREWALL_DIR}/{name}.nft").into(),
-            File::BoundUnit(name, file) => format!("{EXPOSE_DIR}/{name}.d/{file}").into(),
-            File::HostUnit(name, port, kind) => {
-                format!("{UNITS_DIR}/{}", host_unit(name, *port, kind)).into()
+            File::HostDefinition => (HOST_FILE.into(), Host, Nobody),
+            File::Definition(name) => (format!("{MACHINES_DIR}/{name}.toml").into(), machine(name), Nobody),
+            File::State => (STATE_FILE.into(), Host, Nobody),
+            File::Claim(name) => (format!("{TREES_DIR}/{name}").into(), machine(name), Nobody),
+            File::Hosts => (HOSTS_FILE.into(), Names, Nobody),
+            // The kernel's switches are set by steps of their own.
+            File::Sysctl => (SYSCTL_FILE.into(), Host, Nobody),
+            File::ModuleDropIn(module) => drop_in(&format!("modprobe@{module}.service"), Host),
+            File::ImportdDropIn => drop_in("systemd-importd.service", Host),
+            File::PoolNetwork => networkd("pool", "lo", "network", Host),
+            File::TunnelNetdev(link) => networkd("tunnel", link.as_str(), "netdev", Host),
+            File::TunnelNetwork(link) => networkd("tunnel", link.as_str(), "network", Host),
+            File::UplinkDropIn(file) => {
+                (format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(), Host, Networkd)
             }
+            File::ResolvedDropIn => (RESOLVED_FILE.into(), Names, Resolved),
+            File::Firewall => (FIREWALL_FILE.into(), Firewall, Reader::Firewall { whole: true }),
+            File::FirewallGuard => (GUARD_FILE.into(), Firewall, Nobody),
+            File::FirewallUnit => unit(FIREWALL_UNIT.into(), Firewall),
+            File::BootDropIn => drop_in("sysinit.target", Firewall),
+            File::NftablesDropIn => drop_in("nftables.service", Firewall),
+            File::NftablesStart => (NFTABLES_START.into(), Firewall, Nobody),
+            File::NftablesStop => (NFTABLES_STOP.into(), Firewall, Nobody),
+            File::BridgeNetdev(name) => networkd("bridge", name.as_str(), "netdev", bridge(name)),
+            File::BridgeNetwork(name) => networkd("bridge", name.as_str(), "network", bridge(name)),
+            File::Port(link) => networkd("port", link.as_str(), "network", Owner::Port(link.clone())),
+            File::Nspawn(name) => (format!("{NSPAWN_DIR}/{name}.nspawn").into(), machine(name), Start),
+            File::HostEnd(name) => networkd("ve", name.as_str(), "network", machine(name)),
+            File::GuestEnd(name) => (format!("{GUEST_DIR}/{name}.network").into(), machine(name), Start),
+            File::RoutesDropIn(name) => {
+                (format!("{POOL_DROP_INS}/{name}.conf").into(), machine(name), Networkd)
+            }
+            File::UnitDropIn(name) => drop_in(&name.unit(), machine(name)),
+            File::MachineFirewall(name) => {
+                let part = Reader::Firewall { whole: false };
+                (format!("{FIREWALL_DIR}/{name}.nft").into(), machine(name), part)
+            }
+            File::BoundUnit(name, file) => {
+                (format!("{EXPOSE_DIR}/{name}.d/{file}").into(), machine(name), Start)
+            }
+            File::HostUnit(name, port, kind) => unit(host_unit(name, *port, kind), machine(name)),
         }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.traits().0
+    }
+
+    pub fn owner(&self) -> Owner {
+        self.traits().1
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.traits().2
     }
 
     /// What a path is of nsctl's; none: somebody else's file.
@@ -203,77 +232,11 @@ impl ManagedFile {
         Some(ManagedFile::HostUnit(name.parse().ok()?, port.parse().ok()?, kind))
     }
 
-    pub fn owner(&self) -> Owner {
-        use ManagedFile as File;
-        match self {
-            File::HostDefinition
-            | File::State
-            | File::Sysctl
-            | File::ModuleDropIn(_)
-            | File::ImportdDropIn
-            | File::PoolNetwork
-            | File::TunnelNetdev(_)
-            | File::TunnelNetwork(_)
-            | File::UplinkDropIn(_) => Owner::Host,
-            File::Hosts | File::ResolvedDropIn => Owner::Names,
-            File::Firewall
-            | File::FirewallGuard
-            | File::FirewallUnit
-            | File::BootDropIn
-            | File::NftablesDropIn
-            | File::NftablesStart
-            | File::NftablesStop => Owner::Firewall,
-            File::BridgeNetdev(bridge) | File::BridgeNetwork(bridge) => Owner::Bridge(bridge.clone()),
-            File::Port(link) => Owner::Port(link.clone()),
-            File::Definition(name)
-            | File::Claim(name)
-            | File::Nspawn(name)
-            | File::HostEnd(name)
-            | File::GuestEnd(name)
-            | File::RoutesDropIn(name)
-            | File::UnitDropIn(name)
-            | File::MachineFirewall(name)
-            | File::BoundUnit(name, _)
-            | File::HostUnit(name, ..) => Owner::Machine(name.clone()),
-        }
-    }
-
     /// The machine whose it is alone.
     pub fn machine(&self) -> Option<MachineName> {
         match self.owner() {
             Owner::Machine(name) => Some(name),
             Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) | Owner::Port(_) => None,
-        }
-    }
-
-    pub fn reader(&self) -> Reader {
-        use ManagedFile as File;
-        match self {
-            File::HostDefinition | File::Definition(_) | File::State | File::Claim(_) | File::Hosts => {
-                Reader::Nobody
-            }
-            // The kernel's switches are set by steps of their own.
-            File::Sysctl | File::FirewallGuard | File::NftablesStart | File::NftablesStop => Reader::Nobody,
-            File::ModuleDropIn(module) => Reader::Systemd(format!("modprobe@{module}.service")),
-            File::ImportdDropIn => Reader::Systemd("systemd-importd.service".into()),
-            File::FirewallUnit => Reader::Systemd(FIREWALL_UNIT.into()),
-            File::BootDropIn => Reader::Systemd("sysinit.target".into()),
-            File::NftablesDropIn => Reader::Systemd("nftables.service".into()),
-            File::UnitDropIn(name) => Reader::Systemd(name.unit()),
-            File::HostUnit(name, port, kind) => Reader::Systemd(host_unit(name, *port, kind)),
-            File::PoolNetwork
-            | File::TunnelNetdev(_)
-            | File::TunnelNetwork(_)
-            | File::UplinkDropIn(_)
-            | File::BridgeNetdev(_)
-            | File::BridgeNetwork(_)
-            | File::Port(_)
-            | File::RoutesDropIn(_)
-            | File::HostEnd(_) => Reader::Networkd,
-            File::ResolvedDropIn => Reader::Resolved,
-            File::Firewall => Reader::Firewall { whole: true },
-            File::MachineFirewall(_) => Reader::Firewall { whole: false },
-            File::Nspawn(_) | File::GuestEnd(_) | File::BoundUnit(..) => Reader::Start,
         }
     }
 

@@ -144,36 +144,30 @@ impl<'a> MachineFiles<'a> {
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
     /// says all is one that can be read.
     fn nspawn(&self, attachment: &Attachment) -> String {
-        let mut sections = vec![
-            ("Exec", vec![("Boot", "yes".to_owned()), ("PrivateUsers", "pick".to_owned())]),
-            ("Files", vec![("PrivateUsersOwnership", "auto".to_owned())]),
-            ("Network", Vec::new()),
-        ];
+        let MachineSpec { environment, bind, bind_read_only, expose, .. } = self.machine;
+        let mut exec = vec![("Boot", "yes".to_owned()), ("PrivateUsers", "pick".to_owned())];
         // A guest without a machine-id would ask questions on a console that nobody reads.
-        sections[0].1.push(("Parameters", "systemd.firstboot=no".to_owned()));
-        sections[0].1.push(("Environment", MOUNT_BURST.to_owned()));
-        match attachment {
+        exec.push(("Parameters", "systemd.firstboot=no".to_owned()));
+        exec.push(("Environment", MOUNT_BURST.to_owned()));
+        exec.extend(environment.iter().map(|(key, value)| ("Environment", quoted(key, value))));
+        let mut files = vec![("PrivateUsersOwnership", "auto".to_owned())];
+        let read_only =
+            |from: &ManagedFile, to: &str| ("BindReadOnly", format!("{}:{to}", from.path().display()));
+        let network = match attachment {
             Attachment::Routed { .. } => {
-                let bind =
-                    format!("{}:{GUEST_TARGET}", ManagedFile::GuestEnd(self.name.clone()).path().display());
-                sections[1].1.push(("BindReadOnly", bind));
-                sections[2].1.push(("VirtualEthernet", "yes".to_owned()));
+                files.push(read_only(&ManagedFile::GuestEnd(self.name.clone()), GUEST_TARGET));
+                ("VirtualEthernet", "yes".to_owned())
             }
-            Attachment::Bridge(bridge) => sections[2].1.push(("Bridge", bridge.to_string())),
-        }
-        let bound = self.machine.expose.iter().flat_map(|expose| expose::inside(self.name, expose));
-        sections[1]
-            .1
-            .extend(bound.map(|b| ("BindReadOnly", format!("{}:{}", b.file.path().display(), b.target))));
-        let [exec, files, _] = &mut sections[..] else { return String::new() };
-        exec.1
-            .extend(self.machine.environment.iter().map(|(key, value)| ("Environment", quoted(key, value))));
-        files.1.extend(self.machine.bind.iter().map(|bind| ("Bind", bind.clone())));
-        files.1.extend(self.machine.bind_read_only.iter().map(|bind| ("BindReadOnly", bind.clone())));
-        let mut ini = Ini::new();
-        for (section, defaults) in sections {
-            ini = self.with_user_settings(ini.section(section), section, &defaults);
-        }
+            Attachment::Bridge(bridge) => ("Bridge", bridge.to_string()),
+        };
+        let bound = expose.iter().flat_map(|expose| expose::inside(self.name, expose));
+        files.extend(bound.map(|bound| read_only(&bound.file, &bound.target)));
+        files.extend(bind.iter().map(|bind| ("Bind", bind.clone())));
+        files.extend(bind_read_only.iter().map(|bind| ("BindReadOnly", bind.clone())));
+        let sections = [("Exec", exec), ("Files", files), ("Network", vec![network])];
+        let ini = sections.iter().fold(Ini::new(), |ini, (section, defaults)| {
+            self.with_user_settings(ini.section(section), section, defaults)
+        });
         ini.render()
     }
 

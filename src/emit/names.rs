@@ -23,34 +23,19 @@ pub struct Entry {
 /// What others ask for, and trust to be somebody else: this host and its groups (hosts(5),
 /// nss-myhostname(8)), proxies (WPAD) and tunnels (RFC 5214) that clients look for by
 /// themselves, and where a cloud's machines get their keys.
-const RESERVED: [&str; 20] = [
-    "localhost",
-    "localhost4",
-    "localhost6",
-    "localhost.localdomain",
-    "localhost4.localdomain4",
-    "localhost6.localdomain6",
-    "ip6-localhost",
-    "ip6-loopback",
-    "ip6-localnet",
-    "ip6-mcastprefix",
-    "ip6-allnodes",
-    "ip6-allrouters",
-    "ip6-allhosts",
-    "broadcasthost",
-    "gateway",
-    "wpad",
-    "isatap",
-    "metadata",
-    "metadata.google.internal",
-    "instance-data",
-];
+const RESERVED: &str = "
+    localhost localhost4 localhost6 localhost.localdomain localhost4.localdomain4
+    localhost6.localdomain6 ip6-localhost ip6-loopback ip6-localnet ip6-mcastprefix ip6-allnodes
+    ip6-allrouters ip6-allhosts broadcasthost gateway wpad isatap metadata metadata.google.internal
+    instance-data";
 
 /// Whether a name, in any case, means something else everywhere.
 pub fn is_reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     // Those of nss-myhostname(8) begin so: _gateway, _outbound, _localdnsstub.
-    RESERVED.contains(&name.as_str()) || name.starts_with('_') || name.ends_with(".localhost")
+    RESERVED.split_whitespace().any(|word| word == name)
+        || name.starts_with('_')
+        || name.ends_with(".localhost")
 }
 
 /// Whether a name, in any case, is one of the host's own; each may be a whole one.

@@ -50,7 +50,7 @@ pub fn unbound(
             let place =
                 place(name, wanted, observed, source.tables, source.key, Some(&source.value), message);
             let hint = format!("make it, `mkdir -p {path}` say, or take it out of the definition");
-            Refusal::Definition { machine: name.clone(), place: Box::new(place), hint }
+            Refusal::of(name, place, hint)
         })
         .collect()
 }
@@ -63,9 +63,8 @@ fn taken(name: &MachineName, machine: &MachineSpec, wanted: &Wanted, observed: &
     }
     let message = format!("{address} is this host's own, or its router's");
     let place = place(name, wanted, observed, &[], "ipv4", Some(&address.to_string()), message);
-    let hint =
-        "name one that the provider has given you for a machine; ipv4 = \"nat\" shares the host's".to_owned();
-    Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
+    let hint = "name one that the provider has given you for a machine; ipv4 = \"nat\" shares the host's";
+    Some(Refusal::of(name, place, hint))
 }
 
 /// A route that would lead what is this host's own, or its router's, to a machine.
@@ -80,8 +79,8 @@ fn astray(
     let (route, own) = routes.filter_map(|route| Some((route, holds(&route)?))).next()?;
     let message = format!("{route} holds {own}, which this host or its router has");
     let place = place(name, wanted, observed, &["network"], "routes", Some(&route.to_string()), message);
-    let hint = "name a prefix that the provider routes to this host beside its pool".to_owned();
-    Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
+    let hint = "name a prefix that the provider routes to this host beside its pool";
+    Some(Refusal::of(name, place, hint))
 }
 
 /// Settings that no systemd knows; those that it will know, or knew, are doctor's matter.
@@ -111,7 +110,7 @@ fn misspelt(name: &MachineName, machine: &MachineSpec, wanted: &Wanted, observed
             Some(meant) => format!("{meant} is one"),
             None => "systemd.nspawn(5) and systemd.network(5) list them".into(),
         };
-        Some(Refusal::Definition { machine: name.clone(), place: Box::new(place), hint })
+        Some(Refusal::of(name, place, hint))
     });
     judged.collect()
 }

@@ -107,10 +107,19 @@ fn handwritten(path: &Path, observed: &Observed) -> Option<String> {
 
 fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&Rendered>) -> Refusal {
     let (old, new) = (old.unwrap_or_default(), new.map_or("", |file| file.text.as_str()));
-    let diff = diff(&path, old, new);
-    match origin {
-        Some(Origin::Edited) => Refusal::Edited { path, diff },
-        _ => Refusal::Foreign { path, diff },
+    let (diff, shown) = (diff(&path, old, new), path.display());
+    let (what, hint) = if origin == Some(Origin::Edited) {
+        let hint = format!(
+            "move the change into the definition named in its first line, delete {shown}, and try again"
+        );
+        (format!("{shown} was edited by hand since nsctl wrote it:\n{diff}"), hint)
+    } else {
+        let what = format!("{shown} is in the way and was not written by nsctl:\n{diff}");
+        (what, format!("move {shown} away and try again"))
+    };
+    match ManagedFile::parse(&path).and_then(|file| file.machine()) {
+        Some(machine) => Refusal::of(&machine, what, hint),
+        None => Refusal::of_host(what, hint),
     }
 }
 

@@ -10,6 +10,7 @@ mod machines;
 mod naming;
 mod order;
 pub mod others;
+mod refusal;
 mod stale;
 mod step;
 mod undo;
@@ -20,19 +21,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeError, spec_of, usable_spec_of};
-pub use checks::{Refusal, holds_router};
+pub use checks::holds_router;
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
 pub use machines::{check, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
+pub use refusal::Refusal;
 pub use stale::Stale;
 pub use step::{Source, Step, stages};
 pub use undo::{undo, with_reloads};
 pub use whole::{Whole, whole};
 
 use crate::emit::{self, Owner};
+use crate::hint::Hint as _;
 use crate::name::{IfName, MachineName};
 use crate::observed::{Observed, v6};
 use crate::pool::Leases;
@@ -41,7 +44,7 @@ use crate::spec::Spec;
 use crate::state::{self, State};
 
 /// What a verb wants the host to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Wanted {
     pub spec: Spec,
     /// The leases as they are to be; see [`settle`].
@@ -72,21 +75,7 @@ impl Wanted {
     pub fn new(spec: Spec, state: State, scope: Scope) -> Wanted {
         let State { leases, unclaimed } = state;
         let left_out = spec.broken.keys().cloned().collect();
-        Wanted {
-            spec,
-            leases,
-            unclaimed,
-            scope,
-            left_out,
-            inputs: BTreeMap::new(),
-            modes: BTreeMap::new(),
-            images: Vec::new(),
-            made: BTreeSet::new(),
-            rename_tree: None,
-            drop_images: Vec::new(),
-            start: BTreeSet::new(),
-            take_over: BTreeSet::new(),
-        }
+        Wanted { spec, leases, unclaimed, scope, left_out, ..Wanted::default() }
     }
 
     /// Whether what is somebody's is to be as it is wanted.
@@ -98,8 +87,9 @@ impl Wanted {
 
 /// What a verb is about: it leaves the rest of the host alone. A bridge needs the
 /// host's own files too.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Scope {
+    #[default]
     All,
     /// Just the state and the user's own files.
     Records,
@@ -240,11 +230,13 @@ fn settle_those(
     asks.sort_by_key(|(_, ask)| (ask.pinned.is_none(), ask.length));
     for (name, ask) in asks {
         let Some(pool) = spec.host.pool() else {
-            refusals.push(Refusal::NoPool(name.clone()));
+            let what = format!("'{name}' cannot be routed: this host has no pool");
+            refusals.push(Refusal::of(name, what, "`nsctl init --pool PREFIX --uplink INTERFACE`"));
             continue;
         };
         if let Err(fault) = leases.lease(pool, name, ask) {
-            refusals.push(Refusal::NoLease(name.clone(), fault));
+            let hint = fault.hint().unwrap_or_default();
+            refusals.push(Refusal::of(name, format!("'{name}' gets no subnet: {fault}"), hint));
         }
     }
     (leases, refusals)

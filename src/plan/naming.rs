@@ -11,7 +11,9 @@ use crate::spec::Spec;
 pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Refusal> {
     let word = name.as_str();
     let other = "choose another name";
-    let reserved = |why: String, hint: String| Some(Refusal::Reserved { name: name.clone(), why, hint });
+    let reserved = |why: String, hint: String| {
+        Some(Refusal::of(name, format!("'{name}' cannot be a machine's name: {why}"), hint))
+    };
     if names::is_reserved(word) {
         return reserved(
             "everywhere it means something else, which others would ask this machine for".into(),
@@ -37,10 +39,9 @@ pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Ref
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let new =
         wanted.spec.machines.keys().filter(|name| is_planned(name, wanted) && !is_there(name, observed));
-    let taken = new.filter_map(|name| match taken(name, &wanted.spec, observed)? {
-        // Of two new ones the first by name may have it.
-        Refusal::Reserved { .. } if is_first_of_new(name, wanted, observed) => None,
-        refusal => Some(refusal),
+    // Of two new ones the first by name may have it.
+    let taken = new.filter_map(|name| {
+        taken(name, &wanted.spec, observed).filter(|_| !is_first_of_new(name, wanted, observed))
     });
     taken.collect()
 }

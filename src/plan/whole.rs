@@ -31,10 +31,10 @@ pub fn whole(
     made: BTreeSet<String>,
     held: Vec<Refusal>,
 ) -> Result<Whole, Vec<Refusal>> {
-    let broken = spec
-        .broken
-        .iter()
-        .map(|(name, problems)| Refusal::Broken { machine: name.clone(), problems: problems.clone() });
+    let broken = spec.broken.iter().map(|(name, problems)| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Refusal::of(name, problems.join("\n"), "fix that in the file; the machine stays as it is")
+    });
     let unmade = images.values().filter_map(|image| image.as_ref().err().cloned());
     let mut left_out: Vec<Refusal> = broken.chain(held).chain(unmade).collect();
     loop {
@@ -47,11 +47,11 @@ pub fn whole(
             }
         }
         let news =
-            |refusal: &&Refusal| refusal.machine().is_some_and(|name| !wanted.left_out.contains(&name));
-        if !refusals.iter().all(|refusal| refusal.machine().is_some()) || !refusals.iter().any(|r| news(&r)) {
+            |refusal: &Refusal| refusal.machine.as_ref().is_some_and(|name| !wanted.left_out.contains(name));
+        if !refusals.iter().all(|refusal| refusal.machine.is_some()) || !refusals.iter().any(news) {
             return Err(refusals);
         }
-        left_out.extend(refusals.into_iter().filter(|refusal| news(&refusal)));
+        left_out.extend(refusals.into_iter().filter(news));
     }
 }
 
@@ -63,7 +63,8 @@ fn wanted(
     images: &BTreeMap<MachineName, Result<NewImage, Refusal>>,
     left_out: &[Refusal],
 ) -> (Wanted, Vec<Refusal>) {
-    let left_out: BTreeSet<MachineName> = left_out.iter().filter_map(Refusal::machine).collect();
+    let left_out: BTreeSet<MachineName> =
+        left_out.iter().filter_map(|refusal| refusal.machine.clone()).collect();
     let (leases, refusals) = settle_those(spec, state.leases.clone(), |name| !left_out.contains(name));
     let state = State { leases, ..state.clone() };
     let machines = spec.machines.iter().filter(|(name, _)| observed.live && !left_out.contains(name));

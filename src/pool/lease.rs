@@ -4,15 +4,16 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_with::DeserializeFromStr;
 
 use super::prefix::parse_net;
 use super::{PoolError, Prefix, Subnet};
 
 /// What a machine holds: a /64 or more, its number in a prefix that is delegated and may change, or an
 /// address of a pool that is but one /64, or less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, DeserializeFromStr)]
+#[serde(into = "String")]
 pub enum Lease {
     Number(u32),
     Subnet(Subnet),
@@ -116,13 +117,5 @@ impl FromStr for Lease {
         }
         let subnet = Subnet::try_from(net)?;
         Ok(u32::try_from(subnet.range().0).map_or(Lease::Subnet(subnet), Lease::Number))
-    }
-}
-
-impl TryFrom<String> for Lease {
-    type Error = PoolError;
-
-    fn try_from(text: String) -> Result<Lease, PoolError> {
-        text.parse()
     }
 }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_with::DeserializeFromStr;
 
 use super::{Lease, Subnet};
 
 /// A machine's own address, as it is planned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, DeserializeFromStr)]
+#[serde(into = "String")]
 pub enum Planned {
     Address(Ipv6Addr),
     /// The only one of its own: the machine has no /64.
@@ -74,14 +75,6 @@ impl FromStr for Planned {
         let address: Ipv6Addr = text.parse()?;
         let bits = u128::from(address);
         Ok(if bits >> 96 == 0 { Planned::Token(bits as u64) } else { Planned::Address(address) })
-    }
-}
-
-impl TryFrom<String> for Planned {
-    type Error = std::net::AddrParseError;
-
-    fn try_from(text: String) -> Result<Planned, Self::Error> {
-        text.parse()
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ipnet::Ipv6Net;
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::{Lease, PoolError, size};
 
@@ -38,8 +38,7 @@ const DNS_PORT: u128 = 0x53;
 
 /// A prefix that comes to this host and stays. Machines get a /64 each of one that has several,
 /// and of a /64 or less an address each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct Prefix(Ipv6Net);
 
 impl Prefix {
@@ -133,8 +132,7 @@ impl TryFrom<Ipv6Net> for Prefix {
 
 /// What a machine has of a prefix: a /64, or more than that for one that routes on, of which the
 /// first /64 is the machine's link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct Subnet(Ipv6Net);
 
 impl Subnet {
@@ -217,20 +215,6 @@ macro_rules! text_type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let show: fn(&$type) -> String = $show;
                 f.pad(&show(self))
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = PoolError;
-
-            fn try_from(text: String) -> Result<Self, PoolError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> String {
-                value.to_string()
             }
         }
     };

@@ -16,20 +16,17 @@ use crate::pool::{Lease, Pool, Prefix};
 #[serde(deny_unknown_fields, default)]
 pub struct HostSpec {
     /// The prefix that machines get their /64 from; of one /64 or less, an address each.
-    #[serde(rename = "pool", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "pool")]
     pub prefix: Option<Prefix>,
     /// Where the ISP's prefix may change: one that stays, for this host and its machines
     /// alone (RFC 4193), by which they find each other.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Prefix>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
-    #[serde(skip_serializing_if = "Defaults::is_empty")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub defaults: Defaults,
-    #[serde(skip_serializing_if = "Images::is_empty")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub images: Images,
     /// How machines resolve names, and are resolved.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
     /// The bridges that nsctl makes.
     #[serde(rename = "bridge", skip_serializing_if = "BTreeMap::is_empty")]
@@ -41,20 +38,12 @@ pub struct HostSpec {
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     /// The image of a machine that names none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// What a routed machine has of IPv4 where its definition says nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4>,
     /// What a machine may take where its definition says nothing.
-    #[serde(skip_serializing_if = "Limits::is_empty")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub limits: Limits,
-}
-
-impl Defaults {
-    fn is_empty(&self) -> bool {
-        *self == Defaults::default()
-    }
 }
 
 /// How images are made.
@@ -62,14 +51,7 @@ impl Defaults {
 #[serde(deny_unknown_fields, default)]
 pub struct Images {
     /// Where a distribution's packages come from: a URL, or a line of sources.list(5).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
-}
-
-impl Images {
-    fn is_empty(&self) -> bool {
-        *self == Images::default()
-    }
 }
 
 /// Names of machines, and the servers that they ask.

@@ -4,11 +4,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// What a routed machine has of IPv4.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub enum Ipv4 {
     /// A private address from networkd's DHCP server; out through the host's own.
     Nat,
@@ -69,20 +68,6 @@ fn is_unicast(address: Ipv4Addr) -> bool {
         || address.is_loopback()
         || address.is_link_local()
         || address.is_multicast())
-}
-
-impl TryFrom<String> for Ipv4 {
-    type Error = Ipv4Error;
-
-    fn try_from(text: String) -> Result<Ipv4, Ipv4Error> {
-        text.parse()
-    }
-}
-
-impl From<Ipv4> for String {
-    fn from(ipv4: Ipv4) -> String {
-        ipv4.to_string()
-    }
 }
 
 #[cfg(test)]

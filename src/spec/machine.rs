@@ -18,9 +18,7 @@ use crate::name::IfName;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MachineSpec {
     /// The tree or archive that the machine was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Whether it starts with the host.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
@@ -29,10 +27,8 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenPort>,
     /// Whether a routed machine gets a private IPv4 address; none: as the defaults say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4>,
     /// Whether a routed machine is behind nsctl's firewall; none: it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<bool>,
     /// Folders of the host that the machine sees: `/path` or `/host/path:/machine/path`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +37,7 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bind_read_only: Vec<String>,
     pub network: Network,
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    #[serde(default, skip_serializing_if = "super::is_default")]
     pub limits: Limits,
     /// Environment variables of the machine's PID 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,13 +67,10 @@ fn is_yes(said: &bool) -> bool {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes, with a suffix K, M, G or T; or percent of the host's; or "infinity".
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Percent of one processor: "150%".
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
     /// Processes and threads.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
 }
 
@@ -86,10 +79,6 @@ impl Limits {
     /// host nor all process numbers of the kernel (32,768 where nobody raised them).
     pub fn usual() -> Limits {
         Limits { memory: Some("80%".into()), cpu: None, tasks: Some(8192) }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        *self == Limits::default()
     }
 
     /// These, and where they say nothing, the others.

@@ -140,6 +140,11 @@ fn text_of<'t>(texts: &'t Definitions, name: &MachineName) -> &'t str {
     texts.get(&definition_path(name)).and_then(|text| text.as_deref().ok()).unwrap_or_default()
 }
 
+/// What nobody has said anything about is not written down.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,13 +43,6 @@ impl Network {
         }
     }
 
-    pub fn mode(&self) -> Mode {
-        match self {
-            Network::Routed(_) => Mode::Routed,
-            Network::Bridge(_) => Mode::Bridge,
-        }
-    }
-
     /// Lets go of a subnet that it was pinned to, but not of its length; gives that.
     pub fn unpin(&mut self) -> Option<Lease> {
         match self {
@@ -152,15 +145,11 @@ impl Routed {
 #[serde(deny_unknown_fields)]
 pub struct NetworkTable {
     mode: Mode,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     subnet: Option<Lease>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     prefix: Option<u8>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Ipv6Net>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<Ipv6Addr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     bridge: Option<IfName>,
 }
 

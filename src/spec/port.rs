@@ -5,13 +5,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use crate::hint::Hint;
 
 /// A port or a range of ports that is open, to everybody or to one prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, SerializeDisplay, DeserializeFromStr)]
 pub struct OpenPort {
     pub protocol: Protocol,
     pub first: u16,
@@ -92,20 +91,6 @@ impl FromStr for OpenPort {
 
     fn from_str(text: &str) -> Result<OpenPort, PortError> {
         parse(text).ok_or_else(|| PortError(text.escape_debug().to_string()))
-    }
-}
-
-impl TryFrom<String> for OpenPort {
-    type Error = PortError;
-
-    fn try_from(text: String) -> Result<OpenPort, PortError> {
-        text.parse()
-    }
-}
-
-impl From<OpenPort> for String {
-    fn from(port: OpenPort) -> String {
-        port.to_string()
     }
 }
 

@@ -34,26 +34,14 @@ pub fn recipes(build: &Build, mirror: Option<&str>) -> Vec<Recipe> {
         Distribution::Debian | Distribution::Ubuntu => {
             vec![mmdebstrap(release, mirror), debootstrap(release, mirror)]
         }
-        Distribution::Arch => vec![folder("pacstrap", &["-c", "-K", TARGET, "base"])],
+        Distribution::Arch => vec![folder("pacstrap", &format!("-c -K {TARGET} base"))],
         Distribution::Fedora => vec![folder(
             "dnf",
-            &[
-                "--assumeyes",
-                "--use-host-config",
-                &format!("--installroot={TARGET}"),
-                &format!("--releasever={release}"),
-                "--setopt=install_weak_deps=False",
-                "install",
-                "fedora-release",
-                "systemd",
-                "systemd-networkd",
-                "systemd-resolved",
-                "dbus-broker",
-                "passwd",
-                "dnf",
-                "iproute",
-                "iputils",
-            ],
+            &format!(
+                "--assumeyes --use-host-config --installroot={TARGET} --releasever={release} \
+                 --setopt=install_weak_deps=False install fedora-release systemd systemd-networkd \
+                 systemd-resolved dbus-broker passwd dnf iproute iputils"
+            ),
         )],
     }
 }
@@ -76,8 +64,8 @@ fn mmdebstrap(release: &str, mirror: Option<&str>) -> Recipe {
 
 /// debootstrap(8).
 fn debootstrap(release: &str, mirror: Option<&str>) -> Recipe {
-    let include = format!("--include={PACKAGES}");
-    let mut recipe = folder("debootstrap", &["--variant=minbase", &include, release, TARGET]);
+    let words = format!("--variant=minbase --include={PACKAGES} {release} {TARGET}");
+    let mut recipe = folder("debootstrap", &words);
     if let Some(mirror) = mirror {
         // A line of sources.list(5) that says to trust it says so here, too.
         if mirror.contains("[trusted=yes]") {
@@ -89,8 +77,8 @@ fn debootstrap(release: &str, mirror: Option<&str>) -> Recipe {
     recipe
 }
 
-fn folder(tool: &'static str, words: &[&str]) -> Recipe {
-    Recipe { tool, words: words.iter().map(|word| (*word).to_owned()).collect(), output: Output::Folder }
+fn folder(tool: &'static str, words: &str) -> Recipe {
+    Recipe { tool, words: words.split_whitespace().map(str::to_owned).collect(), output: Output::Folder }
 }
 
 /// The Debian package of a tool.

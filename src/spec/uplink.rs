@@ -108,7 +108,6 @@ pub struct Tunnel {
     /// This host's address in the tunnel, with its length.
     pub client_address: Ipv6Net,
     /// This host's IPv4 address; none: whichever it has, behind NAT too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Ipv4Addr>,
 }
 
@@ -175,19 +174,15 @@ impl Uplink {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct UplinkTable {
     interface: IfName,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
-    #[serde(default, skip_serializing_if = "Word::is_unchanged")]
+    #[serde(default, skip_serializing_if = "super::is_default")]
     accept_ra: Word,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "super::is_default")]
     on_link: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     delegated: Option<u8>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "super::is_default")]
     dhcp4: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     network_file: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     tunnel: Option<Tunnel>,
 }
 
@@ -199,12 +194,6 @@ enum Word {
     Unchanged,
     Kernel,
     Networkd,
-}
-
-impl Word {
-    fn is_unchanged(&self) -> bool {
-        *self == Word::Unchanged
-    }
 }
 
 impl TryFrom<UplinkTable> for Uplink {

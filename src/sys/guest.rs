@@ -71,13 +71,13 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
         if error.is_refusal() { GuestError::Refused(error) } else { GuestError::Bus(error) }
     })?;
     let deaf = |_| GuestError::Deaf { name: name.to_string() };
-    let mut said = timeout(BEGIN_TIME, begin(&pty, &mut stream, name)).await.map_err(deaf)??;
+    let begun = timeout(BEGIN_TIME, begin(&pty, &mut stream)).await.map_err(deaf)?;
+    let (mut text, mut status) = begun.map_err(io)?;
     let mut buffer = [0; 4096];
     loop {
-        let Begun { text, status } = &mut said;
         text.truncate(LIMIT);
-        if let Some(status) = *status {
-            let text = String::from_utf8_lossy(text).trim().to_owned();
+        if let Some(status) = status {
+            let text = String::from_utf8_lossy(&text).trim().to_owned();
             let failed = || GuestError::Failed { name: name.to_string(), said: text.clone() };
             return if status == 0 { Ok(text) } else { Err(failed()) };
         }
@@ -87,31 +87,28 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
         }
         let (more, ended) = stream.feed(&buffer[..length]);
         text.extend(more);
-        *status = ended;
+        status = ended;
         // What comes without a pause would let nobody look at the clock.
         tokio::task::yield_now().await;
     }
 }
 
-/// What the command has said, and its status if it has ended.
-struct Begun {
-    text: Vec<u8>,
-    status: Option<u8>,
-}
-
-/// Waits until the command has been begun.
-async fn begin(pty: &Pty, stream: &mut ExecStream, name: &MachineName) -> Result<Begun, GuestError> {
-    let io = |error| GuestError::Io(name.to_string(), error);
+/// Waits until the command has been begun; gives what it has said, and its status if it has ended.
+///
+/// # Errors
+/// When the terminal cannot be used.
+pub async fn begin(pty: &Pty, stream: &mut ExecStream) -> std::io::Result<(Vec<u8>, Option<u8>)> {
     let mut buffer = [0; 4096];
     loop {
-        let length = pty.read(&mut buffer, true).await.map_err(io)?;
-        let (text, status) = stream.feed(&buffer[..length]);
+        let length = pty.read(&mut buffer, true).await?;
+        let said = stream.feed(&buffer[..length]);
         if stream.has_begun() {
-            return Ok(Begun { text, status });
+            return Ok(said);
         }
         if let Some(answer) = stream.answer() {
-            pty.write_all(&answer).await.map_err(io)?;
+            pty.write_all(&answer).await?;
         }
+        // What comes without a pause would let nobody look at the clock.
         tokio::task::yield_now().await;
     }
 }

@@ -59,12 +59,11 @@ fn link(index: u32, name: &str, kind: Option<&str>, master: Option<u32>) -> Link
     Link {
         index,
         name: name.into(),
-        alternative_names: Vec::new(),
         mtu: 1500,
         kind: kind.map(Into::into),
         master,
-        peer: None,
         up: true,
+        ..Link::default()
     }
 }
 

@@ -55,7 +55,7 @@ struct LeftOut {
 
 impl LeftOut {
     fn of(refusal: &Refusal) -> LeftOut {
-        LeftOut { machine: refusal.machine(), why: refusal.to_string() }
+        LeftOut { machine: refusal.machine.clone(), why: refusal.to_string() }
     }
 }
 
@@ -118,7 +118,8 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
 
 /// Says which machines stay as they are, and why.
 fn tell(spec: &Spec, left_out: Vec<Refusal>) {
-    let strays = spec.strays.iter().map(|problem| Refusal::Stray(problem.clone()));
+    let hint = "name the file after its machine, or move it away";
+    let strays = spec.strays.iter().map(|problem| Refusal::of_host(problem, hint));
     Fault::from(left_out.into_iter().chain(strays).collect::<Vec<_>>()).print();
 }
 
@@ -136,7 +137,9 @@ pub fn everything(
         let word = machine.image.as_deref()?;
         let image = word.parse().map_err(Fault::from);
         let image = image.and_then(|word| new_image(&word, name, FirstBoot::default(), MAX_SIZE));
-        let unmade = |fault: Fault| Refusal::NoSource { machine: name.clone(), why: fault.to_string() };
+        let hint =
+            "image = \"…\" takes a tar file, a disk image, a folder, or an image's name: `nsctl image list`";
+        let unmade = |fault: Fault| Refusal::of(name, format!("'{name}' cannot be made: {fault}"), hint);
         Some((name.clone(), image.map_err(unmade)))
     });
     let made = to_make(spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();

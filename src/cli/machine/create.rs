@@ -296,8 +296,7 @@ fn source(session: &Session, name: &MachineName, asked: Option<&str>) -> Result<
     if let Some(build) = Build::of_host(&release) {
         return Ok(Some(ImageWord::Build(build)));
     }
-    let there_are: Vec<String> = images.iter().cloned().collect();
-    Err(Fault::from(vec![Refusal::NoImage { machine: name.clone(), image: name.to_string(), there_are }])
+    Err(Fault::from(vec![Refusal::no_image(name, name.as_str(), images)])
         .hint("or set a default in /etc/nsctl/nsctl.toml: [defaults] image = \"…\""))
 }
 

@@ -107,11 +107,8 @@ async fn must_have_trees(session: &Session, machines: &[MachineName]) -> Result<
     }
     // machined looks in more places than one (systemd-nspawn(1)).
     let images = bus.images().await?;
-    let missing: Vec<Refusal> = doubtful
-        .into_iter()
-        .filter(|name| !images.contains(name.as_str()))
-        .map(|name| Refusal::NoTree(name.clone()))
-        .collect();
+    let missing: Vec<Refusal> =
+        doubtful.into_iter().filter(|name| !images.contains(name.as_str())).map(Refusal::no_tree).collect();
     if missing.is_empty() { Ok(()) } else { Err(missing.into()) }
 }
 

@@ -11,6 +11,7 @@ use crate::cli::session::{bus, must_be_root};
 use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
+use crate::sys::guest;
 use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
 
 /// Open a shell in a machine, or run a command there; its exit status is ours
@@ -71,22 +72,6 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     status?.ok_or_else(|| Fault::new(format!("the connection to '{name}' ended before the command did")))
 }
 
-/// Waits until the command has been begun; gives what it has said, and its status if it has ended.
-async fn begin(pty: &Pty, stream: &mut ExecStream) -> std::io::Result<(Vec<u8>, Option<u8>)> {
-    let mut buffer = [0; 4096];
-    loop {
-        let length = pty.read(&mut buffer, true).await?;
-        let said = stream.feed(&buffer[..length]);
-        if stream.has_begun() {
-            return Ok(said);
-        }
-        if let Some(answer) = stream.answer() {
-            pty.write_all(&answer).await?;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
 /// What is on its way in.
 #[derive(Default)]
 struct Input {
@@ -117,7 +102,8 @@ async fn forward(pty: &Pty, mut stream: ExecStream, name: &MachineName) -> Resul
         Fault::new(format!("'{name}' started no shell within {} s", BEGIN_TIME.as_secs()))
             .hint(format!("`nsctl logs {name}` may tell why"))
     };
-    let (text, status) = tokio::time::timeout(BEGIN_TIME, begin(pty, &mut stream)).await.map_err(deaf)??;
+    let (text, status) =
+        tokio::time::timeout(BEGIN_TIME, guest::begin(pty, &mut stream)).await.map_err(deaf)??;
     show(&text)?;
     if status.is_some() {
         return Ok(status);

@@ -5,7 +5,7 @@ use crate::cli::text::out;
 use clap::Args;
 
 use crate::cli::machine::look::{look, mark_old};
-use crate::cli::machine::view::Row;
+use crate::cli::machine::view::{ModeView, Row};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -63,7 +63,7 @@ fn sheet(global: &Global, row: &Row) -> String {
         add("exposed", Some(exposed(expose)));
     }
     add("interface", row.host_interface.clone());
-    let on_lan = row.network.mode.is_on_lan();
+    let on_lan = row.network.mode == ModeView::Bridge;
     add("MAC", row.mac.clone().filter(|_| on_lan));
     add("DUID", row.duid.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));

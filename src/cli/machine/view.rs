@@ -14,7 +14,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::wrong_link;
 use crate::pool::{Lease, Leases, Subnet};
-use crate::spec::{Expose, MachineSpec, Mode, OpenPort, Spec};
+use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -43,33 +43,21 @@ pub struct Row {
 }
 
 /// How it meets the world, as far as nsctl knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModeView {
-    Managed(Mode),
+    Routed,
+    Bridge,
     Unmanaged,
 }
 
 impl ModeView {
     pub fn word(self) -> &'static str {
         match self {
-            ModeView::Managed(Mode::Routed) => "routed",
-            ModeView::Managed(Mode::Bridge) => "bridge",
+            ModeView::Routed => "routed",
+            ModeView::Bridge => "bridge",
             ModeView::Unmanaged => "unmanaged",
         }
-    }
-
-    pub fn is_routed(self) -> bool {
-        self == ModeView::Managed(Mode::Routed)
-    }
-
-    pub fn is_on_lan(self) -> bool {
-        self == ModeView::Managed(Mode::Bridge)
-    }
-}
-
-impl Serialize for ModeView {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
     }
 }
 
@@ -267,11 +255,9 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
     let settings = observed.file(&ManagedFile::Nspawn(name.clone()).path()).map(Ini::parse);
     let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
     match (bridge, lease) {
-        (Some(bridge), _) => {
-            NetworkView { mode: ModeView::Managed(Mode::Bridge), bridge: Some(bridge), ..UNMANAGED }
-        }
+        (Some(bridge), _) => NetworkView { mode: ModeView::Bridge, bridge: Some(bridge), ..UNMANAGED },
         (None, Some(lease)) => NetworkView {
-            mode: ModeView::Managed(Mode::Routed),
+            mode: ModeView::Routed,
             prefix: current_prefix(observed, name, lease),
             number: lease.number(),
             ..UNMANAGED
@@ -282,17 +268,17 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
 
 fn network(definition: Option<&MachineSpec>, prefix: Option<Lease>, lease: Option<Lease>) -> NetworkView {
     let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
-    let mode = ModeView::Managed(network.mode());
-    let bridge = network.bridge().map(ToString::to_string);
-    match network.routed() {
-        None => NetworkView { mode, bridge, ..UNMANAGED },
-        Some(routed) => NetworkView {
-            mode,
+    match network {
+        Network::Bridge(bridge) => {
+            NetworkView { mode: ModeView::Bridge, bridge: Some(bridge.to_string()), ..UNMANAGED }
+        }
+        Network::Routed(routed) => NetworkView {
+            mode: ModeView::Routed,
             prefix,
             number: lease.and_then(Lease::number),
             address: prefix.and_then(|prefix| routed.planned(prefix).address()),
             routes: routed.routes.clone(),
-            bridge,
+            bridge: None,
         },
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::fault::unknown;
 use crate::cli::machine::look::look;
-use crate::cli::machine::view::Row;
+use crate::cli::machine::view::{ModeView, Row};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 
@@ -45,7 +45,7 @@ pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };
-    if row.network.mode.is_routed() {
+    if row.network.mode == ModeView::Routed {
         return Err(Fault::new(format!("'{}' is routed: it asks no DHCP server of the LAN", row.name))
             .hint("its address is fixed: `nsctl show` prints it"));
     }

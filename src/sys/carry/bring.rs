@@ -154,16 +154,8 @@ impl Bringing<'_> {
         mkdirat(into, name, Mode::S_IRWXU).map_err(cannot())?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(into, name, flags, Mode::empty()).map_err(cannot())?;
-        let mut dir = nix::dir::Dir::from_fd(
-            from.try_clone().map_err(|e| CarryError::Io(name.display().to_string(), e))?,
-        )
-        .map_err(cannot())?;
-        for entry in dir.iter() {
-            let entry = entry.map_err(cannot())?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name != "." && name != ".." {
-                self.entry(&from, stat, &made, name, &path.join(name))?;
-            }
+        for name in names(&from).map_err(cannot())? {
+            self.entry(&from, stat, &made, &name, &path.join(&name))?;
         }
         finish(&made, stat, Mode::S_IRWXU).map_err(cannot())
     }

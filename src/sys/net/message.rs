@@ -11,16 +11,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use crate::observed::{Address, DefaultRoute, Link, Route};
 
 pub fn link(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        alternative_names: Vec::new(),
-        mtu: 0,
-        kind: None,
-        master: None,
-        peer: None,
-        up: false,
-    };
+    let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),

@@ -1,0 +1,49 @@
+//! What stands in the way of a plan, in words; who finds it says what mends it.
+
+use crate::hint::Hint;
+use crate::name::MachineName;
+
+/// Why a plan cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Refusal {
+    /// The machine that alone it is about; none: the host, or a bridge.
+    pub machine: Option<MachineName>,
+    what: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    pub fn of(machine: &MachineName, what: impl ToString, hint: impl Into<String>) -> Refusal {
+        Refusal { machine: Some(machine.clone()), ..Refusal::of_host(what, hint) }
+    }
+
+    pub fn of_host(what: impl ToString, hint: impl Into<String>) -> Refusal {
+        Refusal { machine: None, what: what.to_string(), hint: Some(hint.into()) }
+    }
+
+    pub fn no_tree(name: &MachineName) -> Refusal {
+        let definition = crate::spec::definition_path(name);
+        let hint =
+            format!("name one in {}: image = \"…\"; `nsctl image list` lists them", definition.display());
+        let what = "it has no tree in /var/lib/machines, and its definition names no image";
+        Refusal::of(name, format!("'{name}' cannot start: {what}"), hint)
+    }
+
+    pub fn no_image<'a>(
+        to: &MachineName,
+        image: &str,
+        there_are: impl IntoIterator<Item = &'a String>,
+    ) -> Refusal {
+        let there_are: Vec<&str> = there_are.into_iter().map(String::as_str).collect();
+        let there_are = if there_are.is_empty() { "none".to_owned() } else { there_are.join(", ") };
+        let what = format!("there is no image '{image}'; there are: {there_are}");
+        Refusal::of(to, what, "--image takes one of these, debian:trixie, or the path of a tar file")
+    }
+}
+
+impl Hint for Refusal {
+    fn hint(&self) -> Option<String> {
+        self.hint.clone()
+    }
+}
