@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab tunnel demo bench lint torture fuzz
+.PHONY: build faults tools test unit lab emulated demo bench lint torture fuzz
 
 build:
 	$(CARGO) build --release --workspace
@@ -40,13 +40,13 @@ SECONDS ?= 60
 fuzz:
 	RUNS=$(RUNS) fuzz/run.sh $(SECONDS) $(TARGETS)
 
-# The tunnel of `init --tunnel he`, both ends, in an emulated machine.
-tunnel: build tools
+# What this kernel may not have: tunnels, limits, VLANs, in an emulated machine.
+emulated: build tools
 	@command -v qemu-system-x86_64 cpio > /dev/null || { apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 cpio; }
-	$(LAB) tunnel
+	$(LAB) emulated
 
-test: unit lab tunnel
+test: unit lab emulated
 
 # The session of the README on a throwaway host, for real.
 demo: build tools

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::emit::ini::Ini;
 use crate::emit::nftables_unit;
 use crate::emit::{
-    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, Origin, TREES_DIR, WANTS_DIR,
+    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin, TREES_DIR, WANTS_DIR,
 };
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
@@ -242,6 +242,12 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
         observed.files.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
     }
+    // Who may not read keys, as root may, has no use for them.
+    let keys = |name: &str| name.ends_with(".key") || name.ends_with(".psk");
+    let keys = disk.folder(Path::new(NETWORK_DIR), keys).unwrap_or_default().into_iter();
+    observed.files.extend(
+        keys.filter(|(path, _)| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)))),
+    );
     let host = Path::new(HOST_FILE);
     observed.files.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
     nftables_unit(disk, &mut observed.files)

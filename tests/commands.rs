@@ -35,6 +35,11 @@ const NETWORKD: &str = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0
 const DELEGATED: &str = "local = \"fd00:a:b::/48\"\n[uplink]\ninterface = \"wan0\"\ndelegated = 56\n\
                          network-file = \"20-wan0.network\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n";
 
+const WG: &str = "[Interface]\nPrivateKey = AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n\
+                  Address = 2001:db8:9::2/64\n[Peer]\nPublicKey = ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n\
+                  PresharedKey = QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8=\nAllowedIPs = ::/0\n\
+                  Endpoint = 203.0.113.1:51820\n";
+
 /// A host that has a pool.
 fn pool() -> Host {
     BARE.file("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
@@ -273,6 +278,21 @@ pictures! {
         "init --tunnel he --pool 2001:db8:a::/48",
         "init --pool 2001:db8:a::/48 --mtu 9000",
         "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --uplink wan0";
+    init_wireguard: BARE.file("wg0.conf", WG),
+        "init --wireguard wg0.conf --pool 2001:db8:a::/48",
+        "create web --routed",
+        "init --pool 2001:db8:a::/48 --uplink wan0";
+    init_wireguard_bad: BARE
+            .file("postup.conf", format!("{WG}PostUp = touch /evil\n"))
+            .file("astray.conf", WG.replace("::/0", "2001:db8:a:1::/64"))
+            .file("much-too-long-a-name.conf", WG)
+            .file("text", "hello\n"),
+        "init --wireguard postup.conf --pool 2001:db8:a::/48",
+        "init --wireguard astray.conf --pool 2001:db8:a::/48",
+        "init --wireguard much-too-long-a-name.conf --pool 2001:db8:a::/48",
+        "init --wireguard text --pool 2001:db8:a::/48",
+        "init --wireguard nowhere.conf --pool 2001:db8:a::/48",
+        "init --wireguard wg0.conf";
     init_single: BARE,
         "init --pool 2001:db8:b::/64 --uplink wan0",
         "create web --routed --image base",

@@ -44,6 +44,24 @@ client-address = "2001:db8:1f0a:c::2/64"
 local = "198.51.100.7"
 "#;
 
+/// Two keys that are none of anybody's.
+macro_rules! wireguard {
+    ($more:literal, $allowed:literal) => {
+        concat!(
+            "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wg0\"\nmtu = 1420\n[uplink.wireguard]\n",
+            "address = [\"2001:db8:9::2/64\", \"10.9.0.2/32\"]\ndns = [\"2001:db8::53\"]\n",
+            $more,
+            "[[uplink.wireguard.peer]]\npublic-key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\npreshared = true\n",
+            "endpoint = \"vpn.example.org:51820\"\npersistent-keepalive = 25\nallowed-ips = ",
+            $allowed,
+        )
+    };
+}
+const WIREGUARD: &str = wireguard!("", "[\"::/0\", \"10.9.0.0/24\"]\n");
+const WIREGUARD_OFF: &str =
+    wireguard!("table = \"off\"\nlisten-port = 51820\n", "[\"::/0\", \"10.9.0.0/24\"]\n");
+const WIREGUARD_TABLE: &str = wireguard!("table = \"1234\"\nfwmark = 7\n", "[\"::/0\"]\n");
+
 const NAT: &str = "ipv4 = \"nat\"\nopen = [\"tcp/443\", \"udp/5000-5010\", \"tcp/22 from 2001:db8:5::/48\"]\n[network]\nmode = \"routed\"\n";
 const EXPOSED: &str = "[network]\nmode = \"routed\"\n[[expose]]\nport = \"tcp/8080\"\nto = \"127.0.0.1:80\"\n\
                        [[expose]]\nport = \"tcp/443\"\nhost = 8443\n";
@@ -119,6 +137,9 @@ pictures! {
     host_native: NATIVE, [], of_the_host;
     host_delegated: DELEGATED, [], of_the_host;
     host_tunnel: TUNNEL, [], of_the_host;
+    host_wireguard: WIREGUARD, [], of_the_host;
+    host_wireguard_off: WIREGUARD_OFF, [], of_the_host;
+    host_wireguard_table: WIREGUARD_TABLE, [], of_the_host;
     firewall_shared: NATIVE, [("web", NAT)], |owner| *owner == Owner::Firewall;
     firewall_shared_delegated: DELEGATED, [("web", NAT)], |owner| *owner == Owner::Firewall;
     machine_plain: NATIVE, [("web", PLAIN)], of_a_machine;

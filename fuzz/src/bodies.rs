@@ -8,11 +8,12 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nsctl::emit::ini::Ini;
 use nsctl::emit::{ManagedFile, Origin, render};
 use nsctl::exec::{ExecStream, Token};
+use nsctl::handwritten::WgQuick;
 use nsctl::plan::{Scope, settle};
 use nsctl::pool::Leases;
 use nsctl::provision::{FirstBoot, Guest, Init, Texts, changes};
 use nsctl::spec::image::{Build, ImageWord, name_for};
-use nsctl::spec::{HostSpec, MachineSpec, Spec, edit};
+use nsctl::spec::{HostSpec, MachineSpec, Spec, Uplink, UplinkKind, edit};
 use nsctl::sys::net::message;
 use nsctl::sys::trace::Heard;
 use nsctl::sys::{archive, ping, sockets, tarball};
@@ -22,10 +23,11 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 pub type Body = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Body; 14] = [
+pub const ALL: [Body; 15] = [
     ("host_file", host_file),
     ("definition", definition),
     ("ini", ini),
+    ("wg_quick", wg_quick),
     ("state", state),
     ("journal", journal),
     ("nft", nft),
@@ -108,6 +110,21 @@ pub fn ini(bytes: &[u8]) {
     assert!(sections(&again) >= sections(&ini), "a section is lost: {text:?}");
     let path = PathBuf::from("/etc/systemd/network/05-nsctl-ve-web.network");
     let _ = nsctl::state::rebuild(&BTreeMap::from([(path, text)]));
+}
+
+/// A file for wg-quick(8): what is taken is written, read again, and rendered; no key is shown.
+pub fn wg_quick(bytes: &[u8]) {
+    let text = text(bytes);
+    let Ok(file) = WgQuick::parse(Path::new("wg0.conf"), &text) else { return };
+    let key = file.private_key.to_string();
+    let kind = UplinkKind::WireGuard(file.wireguard);
+    let uplink = Uplink { interface: "wg0".parse().expect("a name"), mtu: file.mtu, kind };
+    let host =
+        HostSpec { prefix: "2001:db8:a::/48".parse().ok(), uplink: Some(uplink), ..HostSpec::default() };
+    let written = edit::fresh(&host).expect("it can be written");
+    assert!(!written.contains(&key) || text.matches(&key).count() > 1, "the key is written down");
+    assert_eq!(HostSpec::parse(Path::new("nsctl.toml"), &written).as_ref(), Ok(&host));
+    rendered(&Spec { host, ..Spec::default() });
 }
 
 /// The state file comes back as it was.

@@ -3,11 +3,11 @@
 mod bench;
 mod cases;
 mod demo;
+mod emulated;
 mod lab;
 mod report;
 mod shell;
 mod torture;
-mod tunnel;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +23,7 @@ const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab demo
        lab bench [SUBJECT]
        lab torture SUITE [SEED [COUNT]]
-       lab tunnel
+       lab emulated [SUITE]
        lab trees";
 
 fn main() -> Result<()> {
@@ -34,7 +34,10 @@ fn main() -> Result<()> {
         Some("demo") => demo::run(),
         Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("torture") => torture::run(&arguments.collect::<Vec<_>>()),
-        Some("tunnel") => tunnel::run(),
+        Some("emulated") => {
+            let suite = arguments.next().unwrap_or_else(|| Suite::Trixie.name().to_owned());
+            emulated::run(Suite::named(&suite).context(USAGE)?)
+        }
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),
     }

@@ -7,7 +7,7 @@ use crate::lab::{Lab, Suite, Trees};
 /// Boots a host, runs one command in it (a shell without any), ends it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let (word, rest) = arguments.split_first().context("usage: lab shell SUITE [COMMAND...]")?;
-    let suite = Suite::ALL.into_iter().find(|suite| suite.name() == word);
+    let suite = Suite::named(word);
     let suite = suite.with_context(|| format!("no suite '{word}': bookworm, trixie or forky"))?;
     let trees = Trees::open(&[suite])?;
     let lab = Lab::boot(&trees, suite)?;

@@ -14,6 +14,7 @@ mod host {
     pub mod reconcile;
     pub mod state;
     mod upstream;
+    mod wireguard;
 }
 
 /// About one machine, or all of them.

@@ -42,7 +42,7 @@ fn ignored(facts: &Facts) -> Option<Finding> {
     let host = facts.spec.host.uplink.as_ref()?;
     let by_networkd = facts.managed.get(&uplink.index).is_some_and(|managed| managed.file.is_some());
     let ignores = facts.switch(&accept_ra(&uplink.name)) == Some("1");
-    (ignores && !by_networkd && host.tunnel().is_none()).then(|| {
+    (ignores && !by_networkd && !host.is_tunnel()).then(|| {
         Finding::error(
             &uplink.name,
             "ignores router advertisements, as this host forwards and accept_ra is 1, not 2",

@@ -13,6 +13,7 @@ mod records;
 mod routes;
 pub mod services;
 mod translation;
+mod tunnel;
 
 use serde::Serialize;
 
@@ -97,7 +98,7 @@ fn owner_of(path: &Path) -> Option<MachineName> {
 
 /// All that is wrong, the worst first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checks: [fn(&Facts) -> Vec<Finding>; 11] = [
+    let checks: [fn(&Facts) -> Vec<Finding>; 12] = [
         services::check,
         keys::check,
         forwarding::check,
@@ -107,6 +108,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         firewalls::check,
         translation::check,
         mtu::check,
+        tunnel::check,
         records::check,
         guests::check,
     ];

@@ -62,6 +62,8 @@ pub enum ManagedFile {
     PoolNetwork,
     TunnelNetdev(IfName),
     TunnelNetwork(IfName),
+    /// A tunnel's own private key, and those that it shares with its peers, by their number from 1 on.
+    TunnelKey(IfName, usize),
     /// A drop-in of the .network file that the uplink has, by that file's name.
     UplinkDropIn(String),
     ResolvedDropIn,
@@ -157,6 +159,8 @@ impl ManagedFile {
             File::PoolNetwork => networkd("pool", "lo", "network", Host),
             File::TunnelNetdev(link) => networkd("tunnel", link.as_str(), "netdev", Host),
             File::TunnelNetwork(link) => networkd("tunnel", link.as_str(), "network", Host),
+            File::TunnelKey(link, 0) => networkd("tunnel", link.as_str(), "key", Host),
+            File::TunnelKey(link, peer) => networkd("tunnel", &format!("{link}.{peer}"), "psk", Host),
             File::UplinkDropIn(file) => {
                 (format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(), Host, Networkd)
             }
@@ -245,7 +249,12 @@ impl ManagedFile {
         use ManagedFile as File;
         !matches!(
             self,
-            File::HostDefinition | File::Definition(_) | File::State | File::Claim(_) | File::Hosts
+            File::HostDefinition
+                | File::Definition(_)
+                | File::State
+                | File::Claim(_)
+                | File::Hosts
+                | File::TunnelKey(..)
         )
     }
 }
@@ -298,6 +307,11 @@ fn networkd_file(file: &str) -> Option<ManagedFile> {
         ("pool", "network") => File::PoolNetwork,
         ("tunnel", "netdev") => File::TunnelNetdev(link()?),
         ("tunnel", "network") => File::TunnelNetwork(link()?),
+        ("tunnel", "key") => File::TunnelKey(link()?, 0),
+        ("tunnel", "psk") => {
+            let (link, peer) = name.rsplit_once('.')?;
+            File::TunnelKey(link.parse().ok()?, peer.parse().ok()?)
+        }
         ("bridge", "netdev") => File::BridgeNetdev(link()?),
         ("bridge", "network") => File::BridgeNetwork(link()?),
         ("port", "network") => File::Port(link()?),

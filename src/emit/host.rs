@@ -19,11 +19,11 @@ pub fn files(host: &HostSpec) -> Vec<(ManagedFile, String)> {
         .extend(MODULES.map(|(module, sign)| (ManagedFile::ModuleDropIn(module.to_owned()), needless(sign))));
     files.push((ManagedFile::ImportdDropIn, importd()));
     files.extend(host.fixed_pool().map(|pool| (ManagedFile::PoolNetwork, pool_network(host, pool))));
-    files.extend(host.uplink.iter().flat_map(of_uplink));
+    files.extend(host.uplink.iter().flat_map(|uplink| of_uplink(uplink, host.fixed_pool())));
     files
 }
 
-fn of_uplink(Uplink { interface, mtu, kind }: &Uplink) -> Vec<(ManagedFile, String)> {
+fn of_uplink(Uplink { interface, mtu, kind }: &Uplink, pool: Option<Prefix>) -> Vec<(ManagedFile, String)> {
     match kind {
         UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) => Vec::new(),
         UplinkKind::Native(AcceptRa::Networkd(file)) => {
@@ -41,6 +41,7 @@ fn of_uplink(Uplink { interface, mtu, kind }: &Uplink) -> Vec<(ManagedFile, Stri
             (ManagedFile::TunnelNetdev(interface.clone()), tunnel_device(interface, tunnel, *mtu)),
             (ManagedFile::TunnelNetwork(interface.clone()), tunnel_network(interface, tunnel)),
         ],
+        UplinkKind::WireGuard(wireguard) => super::wireguard::files(interface, wireguard, *mtu, pool),
     }
 }
 

@@ -11,12 +11,14 @@ pub mod names;
 pub mod nftables_unit;
 mod origin;
 mod unit;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use file::{
-    FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, HOSTS_FILE, ManagedFile, Owner, Reader, TREES_DIR,
+    FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Owner, Reader,
+    TREES_DIR,
 };
 pub use host::switches;
 use machine::MachineFiles;

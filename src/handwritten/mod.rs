@@ -1,12 +1,14 @@
 //! Machines that somebody set up by hand: what their files say, as a definition.
 
 mod host_end;
+mod wg_quick;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 pub use host_end::HostEnd;
+pub use wg_quick::WgQuick;
 
 use crate::emit::Origin;
 use crate::emit::ini::Ini;

@@ -145,6 +145,18 @@ impl<'o> Change<'o> {
         self
     }
 
+    /// The keys of tunnels, and no others: root and networkd may read them (systemd.netdev(5)).
+    #[must_use]
+    pub fn keys(mut self, keys: &BTreeMap<PathBuf, String>) -> Self {
+        let is_key = |path: &&PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)));
+        self.inputs.extend(self.observed.files.keys().filter(is_key).map(|path| (path.clone(), None)));
+        for (path, key) in keys {
+            self.inputs.insert(path.clone(), Some(key.clone()));
+            self.wanted.modes.insert(path.clone(), 0o640);
+        }
+        self
+    }
+
     /// The permissions of a file that is written, where they are known.
     #[must_use]
     pub fn mode(mut self, path: PathBuf, mode: Option<u32>) -> Self {

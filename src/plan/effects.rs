@@ -73,7 +73,8 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::BridgeNetwork(link)
         | ManagedFile::Port(link)
         | ManagedFile::TunnelNetdev(link)
-        | ManagedFile::TunnelNetwork(link) => link.to_string(),
+        | ManagedFile::TunnelNetwork(link)
+        | ManagedFile::TunnelKey(link, _) => link.to_string(),
         ManagedFile::PoolNetwork | ManagedFile::RoutesDropIn(_) => "lo".to_owned(),
         ManagedFile::UplinkDropIn(_) => spec.host.uplink.as_ref()?.interface.to_string(),
         ManagedFile::HostEnd(name) => {

@@ -1,11 +1,12 @@
 //! Which step comes when.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::files::kept_beside;
 use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable};
 use crate::emit::{self, ManagedFile, Owner, Reader};
-use crate::name::MachineName;
+use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
 
 /// The order matters: the lease is on disk before anything uses it, a machine
@@ -23,7 +24,7 @@ pub fn steps(
     steps.extend(deafen.filter(|_| observed.live));
     let read: Vec<Step> = changes.iter().map(files::FileChange::step).chain(actions.with_host()).collect();
     let mut stale = Stale::beside(observed.units.keys().cloned().collect());
-    for step in &read {
+    for step in steps.iter().chain(&read) {
         stale.note(step);
     }
     if flushed(wanted, observed) {
@@ -33,7 +34,10 @@ pub fn steps(
     if observed.live {
         let renamed = wanted.rename_tree.clone();
         steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
-        steps.extend(changed_tunnels(changes));
+        let tunnels = made_tunnels(wanted, observed, changes);
+        // networkd of systemd 252 does not change a tunnel that is there: it is made anew.
+        let again = tunnels.iter().filter(|(_, is_new)| !**is_new);
+        steps.extend(again.map(|(link, _)| Step::DeleteLink { name: link.clone() }));
         steps.append(&mut stale.reloads());
         // After the .nspawn file: machined copies the image's where there is none,
         // and when a tree is deleted its .nspawn goes with it.
@@ -116,13 +120,23 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChan
     steps
 }
 
-/// networkd of systemd 252 does not change a tunnel that is there: it is made anew.
-fn changed_tunnels(changes: &[files::FileChange]) -> impl Iterator<Item = Step> {
-    let changed = changes.iter().filter(|change| change.old.is_some() && change.new.is_some());
-    changed.filter_map(|change| match &change.file {
-        ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+/// Tunnels whose device, or whose keys, are written, and whether they are new.
+fn made_tunnels(
+    wanted: &Wanted,
+    observed: &Observed,
+    changes: &[files::FileChange],
+) -> BTreeMap<IfName, bool> {
+    let made = changes.iter().filter(|change| change.new.is_some());
+    let devices = made.filter_map(|change| match &change.file {
+        ManagedFile::TunnelNetdev(link) => Some((link.clone(), change.old.is_none())),
         _ => None,
-    })
+    });
+    let written = wanted.inputs.iter().filter(|(path, text)| observed.file(path) != text.as_deref());
+    let keys = written.filter_map(|(path, text)| match ManagedFile::parse(path)? {
+        ManagedFile::TunnelKey(link, _) => text.as_ref().map(|_| (link, false)),
+        _ => None,
+    });
+    keys.chain(devices).collect()
 }
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
@@ -132,13 +146,8 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
         let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
-        let made = changes.iter().filter(|change| change.new.is_some());
-        steps.extend(made.filter_map(|change| match &change.file {
-            ManagedFile::TunnelNetdev(link) => {
-                Some(Step::TunnelUp { link: link.clone(), is_new: change.old.is_none() })
-            }
-            _ => None,
-        }));
+        let tunnels = made_tunnels(wanted, observed, changes);
+        steps.extend(tunnels.into_iter().map(|(link, is_new)| Step::TunnelUp { link, is_new }));
         if changed {
             let host = &wanted.spec.host;
             let routed = host.fixed_pool().filter(|_| host.answers_on().is_none());

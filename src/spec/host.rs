@@ -157,7 +157,7 @@ impl HostSpec {
 
     /// The interface on which addresses of machines may be looked for. Nobody looks for one in a tunnel.
     pub fn may_answer_on(&self) -> Option<&IfName> {
-        self.uplink.as_ref().filter(|uplink| uplink.tunnel().is_none()).map(|uplink| &uplink.interface)
+        self.uplink.as_ref().filter(|uplink| !uplink.is_tunnel()).map(|uplink| &uplink.interface)
     }
 
     /// The address on which machines ask this host's name server, if they do.

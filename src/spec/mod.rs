@@ -16,6 +16,7 @@ mod problem;
 pub mod reach;
 pub mod recipe;
 mod uplink;
+pub mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ pub use network::{Mode, Network, Routed};
 pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
+pub use wireguard::WireGuard;
 
 use crate::name::{IfName, MachineName};
 

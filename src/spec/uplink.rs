@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
+use super::WireGuard;
 use crate::name::IfName;
 use crate::pool::Pool;
 
@@ -30,6 +31,8 @@ pub enum UplinkKind {
     Delegated(Delegated),
     /// It comes through a tunnel, which the interface is.
     Tunnel(Tunnel),
+    /// The same, by WireGuard.
+    WireGuard(WireGuard),
 }
 
 /// Forwarding makes a host ignore router advertisements, unless it is told otherwise.
@@ -123,7 +126,9 @@ impl Uplink {
             UplinkKind::Native(AcceptRa::Networkd(file)) => Some(file),
             UplinkKind::OnLink(on_link) => on_link.network_file.as_deref(),
             UplinkKind::Delegated(Delegated { network_file, .. }) => Some(network_file),
-            UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel) | UplinkKind::Tunnel(_) => None,
+            UplinkKind::Native(AcceptRa::Unchanged | AcceptRa::Kernel)
+            | UplinkKind::Tunnel(_)
+            | UplinkKind::WireGuard(_) => None,
         }
     }
 
@@ -131,7 +136,7 @@ impl Uplink {
     pub fn accept_ra(&self) -> Option<&AcceptRa> {
         match &self.kind {
             UplinkKind::Native(accept_ra) | UplinkKind::OnLink(OnLink { accept_ra, .. }) => Some(accept_ra),
-            UplinkKind::Delegated(_) | UplinkKind::Tunnel(_) => None,
+            UplinkKind::Delegated(_) | UplinkKind::Tunnel(_) | UplinkKind::WireGuard(_) => None,
         }
     }
 
@@ -157,14 +162,18 @@ impl Uplink {
     pub fn delegated(&self) -> Option<&Delegated> {
         match &self.kind {
             UplinkKind::Delegated(delegated) => Some(delegated),
-            UplinkKind::Native(_) | UplinkKind::OnLink(_) | UplinkKind::Tunnel(_) => None,
+            UplinkKind::Native(_)
+            | UplinkKind::OnLink(_)
+            | UplinkKind::Tunnel(_)
+            | UplinkKind::WireGuard(_) => None,
         }
     }
 
-    pub fn tunnel(&self) -> Option<&Tunnel> {
-        match &self.kind {
-            UplinkKind::Tunnel(tunnel) => Some(tunnel),
-            UplinkKind::Native(_) | UplinkKind::OnLink(_) | UplinkKind::Delegated(_) => None,
+    /// Whether nsctl makes the interface itself.
+    pub fn is_tunnel(&self) -> bool {
+        match self.kind {
+            UplinkKind::Tunnel(_) | UplinkKind::WireGuard(_) => true,
+            UplinkKind::Native(_) | UplinkKind::OnLink(_) | UplinkKind::Delegated(_) => false,
         }
     }
 }
@@ -184,6 +193,7 @@ struct UplinkTable {
     dhcp4: bool,
     network_file: Option<String>,
     tunnel: Option<Tunnel>,
+    wireguard: Option<WireGuard>,
 }
 
 /// The word for [`AcceptRa`].
@@ -200,8 +210,9 @@ impl TryFrom<UplinkTable> for Uplink {
     type Error = String;
 
     fn try_from(table: UplinkTable) -> Result<Uplink, String> {
-        let UplinkTable { interface, mtu, accept_ra, on_link, delegated, dhcp4, network_file, tunnel } =
-            table;
+        let UplinkTable { interface, mtu, network_file, .. } = table;
+        let UplinkTable { accept_ra, on_link, delegated, dhcp4, tunnel, wireguard, .. } = table;
+        let is_tunnel = tunnel.is_some() || wireguard.is_some();
         if mtu.is_some_and(|mtu| !(1280..=65535).contains(&mtu)) {
             return Err(
                 "uplink.mtu: IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".into()
@@ -210,25 +221,28 @@ impl TryFrom<UplinkTable> for Uplink {
         if network_file.as_deref().is_some_and(|file| !is_network_file(file)) {
             return Err("uplink.network-file is the name of a .network file, without its folder".into());
         }
-        if on_link && (tunnel.is_some() || delegated.is_some()) {
+        if on_link && (is_tunnel || delegated.is_some()) {
             return Err(
                 "uplink.on-link: a prefix that is delegated or tunnelled is routed to this host".into()
             );
         }
-        let kind = match (tunnel, delegated) {
-            (Some(_), _) if delegated.is_some() || accept_ra != Word::Unchanged => {
-                return Err(
-                    "uplink.tunnel: a tunnel's addresses are fixed; no delegation, no accept-ra".into()
-                );
-            }
-            (Some(tunnel), _) => UplinkKind::Tunnel(tunnel),
-            (None, Some(length)) => {
+        if is_tunnel && (delegated.is_some() || accept_ra != Word::Unchanged) {
+            return Err("uplink.tunnel: a tunnel's addresses are fixed; no delegation, no accept-ra".into());
+        }
+        let kind = match (tunnel, wireguard, delegated) {
+            (Some(_), Some(_), _) => return Err("uplink: a prefix comes through one tunnel".into()),
+            (Some(tunnel), None, _) => UplinkKind::Tunnel(tunnel),
+            (None, Some(wireguard), _) => match wireguard.fault() {
+                Some(fault) => return Err(format!("uplink.wireguard: {fault}")),
+                None => UplinkKind::WireGuard(wireguard),
+            },
+            (None, None, Some(length)) => {
                 Pool::delegated(length).map_err(|fault| format!("uplink.delegated: {fault}"))?;
                 let missing = "uplink.delegated needs uplink.network-file: networkd asks for the prefix";
                 let network_file = network_file.ok_or(missing)?;
                 UplinkKind::Delegated(Delegated { length, dhcp4, network_file })
             }
-            (None, None) => {
+            (None, None, None) => {
                 let accept_ra = match (accept_ra, network_file.clone()) {
                     (Word::Unchanged, _) => AcceptRa::Unchanged,
                     (Word::Kernel, _) => AcceptRa::Kernel,
@@ -254,12 +268,14 @@ impl From<Uplink> for UplinkTable {
         let (accept_ra, on_link) =
             (uplink.accept_ra().map_or(Word::Unchanged, AcceptRa::word), uplink.is_on_link());
         let Uplink { interface, mtu, kind } = uplink;
-        let (delegated, dhcp4, tunnel) = match kind {
-            UplinkKind::Native(_) | UplinkKind::OnLink(_) => (None, false, None),
-            UplinkKind::Delegated(Delegated { length, dhcp4, .. }) => (Some(length), dhcp4, None),
-            UplinkKind::Tunnel(tunnel) => (None, false, Some(tunnel)),
-        };
-        UplinkTable { interface, mtu, accept_ra, on_link, delegated, dhcp4, network_file, tunnel }
+        let (mut delegated, mut dhcp4, mut tunnel, mut wireguard) = (None, false, None, None);
+        match kind {
+            UplinkKind::Native(_) | UplinkKind::OnLink(_) => {}
+            UplinkKind::Delegated(asked) => (delegated, dhcp4) = (Some(asked.length), asked.dhcp4),
+            UplinkKind::Tunnel(one) => tunnel = Some(one),
+            UplinkKind::WireGuard(one) => wireguard = Some(one),
+        }
+        UplinkTable { interface, mtu, accept_ra, on_link, delegated, dhcp4, network_file, tunnel, wireguard }
     }
 }
 
@@ -306,6 +322,13 @@ mod tests {
             client_address: "2001:db8:c::2/64".parse().unwrap(),
             local: None,
         };
+        let peer = crate::spec::wireguard::Peer {
+            public_key: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap(),
+            preshared: true,
+            endpoint: None,
+            allowed_ips: vec!["::/0".parse().unwrap()],
+            persistent_keepalive: Some(25),
+        };
         let file = || Some("a.network".to_owned());
         let delegated = Delegated { length: 56, dhcp4: true, network_file: "20-wan0.network".into() };
         for kind in [
@@ -320,6 +343,11 @@ mod tests {
             }),
             UplinkKind::Delegated(delegated),
             UplinkKind::Tunnel(tunnel),
+            UplinkKind::WireGuard(WireGuard {
+                address: vec!["2001:db8:9::2/64".parse().unwrap()],
+                peer: vec![peer],
+                ..WireGuard::default()
+            }),
         ] {
             let uplink = Uplink { interface: "wan0".parse().unwrap(), mtu: Some(1480), kind };
             let text = toml::to_string(&uplink).unwrap();
@@ -336,6 +364,7 @@ mod tests {
             ("network-file = \"../x.network\"", "without its folder"),
             ("delegated = 56", "needs uplink.network-file"),
             ("delegated = 64\nnetwork-file = \"a.network\"", "uplink.delegated"),
+            ("[wireguard]\naddress = []\npeer = []", "address in the tunnel"),
             (
                 "accept-ra = \"kernel\"\n[tunnel]\nserver = \"192.0.2.1\"\nclient-address = \"2001:db8:c::2/64\"",
                 "fixed",

@@ -30,6 +30,10 @@ impl Suite {
             Suite::Forky => "forky",
         }
     }
+
+    pub fn named(word: &str) -> Option<Suite> {
+        Suite::ALL.into_iter().find(|suite| suite.name() == word)
+    }
 }
 
 impl Suite {

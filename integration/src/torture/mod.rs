@@ -19,7 +19,7 @@ use victim::Victim;
 pub fn run(arguments: &[String]) -> Result<()> {
     const USAGE: &str = "usage: lab torture SUITE [SEED [COUNT]]";
     let word = arguments.first().context(USAGE)?;
-    let suite = Suite::ALL.into_iter().find(|suite| suite.name() == word).context(USAGE)?;
+    let suite = Suite::named(word).context(USAGE)?;
     let number =
         |at: usize| arguments.get(at).filter(|text| !text.is_empty()).map(|text| text.parse::<u64>());
     let seed = number(1).transpose().context(USAGE)?.unwrap_or_else(|| Rng::new().u64(0..1_000_000));

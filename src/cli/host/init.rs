@@ -1,12 +1,12 @@
 //! `nsctl init`: the pool, forwarding, the unreachable route.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use super::{proposal, upstream};
+use super::{proposal, upstream, wireguard};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
@@ -59,6 +59,10 @@ pub struct Init {
     #[arg(long, value_name = "BYTES", default_value_t = 1480, requires = "tunnel",
           value_parser = clap::value_parser!(u32).range(1280..=1480))]
     mtu: u32,
+    /// Make the tunnel that this file for wg-quick(8) describes, INTERFACE.conf, and through which
+    /// the pool comes; its commands are not run
+    #[arg(long, value_name = "FILE", requires = "pool", conflicts_with_all = ["uplink", "tunnel", "delegated", "on_link"])]
+    wireguard: Option<PathBuf>,
     /// Take what the ISP delegates on this interface by DHCPv6, and may change
     #[arg(long, value_name = "IFACE", conflicts_with_all = ["pool", "uplink", "tunnel"])]
     delegated: Option<String>,
@@ -74,6 +78,7 @@ What has your provider given you?
   one /64 on the link                   nsctl init --pool 2001:db8:b::/64 --on-link
   a prefix by DHCPv6, which may change  nsctl init --delegated IFACE
   no IPv6: a tunnel broker routes it    nsctl init --tunnel he …
+  a file for WireGuard, and a prefix    nsctl init --wireguard wg0.conf --pool 2001:db8:a::/48
 
 `nsctl init` alone tells what this host has, and which line it would use.";
 
@@ -111,6 +116,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         .hint("leave --on-link away, or name the /64 that is on the link"));
     }
     let tunnel = args.tunnel()?;
+    let wireguard = args.wireguard.as_deref().map(wireguard::read).transpose()?;
     let uplink = args.uplink.or(args.delegated).map(|word| argument(&word)).transpose()?;
     let uplink: Option<IfName> = uplink;
     let session = Session::begin(global, About::Nobody).await?;
@@ -119,9 +125,10 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}"))
             .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
     }
-    let uplink = match tunnel {
-        Some(tunnel) => Some(tunnel),
-        None => native(&session, uplink, args.on_link).await?,
+    let uplink = match (tunnel, &wireguard, pool) {
+        (Some(tunnel), _, _) => Some(tunnel),
+        (None, Some(asked), Pool::Fixed(prefix)) => Some(asked.uplink(&session, prefix)?),
+        _ => native(&session, uplink, args.on_link).await?,
     };
     if args.on_link && uplink.is_none() {
         return Err(Fault::new("nobody can be answered on a link that is not known")
@@ -140,7 +147,8 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let before = (host.answers_on().cloned(), host.may_answer_on().cloned());
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
     let changes = before != (host.answers_on().cloned(), host.may_answer_on().cloned());
-    session.make(session.change(Scope::Host).host(&host)?).await?;
+    let keys = wireguard.map(|asked| asked.keys()).unwrap_or_default();
+    session.make(session.change(Scope::Host).host(&host)?.keys(&keys)).await?;
     session.say(match pool {
         Pool::Delegated(_) => {
             format!("machines get a /64 each of what is delegated; today that is {}", today().await?)

@@ -107,6 +107,22 @@ impl Disk {
         Ok(file)
     }
 
+    /// Reads a text that the user named, wherever it is; and whether others may read it, too.
+    ///
+    /// # Errors
+    /// When it cannot be read, is too long, or is no text.
+    pub fn read_foreign(path: &Path) -> Result<(String, bool), DiskError> {
+        let failed = |source| DiskError::At { doing: "read", path: path.to_owned(), source };
+        let file = Disk::open_foreign(path)?;
+        let meta = file.metadata().map_err(failed)?;
+        if meta.len() > DEFINITION_LIMIT {
+            return Err(DiskError::TooLarge { path: path.to_owned(), limit: DEFINITION_LIMIT });
+        }
+        let mut text = String::new();
+        file.take(DEFINITION_LIMIT).read_to_string(&mut text).map_err(failed)?;
+        Ok((text, meta.permissions().mode() & 0o007 != 0))
+    }
+
     /// The permissions of a file that is there.
     pub fn mode(&self, path: &Path) -> Option<u32> {
         let file = self.open(path, OFlag::O_PATH).ok()?;

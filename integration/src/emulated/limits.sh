@@ -1,39 +1,3 @@
-# Runs in the emulated host: the broker is a network namespace beside it.
-set -u
-say() { echo "TUNNEL: $*"; }
-end() { say "$*"; systemctl --no-block poweroff; exit; }
-broker() { ip netns exec broker "$@"; }
-
-ip netns add broker
-ip link add wan0 type veth peer name up0 netns broker
-broker ip addr add 192.0.2.1/24 dev up0
-broker ip link set up0 up
-broker ip link set lo up
-broker ip tunnel add sit1 mode sit local 192.0.2.1 remote 192.0.2.2 ttl 255
-broker ip link set sit1 up mtu 1480
-broker ip addr add 2001:db8:1f0a:c::1/64 dev sit1 nodad
-broker ip addr add 2001:db8:77::1/128 dev lo nodad
-broker ip -6 route add 2001:db8:a::/48 dev sit1
-broker sysctl -qw net.ipv6.conf.all.forwarding=1
-
-nsctl init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 2>&1 || end "init fails"
-say "$(ip -d link show he0 | tr -s ' \n' ' ')"
-ping -6 -c3 -W5 2001:db8:1f0a:c::1 > /dev/null || end "the broker's end does not answer"
-say "the broker's end answers"
-nsctl create tiny --routed 2>&1 || end "create fails"
-address=$(nsctl list tiny --json | sed -n '/"addresses"/,/]/s/.*"\(2001:[^"]*\)".*/\1/p' | head -n1)
-say "the machine has $address"
-broker ping -6 -c3 -W5 "$address" > /dev/null || end "the machine does not answer through the tunnel"
-say "the machine answers through the tunnel"
-leader=$(machinectl show tiny -p Leader --value)
-nsenter -t "$leader" -n ping -6 -c3 -W5 2001:db8:77::1 > /dev/null || end "the machine does not reach the world"
-say "the machine reaches the world"
-for link in he0 ve-tiny; do
-    grep -qx 1480 "/sys/class/net/$link/mtu" || end "$link has an MTU of $(cat "/sys/class/net/$link/mtu")"
-done
-nsenter -t "$leader" -n ip link show host0 | grep -q "mtu" || end "no host0"
-nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"
-
 # What a guest may eat: this kernel counts tasks and memory.
 unit=systemd-nspawn@tiny.service
 say "limits of a machine without any: $(systemctl show -p TasksMax -p MemoryMax $unit | tr '\n' ' ')"
@@ -61,4 +25,3 @@ guest 'tail -c 1000000000 /dev/zero'
 grep -Eq '^oom_kill [1-9]' "$counted/memory.events" || end "memory has no limit: $(cat "$counted/memory.events")"
 say "a memory hog is killed; the machine's peak is $(cat "$counted/memory.peak") bytes"
 [ "$(machinectl show tiny -p State --value)" = running ] || end "the machine went with its hog"
-end "all is well"

@@ -1,5 +1,5 @@
-//! The tunnel to a broker, both ends, in a Debian kernel under qemu's software
-//! emulation: the kernel that we run on may have no 6in4.
+//! What needs more than the kernel that we run on may have (6in4, WireGuard, limits): tried in a
+//! Debian kernel under qemu's software emulation.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,33 +11,39 @@ use fs_err as fs;
 use crate::lab::run::{capture, check, words};
 use crate::lab::{Suite, Trees, install_tiny_guest};
 
-const SCRIPT: &str = include_str!("tunnel.sh");
-const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/tunnel.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
+/// One after another, in one shell.
+const SCRIPTS: [&str; 4] = [
+    include_str!("emulated/head.sh"),
+    include_str!("emulated/tunnel.sh"),
+    include_str!("emulated/wireguard.sh"),
+    include_str!("emulated/limits.sh"),
+];
+const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/emulated.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
 /// Longest time that the whole of it may take.
 const LIMIT: &str = "600";
 
 /// Boots the machine, and fails unless its script says that all is well.
-pub fn run() -> Result<()> {
+pub fn run(suite: Suite) -> Result<()> {
     let start = Instant::now();
-    let trees = Trees::open(&[Suite::Trixie])?;
-    let dir = trees.runs().join(format!("{}-tunnel", std::process::id()));
-    let done = boot(&trees, &dir);
+    let trees = Trees::open(&[suite])?;
+    let dir = trees.runs().join(format!("{}-emulated", std::process::id()));
+    let done = boot(&trees, suite, &dir);
     crate::lab::remove_tree(&dir)?;
     let console = done?;
     let said: Vec<&str> =
-        console.lines().filter_map(|line| line.split_once("TUNNEL: ").map(|(_, text)| text)).collect();
+        console.lines().filter_map(|line| line.split_once("EMULATED: ").map(|(_, text)| text)).collect();
     println!("{}", said.join("\n"));
     if !said.iter().any(|line| line.starts_with("all is well")) {
-        bail!("the tunnel does not work:\n{console}");
+        bail!("something does not work:\n{console}");
     }
     println!("({:.0} s)", start.elapsed().as_secs_f64());
     Ok(())
 }
 
-fn boot(trees: &Trees, dir: &Path) -> Result<String> {
+fn boot(trees: &Trees, suite: Suite, dir: &Path) -> Result<String> {
     crate::lab::subvolume(dir)?;
     let root = dir.join("root");
-    crate::lab::snapshot(&trees.host(Suite::Trixie), &root)?;
+    crate::lab::snapshot(&trees.host(suite), &root)?;
     let kernel = kernel(&dir.join("kernel"), &root)?;
     prepare(&root)?;
     let initrd = dir.join("initrd.gz");
@@ -51,7 +57,7 @@ fn boot(trees: &Trees, dir: &Path) -> Result<String> {
     Ok(capture(&mut qemu)?.all())
 }
 
-/// Debian's kernel for virtual machines, and its modules put into the tree.
+/// Debian's kernel for virtual machines, its modules, and wg(8), put into the tree.
 fn kernel(dir: &Path, root: &Path) -> Result<String> {
     fs::create_dir_all(dir)?;
     let script = "cd \"$1\"
@@ -59,6 +65,7 @@ fn kernel(dir: &Path, root: &Path) -> Result<String> {
         test -n \"$name\"; apt-get -qq download \"$name\"; dpkg -x ./*.deb .
         mkdir -p \"$2/usr/lib/modules\"; modules=lib/modules; test -d $modules || modules=usr/lib/modules
         cp -a $modules/* \"$2/usr/lib/modules/\"; chroot \"$2\" depmod \"$(ls $modules)\"
+        mkdir wg; cd wg; apt-get -qq download wireguard-tools; dpkg -x ./*.deb .; cp usr/bin/wg \"$2/usr/bin/\"; cd ..
         ls boot/vmlinuz-*";
     let found =
         check(&mut words(&["sh", "-euc", script, "sh", &dir.to_string_lossy(), &root.to_string_lossy()]))?;
@@ -70,15 +77,16 @@ fn kernel(dir: &Path, root: &Path) -> Result<String> {
 fn prepare(root: &Path) -> Result<()> {
     let nsctl = std::env::current_exe()?.with_file_name("nsctl");
     fs::copy(nsctl, root.join("usr/local/bin/nsctl"))?;
-    fs::write(root.join("root/tunnel.sh"), SCRIPT)?;
-    fs::write(root.join("etc/systemd/system/tunnel.service"), UNIT)?;
+    let script = SCRIPTS.join("\n") + "\nend \"all is well\"\n";
+    fs::write(root.join("root/emulated.sh"), script)?;
+    fs::write(root.join("etc/systemd/system/emulated.service"), UNIT)?;
     fs::write(
         root.join("etc/systemd/network/20-wan0.network"),
         "[Match]\nName=wan0\n[Network]\nAddress=192.0.2.2/24\nLinkLocalAddressing=no\n",
     )?;
     fs::os::unix::fs::symlink(
-        "../tunnel.service",
-        root.join("etc/systemd/system/multi-user.target.wants/tunnel.service"),
+        "../emulated.service",
+        root.join("etc/systemd/system/multi-user.target.wants/emulated.service"),
     )?;
     // A subvolume within a snapshot is an empty folder that nothing can be put into.
     fs::remove_dir(root.join("var/lib/machines"))?;

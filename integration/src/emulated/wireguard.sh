@@ -1,0 +1,67 @@
+# The same prefix through WireGuard: the broker is the peer.
+umask 077
+for key in peer own other; do wg genkey > /root/$key.key; done
+wg genpsk > /root/psk
+umask 022
+broker ip link del sit1
+broker ip link add wgp type wireguard
+know() {
+    broker wg set wgp listen-port 51820 private-key /root/peer.key peer "$(wg pubkey < "/root/$1.key")" \
+        preshared-key /root/psk allowed-ips 2001:db8:9::2/128,2001:db8:a::/48
+}
+know own
+broker ip link set wgp up mtu 1420
+broker ip addr add 2001:db8:9::1/64 dev wgp nodad
+broker ip -6 route add 2001:db8:a::/48 dev wgp
+# A file as a provider hands it out, with one of our keys.
+file() {
+    printf '[Interface]\nPrivateKey = %s\nAddress = 2001:db8:9::2/64\n%s\n[Peer]\nPublicKey = %s\nPresharedKey = %s\nAllowedIPs = ::/0\nEndpoint = 192.0.2.1:51820\n' \
+        "$(cat "/root/$1.key")" "${2:-}" "$(wg pubkey < /root/peer.key)" "$(cat /root/psk)" > /root/wg0.conf
+}
+file own
+init() { nsctl init --wireguard /root/wg0.conf --pool 2001:db8:a::/48 2>&1 || end "init --wireguard fails: $(ip -d link; networkctl status wg0 --no-pager -n 30)"; }
+world() {
+    timeout 60 sh -c 'until ip netns exec broker ping -6 -c1 -W1 "$1" > /dev/null 2>&1; do sleep 0.2; done' sh "$address"
+    broker ping -6 -c3 -W5 "$address" > /dev/null || end "the machine does not answer through WireGuard, $1"
+    nsenter -t "$leader" -n ping -6 -c3 -W5 2001:db8:77::1 > /dev/null || end "the machine does not reach the world through WireGuard, $1"
+    say "through WireGuard, $1: the machine answers, and reaches the world"
+}
+way() { ip -6 route get 2001:db8:77::1 2>&1 | tr -s ' \n' ' '; }
+
+init
+ip link show he0 > /dev/null 2>&1 && end "he0 is still there"
+nsctl apply --yes 2>&1 || end "apply fails"
+leader=$(machinectl show tiny -p Leader --value)
+world "as the file says"
+for link in wg0 ve-tiny; do
+    grep -qx 1420 "/sys/class/net/$link/mtu" || end "$link has an MTU of $(cat "/sys/class/net/$link/mtu")"
+done
+way | grep -q "dev wg0" || end "the host's own way is not through the tunnel: $(way)"
+for key in key 1.psk; do
+    of=$(stat -c '%a %U %G' /etc/systemd/network/05-nsctl-tunnel-wg0.$key)
+    [ "$of" = "640 root systemd-network" ] || end "the $key is readable: $of"
+done
+grep -rqF "$(cat /root/own.key)" /etc/nsctl /var/lib/nsctl && end "the key is written down elsewhere"
+nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"
+nsctl doctor tiny || end "doctor finds something"
+
+# Another key, and nothing else.
+know other
+broker wg set wgp peer "$(wg pubkey < /root/own.key)" remove
+file other
+init
+world "with another key"
+
+# The host's own ways stay.
+file other "Table = off"
+init
+way | grep -q "dev wg0" && end "the host's own way is through the tunnel, though the file says no: $(way)"
+world "while the host's own way is another"
+ip -6 route get 2001:db8:77::1 from 2001:db8:a::1 | grep -q "dev wg0" || end "what the host sends from the pool goes elsewhere"
+
+# As the host boots: from its files alone.
+networkctl reload
+ip link del wg0
+systemctl restart systemd-networkd
+timeout 60 sh -c 'until ip -6 addr show dev wg0 2> /dev/null | grep -q 2001:db8:9::2; do sleep 0.2; done' || end "no wg0 after networkd's restart"
+world "after a restart of networkd"

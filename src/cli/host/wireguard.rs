@@ -1,0 +1,92 @@
+//! `nsctl init --wireguard FILE`: the tunnel that a file for wg-quick(8) describes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cli::Fault;
+use crate::cli::session::Session;
+use crate::emit::ManagedFile;
+use crate::handwritten::WgQuick;
+use crate::name::IfName;
+use crate::observed::Link;
+use crate::pool::Prefix;
+use crate::spec::{Uplink, UplinkKind};
+use crate::sys::Disk;
+
+/// What WireGuard adds to a packet, whatever carries it (wg-quick(8)).
+const OVERHEAD: u32 = 80;
+
+/// A tunnel that is asked for.
+pub struct Asked {
+    interface: IfName,
+    path: PathBuf,
+    file: WgQuick,
+    is_public: bool,
+}
+
+/// Reads the file; the tunnel is called as it is.
+pub fn read(path: &Path) -> Result<Asked, Fault> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let interface: IfName = stem.parse().map_err(|error| {
+        Fault::from(error).hint("the tunnel is called as the file is: INTERFACE.conf, such as wg0.conf")
+    })?;
+    let (text, is_public) = Disk::read_foreign(path)?;
+    let file = WgQuick::parse(path, &text).map_err(|problems| {
+        Fault::from(problems)
+            .hint("nsctl takes the tunnel and its ways alone: take what is named out of a copy of it")
+    })?;
+    Ok(Asked { interface, path: path.to_owned(), file, is_public })
+}
+
+impl Asked {
+    /// The uplink that it makes; says what the user should know of it.
+    pub fn uplink(&self, session: &Session, pool: Prefix) -> Result<Uplink, Fault> {
+        let Asked { interface, path, file, is_public } = self;
+        let device = ManagedFile::TunnelNetdev(interface.clone()).path();
+        let observed = &session.observed;
+        if observed.link(interface.as_str()).is_some() && observed.file(&device).is_none() {
+            return Err(Fault::new(format!(
+                "there is already an interface '{interface}', and nsctl did not make it"
+            ))
+            .hint(format!("`systemctl disable --now wg-quick@{interface}` hands it over")));
+        }
+        let shown = path.display();
+        if let Some(net) = file.wireguard.leads_astray(pool.net()) {
+            return Err(Fault::new(format!("{shown}: AllowedIPs would lead {net} of the pool to the peer"))
+                .hint("AllowedIPs names what is at the other end; the pool is at this one"));
+        }
+        if *is_public {
+            session.say(format!(
+                "note: everybody on this host can read {shown}, and the key in it: `chmod 600 {shown}`"
+            ));
+        }
+        if !file.wireguard.takes_all() {
+            let nets: Vec<String> = file.wireguard.allowed().map(|net| net.to_string()).collect();
+            session.say(format!(
+                "note: through {interface} machines reach {} alone, as AllowedIPs in {shown} says; ::/0 is everybody",
+                nets.join(", ")
+            ));
+        }
+        let mtu = file.mtu.unwrap_or_else(|| mtu_through(session));
+        let kind = UplinkKind::WireGuard(file.wireguard.clone());
+        Ok(Uplink { interface: interface.clone(), mtu: Some(mtu), kind })
+    }
+
+    /// The files that its keys go into, which nobody but root and networkd reads.
+    pub fn keys(&self) -> BTreeMap<PathBuf, String> {
+        let own = (0, &self.file.private_key);
+        let shared = self.file.preshared.iter().map(|(peer, key)| (peer + 1, key));
+        let path = |number| ManagedFile::TunnelKey(self.interface.clone(), number).path();
+        std::iter::once(own).chain(shared).map(|(number, key)| (path(number), format!("{key}\n"))).collect()
+    }
+}
+
+/// What is left of the packets on the way to the peer, which does not lead through a tunnel of ours.
+fn mtu_through(session: &Session) -> u32 {
+    let Session { observed, spec, .. } = session;
+    let tunnel = spec.host.uplink.as_ref().filter(|uplink| uplink.is_tunnel());
+    let is_ours = |link: &&Link| tunnel.is_some_and(|tunnel| link.is_called(tunnel.interface.as_str()));
+    let leads = observed.links.iter().filter(|link| observed.has_default_route(link) && !is_ours(link));
+    let least = leads.map(|link| link.mtu).min().unwrap_or(1500);
+    least.saturating_sub(OVERHEAD).clamp(1280, 65_535 - OVERHEAD)
+}

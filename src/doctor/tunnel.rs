@@ -1,0 +1,64 @@
+//! The tunnel that the pool comes through: there, and with its keys.
+
+use super::{Facts, Finding};
+use crate::emit::ManagedFile;
+use crate::spec::{Uplink, UplinkKind};
+
+pub fn check(facts: &Facts) -> Vec<Finding> {
+    let Some(uplink) = facts.spec.host.uplink.as_ref().filter(|uplink| uplink.is_tunnel()) else {
+        return Vec::new();
+    };
+    let mut findings = keyless(facts, uplink);
+    let is_there = facts.observed.link(uplink.interface.as_str()).is_some();
+    if !is_there && findings.is_empty() && facts.observed.live {
+        findings.push(
+            Finding::error(
+                uplink.interface.as_str(),
+                "is not there, though nsctl.toml says that the pool comes through it",
+                "no machine is reached, and none reaches the world",
+            )
+            .fix_safely("networkctl reload"),
+        );
+    }
+    findings
+}
+
+/// Keys that are gone: without one networkd makes no tunnel, or nobody answers.
+fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
+    let UplinkKind::WireGuard(wireguard) = &uplink.kind else { return Vec::new() };
+    let shared = wireguard.peer.iter().enumerate().filter(|(_, peer)| peer.preshared);
+    let numbers = std::iter::once(0).chain(shared.map(|(at, _)| at + 1));
+    let paths = numbers.map(|number| ManagedFile::TunnelKey(uplink.interface.clone(), number).path());
+    let gone = paths.filter(|path| facts.observed.file(path).is_none_or(|key| key.trim().is_empty()));
+    let pool = facts.spec.host.prefix.map(|pool| format!(" --pool {pool}")).unwrap_or_default();
+    let findings = gone.map(|path| {
+        let what = format!("has no key: {} is not there", path.display());
+        Finding::error(uplink.interface.as_str(), what, "the tunnel comes up no more")
+            .fix(format!("nsctl init --wireguard {}.conf{pool}", uplink.interface))
+    });
+    findings.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Link;
+    use crate::spec::Spec;
+
+    #[test]
+    fn what_a_tunnel_lacks() {
+        let host = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wg0\"\n[uplink.wireguard]\naddress = [\"10.9.0.2/32\"]\n\
+                    [[uplink.wireguard.peer]]\npublic-key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\npreshared = true\nallowed-ips = [\"::/0\"]\n";
+        let spec = Spec::parse(Some(host), &crate::spec::Definitions::new()).unwrap();
+        let mut facts = Facts { spec, ..Facts::default() };
+        facts.observed.live = true;
+        assert_eq!(check(&facts).len(), 2, "two keys");
+        for number in [0, 1] {
+            let key = ManagedFile::TunnelKey("wg0".parse().unwrap(), number);
+            facts.observed.files.insert(key.path(), "x".into());
+        }
+        assert!(check(&facts)[0].what.starts_with("is not there"));
+        facts.observed.links = vec![Link { name: "wg0".into(), ..Link::default() }];
+        assert_eq!(check(&facts), []);
+    }
+}

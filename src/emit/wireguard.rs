@@ -1,0 +1,127 @@
+//! A tunnel of WireGuard's: its device and network (systemd.netdev(5), systemd.network(5)), with the
+//! ways that wg-quick(8) would make.
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::file::ManagedFile;
+use super::ini::Ini;
+use crate::name::IfName;
+use crate::pool::Prefix;
+use crate::spec::WireGuard;
+use crate::spec::wireguard::{Peer, TABLE, Table};
+
+/// Before the rule for the main table, which has the priority 32766 (ip-rule(8)).
+const SPECIFIC_FIRST: u32 = 32764;
+const THEN: u32 = 32765;
+
+pub fn files(
+    interface: &IfName,
+    wireguard: &WireGuard,
+    mtu: Option<u32>,
+    pool: Option<Prefix>,
+) -> Vec<(ManagedFile, String)> {
+    vec![
+        (ManagedFile::TunnelNetdev(interface.clone()), device(interface, wireguard, mtu)),
+        (ManagedFile::TunnelNetwork(interface.clone()), network(interface, wireguard, pool)),
+    ]
+}
+
+fn key_file(interface: &IfName, number: usize) -> String {
+    ManagedFile::TunnelKey(interface.clone(), number).path().display().to_string()
+}
+
+/// Its own packets are marked, so that they do not go through it.
+fn device(interface: &IfName, wireguard: &WireGuard, mtu: Option<u32>) -> String {
+    let WireGuard { address: _, dns: _, listen_port, fwmark, table: _, peer } = wireguard;
+    let ini = Ini::new()
+        .section("NetDev")
+        .set("Name", interface)
+        .set("Kind", "wireguard")
+        .set_some("MTUBytes", mtu)
+        .section("WireGuard")
+        .set("PrivateKeyFile", key_file(interface, 0))
+        .set_some("ListenPort", *listen_port)
+        .set_some("FirewallMark", fwmark.or_else(|| takes_over(wireguard).then_some(TABLE)));
+    let ini = peer.iter().enumerate().fold(ini, |ini, (at, peer)| {
+        let Peer { public_key, preshared, endpoint, allowed_ips, persistent_keepalive } = peer;
+        ini.section("WireGuardPeer")
+            .set("PublicKey", public_key)
+            .set_some("PresharedKeyFile", preshared.then(|| key_file(interface, at + 1)))
+            .set("AllowedIPs", words(allowed_ips))
+            .set_some("Endpoint", endpoint.as_ref())
+            .set_some("PersistentKeepalive", *persistent_keepalive)
+    });
+    ini.render()
+}
+
+fn words(nets: &[IpNet]) -> String {
+    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn is_default(net: &IpNet) -> bool {
+    net.prefix_len() == 0
+}
+
+/// Whether all that the host sends goes through it.
+fn takes_over(wireguard: &WireGuard) -> bool {
+    wireguard.table == Table::Auto && wireguard.allowed().any(|net| is_default(&net))
+}
+
+fn network(interface: &IfName, wireguard: &WireGuard, pool: Option<Prefix>) -> String {
+    let ini = Ini::new().section("Match").set("Name", interface).section("Network");
+    let ini = wireguard.address.iter().fold(ini, |ini, address| ini.set("Address", address));
+    let ini = wireguard.dns.iter().fold(ini, |ini, server| ini.set("DNS", server)).set("IPv6AcceptRA", "no");
+    let nets: std::collections::BTreeSet<IpNet> = wireguard.allowed().collect();
+    let ini = nets.iter().fold(ini, |ini, net| {
+        let table = match wireguard.table {
+            Table::Auto => is_default(net).then_some(TABLE),
+            Table::Off => Some(TABLE),
+            Table::Number(number) => Some(number),
+        };
+        let is_ours = wireguard.table != Table::Off || matches!(net, IpNet::V6(_));
+        if !is_ours {
+            return ini;
+        }
+        ini.section("Route").set("Destination", net).set_some("Table", table)
+    });
+    match wireguard.table {
+        Table::Auto => {
+            nets.iter().filter(|net| is_default(net)).fold(ini, |ini, net| all_of(ini, net, wireguard))
+        }
+        Table::Off => pool.map(Prefix::net).into_iter().fold(ini, |ini, pool| of_pool(ini, pool, TABLE)),
+        Table::Number(number) => {
+            pool.map(Prefix::net).into_iter().fold(ini, |ini, pool| of_pool(ini, pool, number))
+        }
+    }
+    .render()
+}
+
+/// All of a family, but for what the main table has more than a default route for, and for what
+/// carries the tunnel (wg-quick(8), ip-rule(8)).
+fn all_of(ini: Ini, net: &IpNet, wireguard: &WireGuard) -> Ini {
+    let family = if matches!(net, IpNet::V6(_)) { "ipv6" } else { "ipv4" };
+    specific_first(ini, family)
+        .section("RoutingPolicyRule")
+        .set("Family", family)
+        .set("Priority", THEN)
+        .set("FirewallMark", wireguard.fwmark.unwrap_or(TABLE))
+        .set("InvertRule", "yes")
+        .set("Table", TABLE)
+}
+
+/// What machines send, and what this host sends from the pool: elsewhere nobody would take it (RFC 2827).
+fn of_pool(ini: Ini, pool: Ipv6Net, table: u32) -> Ini {
+    specific_first(ini, "ipv6")
+        .section("RoutingPolicyRule")
+        .set("From", pool)
+        .set("Priority", THEN)
+        .set("Table", table)
+}
+
+fn specific_first(ini: Ini, family: &str) -> Ini {
+    ini.section("RoutingPolicyRule")
+        .set("Family", family)
+        .set("Priority", SPECIFIC_FIRST)
+        .set("Table", "254")
+        .set("SuppressPrefixLength", "0")
+}
