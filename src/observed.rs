@@ -53,6 +53,8 @@ pub struct Observed {
     pub hostnames: BTreeSet<String>,
     /// What machines' mounts need of the host's files, and is not there.
     pub missing: BTreeSet<PathBuf>,
+    /// Addresses of the pool that somebody on the uplink was heard to have.
+    pub elsewhere: BTreeSet<IpAddr>,
 }
 
 /// Where packets for the world go.
@@ -192,6 +194,8 @@ pub struct Link {
     pub alternative_names: Vec<String>,
     /// Bytes.
     pub mtu: u32,
+    /// Its MAC address; none: it has none, or one of another kind.
+    pub mac: Option<[u8; 6]>,
     /// The kernel's word for it: "bridge", "veth"; none for hardware.
     pub kind: Option<String>,
     /// The bridge that it is a port of.

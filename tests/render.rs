@@ -65,7 +65,7 @@ const WIREGUARD_TABLE: &str = wireguard!("table = \"1234\"\nfwmark = 7\n", "[\":
 const NAT: &str = "ipv4 = \"nat\"\nopen = [\"tcp/443\", \"udp/5000-5010\", \"tcp/22 from 2001:db8:5::/48\"]\n[network]\nmode = \"routed\"\n";
 const EXPOSED: &str = "[network]\nmode = \"routed\"\n[[expose]]\nport = \"tcp/8080\"\nto = \"127.0.0.1:80\"\n\
                        [[expose]]\nport = \"tcp/443\"\nhost = 8443\n";
-const WIDE: &str = "[network]\nmode = \"routed\"\nprefix = 60\nroutes = [\"2001:db8:c::/56\"]\n";
+const WIDE: &str = "[network]\nmode = \"routed\"\nmtu = 1400\nprefix = 60\nroutes = [\"2001:db8:c::/56\"]\n";
 const PINNED: &str = "firewall = false\nautostart = false\n[network]\nmode = \"routed\"\nsubnet = \"2001:db8:a:7::/64\"\ntoken = \"::5\"\n";
 const RICH: &str = r#"
 description = "100 % fun"

@@ -1,10 +1,11 @@
 //! Why a step was not done, and how long some are waited for.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::hint::Hint;
-use crate::name::MachineName;
+use crate::name::{IfName, MachineName};
 use crate::pool::Planned;
 use crate::provision::ProvisionError;
 use crate::sys::{self, GuestError};
@@ -37,6 +38,8 @@ pub enum StepError {
     Ended(MachineName),
     #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
     NoAnswer { machine: MachineName, address: Planned, seen: String },
+    #[error("somebody else on {link} has {address} already")]
+    Elsewhere { machine: MachineName, address: IpAddr, link: IfName },
     #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
     #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]
@@ -71,6 +74,12 @@ impl Hint for StepError {
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
                  without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"
             )),
+            StepError::Elsewhere { machine, address: IpAddr::V6(_), .. } => Some(format!(
+                "give '{machine}' another one, below [network] of its definition: subnet = \"ADDRESS/128\""
+            )),
+            StepError::Elsewhere { machine, .. } => {
+                Some(format!("who has it must let go of it, or '{machine}' be given another one: ipv4 = \"ADDRESS\""))
+            }
             StepError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
             StepError::NotDelegated => Some(
                 "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),

@@ -105,6 +105,7 @@ async fn live(
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,
+        Step::Probe { link, addresses } => links::probe(link, addresses).await?,
         Step::Answer { machine, address } => {
             return Ok(Some(verify::answer(bus, machine, *address, started).await?));
         }

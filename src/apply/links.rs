@@ -1,11 +1,13 @@
 //! What networkd does after it has read its files is waited for; the rest is done here.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::error::{DELEGATION_TIME, NETWORKD_TIME, StepError};
 use crate::name::{IfName, MachineName};
 use crate::pool::Prefix;
-use crate::sys::{self, Bus, Net};
+use crate::sys::{self, Bus, Net, neighbour};
 
 pub async fn pool_route(pool: Prefix) -> Result<(), StepError> {
     let mut net = Net::watch_host()?;
@@ -32,6 +34,22 @@ pub async fn tunnel_up(link: &IfName) -> Result<(), StepError> {
     };
     let found = net.wait(NETWORKD_TIME, seen).await?;
     found.ok_or_else(|| StepError::Networkd { look_at: link.to_string() })
+}
+
+/// An address that somebody else has would be his or the machine's, as it happens.
+pub async fn probe(link: &IfName, addresses: &BTreeMap<MachineName, Vec<IpAddr>>) -> Result<(), StepError> {
+    let links = Net::host()?.links().await?;
+    // Nobody can be asked where there is no link yet.
+    let Some(there) = links.iter().find(|other| other.is_called(link.as_str())) else { return Ok(()) };
+    let all = addresses.values().flatten().copied().collect();
+    let taken = neighbour::in_use(there, &all).await.map_err(sys::NetError::from)?;
+    let whose = addresses.iter().flat_map(|(name, own)| own.iter().map(move |address| (name, *address)));
+    match { whose }.find(|(_, address)| taken.contains(address)) {
+        None => Ok(()),
+        Some((machine, address)) => {
+            Err(StepError::Elsewhere { machine: machine.clone(), address, link: link.clone() })
+        }
+    }
 }
 
 pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> {

@@ -14,10 +14,10 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Change, Plan, Refusal, Scope, Wanted, plan, spec_of};
+use crate::plan::{Change, Plan, Refusal, Scope, Wanted, next_addresses, plan, spec_of};
 use crate::spec::{MachineSpec, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
-use crate::sys::{self, Bus, Disk, Lock};
+use crate::sys::{self, Bus, Disk, Lock, neighbour};
 
 /// The host, locked and read.
 pub struct Session {
@@ -238,6 +238,18 @@ impl Session {
         let mut held = held(&self.unresolved);
         held.retain(|refusal| refusal.machine.as_ref().is_some_and(&takes));
         held
+    }
+
+    /// Hears which of the addresses that these machines would get somebody on the uplink has; they
+    /// are leased to none.
+    pub async fn ask_neighbours(&mut self, names: &[&MachineName]) -> Result<(), Fault> {
+        let next = next_addresses(&self.spec, &self.state, names);
+        let link = self.spec.host.answers_on().and_then(|link| self.observed.link(link.as_str()));
+        let Some(link) = link.filter(|_| !next.is_empty()) else { return Ok(()) };
+        let found = neighbour::in_use(link, &next).await.map_err(sys::NetError::from)?;
+        self.spec.own_addresses.extend(&found);
+        self.observed.elsewhere.extend(found);
+        Ok(())
     }
 
     /// A change of what there is, to be made.

@@ -97,7 +97,8 @@ impl<'a> MachineFiles<'a> {
 
     /// The bytes that a packet on the veth may have, where that is not the usual.
     pub(super) fn mtu(&self) -> Option<u32> {
-        self.host.uplink.as_ref()?.mtu
+        let own = self.machine.network.routed().and_then(|routed| routed.mtu);
+        own.or_else(|| self.host.uplink.as_ref()?.mtu)
     }
 
     /// Whether the user's own settings give the host's end an IPv4 address.

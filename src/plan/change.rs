@@ -255,6 +255,6 @@ fn usable(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> (Spec, Vec<
     let (mut spec, problems) = Spec::read(files.get(Path::new(HOST_FILE)).map(String::as_str), &definitions);
     guests::heed(&mut spec, observed);
     spec.debian_nftables = nftables_unit::is_known(files);
-    spec.own_addresses = observed.own_addresses().collect();
+    spec.own_addresses = observed.own_addresses().chain(observed.elsewhere.iter().copied()).collect();
     (spec, problems)
 }

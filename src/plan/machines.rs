@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::effects::restart_reason;
 use super::files::FileChange;
-use super::{Scope, Step, Wanted};
+use super::{Scope, Step, Wanted, probe};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
 use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
@@ -142,9 +142,10 @@ impl MachineActions {
     }
 
     /// Moves, what starts now, and whether it answers.
-    pub fn after_files(&self) -> Vec<Step> {
+    pub fn after_files(&self, wanted: &Wanted) -> Vec<Step> {
         let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();
         let mut steps = self.moves.clone();
+        steps.extend(probe(wanted, &start));
         steps.extend(some(&start).map(|machines| Step::start(machines, &self.checks)));
         steps.extend(self.checks.clone());
         steps

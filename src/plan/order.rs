@@ -48,7 +48,7 @@ pub fn steps(
         steps.append(&mut host_steps(wanted, observed, changes));
     }
     steps.extend(listen.filter(|_| observed.live));
-    steps.append(&mut actions.after_files());
+    steps.append(&mut actions.after_files(wanted));
     if observed.live {
         steps.extend(wanted.drop_images.iter().flat_map(|name| drop_image(name, observed)));
     }

@@ -1,7 +1,7 @@
 //! One step: what it does, in a line, and what undoes it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv6Net;
@@ -166,6 +166,11 @@ pub enum Step {
         #[serde(default)]
         from: Option<IfName>,
     },
+    /// Sees that nobody else on the link has these addresses of machines.
+    Probe {
+        link: IfName,
+        addresses: BTreeMap<MachineName, Vec<IpAddr>>,
+    },
     /// Waits until a machine's planned address answers.
     Answer {
         machine: MachineName,
@@ -214,7 +219,11 @@ impl Step {
             | Step::FlushPort { .. }
             | Step::Move { from: None, .. } => None,
             Step::BridgeUp { is_new: false, .. } | Step::TunnelUp { is_new: false, .. } => None,
-            Step::PoolRoute { .. } | Step::Delegation | Step::Answer { .. } | Step::LanAddress { .. } => None,
+            Step::PoolRoute { .. }
+            | Step::Delegation
+            | Step::Probe { .. }
+            | Step::Answer { .. }
+            | Step::LanAddress { .. } => None,
         }
     }
 
@@ -238,6 +247,7 @@ impl Step {
             | Step::Kill { machines }
             | Step::Enable { machines }
             | Step::Disable { machines } => machines.clone(),
+            Step::Probe { addresses, .. } => addresses.keys().cloned().collect(),
             Step::Listen { units } | Step::Deafen { units } => {
                 units.iter().filter_map(|unit| ManagedFile::of_unit(unit)?.machine()).collect()
             }
@@ -379,6 +389,10 @@ impl Step {
             Step::DeleteLink { name } => format!("delete the interface {name}"),
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
+            Step::Probe { link, addresses } => {
+                let all: Vec<String> = addresses.values().flatten().map(ToString::to_string).collect();
+                format!("see that nobody else on {link} has {}", all.join(", "))
+            }
             Step::Answer { machine, address: Planned::Token(_) } => format!("wait until '{machine}' answers"),
             Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
             Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),

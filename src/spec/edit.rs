@@ -269,6 +269,7 @@ mod tests {
             subnet: Some("2001:db8:a:7::/64".parse().unwrap()),
             token: Some("::5".parse().unwrap()),
             chosen: None,
+            mtu: None,
         }));
         machine.image = Some("debian-13".into());
         machine.description = Some("mine".into());

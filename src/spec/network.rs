@@ -101,6 +101,8 @@ pub struct Routed {
     pub routes: Vec<Ipv6Net>,
     /// The host part of its address, instead of `::2`.
     pub token: Option<Ipv6Addr>,
+    /// Bytes that a packet on its veth may have; none: as on the uplink.
+    pub mtu: Option<u32>,
     /// The host part that its guest gives itself, where that reads no file of networkd's and no
     /// token is asked for. Nobody writes it: it follows from the tree and the machine's name.
     pub chosen: Option<u64>,
@@ -150,6 +152,7 @@ pub struct NetworkTable {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Ipv6Net>,
     token: Option<Ipv6Addr>,
+    mtu: Option<u32>,
     bridge: Option<IfName>,
 }
 
@@ -183,14 +186,14 @@ impl TryFrom<NetworkTable> for Network {
 
     fn try_from(table: NetworkTable) -> Result<Network, NetworkFault> {
         let fault = |key, message: &str| Err(NetworkFault { key, message: message.to_owned() });
-        let NetworkTable { mode, subnet, prefix, routes, token, bridge } = table;
-        let routed = Routed { subnet, prefix, routes, token, chosen: None };
+        let NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge } = table;
+        let routed = Routed { subnet, prefix, routes, token, mtu, chosen: None };
         match (mode, bridge) {
             (Mode::Bridge, None) => fault("mode", "a bridged machine names its bridge: bridge = \"…\""),
             (Mode::Routed, Some(_)) => fault("bridge", "a routed machine is on no bridge"),
             (Mode::Bridge, Some(_)) if routed != Routed::default() => fault(
                 "mode",
-                "a bridged machine takes its addresses from the LAN: no subnet, prefix, routes or token",
+                "a bridged machine takes its addresses from the LAN, and its bridge's MTU: no subnet, prefix, routes, token or mtu",
             ),
             (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
             (Mode::Routed, None) => match routed.fault() {
@@ -207,6 +210,10 @@ impl Routed {
         if let Some(token) = self.token.filter(|token| !host_part(*token)) {
             let message = format!("{token} is no host part for a machine: '::2' to '::ffff:ffff:ffff:ffff'");
             return Some(("token", message));
+        }
+        if self.mtu.is_some_and(|mtu| !(1280..=65535).contains(&mtu)) {
+            let message = "IPv6 needs 1280 bytes at least (RFC 8200 5), and 65535 is the most".to_owned();
+            return Some(("mtu", message));
         }
         if let Some(prefix) = self.prefix {
             let pinned = self.subnet.filter(|pin| pin.subnet().is_none_or(|pin| pin.length() != prefix));
@@ -234,8 +241,8 @@ impl From<Network> for NetworkTable {
             Network::Routed(routed) => (Mode::Routed, routed, None),
             Network::Bridge(bridge) => (Mode::Bridge, Routed::default(), Some(bridge)),
         };
-        let Routed { subnet, prefix, routes, token, chosen: _ } = routed;
-        NetworkTable { mode, subnet, prefix, routes, token, bridge }
+        let Routed { subnet, prefix, routes, token, mtu, chosen: _ } = routed;
+        NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod guest;
 pub mod kernel;
 pub mod lock;
+pub mod neighbour;
 pub mod net;
 pub mod nft;
 pub mod ping;

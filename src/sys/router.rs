@@ -96,7 +96,7 @@ fn heard(packet: &[u8], from: Ipv6Addr) -> Option<Delivery> {
 }
 
 /// Where neighbours are asked for (RFC 4291 2.7.1).
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }

@@ -30,6 +30,7 @@ mod ifupdown;
 mod images;
 mod imports;
 mod in_parallel;
+mod interface;
 mod ipv4;
 mod killed;
 mod lifecycle;
@@ -137,6 +138,7 @@ cases! {
     drift,
     offline,
     in_parallel,
+    interface,
     by_hand,
     alone,
     crash,

@@ -22,6 +22,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(said.contains("the router asks this host for each address"), "{said}");
     must!(lab.nsctl_ok("doctor --probe 1")?.contains("is on the link"), "a probe");
 
+    elsewhere(lab)?;
     lab.nsctl_ok("create web --routed --image debian-13 --route 2001:db8:d::/56")?;
     let routes = lab.sh("ip -6 route show dev ve-web; networkctl --no-pager status ve-web | grep State")?;
     must!(
@@ -61,6 +62,23 @@ fn a_pool_with_the_router(lab: &Lab) -> Result<()> {
         must!(lab.nsctl(line)?.stderr.contains("such as 2001:db8:c:0:1::/80"), "{}", lab.nsctl(line)?.stderr);
     }
     lab.sh("ip -6 route del default via 2001:db8:c::1 dev wan0 metric 10").map(drop)
+}
+
+/// An address that somebody else on the link has is nobody's here.
+fn elsewhere(lab: &Lab) -> Result<()> {
+    let has =
+        |verb: &str, address: &str| lab.router.script(&format!("ip addr {verb} {address} dev up0 nodad"));
+    has("add", "2001:db8:c::100/128")?;
+    lab.nsctl_ok("create other --routed --image debian-13 --no-start")?;
+    let address = lab.machine("other")?["network"]["address"].clone();
+    must!(address == "2001:db8:c::101", "it is given what another has: {address}");
+    has("add", "2001:db8:c::101/128")?;
+    refused(lab, "start other", 1, "somebody else on wan0 has 2001:db8:c::101 already")?;
+    must!(lab.machine("other")?["state"] == "stopped", "it runs all the same");
+    has("del", "2001:db8:c::101/128")?;
+    lab.nsctl_ok("start other")?;
+    lab.nsctl_ok("remove -y other")?;
+    has("del", "2001:db8:c::100/128").map(drop)
 }
 
 /// The host and its neighbours keep what they have.

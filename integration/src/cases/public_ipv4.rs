@@ -32,6 +32,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     ] {
         refused(lab, &format!("create web --routed --image debian-13 --ipv4 {word}"), status, says)?;
     }
+    lab.router.script(&format!("ip addr add {WEB}/32 dev up0"))?;
+    let elsewhere = format!("somebody else on wan0 has {WEB} already");
+    refused(lab, &format!("create web --routed --image debian-13 --ipv4 {WEB}"), 1, &elsewhere)?;
+    lab.router.script(&format!("ip addr del {WEB}/32 dev up0"))?;
     lab.nsctl_ok(&format!("create web --routed --image debian-13 --ipv4 {WEB} --open tcp/7777"))?;
     lab.nsctl_ok(&format!("create db --routed --image debian-13 --ipv4 {DB}"))?;
     refused(

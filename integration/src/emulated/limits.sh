@@ -8,7 +8,7 @@ nsctl apply --yes 2>&1 || end "limits cannot be set"
 # systemd gives the kernel a unit's limits when it starts.
 nsctl restart tiny 2>&1 || end "the machine does not start with limits"
 leader=$(machinectl show tiny -p Leader --value)
-group=/sys/fs/cgroup$(cut -d: -f3 /proc/"$leader"/cgroup)
+group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$leader"/cgroup)
 # A process of the guest's, where the kernel counts it.
 guest() { sh -c 'echo $$ > "$1/cgroup.procs" && exec nsenter -t "$2" -a /bin/sh -c "$3"' sh "$group" "$leader" "$1"; }
 counted=/sys/fs/cgroup$(systemctl show -P ControlGroup $unit)
@@ -20,7 +20,7 @@ say "a fork bomb ends at $(cat "$counted/pids.current") tasks"
 ping -6 -c3 -W5 "$address" > /dev/null || end "a machine full of tasks takes its network along"
 nsctl restart tiny 2>&1 || end "a machine full of tasks cannot be restarted"
 leader=$(machinectl show tiny -p Leader --value)
-group=/sys/fs/cgroup$(cut -d: -f3 /proc/"$leader"/cgroup)
+group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$leader"/cgroup)
 guest 'tail -c 1000000000 /dev/zero'
 grep -Eq '^oom_kill [1-9]' "$counted/memory.events" || end "memory has no limit: $(cat "$counted/memory.events")"
 say "a memory hog is killed; the machine's peak is $(cat "$counted/memory.peak") bytes"

@@ -89,7 +89,11 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
 }
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
-    let session = Session::begin(global, About::Everybody).await?;
+    let mut session = Session::begin(global, About::Everybody).await?;
+    let leaseless: Vec<MachineName> = leaseless(&session.spec, &session.state).cloned().collect();
+    if !leaseless.is_empty() {
+        session.ask_neighbours(&leaseless.iter().collect::<Vec<_>>()).await?;
+    }
     let held = session.held(|_| true);
     let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
     session.progress.end();
@@ -144,6 +148,12 @@ pub fn everything(
     });
     let made = to_make(spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();
     whole(spec, state, observed, &images.collect(), made, held)
+}
+
+/// Routed machines that have no lease yet.
+fn leaseless<'s>(spec: &'s Spec, state: &'s State) -> impl Iterator<Item = &'s MachineName> {
+    let routed = spec.machines.iter().filter(|(_, machine)| machine.network.routed().is_some());
+    routed.map(|(name, _)| name).filter(|name| state.leases.get(name).is_none())
 }
 
 /// The images that are made before the machines of them are.

@@ -25,7 +25,10 @@ pub struct Attach {
 pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
     let mut network = args.network.network()?;
-    let session = Session::begin(global, About::Those(&[&name])).await?;
+    let mut session = Session::begin(global, About::Those(&[&name])).await?;
+    if network.routed().is_some() && session.state.leases.get(&name).is_none() {
+        session.ask_neighbours(&[&name]).await?;
+    }
     if session.spec.broken.contains_key(&name) {
         session.machine(&name)?;
     }

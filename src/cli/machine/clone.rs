@@ -46,9 +46,12 @@ pub fn must_be_free(session: &Session, name: &MachineName) -> Result<(), Fault> 
 
 pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     let (name, new): (MachineName, MachineName) = (argument(&args.name)?, argument(&args.new)?);
-    let session = Session::begin(global, About::Those(&[&name, &new])).await?;
+    let mut session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let mut machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
+    if machine.network.routed().is_some() {
+        session.ask_neighbours(&[&new]).await?;
+    }
     if session.observed.is_running(&name) {
         session
             .progress

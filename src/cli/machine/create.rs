@@ -173,6 +173,9 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' has a tree already, which is left as it is"))
             .hint("what is for the first boot goes with --image, which makes a new tree"));
     }
+    if network.routed().is_some() {
+        session.ask_neighbours(&[&name]).await?;
+    }
     (first_boot.servers, first_boot.zone) = resolver(&session, &network);
     let made = word.as_ref().map(|word| new_image(word, &name, first_boot, max_size)).transpose()?;
     let nspawn = handwritten::find(&session, name.as_str())?;

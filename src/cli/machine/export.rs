@@ -81,8 +81,11 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;
     let written = MachineSpec::parse(&path, &definition).map_err(Problems)?;
-    let session = Session::begin(global, About::Those(&[&name])).await?;
+    let mut session = Session::begin(global, About::Those(&[&name])).await?;
     must_be_free(&session, &name)?;
+    if written.network.routed().is_some() {
+        session.ask_neighbours(&[&name]).await?;
+    }
     let mut machine = written.clone();
     if args.no_privileges {
         reach::contain(&mut machine);

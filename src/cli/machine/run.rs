@@ -10,7 +10,7 @@ use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session, tell};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, unbound};
+use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, probe, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys::{self, tree};
 
@@ -78,7 +78,8 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     }
     let checks = checks(&session, &machines, &wanted);
     let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
-    let steps = steps(way, &machines, running, &checks, flushed(&wanted, &session.observed));
+    let asked = probe(&wanted, &machines);
+    let steps = steps(way, &machines, running, &checks, asked, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
         Way::Stop => {
@@ -117,17 +118,18 @@ fn steps(
     machines: &[MachineName],
     running: Vec<MachineName>,
     checks: &[Step],
+    asked: Option<Step>,
     flushed: bool,
 ) -> Vec<Step> {
     let stop = Step::Stop { machines: running };
-    let start = Step::start(machines.to_vec(), checks);
+    let start = asked.into_iter().chain([Step::start(machines.to_vec(), checks)]);
     // A machine does not start without its firewall.
     let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall { prune: true });
-    let steps = match way {
-        Way::Start => vec![start],
+    let steps: Vec<Step> = match way {
+        Way::Start => start.collect(),
         Way::Stop => vec![stop],
-        Way::Restart if stop.machines().is_empty() => vec![start],
-        Way::Restart => vec![stop, start],
+        Way::Restart if stop.machines().is_empty() => start.collect(),
+        Way::Restart => [stop].into_iter().chain(start).collect(),
     };
     firewall.into_iter().chain(steps).collect()
 }
