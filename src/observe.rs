@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
-use crate::emit::nftables_unit;
 use crate::emit::{
     FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin, TREES_DIR, WANTS_DIR,
 };
+use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
@@ -225,7 +225,7 @@ fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> 
             .flat_map(|(_, settings)| settings.iter().flat_map(|(key, value)| spec::sources(key, value)))
             .collect()
     });
-    sources.filter(|path| !disk.exists(path)).collect()
+    sources.chain(nat64::PROGRAMS.map(PathBuf::from)).filter(|path| !disk.exists(path)).collect()
 }
 
 /// The user's files, and the state. A definition that cannot be read stands for itself alone.

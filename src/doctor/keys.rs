@@ -34,6 +34,10 @@ fn in_file(path: &Path, text: &str, version: u32, facts: &Facts) -> Vec<Finding>
     findings
 }
 
+fn is_rendered(path: &Path) -> bool {
+    ManagedFile::parse(path).is_some_and(|file| file.is_rendered())
+}
+
 /// Where a setting stands: in a file that somebody wrote, or in the definition that a
 /// file of nsctl's is made from.
 struct Setting<'a> {
@@ -66,6 +70,8 @@ impl Setting<'_> {
                 let causes = format!("systemd {version} logs it, and a later one will pass over it");
                 Finding::warning(object, what, causes).fix(self.replace(key, new))
             }
+            // nsctl writes it for those that know it, and needs it of nobody.
+            Verdict::Since(_) if section == "IPv6PREF64Prefix" && is_rendered(&self.path) => return None,
             Verdict::Since(since) => {
                 let what = format!("systemd {version} does not know {key}= in [{section}]; {since} does");
                 Finding::warning(object, what, "it is passed over").fix(self.comment_out())

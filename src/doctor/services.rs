@@ -6,14 +6,36 @@ use super::{Facts, Finding};
 use crate::observed::{Link, Service};
 
 /// The services that doctor asks systemd about.
-pub const ASKED: [&str; 3] = ["systemd-networkd", "systemd-machined", "systemd-resolved"];
+pub const ASKED: [&str; 5] =
+    ["systemd-networkd", "systemd-machined", "systemd-resolved", "nsctl-nat64", "nsctl-dns64"];
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let listens = facts.spec.host.dns.as_ref().is_some_and(|dns| dns.listen);
     let resolved = listens.then(|| fault(&facts.services, "systemd-resolved"));
     let networkd = fault(&facts.services, "systemd-networkd");
     let findings = networkd.into_iter().chain(resolved.flatten()).chain(machined(&facts.services));
-    findings.chain(unmanaged(facts)).chain(run_by_both(facts)).collect()
+    findings.chain(unmanaged(facts)).chain(run_by_both(facts)).chain(untranslated(facts)).collect()
+}
+
+/// What translates for machines that run, and does not run itself.
+fn untranslated(facts: &Facts) -> Vec<Finding> {
+    let Facts { spec, observed, services, .. } = facts;
+    let mut translated = spec
+        .machines
+        .iter()
+        .filter(|(name, machine)| spec.host.is_translated(machine) && observed.is_running(name));
+    let needed = translated.next().map(|_| {
+        let names = spec.host.dns64_listener().map(|_| ("nsctl-dns64", "machines with nat64 find no names"));
+        [("nsctl-nat64", "machines with nat64 do not reach IPv4")].into_iter().chain(names)
+    });
+    let down = needed
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !services.get(*name).is_some_and(|service| service.active));
+    down.map(|(name, causes)| {
+        Finding::error(name, "does not run", causes).fix_safely(format!("systemctl start {name}"))
+    })
+    .collect()
 }
 
 /// What must be fixed before anything else can be looked at: without these

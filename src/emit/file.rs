@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::expose::MARK;
+use super::nat64;
 use crate::name::{IfName, MachineName};
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::{STATE_DIR, STATE_FILE};
@@ -24,6 +25,9 @@ pub const FIREWALL_DIR: &str = "/var/lib/nsctl/firewall";
 const GUARD_FILE: &str = "/var/lib/nsctl/firewall-guard";
 const NFTABLES_START: &str = "/var/lib/nsctl/nftables.start";
 const NFTABLES_STOP: &str = "/var/lib/nsctl/nftables.stop";
+const NAT64_FILE: &str = "/var/lib/nsctl/nat64.conf";
+/// Where Debian's AppArmor lets unbound read.
+const DNS64_FILE: &str = "/etc/unbound/nsctl-dns64.conf";
 /// Loads the table at boot, and again when others flush all rules.
 pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
 /// What is bound into guests.
@@ -78,6 +82,13 @@ pub enum ManagedFile {
     /// What Debian's nftables.service loads when it starts, and when it stops.
     NftablesStart,
     NftablesStop,
+    /// What machines share that reach IPv4 by translation: the interface, tayga and unbound.
+    Nat64Netdev,
+    Nat64Network,
+    Nat64Config,
+    Nat64Unit,
+    Dns64Config,
+    Dns64Unit,
     BridgeNetdev(IfName),
     BridgeNetwork(IfName),
     /// Of the link that is a bridge's port.
@@ -103,7 +114,7 @@ pub enum ManagedFile {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     Host,
-    /// What all routed machines share: their firewall.
+    /// What all routed machines share: their firewall, and a translation.
     Firewall,
     /// The names of machines.
     Names,
@@ -172,6 +183,12 @@ impl ManagedFile {
             File::NftablesDropIn => drop_in("nftables.service", Firewall),
             File::NftablesStart => (NFTABLES_START.into(), Firewall, Nobody),
             File::NftablesStop => (NFTABLES_STOP.into(), Firewall, Nobody),
+            File::Nat64Netdev => networkd("nat64", nat64::LINK, "netdev", Firewall),
+            File::Nat64Network => networkd("nat64", nat64::LINK, "network", Firewall),
+            File::Nat64Config => (NAT64_FILE.into(), Firewall, Nobody),
+            File::Nat64Unit => unit(nat64::TRANSLATOR.into(), Firewall),
+            File::Dns64Config => (DNS64_FILE.into(), Firewall, Nobody),
+            File::Dns64Unit => unit(nat64::RESOLVER.into(), Firewall),
             File::BridgeNetdev(name) => networkd("bridge", name.as_str(), "netdev", bridge(name)),
             File::BridgeNetwork(name) => networkd("bridge", name.as_str(), "network", bridge(name)),
             File::Port(link) => networkd("port", link.as_str(), "network", Owner::Port(link.clone())),
@@ -227,8 +244,11 @@ impl ManagedFile {
 
     /// A unit file by its name alone.
     pub fn of_unit(file: &str) -> Option<ManagedFile> {
-        if file == FIREWALL_UNIT {
-            return Some(ManagedFile::FirewallUnit);
+        match file {
+            FIREWALL_UNIT => return Some(ManagedFile::FirewallUnit),
+            nat64::TRANSLATOR => return Some(ManagedFile::Nat64Unit),
+            nat64::RESOLVER => return Some(ManagedFile::Dns64Unit),
+            _ => {}
         }
         let (stem, kind) = file.strip_prefix(MARK)?.rsplit_once('.')?;
         let kind = ["socket", "service"].into_iter().find(|known| *known == kind)?;
@@ -294,6 +314,8 @@ fn single(path: &Path) -> Option<ManagedFile> {
         File::FirewallGuard,
         File::NftablesStart,
         File::NftablesStop,
+        File::Nat64Config,
+        File::Dns64Config,
     ];
     all.into_iter().find(|file| file.path() == path)
 }
@@ -305,6 +327,8 @@ fn networkd_file(file: &str) -> Option<ManagedFile> {
     let link = || name.parse::<IfName>().ok();
     Some(match (kind, suffix) {
         ("pool", "network") => File::PoolNetwork,
+        ("nat64", "netdev") => File::Nat64Netdev,
+        ("nat64", "network") => File::Nat64Network,
         ("tunnel", "netdev") => File::TunnelNetdev(link()?),
         ("tunnel", "network") => File::TunnelNetwork(link()?),
         ("tunnel", "key") => File::TunnelKey(link()?, 0),
@@ -343,7 +367,7 @@ fn in_drop_in(folder: &str, file: &str) -> Option<ManagedFile> {
 }
 
 /// Where rendered files are looked for: in a folder itself, or in the folders in it that end so.
-pub const FOLDERS: [(&str, Option<&str>); 11] = [
+pub const FOLDERS: [(&str, Option<&str>); 12] = [
     (NETWORK_DIR, None),
     (NETWORK_DIR, Some(".network.d")),
     (NSPAWN_DIR, None),
@@ -355,6 +379,7 @@ pub const FOLDERS: [(&str, Option<&str>); 11] = [
     (FIREWALL_DIR, None),
     (GUEST_DIR, None),
     (EXPOSE_DIR, Some(".d")),
+    ("/etc/unbound", None),
 ];
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use ipnet::Ipv6Net;
 
 use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
-use super::nftables_unit;
+use super::{nat64, nftables_unit};
 use crate::name::{IfName, MachineName, kernel_name};
 use crate::pool::Prefix;
-use crate::spec::{HostSpec, OpenPort, Spec};
+use crate::spec::{OpenPort, Spec};
 
 /// It is never deleted to be made anew: between the two, packets slip through.
 /// Its chains and sets are emptied and filled again in one transaction, and each
@@ -29,6 +29,8 @@ add map inet nsctl inbound { type ifname : verdict; }
 add set inet nsctl planned { type ipv6_addr; }
 # What machines route on: nobody there is the host's neighbour.
 add set inet nsctl behind { type ipv6_addr; flags interval; }
+# Whose packets to IPv4 are translated.
+add set inet nsctl translated { type ifname . ipv6_addr; }
 # Which addresses the host takes for neighbours, and who has got new ones of late.
 add set inet nsctl near { type ifname . ipv6_addr; size 65536; flags dynamic,timeout; timeout 30s; }
 add set inet nsctl newcomers { type ifname; size 65536; flags dynamic,timeout; timeout 1m; }
@@ -38,6 +40,7 @@ flush set inet nsctl machines
 flush map inet nsctl inbound
 flush set inet nsctl planned
 flush set inet nsctl behind
+flush set inet nsctl translated
 
 table inet nsctl {
 ";
@@ -108,25 +111,35 @@ const INCLUDE: &str = "\ninclude \"/var/lib/nsctl/firewall/*.nft\"\n";
 type Chain = (&'static str, Vec<String>);
 
 /// The chains that all machines share, in the order of the file.
-fn chains(host: &HostSpec) -> Vec<Chain> {
+fn chains(spec: &Spec) -> Vec<Chain> {
+    let host = &spec.host;
     let fixed = host.fixed_pool();
     let dns = fixed.filter(|_| host.dns_listener().is_some());
     let alike = CHAINS.map(|(name, rules)| (name, rules.iter().map(|&rule| rule.to_owned()).collect()));
     let hook = |hook: &str| format!("type filter hook {hook} priority filter; policy accept;");
-    let forward = [hook("forward"), "iifname @machines jump own-address".into()];
-    let input = [hook("input"), "iifname @machines jump host-input".into()];
+    let used = nat64::is_used(spec);
+    let (translated, from_translator) = nat64::rules();
+    let (translated, from_translator) =
+        (translated.into_iter().filter(|_| used), from_translator.into_iter().filter(|_| used));
+    let dns64 = host.dns64_listener().filter(|_| used);
+    let forward =
+        [hook("forward"), "iifname @machines jump own-address".into()].into_iter().chain(translated);
+    let input =
+        [hook("input"), "iifname @machines jump host-input".into()].into_iter().chain(from_translator);
+    let listeners = dns.map(Prefix::host_address).into_iter().chain(dns64);
     let postrouting = vec![hook("postrouting"), "meta nfproto ipv6 oifname @machines goto near".into()];
     let mut chains = Vec::from(alike);
-    chains.extend(dns.map(|pool| ("dns-guests", guests_of_dns(pool, host.answers_on()))));
-    chains.push(("forward", forward.into_iter().chain(rules_of_pool(fixed)).collect()));
+    let guests = fixed.filter(|_| dns.is_some() || dns64.is_some());
+    chains.extend(guests.map(|pool| ("dns-guests", guests_of_dns(pool, host.answers_on()))));
+    chains.push(("forward", forward.chain(rules_of_pool(fixed)).collect()));
     chains.push(("postrouting", postrouting));
-    chains.push(("input", input.into_iter().chain(dns.into_iter().flat_map(asks_of_dns)).collect()));
+    chains.push(("input", input.chain(listeners.flat_map(asks_of_dns)).collect()));
     chains
 }
 
 /// The files that all machines share.
 pub fn shared(spec: &Spec) -> Vec<(ManagedFile, String)> {
-    let chains = chains(&spec.host);
+    let chains = chains(spec);
     let blocks: Vec<String> = chains.iter().map(|(name, rules)| block(name, rules)).collect();
     let names: Vec<&str> = chains.iter().map(|(name, _)| *name).collect();
     let mut files = vec![
@@ -174,8 +187,7 @@ fn guests_of_dns(pool: Prefix, neighbours: Option<&IfName>) -> Vec<String> {
     strangers.into_iter().chain([foreign, "jump own-address".into()]).collect()
 }
 
-fn asks_of_dns(pool: Prefix) -> [String; 2] {
-    let listener = pool.host_address();
+fn asks_of_dns(listener: Ipv6Addr) -> [String; 2] {
     ["udp", "tcp"]
         .map(|protocol| format!("iifname != \"lo\" ip6 daddr {listener} {protocol} dport 53 jump dns-guests"))
 }
@@ -286,6 +298,7 @@ pub fn machine(
     planned: Option<Ipv6Addr>,
     behind: &[Ipv6Net],
     open: &[OpenPort],
+    is_translated: bool,
 ) -> String {
     let (chain, link) = (chain_of(name), kernel_name(&name.routed_link()));
     let mut open = open.to_vec();
@@ -301,6 +314,9 @@ pub fn machine(
     }
     if let Some(address) = planned {
         let _ = writeln!(text, "add element inet nsctl planned {{ {address} }}");
+        if is_translated {
+            let _ = writeln!(text, "add element inet nsctl translated {{ \"{link}\" . {address} }}");
+        }
     }
     for net in behind {
         // A single address is listed without a length.

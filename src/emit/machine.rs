@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::file::ManagedFile;
 use super::ini::Ini;
-use super::{expose, firewall};
+use super::{expose, firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::{Lease, Planned, Subnet};
 use crate::spec::{HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
@@ -79,7 +79,13 @@ impl<'a> MachineFiles<'a> {
             }
             if self.machine.has_firewall() {
                 let planned = self.host.fixed_address(routed, *lease);
-                let text = firewall::machine(self.name, planned, &routed.behind(*lease), &self.machine.open);
+                let text = firewall::machine(
+                    self.name,
+                    planned,
+                    &routed.behind(*lease),
+                    &self.machine.open,
+                    self.is_translated(),
+                );
                 files.push((ManagedFile::MachineFirewall(name()), text));
             }
         }
@@ -111,7 +117,7 @@ impl<'a> MachineFiles<'a> {
 
     /// The servers that the machine asks, in a row; none where nobody said.
     fn dns_servers(&self, takes: impl Fn(&IpAddr) -> bool) -> Option<String> {
-        let servers = self.host.dns_servers();
+        let servers = self.host.dns_servers_of(self.machine);
         let words: Vec<String> =
             servers.iter().filter(|server| takes(server)).map(ToString::to_string).collect();
         (!words.is_empty()).then(|| words.join(" "))
@@ -125,6 +131,11 @@ impl<'a> MachineFiles<'a> {
     /// Whether the machine has a private IPv4 address.
     fn nat(&self) -> bool {
         self.host.gives_ipv4(self.machine)
+    }
+
+    /// Whether it reaches IPv4 by translation.
+    pub(super) fn is_translated(&self) -> bool {
+        self.host.prefix.is_some() && self.host.is_translated(self.machine)
     }
 
     /// The machine's own IPv4 address.
@@ -242,6 +253,12 @@ impl<'a> MachineFiles<'a> {
             }
             Lease::Subnet(subnet) => fixed_prefix(ini, subnet),
             Lease::Address(address) => route_to(own_gateway(ini), Ipv6Net::from(address)),
+        };
+        // RFC 8781; systemd 255 and later, older ones pass over it.
+        let ini = if self.is_translated() {
+            ini.section("IPv6PREF64Prefix").set("Prefix", nat64::PREFIX)
+        } else {
+            ini
         };
         let ini = match self.own_ipv4() {
             Some(address) => route_to(ini, Ipv4Net::from(address)),

@@ -8,6 +8,7 @@ mod host;
 pub mod ini;
 mod machine;
 pub mod names;
+pub mod nat64;
 pub mod nftables_unit;
 mod origin;
 mod unit;
@@ -44,6 +45,7 @@ pub type Files = BTreeMap<PathBuf, Rendered>;
 pub fn render(spec: &Spec, leases: &Leases) -> Files {
     let mut all = host::files(&spec.host);
     all.extend(spec.host.pool().map(|_| firewall::shared(spec)).unwrap_or_default());
+    all.extend(nat64::files(spec));
     all.extend(names::files(&spec.host));
     all.extend(spec.host.bridges.iter().flat_map(|(name, bridge)| bridge::files(name, bridge)));
     for (name, machine) in &spec.machines {

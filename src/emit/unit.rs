@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::file::{FIREWALL_UNIT, host_unit};
-use super::firewall;
 use super::ini::Ini;
 use super::machine::{Attachment, GATEWAY, MachineFiles};
+use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
 
@@ -34,6 +34,12 @@ impl MachineFiles<'_> {
             ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
             ini = ini.set_some("Wants", link.as_ref()).set_some("After", link.as_ref());
             ini = ini.set_some("Wants", sockets);
+        }
+        if self.is_translated() {
+            let both = format!("{} {}", nat64::TRANSLATOR, nat64::RESOLVER);
+            let own = self.host.dns64_listener().is_some();
+            let units = if own { both } else { nat64::TRANSLATOR.to_owned() };
+            ini = ini.section("Unit").set("Wants", &units).set("After", &units);
         }
         let limits = self.host.limits(self.machine);
         let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));

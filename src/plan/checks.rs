@@ -5,7 +5,7 @@ use std::path::Path;
 use super::files::FileChange;
 use super::naming;
 use super::{NewImage, Refusal, Scope, Source, Wanted};
-use crate::emit::{FIREWALL_FILE, ManagedFile, Owner};
+use crate::emit::{FIREWALL_FILE, ManagedFile, Owner, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::Prefix;
@@ -30,6 +30,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     }
     refusals.extend(router_in_pool(wanted, observed));
     refusals.extend(no_nft(wanted, observed));
+    refusals.extend(no_translator(wanted, observed));
     refusals.extend(wanted.images.iter().filter_map(|image| image_refused(wanted, observed, image)));
     refusals.extend(wanted.start.iter().filter_map(|name| no_tree(wanted, observed, name)));
     refusals
@@ -141,6 +142,29 @@ fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
     let what = "routed machines need nftables for their firewall, and there is no nft";
     (needed && observed.nftables.is_none())
         .then(|| Refusal::of_host(what, "on Debian: `apt install nftables`"))
+}
+
+/// What machines need that are to be translated.
+fn no_translator(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
+    let own = wanted.spec.host.dns64_listener().is_some();
+    let needed = nat64::PROGRAMS
+        .iter()
+        .take(if own { 2 } else { 1 })
+        .filter(|path| observed.missing.contains(Path::new(path)));
+    let missing: Vec<&str> = needed.filter_map(|path| path.rsplit('/').next()).collect();
+    let machines = wanted.spec.machines.iter().filter(|(name, machine)| {
+        wanted.spec.host.is_translated(machine) && wanted.holds(&Owner::Machine((*name).clone()))
+    });
+    let refused = machines.filter(|_| !missing.is_empty()).map(|(name, _)| {
+        let what =
+            format!("'{name}' is to reach IPv4 by nat64, and this host has no {}", missing.join(" and no "));
+        Refusal::of(
+            name,
+            what,
+            format!("on Debian: `apt install --no-install-recommends {}`", missing.join(" ")),
+        )
+    });
+    refused.collect()
 }
 
 /// A machine that is to start has a tree, or gets one.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::files::FileChange;
 use super::{Plan, Step, Wanted, flushed};
+use crate::emit::nat64::LINK;
 use crate::emit::{ManagedFile, Reader};
 use crate::name::kernel_name;
 use crate::nftables::table::Difference;
@@ -46,23 +47,20 @@ fn of_file(change: &FileChange, spec: &Spec) -> Option<Effect> {
     let FileChange { file, new, .. } = change;
     let stays = new.is_some();
     let why = format!("{} {}", file.path().display(), if stays { "changes" } else { "goes" });
-    let what = match file {
-        ManagedFile::BridgeNetdev(_) | ManagedFile::TunnelNetdev(_) => {
-            if stays {
-                "is made or changed"
-            } else {
-                "is deleted"
+    let what =
+        match file {
+            ManagedFile::BridgeNetdev(_) | ManagedFile::TunnelNetdev(_) | ManagedFile::Nat64Netdev => {
+                if stays { "is made or changed" } else { "is deleted" }
             }
-        }
-        _ if file.reader() == Reader::Networkd => {
-            if stays {
-                "is configured anew"
-            } else {
-                "is left to other files"
+            _ if file.reader() == Reader::Networkd => {
+                if stays {
+                    "is configured anew"
+                } else {
+                    "is left to other files"
+                }
             }
-        }
-        _ => "is loaded anew",
-    };
+            _ => "is loaded anew",
+        };
     Some(Effect::new(object_of(file, spec)?, what, why))
 }
 
@@ -75,6 +73,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::TunnelNetdev(link)
         | ManagedFile::TunnelNetwork(link)
         | ManagedFile::TunnelKey(link, _) => link.to_string(),
+        ManagedFile::Nat64Netdev | ManagedFile::Nat64Network => LINK.to_owned(),
         ManagedFile::PoolNetwork | ManagedFile::RoutesDropIn(_) => "lo".to_owned(),
         ManagedFile::UplinkDropIn(_) => spec.host.uplink.as_ref()?.interface.to_string(),
         ManagedFile::HostEnd(name) => {
@@ -97,6 +96,10 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::NftablesDropIn
         | ManagedFile::NftablesStart
         | ManagedFile::NftablesStop
+        | ManagedFile::Nat64Config
+        | ManagedFile::Nat64Unit
+        | ManagedFile::Dns64Config
+        | ManagedFile::Dns64Unit
         | ManagedFile::Nspawn(_)
         | ManagedFile::GuestEnd(_)
         | ManagedFile::UnitDropIn(_)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::files::kept_beside;
 use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable};
-use crate::emit::{self, ManagedFile, Owner, Reader};
+use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
 
@@ -112,6 +112,7 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChan
     let gone = changes.iter().filter(|change| change.new.is_none());
     steps.extend(gone.filter_map(|change| match &change.file {
         ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
+        ManagedFile::Nat64Netdev => Some(Step::DeleteLink { name: nat64::link()? }),
         ManagedFile::BridgeNetdev(name) if observed.is_bridge(name) => {
             Some(Step::DeleteLink { name: name.clone() })
         }
@@ -129,6 +130,7 @@ fn made_tunnels(
     let made = changes.iter().filter(|change| change.new.is_some());
     let devices = made.filter_map(|change| match &change.file {
         ManagedFile::TunnelNetdev(link) => Some((link.clone(), change.old.is_none())),
+        ManagedFile::Nat64Netdev => Some((nat64::link()?, change.old.is_none())),
         _ => None,
     });
     let written = wanted.inputs.iter().filter(|(path, text)| observed.file(path) != text.as_deref());
@@ -141,13 +143,12 @@ fn made_tunnels(
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
 fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
-    let mut steps = Vec::new();
+    let tunnels = made_tunnels(wanted, observed, changes).into_iter();
+    let mut steps: Vec<Step> = tunnels.map(|(link, is_new)| Step::TunnelUp { link, is_new }).collect();
     if wanted.holds(&Owner::Host) {
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
         let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
-        let tunnels = made_tunnels(wanted, observed, changes);
-        steps.extend(tunnels.into_iter().map(|(link, is_new)| Step::TunnelUp { link, is_new }));
         if changed {
             let host = &wanted.spec.host;
             let routed = host.fixed_pool().filter(|_| host.answers_on().is_none());

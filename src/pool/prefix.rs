@@ -87,6 +87,12 @@ impl Prefix {
         (u128::from(index) < self.size()).then(|| Lease::Address(address.into()))
     }
 
+    /// Where this host gives machines names with translated addresses; in subnet 0, or of a single
+    /// prefix among the first 256, as its own address is.
+    pub fn dns64_address(self) -> Ipv6Addr {
+        Ipv6Addr::from(u128::from(self.0.network()) + 0x64)
+    }
+
     /// The host's own address: the first of subnet 0. Of a single prefix it is none that somebody
     /// may have given to the host or to a router before.
     pub fn host_address(self) -> Ipv6Addr {

@@ -80,8 +80,16 @@ impl Spec {
         if let Some(message) = wide_fault(pool, routed) {
             return Some(("prefix", message));
         }
+        if self.host.is_translated(machine) && !machine.has_firewall() {
+            let message = "ipv4: nat64 is for machines behind nsctl's firewall, which says who is translated";
+            return Some(("ipv4", message.into()));
+        }
         if !pool.is_delegated() {
             return None;
+        }
+        if self.host.is_translated(machine) {
+            let message = "ipv4: nat64 is for addresses that stay, and the prefix here is delegated and changes; nat works";
+            return Some(("ipv4", message.into()));
         }
         if !routed.routes.is_empty() {
             return Some((

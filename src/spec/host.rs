@@ -63,6 +63,8 @@ pub struct Dns {
     /// Whether machines ask this host's systemd-resolved, on the host's address of the pool.
     #[serde(default)]
     pub listen: bool,
+    /// Somebody else's DNS64 (RFC 6147), which machines with `ipv4 = "nat64"` ask; it knows nsctl's prefix.
+    pub dns64: Option<Ipv6Addr>,
     /// The servers that machines ask otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<IpAddr>,
@@ -137,6 +139,26 @@ impl HostSpec {
     /// Whether a routed machine has a private IPv4 address.
     pub fn gives_ipv4(&self, machine: &MachineSpec) -> bool {
         machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat
+    }
+
+    /// Whether it reaches IPv4 by a translation of its IPv6.
+    pub fn is_translated(&self, machine: &MachineSpec) -> bool {
+        let routed = machine.network.routed().is_some();
+        routed && machine.ipv4.or(self.defaults.ipv4).unwrap_or_default() == Ipv4::Nat64
+    }
+
+    /// The address on which this host gives machines names with translated addresses; none: they
+    /// ask somebody else for them.
+    pub fn dns64_listener(&self) -> Option<Ipv6Addr> {
+        let own = self.dns.as_ref().is_none_or(|dns| dns.dns64.is_none());
+        self.prefix.filter(|_| own).map(Prefix::dns64_address)
+    }
+
+    /// The name servers of a machine.
+    pub fn dns_servers_of(&self, machine: &MachineSpec) -> Vec<IpAddr> {
+        let others = self.dns.as_ref().and_then(|dns| dns.dns64);
+        let translated = others.or_else(|| self.dns64_listener()).filter(|_| self.is_translated(machine));
+        translated.map_or_else(|| self.dns_servers(), |server| vec![server.into()])
     }
 
     /// Whether it has any.

@@ -1,4 +1,4 @@
-//! What a routed machine has of IPv4: "nat", "none", or an address of its own.
+//! What a routed machine has of IPv4: "nat", "nat64", "none", or an address of its own.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -11,6 +11,8 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 pub enum Ipv4 {
     /// A private address from networkd's DHCP server; out through the host's own.
     Nat,
+    /// No address, but the host translates (RFC 6146).
+    Nat64,
     /// Nothing.
     #[default]
     None,
@@ -21,7 +23,7 @@ pub enum Ipv4 {
 /// Why a word says nothing of IPv4.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Ipv4Error {
-    #[error("'{0}' is neither nat nor none, nor an IPv4 address such as 192.0.2.9")]
+    #[error("'{0}' is neither nat, nat64 nor none, nor an IPv4 address such as 192.0.2.9")]
     Word(String),
     #[error("{0} is no address that a machine can have in the world")]
     NotUnicast(Ipv4Addr),
@@ -32,7 +34,7 @@ impl Ipv4 {
     pub fn address(self) -> Option<Ipv4Addr> {
         match self {
             Ipv4::Address(address) => Some(address),
-            Ipv4::Nat | Ipv4::None => None,
+            Ipv4::Nat | Ipv4::Nat64 | Ipv4::None => None,
         }
     }
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Ipv4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ipv4::Nat => f.write_str("nat"),
+            Ipv4::Nat64 => f.write_str("nat64"),
             Ipv4::None => f.write_str("none"),
             Ipv4::Address(address) => address.fmt(f),
         }
@@ -53,6 +56,7 @@ impl FromStr for Ipv4 {
     fn from_str(text: &str) -> Result<Ipv4, Ipv4Error> {
         match text {
             "nat" => return Ok(Ipv4::Nat),
+            "nat64" => return Ok(Ipv4::Nat64),
             "none" => return Ok(Ipv4::None),
             _ => {}
         }
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn words_and_addresses() {
-        for text in ["nat", "none", "192.0.2.9", "10.1.2.3"] {
+        for text in ["nat", "nat64", "none", "192.0.2.9", "10.1.2.3"] {
             assert_eq!(text.parse::<Ipv4>().unwrap().to_string(), text);
         }
         for text in ["", "NAT", "192.0.2", "192.0.2.9/32", "2001:db8::1", "\u{1b}[2J"] {

@@ -40,6 +40,7 @@ mod many_at_once;
 mod move_undone;
 mod moves;
 mod names;
+mod nat64;
 mod neighbours;
 mod no_services;
 mod offline;
@@ -99,6 +100,7 @@ cases! {
     firewall,
     ipv4,
     names,
+    nat64,
     others,
     other_tools,
     tunnel_files,

@@ -26,7 +26,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     for (word, status, says) in [
         ("127.0.0.1", 2, "no address that a machine can have"),
-        ("192.0.2.9/32", 2, "neither nat nor none"),
+        ("192.0.2.9/32", 2, "neither nat, nat64 nor none"),
         ("192.0.2.2", 1, "192.0.2.2 is this host's own, or its router's"),
         ("192.0.2.1", 1, "192.0.2.1 is this host's own, or its router's"),
     ] {

@@ -67,7 +67,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     if let Some(address) = machine.forget_own_ipv4() {
         session.progress.says(&format!("note: {address} stays with '{name}'"));
     }
-    let (servers, zone) = resolver(&session, &machine.network);
+    let (servers, zone) = resolver(&session, &machine);
     let first_boot = Some(FirstBoot { servers, zone, ..FirstBoot::default() });
     let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), first_boot };
     let change =

@@ -48,9 +48,9 @@ pub struct Create {
     /// given several times
     #[arg(long, value_name = "PROTO/PORT")]
     open: Vec<String>,
-    /// IPv4: a private address behind the host's own (nat), none, or an address that the provider
+    /// IPv4: a private address behind the host's own (nat), a translation (nat64), none, or an address that the provider
     /// routes to this host, or looks for on its uplink [default: defaults.ipv4, else none]
-    #[arg(long, value_name = "nat|none|ADDRESS")]
+    #[arg(long, value_name = "nat|nat64|none|ADDRESS")]
     ipv4: Option<Ipv4>,
     /// Do not start it now; it still starts with the host
     #[arg(long)]
@@ -176,7 +176,8 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     if network.routed().is_some() {
         session.ask_neighbours(&[&name]).await?;
     }
-    (first_boot.servers, first_boot.zone) = resolver(&session, &network);
+    let asked = MachineSpec { ipv4: args.ipv4, ..MachineSpec::new(network.clone()) };
+    (first_boot.servers, first_boot.zone) = resolver(&session, &asked);
     let made = word.as_ref().map(|word| new_image(word, &name, first_boot, max_size)).transpose()?;
     let nspawn = handwritten::find(&session, name.as_str())?;
     // An image may come with settings of its own; those of the machine's name go before.
@@ -249,12 +250,12 @@ pub fn refuse_taken(session: &Session, name: &MachineName) -> Result<(), Fault> 
 }
 
 /// What a guest without a resolver of its own asks.
-pub fn resolver(session: &Session, network: &Network) -> (Vec<IpAddr>, Option<String>) {
-    if network.routed().is_none() {
+pub fn resolver(session: &Session, machine: &MachineSpec) -> (Vec<IpAddr>, Option<String>) {
+    if machine.network.routed().is_none() {
         return (Vec::new(), None);
     }
     let host = &session.spec.host;
-    (host.dns_servers(), host.dns.as_ref().map(|dns| dns.zone.clone()))
+    (host.dns_servers_of(machine), host.dns.as_ref().map(|dns| dns.zone.clone()))
 }
 
 /// The tar file that a word names.
