@@ -72,6 +72,12 @@ pub fn local_prefix(host: MachineId) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::from(0xfd << 120 | random << 80), 48)
 }
 
+/// What tells this host from others where all may read it: it says nothing of the machine-id.
+pub fn host_mark(host: MachineId) -> String {
+    const KEY: u128 = 0x6e73_6374_6c2d_7075_626c_6973_6865_6421;
+    format!("{:016x}", hash(KEY, &host.0.to_be_bytes()))
+}
+
 fn hash(key: u128, input: &[u8]) -> u64 {
     SipHasher24::new_with_key(&key.to_be_bytes()).hash(input)
 }

@@ -19,6 +19,7 @@ pub mod observed;
 pub mod plan;
 pub mod pool;
 pub mod provision;
+pub mod publish;
 pub mod settings;
 pub mod spec;
 pub mod state;

@@ -293,6 +293,12 @@ pictures! {
         "init --wireguard text --pool 2001:db8:a::/48",
         "init --wireguard nowhere.conf --pool 2001:db8:a::/48",
         "init --wireguard wg0.conf";
+    dns_push_bad: pool()
+            .edit(HOST, "[dns.push]\nzone = \"example.org\"\nserver = \"192.0.2.53\"\nkey = \"tsig.key\"\n"),
+        "dns --push",
+        "dns --if-changed",
+        "dns --push --zone example.net";
+    dns_push_nothing: pool(), "dns --push";
     init_single: BARE,
         "init --pool 2001:db8:b::/64 --uplink wan0",
         "create web --routed --image base",

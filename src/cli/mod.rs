@@ -43,6 +43,7 @@ mod network {
     pub mod expose;
     pub mod open;
     pub mod pool;
+    mod push;
     pub mod reservation;
 }
 

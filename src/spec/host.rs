@@ -65,6 +65,8 @@ pub struct Dns {
     pub listen: bool,
     /// Somebody else's DNS64 (RFC 6147), which machines with `ipv4 = "nat64"` ask; it knows nsctl's prefix.
     pub dns64: Option<Ipv6Addr>,
+    /// Where their names are published.
+    pub push: Option<super::push::Push>,
     /// The servers that machines ask otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<IpAddr>,
@@ -75,8 +77,9 @@ impl Dns {
     pub const ZONE: &str = "machines.internal";
 
     fn fault(&self) -> Option<String> {
-        let wrong = zone_fault(&self.zone)?;
-        Some(format!("dns.zone: '{}' {wrong}", self.zone.escape_debug()))
+        let wrong = zone_fault(&self.zone);
+        let wrong = wrong.map(|wrong| format!("dns.zone: '{}' {wrong}", self.zone.escape_debug()));
+        wrong.or_else(|| self.push.as_ref()?.fault())
     }
 }
 

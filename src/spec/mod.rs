@@ -13,6 +13,7 @@ mod machine;
 mod network;
 mod port;
 mod problem;
+pub mod push;
 pub mod reach;
 pub mod recipe;
 mod uplink;

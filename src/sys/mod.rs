@@ -16,6 +16,7 @@ pub mod lock;
 pub mod neighbour;
 pub mod net;
 pub mod nft;
+pub mod nsupdate;
 pub mod ping;
 pub mod processes;
 pub mod pty;

@@ -87,7 +87,7 @@ fn reached(lab: &Lab, address: &str) -> Result<()> {
 }
 
 /// An ISP that delegates a /56 of this /48, for a short while at a time.
-fn delegate(lab: &Lab, prefix: &str) -> Result<Daemon> {
+pub fn delegate(lab: &Lab, prefix: &str) -> Result<Daemon> {
     let config = serde_json::json!({ "Dhcp6": {
         "interfaces-config": { "interfaces": ["up0"] },
         "data-directory": lab.scratch("kea"),

@@ -51,6 +51,7 @@ mod path_mtu;
 mod power_cut;
 mod private;
 mod public_ipv4;
+mod published;
 mod ra_guest;
 mod reboot;
 mod replaced;
@@ -122,6 +123,7 @@ cases! {
     carried,
     private,
     doctor,
+    published,
     ra_guest,
     early,
     bad_input,

@@ -237,7 +237,7 @@ async fn dns(session: &Session) -> Result<Option<Dns>, Fault> {
     let words =
         text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
     let servers = words.filter(|server| !server.is_loopback() && !listen).collect();
-    Ok(Some(Dns { zone: Dns::ZONE.to_owned(), listen, dns64: None, servers }))
+    Ok(Some(Dns { zone: Dns::ZONE.to_owned(), listen, dns64: None, push: None, servers }))
 }
 
 /// The interface with the default route, if there is just one.

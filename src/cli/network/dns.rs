@@ -23,6 +23,13 @@ pub struct Dns {
     /// Lines of /etc/hosts, AAAA records, or PTR records below ip6.arpa
     #[arg(long, value_enum, default_value_t = Format::Zone)]
     format: Format,
+    /// Put them into the zone of [dns.push] in nsctl.toml instead, and take out those that are gone;
+    /// no record of anybody else's is touched
+    #[arg(long, conflicts_with_all = ["zone", "format"])]
+    push: bool,
+    /// Only what has changed since
+    #[arg(long, requires = "push")]
+    pub if_changed: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -33,6 +40,9 @@ enum Format {
 }
 
 pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
+    if args.push {
+        return super::push::run(global, &args).await;
+    }
     let disk = Disk::new(&global.root);
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
