@@ -12,7 +12,8 @@ use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
     Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables,
-    Observed, Running, STOPPED_DIR, Stranger, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
+    Observed, Running, SRC_VALID_MARK, STOPPED_DIR, Stranger, accept_ra, evict_nocarrier, proxy_delay,
+    proxy_ndp,
 };
 use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
@@ -64,7 +65,8 @@ async fn live(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
     let of_link =
         |link: &Link| [accept_ra, proxy_ndp, proxy_delay, evict_nocarrier].map(|key| key(&link.name));
     let switches = observed.links.iter().flat_map(of_link);
-    let switches = switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS].map(str::to_owned));
+    let switches =
+        switches.chain([FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, SRC_VALID_MARK].map(str::to_owned));
     let switches = switches.chain(BRIDGE_NETFILTER.map(|(_, key)| key.to_owned()));
     observed.sysctls = switches.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect();
     Ok(observed)
@@ -242,12 +244,15 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
         observed.files.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
     }
-    // Who may not read keys, as root may, has no use for them.
-    let keys = |name: &str| name.ends_with(".key") || name.ends_with(".psk");
-    let keys = disk.folder(Path::new(NETWORK_DIR), keys).unwrap_or_default().into_iter();
-    observed.files.extend(
-        keys.filter(|(path, _)| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)))),
-    );
+    let folder = Path::new(NETWORK_DIR);
+    let keys = disk.names(folder)?.into_iter().map(|name| folder.join(name));
+    for path in keys.filter(|path| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)))) {
+        match disk.read(&path) {
+            Ok(text) => observed.files.extend(text.map(|text| (path, text))),
+            // Who may not read keys, as root may, has no use for them.
+            Err(error) => _ = observed.unreadable.insert(path, error.to_string()),
+        }
+    }
     let host = Path::new(HOST_FILE);
     observed.files.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
     nftables_unit(disk, &mut observed.files)

@@ -273,6 +273,9 @@ pub const INOTIFY_INSTANCES: &str = "fs/inotify/max_user_instances";
 /// How many IPv6 neighbours the kernel remembers, of all its network namespaces together.
 pub const NEIGHBOURS: &str = "net/ipv6/neigh/default/gc_thresh3";
 
+/// Whether the way back is looked for with the mark that a packet has (kernel, ip-sysctl.rst).
+pub const SRC_VALID_MARK: &str = "net/ipv4/conf/all/src_valid_mark";
+
 /// Whether an interface answers for neighbours that the kernel is told of; slashes, as the name may hold dots.
 pub fn proxy_ndp(interface: &str) -> String {
     format!("net/ipv6/conf/{interface}/proxy_ndp")

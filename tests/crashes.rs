@@ -439,3 +439,28 @@ proptest! {
         in_order(&host);
     }
 }
+
+/// The disk takes nothing more, just before what cannot be undone; and then the power goes.
+#[test]
+fn what_cannot_be_synced_is_undone() {
+    let (create, remove) = (Action::Create(0, 0), Action::Remove(0));
+    let steps = {
+        let host = host();
+        assert!(verb(&host, &create).is_some());
+        planned(&remove, &host.observed()).unwrap().steps.len()
+    };
+    for at in 1..=u32::try_from(steps).unwrap() + 8 {
+        for seed in 0..32 {
+            let host = host();
+            assert!(verb(&host, &create).is_some());
+            host.again();
+            host.troubles.borrow_mut().push(Trouble::Fails(at));
+            let _ = verb(&host, &remove);
+            host.again();
+            host.power_cut(seed);
+            host.again();
+            recovers(&host);
+            invariants(&host, &Edited::new());
+        }
+    }
+}

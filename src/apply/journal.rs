@@ -153,6 +153,16 @@ impl Journal {
     /// # Errors
     /// When it cannot be kept; the steps must not be begun then.
     pub async fn reach(&mut self, host: &impl Executor, stage: Range<usize>) -> Result<(), StepError> {
+        let before = (self.fate, self.reached, self.settled);
+        let reached = self.go_on(host, stage).await;
+        if reached.is_err() {
+            // The disk knows nothing of it: what is done is undone, and nothing is final.
+            (self.fate, self.reached, self.settled) = before;
+        }
+        reached
+    }
+
+    async fn go_on(&mut self, host: &impl Executor, stage: Range<usize>) -> Result<(), StepError> {
         let before = self.fate;
         let begin = stage.start;
         // What starts with the host must not do so from half of its files.

@@ -38,18 +38,38 @@ pub async fn tunnel_up(link: &IfName) -> Result<(), StepError> {
 
 /// An address that somebody else has would be his or the machine's, as it happens.
 pub async fn probe(link: &IfName, addresses: &BTreeMap<MachineName, Vec<IpAddr>>) -> Result<(), StepError> {
-    let links = Net::host()?.links().await?;
+    taken(link, addresses).await?.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// What of these somebody else has.
+///
+/// # Errors
+/// When nobody can be asked.
+pub async fn taken(
+    link: &IfName,
+    addresses: &BTreeMap<MachineName, Vec<IpAddr>>,
+) -> Result<Vec<StepError>, StepError> {
+    let net = Net::host()?;
+    let links = net.links().await?;
     // Nobody can be asked where there is no link yet.
-    let Some(there) = links.iter().find(|other| other.is_called(link.as_str())) else { return Ok(()) };
+    let Some(there) = links.iter().find(|other| other.is_called(link.as_str())) else {
+        return Ok(Vec::new());
+    };
     let all = addresses.values().flatten().copied().collect();
-    let taken = neighbour::in_use(there, &all).await.map_err(sys::NetError::from)?;
+    let own = net.addresses().await?.into_iter().filter(|own| own.interface == there.index);
+    let own = { own }.find_map(|own| match own.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let taken = neighbour::in_use(there, own, &all).await.map_err(sys::NetError::from)?;
     let whose = addresses.iter().flat_map(|(name, own)| own.iter().map(move |address| (name, *address)));
-    match { whose }.find(|(_, address)| taken.contains(address)) {
-        None => Ok(()),
-        Some((machine, address)) => {
-            Err(StepError::Elsewhere { machine: machine.clone(), address, link: link.clone() })
-        }
-    }
+    let found = whose.filter(|(_, address)| taken.contains(address));
+    let errors = found.map(|(machine, address)| StepError::Elsewhere {
+        machine: machine.clone(),
+        address,
+        link: link.clone(),
+    });
+    Ok(errors.collect())
 }
 
 pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> {

@@ -22,6 +22,7 @@ pub use execute::remember_stopped;
 pub use executor::{Executor, Listener, Records};
 use journal::Fate;
 pub use journal::{JOURNAL_DIR, Journal, JournalError, Owner};
+pub use links::taken;
 pub use live::Interrupt;
 pub use live::World;
 pub use recover::{Unresolved, cut_short, recover, waited_for};

@@ -246,7 +246,7 @@ impl Session {
         let next = next_addresses(&self.spec, &self.state, names);
         let link = self.spec.host.answers_on().and_then(|link| self.observed.link(link.as_str()));
         let Some(link) = link.filter(|_| !next.is_empty()) else { return Ok(()) };
-        let found = neighbour::in_use(link, &next).await.map_err(sys::NetError::from)?;
+        let found = neighbour::in_use(link, None, &next).await.map_err(sys::NetError::from)?;
         self.spec.own_addresses.extend(&found);
         self.observed.elsewhere.extend(found);
         Ok(())

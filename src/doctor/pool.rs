@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::{Facts, Finding};
+use crate::emit::nat64::LINK;
 use crate::observed::{Route, proxy_ndp};
 use crate::pool::{Lease, Prefix};
 
@@ -157,8 +158,8 @@ fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
 fn is_ours(facts: &Facts, route: &Route) -> bool {
     let Some(index) = route.interface else { return false };
     let ours = facts.spec.machines.keys().filter_map(|name| facts.observed.host_end(name));
-    let lo = facts.link_name(index) == "lo";
-    lo || ours.map(|link| link.index).any(|own| own == index)
+    let shared = ["lo", LINK].contains(&facts.link_name(index));
+    shared || ours.map(|link| link.index).any(|own| own == index)
 }
 
 #[cfg(test)]

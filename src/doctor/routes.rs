@@ -2,6 +2,7 @@
 
 use super::{Facts, Finding};
 use crate::observed::Route;
+use crate::spec::UplinkKind;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     if facts.spec.host.pool().is_none() {
@@ -13,6 +14,14 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         .filter(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv6())
         .filter(|route| !route.unreachable)
         .collect();
+    // A tunnel of WireGuard's has its default route in a table of its own.
+    let elsewhere = facts.spec.host.uplink.as_ref().is_some_and(|uplink| match &uplink.kind {
+        UplinkKind::WireGuard(wireguard) => wireguard.takes_all(),
+        _ => false,
+    });
+    if elsewhere && defaults.is_empty() {
+        return Vec::new();
+    }
     let Some(best) = defaults.iter().map(|route| route.metric).min() else {
         let uplink = facts.spec.host.uplink.as_ref().map_or("the uplink", |uplink| uplink.interface.as_str());
         return vec![

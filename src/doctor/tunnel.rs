@@ -26,10 +26,13 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
 /// Keys that are gone: without one networkd makes no tunnel, or nobody answers.
 fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
     let UplinkKind::WireGuard(wireguard) = &uplink.kind else { return Vec::new() };
-    let shared = wireguard.peer.iter().enumerate().filter(|(_, peer)| peer.preshared);
-    let numbers = std::iter::once(0).chain(shared.map(|(at, _)| at + 1));
-    let paths = numbers.map(|number| ManagedFile::TunnelKey(uplink.interface.clone(), number).path());
-    let gone = paths.filter(|path| facts.observed.file(path).is_none_or(|key| key.trim().is_empty()));
+    let shared = wireguard.peer.iter().filter(|peer| peer.preshared);
+    let whose = std::iter::once(None).chain(shared.map(|peer| Some(peer.public_key.number())));
+    let paths = whose.map(|peer| ManagedFile::TunnelKey(uplink.interface.clone(), peer).path());
+    let observed = &facts.observed;
+    let gone = paths.filter(|path| {
+        !observed.unreadable.contains_key(path) && observed.file(path).is_none_or(|key| key.trim().is_empty())
+    });
     let pool = facts.spec.host.prefix.map(|pool| format!(" --pool {pool}")).unwrap_or_default();
     let findings = gone.map(|path| {
         let what = format!("has no key: {} is not there", path.display());
@@ -53,8 +56,10 @@ mod tests {
         let mut facts = Facts { spec, ..Facts::default() };
         facts.observed.live = true;
         assert_eq!(check(&facts).len(), 2, "two keys");
-        for number in [0, 1] {
-            let key = ManagedFile::TunnelKey("wg0".parse().unwrap(), number);
+        let public: crate::spec::wireguard::Key =
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
+        for peer in [None, Some(public.number())] {
+            let key = ManagedFile::TunnelKey("wg0".parse().unwrap(), peer);
             facts.observed.files.insert(key.path(), "x".into());
         }
         assert!(check(&facts)[0].what.starts_with("is not there"));

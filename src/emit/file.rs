@@ -66,8 +66,8 @@ pub enum ManagedFile {
     PoolNetwork,
     TunnelNetdev(IfName),
     TunnelNetwork(IfName),
-    /// A tunnel's own private key, and those that it shares with its peers, by their number from 1 on.
-    TunnelKey(IfName, usize),
+    /// A tunnel's own private key, or one that it shares with a peer, which that is known by.
+    TunnelKey(IfName, Option<u32>),
     /// A drop-in of the .network file that the uplink has, by that file's name.
     UplinkDropIn(String),
     ResolvedDropIn,
@@ -170,8 +170,10 @@ impl ManagedFile {
             File::PoolNetwork => networkd("pool", "lo", "network", Host),
             File::TunnelNetdev(link) => networkd("tunnel", link.as_str(), "netdev", Host),
             File::TunnelNetwork(link) => networkd("tunnel", link.as_str(), "network", Host),
-            File::TunnelKey(link, 0) => networkd("tunnel", link.as_str(), "key", Host),
-            File::TunnelKey(link, peer) => networkd("tunnel", &format!("{link}.{peer}"), "psk", Host),
+            File::TunnelKey(link, None) => networkd("tunnel", link.as_str(), "key", Host),
+            File::TunnelKey(link, Some(peer)) => {
+                networkd("tunnel", &format!("{link}.{peer:08x}"), "psk", Host)
+            }
             File::UplinkDropIn(file) => {
                 (format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(), Host, Networkd)
             }
@@ -331,10 +333,10 @@ fn networkd_file(file: &str) -> Option<ManagedFile> {
         ("nat64", "network") => File::Nat64Network,
         ("tunnel", "netdev") => File::TunnelNetdev(link()?),
         ("tunnel", "network") => File::TunnelNetwork(link()?),
-        ("tunnel", "key") => File::TunnelKey(link()?, 0),
+        ("tunnel", "key") => File::TunnelKey(link()?, None),
         ("tunnel", "psk") => {
             let (link, peer) = name.rsplit_once('.')?;
-            File::TunnelKey(link.parse().ok()?, peer.parse().ok()?)
+            File::TunnelKey(link.parse().ok()?, Some(u32::from_str_radix(peer, 16).ok()?))
         }
         ("bridge", "netdev") => File::BridgeNetdev(link()?),
         ("bridge", "network") => File::BridgeNetwork(link()?),

@@ -5,7 +5,8 @@ use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::IfName;
 use crate::observed::{
-    FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, accept_ra, evict_nocarrier, proxy_delay, proxy_ndp,
+    FORWARDING, INOTIFY_INSTANCES, NEIGHBOURS, SRC_VALID_MARK, accept_ra, evict_nocarrier, proxy_delay,
+    proxy_ndp,
 };
 use crate::pool::Prefix;
 use crate::spec::{AcceptRa, Delegated, HostSpec, OnLink, Tunnel, Uplink, UplinkKind};
@@ -91,6 +92,12 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
         switches.push((proxy_delay(uplink.as_str()), 0));
         switches.push((evict_nocarrier(uplink.as_str()), 0));
     }
+    // Answers of the peer come by another way than marked packets leave (wg-quick(8)).
+    let over_v4 = host.uplink.as_ref().is_some_and(|uplink| match &uplink.kind {
+        UplinkKind::WireGuard(wireguard) => wireguard.takes_over(false),
+        _ => false,
+    });
+    switches.extend(over_v4.then(|| (SRC_VALID_MARK.to_owned(), 1)));
     if host.pool().is_some() {
         switches.push((NEIGHBOURS.to_owned(), 8192));
         switches.push((FORWARDING.to_owned(), 1));

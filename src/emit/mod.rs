@@ -12,7 +12,7 @@ pub mod nat64;
 pub mod nftables_unit;
 mod origin;
 mod unit;
-mod wireguard;
+pub mod wireguard;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -26,7 +26,8 @@ const MACHINES_V4: &str = "198.19.240.0/20";
 
 /// Whether a machine of this host needs it.
 pub fn is_used(spec: &Spec) -> bool {
-    spec.host.prefix.is_some() && spec.machines.values().any(|machine| spec.host.is_translated(machine))
+    let wants = spec.machines.values().any(|machine| spec.host.is_translated(machine));
+    spec.host.prefix.is_some() && (wants || spec.still_translated)
 }
 
 /// The files that all such machines share.
@@ -37,7 +38,7 @@ pub fn files(spec: &Spec) -> Vec<(ManagedFile, String)> {
     let listener = spec.host.dns64_listener();
     let mut files = vec![
         (ManagedFile::Nat64Netdev, device()),
-        (ManagedFile::Nat64Network, network(listener)),
+        (ManagedFile::Nat64Network, network(listener, spec.host.prefix.map(translator_address))),
         (ManagedFile::Nat64Unit, translator()),
     ];
     let pool = spec.host.prefix;
@@ -59,8 +60,8 @@ fn device() -> String {
 }
 
 /// Its routes stay while tayga does not run: what comes then is lost, and goes nowhere else.
-fn network(listener: Option<Ipv6Addr>) -> String {
-    Ini::new()
+fn network(listener: Option<Ipv6Addr>, translator: Option<Ipv6Addr>) -> String {
+    let ini = Ini::new()
         .section("Match")
         .set("Name", LINK)
         .section("Link")
@@ -75,13 +76,21 @@ fn network(listener: Option<Ipv6Addr>) -> String {
         .set_some("Address", listener.map(|address| format!("{address}/128")))
         .set("IPMasquerade", "ipv4")
         .section("Route")
-        .set("Destination", PREFIX)
+        .set("Destination", PREFIX);
+    // Its errors come from there, and are believed where the way back is that way.
+    translator
+        .into_iter()
+        .fold(ini, |ini, own| ini.section("Route").set("Destination", format_args!("{own}/128")))
         .render()
 }
 
-/// It has the address after that of the name server.
+/// The address after that of the name server.
+fn translator_address(pool: Prefix) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(pool.dns64_address()) + 1)
+}
+
 fn tayga(pool: Prefix) -> String {
-    let own = Ipv6Addr::from(u128::from(pool.dns64_address()) + 1);
+    let own = translator_address(pool);
     format!(
         "tun-device {LINK}\nipv4-addr {TAYGA_V4}\nipv6-addr {own}\nprefix {PREFIX}\ndynamic-pool {MACHINES_V4}\n"
     )
@@ -105,6 +114,12 @@ fn translator() -> String {
         .set("DynamicUser", "yes")
         .set("AmbientCapabilities", "CAP_NET_ADMIN")
         .set("CapabilityBoundingSet", "CAP_NET_ADMIN")
+        // No netlink: it changes no routes and no rules.
+        .set("RestrictAddressFamilies", "AF_INET AF_UNIX")
+        .set("SystemCallFilter", "@system-service")
+        .set("RestrictNamespaces", "yes")
+        .set("MemoryDenyWriteExecute", "yes")
+        .set("MemoryMax", "256M")
         .set("ProtectHome", "yes")
         .render()
 }
@@ -115,7 +130,7 @@ fn unbound(host: &HostSpec, pool: Prefix, listener: Ipv6Addr) -> String {
         "server:\n\tinterface: {listener}\n\tip-freebind: yes\n\taccess-control: {pool} allow\n\taccess-control: ::0/0 refuse\n\
          \tmodule-config: \"dns64 iterator\"\n\tdns64-prefix: {PREFIX}\n\tunblock-lan-zones: yes\n\tinsecure-lan-zones: yes\n\
          \tusername: \"\"\n\tchroot: \"\"\n\tpidfile: \"\"\n\tdirectory: \"\"\n\tuse-syslog: no\n\tlogfile: \"\"\n\
-         \tdo-not-query-localhost: no\n\tnum-threads: 1\n"
+         \tnum-threads: 1\n"
     );
     let servers = host.dns_servers();
     if !servers.is_empty() {
@@ -137,6 +152,7 @@ fn resolver() -> String {
         .set("DynamicUser", "yes")
         .set("AmbientCapabilities", "CAP_NET_BIND_SERVICE")
         .set("CapabilityBoundingSet", "CAP_NET_BIND_SERVICE")
+        .set("MemoryMax", "256M")
         .set("ProtectHome", "yes")
         .render()
 }
@@ -148,10 +164,15 @@ fn config(file: &ManagedFile) -> String {
 /// What the firewall has of it, for the chains forward and input. Only machines that are to be
 /// translated are, by the one address that is planned for each: every other takes a place of the pool.
 /// Nobody comes in this way who was not asked, not even to this host.
-pub fn rules() -> ([String; 2], [String; 2]) {
+/// What is no part of the internet is not behind it either, whichever of it the translator knows (RFC 6890).
+pub fn rules() -> ([String; 4], [String; 2]) {
+    const PRIVATE: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, \
+                           192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3";
     let forward = [
         format!("ip6 daddr {PREFIX} iifname . ip6 saddr != @translated counter drop"),
-        format!("oifname \"{LINK}\" meta nfproto ipv4 ct state new counter drop"),
+        format!("iifname \"{LINK}\" ip daddr {{ {PRIVATE} }} counter drop"),
+        format!("oifname \"{LINK}\" meta nfproto ipv4 ct state established,related accept"),
+        format!("oifname \"{LINK}\" meta nfproto ipv4 counter drop"),
     ];
     let input = [format!("iifname \"{LINK}\" jump always"), format!("iifname \"{LINK}\" counter drop")];
     (forward, input)

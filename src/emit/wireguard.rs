@@ -10,9 +10,11 @@ use crate::pool::Prefix;
 use crate::spec::WireGuard;
 use crate::spec::wireguard::{Peer, TABLE, Table};
 
-/// Before the rule for the main table, which has the priority 32766 (ip-rule(8)).
-const SPECIFIC_FIRST: u32 = 32764;
-const THEN: u32 = 32765;
+/// Before the rule for the main table, which has the priority 32766 (ip-rule(8)), and known by their numbers:
+/// networkd of systemd 252 leaves them when their link goes.
+pub const PRIORITIES: [u32; 2] = [SPECIFIC_FIRST, THEN];
+const SPECIFIC_FIRST: u32 = 31820;
+const THEN: u32 = 31821;
 
 pub fn files(
     interface: &IfName,
@@ -26,27 +28,28 @@ pub fn files(
     ]
 }
 
-fn key_file(interface: &IfName, number: usize) -> String {
-    ManagedFile::TunnelKey(interface.clone(), number).path().display().to_string()
+fn key_file(interface: &IfName, peer: Option<u32>) -> String {
+    ManagedFile::TunnelKey(interface.clone(), peer).path().display().to_string()
 }
 
 /// Its own packets are marked, so that they do not go through it.
 fn device(interface: &IfName, wireguard: &WireGuard, mtu: Option<u32>) -> String {
     let WireGuard { address: _, dns: _, listen_port, fwmark, table: _, peer } = wireguard;
+    let takes_over = [true, false].into_iter().any(|is_v6| wireguard.takes_over(is_v6));
     let ini = Ini::new()
         .section("NetDev")
         .set("Name", interface)
         .set("Kind", "wireguard")
         .set_some("MTUBytes", mtu)
         .section("WireGuard")
-        .set("PrivateKeyFile", key_file(interface, 0))
+        .set("PrivateKeyFile", key_file(interface, None))
         .set_some("ListenPort", *listen_port)
-        .set_some("FirewallMark", fwmark.or_else(|| takes_over(wireguard).then_some(TABLE)));
-    let ini = peer.iter().enumerate().fold(ini, |ini, (at, peer)| {
+        .set_some("FirewallMark", fwmark.or_else(|| takes_over.then_some(TABLE)));
+    let ini = peer.iter().fold(ini, |ini, peer| {
         let Peer { public_key, preshared, endpoint, allowed_ips, persistent_keepalive } = peer;
         ini.section("WireGuardPeer")
             .set("PublicKey", public_key)
-            .set_some("PresharedKeyFile", preshared.then(|| key_file(interface, at + 1)))
+            .set_some("PresharedKeyFile", preshared.then(|| key_file(interface, Some(public_key.number()))))
             .set("AllowedIPs", words(allowed_ips))
             .set_some("Endpoint", endpoint.as_ref())
             .set_some("PersistentKeepalive", *persistent_keepalive)
@@ -60,11 +63,6 @@ fn words(nets: &[IpNet]) -> String {
 
 fn is_default(net: &IpNet) -> bool {
     net.prefix_len() == 0
-}
-
-/// Whether all that the host sends goes through it.
-fn takes_over(wireguard: &WireGuard) -> bool {
-    wireguard.table == Table::Auto && wireguard.allowed().any(|net| is_default(&net))
 }
 
 fn network(interface: &IfName, wireguard: &WireGuard, pool: Option<Prefix>) -> String {

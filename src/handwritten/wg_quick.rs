@@ -20,8 +20,8 @@ pub struct WgQuick {
     /// Bytes that a packet in the tunnel may have.
     pub mtu: Option<u32>,
     pub private_key: Key,
-    /// Those that both ends know, by the peer's number, from 0 on.
-    pub preshared: Vec<(usize, Key)>,
+    /// Those that both ends know, by the peer's public ones.
+    pub preshared: Vec<(Key, Key)>,
 }
 
 /// One [Peer], as far as it has been read.
@@ -97,7 +97,10 @@ impl<'t> Reader<'t> {
                     "[peer]" => self.peers.push(Begun::default()),
                     _ => self.wrong(
                         place,
-                        format!("{word} is no section of wg-quick(8): it has [Interface] and [Peer]"),
+                        format!(
+                            "{} is no section of wg-quick(8): it has [Interface] and [Peer]",
+                            stars(word, SECRET)
+                        ),
                     ),
                 }
                 continue;
@@ -107,8 +110,7 @@ impl<'t> Reader<'t> {
                 continue;
             };
             let (name, value) = (line[..equals].trim(), line[equals + 1..].trim());
-            let after = at + equals + 1 + (line[equals + 1..].len() - line[equals + 1..].trim_start().len());
-            let places = [place.start..place.start + name.len(), after..after + value.len()];
+            let places = [place.start..place.start + name.len(), place.end - value.len()..place.end];
             let setting = Setting { key: name.to_ascii_lowercase(), name, value, places };
             match section.as_str() {
                 "[interface]" => self.of_interface(&setting),
@@ -172,7 +174,8 @@ impl<'t> Reader<'t> {
     }
 
     fn unknown(&mut self, setting: &Setting, section: &str) {
-        let message = format!("{} is no setting of [{section}] in wg-quick(8)", setting.name.escape_debug());
+        let name = stars(setting.name, SECRET);
+        let message = format!("{} is no setting of [{section}] in wg-quick(8)", name.escape_debug());
         self.wrong(setting.places[0].clone(), message);
     }
 
@@ -185,7 +188,7 @@ impl<'t> Reader<'t> {
     fn number<T: TryFrom<u32> + Default>(&mut self, setting: &Setting) -> Option<T> {
         let number = match setting.value.strip_prefix("0x") {
             Some(digits) => u32::from_str_radix(digits, 16).ok(),
-            None if setting.value == "off" => Some(0),
+            None if setting.value.eq_ignore_ascii_case("off") => Some(0),
             None => setting.value.parse().ok(),
         };
         let number = number.and_then(|number| T::try_from(number).ok());
@@ -200,9 +203,10 @@ impl<'t> Reader<'t> {
         for word in list(setting.value) {
             match wireguard::net(word) {
                 Some(net) => nets.push(net),
-                None => {
-                    self.wrong(setting.places[1].clone(), format!("'{}' is no address", word.escape_debug()))
-                }
+                None => self.wrong(
+                    setting.places[1].clone(),
+                    format!("'{}' is no address", stars(word, SECRET).escape_debug()),
+                ),
             }
         }
         nets
@@ -216,14 +220,12 @@ impl<'t> Reader<'t> {
         let missing = |what: &str| Problems(vec![Problem::whole(self.path, what)]);
         let private_key = self.private_key.ok_or_else(|| missing("[Interface] has no PrivateKey"))?;
         let (mut wireguard, mut preshared) = (self.wireguard, Vec::new());
-        for (number, Begun { public_key, preshared: key, endpoint, allowed_ips, persistent_keepalive }) in
-            self.peers.into_iter().enumerate()
-        {
+        for Begun { public_key, preshared: key, endpoint, allowed_ips, persistent_keepalive } in self.peers {
             let public_key = public_key.ok_or_else(|| missing("a [Peer] has no PublicKey"))?;
             let has_key = key.is_some();
             // Whom we go to knows where we are only when it has heard from us.
             let keepalive = persistent_keepalive.or(endpoint.as_ref().map(|_| KEEPALIVE));
-            preshared.extend(key.map(|key| (number, key)));
+            preshared.extend(key.map(|key| (public_key.clone(), key)));
             wireguard.peer.push(Peer {
                 public_key,
                 preshared: has_key,
@@ -239,24 +241,32 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// The text as it may be shown: stars for all that is a key, or should be one, but public ones.
+/// The text as it may be shown: stars for all that is a key, or should be one, but public ones. A word
+/// as long as most of a key is taken for one wherever it stands.
 fn masked(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
-        let (name, value) = line.split_once('=').unwrap_or((line, ""));
-        let name_says = name.trim().to_ascii_lowercase().ends_with("key");
-        let is_public = name.trim().eq_ignore_ascii_case("publickey");
-        if !is_public && (name_says || value.trim().parse::<Key>().is_ok()) {
-            shown.push_str(name);
-            let stars = |c: char| {
-                if c.is_whitespace() || c == '=' { c.to_string() } else { "*".repeat(c.len_utf8()) }
-            };
-            shown.extend(line[name.len()..].chars().map(stars));
-        } else {
-            shown.push_str(line);
-        }
+        let name = line.split(['=', ':']).next().unwrap_or_default().trim().to_ascii_lowercase();
+        let is_public = name == "publickey";
+        let is_secret = !is_public && name.ends_with("key");
+        let value = line.find(['=', ':']).filter(|_| is_secret).unwrap_or(line.len());
+        shown.push_str(&stars(&line[..value], if is_public { usize::MAX } else { SECRET }));
+        shown.push_str(&stars(&line[value..], 2));
     }
     shown
+}
+
+/// No setting's name, address or host is a word so long.
+const SECRET: usize = 40;
+
+/// Stars, a byte each, for words of at least so many bytes.
+fn stars(text: &str, length: usize) -> String {
+    let is_between = |c: char| c.is_whitespace() || ",;:[]".contains(c);
+    let words = text.split_inclusive(is_between).map(|word| {
+        let end = word.trim_end_matches(is_between).len();
+        if end >= length { "*".repeat(end) + &word[end..] } else { word.to_owned() }
+    });
+    words.collect()
 }
 
 /// Words between commas.
@@ -287,8 +297,11 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        let text = "[Interface]\nPrivateKey = KEYx\nPrivatKey=secret\nSomething = KEY\n[Peer]\nPublicKey = KEYKEY\nPreSharedKey = ß\n";
-        insta::assert_snapshot!(read(text).err().unwrap());
+        let text = "[Interface]\nPrivateKey = KEYx\nPrivatKey=secret\nSomething = KEY\nPrivateKey KEY\nPrivateKey: KEY\nKEY\nAddress = KEY, 10.9.0.2\n\
+                    MTU =\n[KEY]\n[Peer]\nPublicKey = KEYKEY\nPreSharedKey = ßß\n";
+        let said = read(text).err().unwrap();
+        assert_eq!(said.matches(&KEY[..20]).count(), 2, "{said}");
+        insta::assert_snapshot!(said);
     }
 
     #[test]

@@ -157,12 +157,24 @@ impl Plan {
     }
 }
 
+/// Whether a machine that stays as it is has been given the translation that it needs.
+fn still_translated(wanted: &Wanted, observed: &Observed) -> bool {
+    let of_machines = observed.files.iter().filter(|(_, text)| text.contains(emit::nat64::TRANSLATOR));
+    let mut whose = of_machines.filter_map(|(path, _)| match emit::ManagedFile::parse(path)? {
+        emit::ManagedFile::UnitDropIn(name) => Some(name),
+        _ => None,
+    });
+    whose.any(|name| !wanted.holds(&Owner::Machine(name)))
+}
+
 /// The steps from what is observed to what is wanted.
 ///
 /// # Errors
 /// Every reason not to begin, at once.
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
-    let wanted = &guests::settled(wanted, observed);
+    let mut settled = guests::settled(wanted, observed);
+    settled.spec.still_translated = still_translated(wanted, observed);
+    let wanted = &settled;
     let mut refusals = checks::refusals(wanted, observed);
     let changes = match files::changes(wanted, observed) {
         Ok(changes) if refusals.is_empty() => changes,

@@ -73,11 +73,28 @@ fn sockets(observed: &Observed, changes: &[files::FileChange]) -> (Option<Step>,
     };
     let named =
         |takes: fn(&files::FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
-    let new: Vec<String> =
+    let mut new: Vec<String> =
         named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
-    let old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
+    let mut old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
+    // What machines share reads its configuration when it starts, which it does again where one needs it.
+    let shared = changes.iter().filter(|change| change.old.is_some());
+    for (unit, stays) in shared.filter_map(|change| Some((translating(&change.file)?, change.new.is_some())))
+    {
+        old.extend((!old.contains(&unit)).then(|| unit.clone()));
+        new.extend((stays && !new.contains(&unit)).then_some(unit));
+    }
     let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
     (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
+}
+
+/// The unit that a file of the translation is for.
+fn translating(file: &ManagedFile) -> Option<String> {
+    let unit = match file {
+        ManagedFile::Nat64Netdev | ManagedFile::Nat64Config | ManagedFile::Nat64Unit => nat64::TRANSLATOR,
+        ManagedFile::Dns64Config | ManagedFile::Dns64Unit => nat64::RESOLVER,
+        _ => return None,
+    };
+    Some(unit.to_owned())
 }
 
 /// The tree goes, and with it the .nspawn file: one that its owner wrote comes back.

@@ -18,8 +18,10 @@ impl Refusal {
         Refusal { machine: Some(machine.clone()), ..Refusal::of_host(what, hint) }
     }
 
+    /// An empty hint is none.
     pub fn of_host(what: impl ToString, hint: impl Into<String>) -> Refusal {
-        Refusal { machine: None, what: what.to_string(), hint: Some(hint.into()) }
+        let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        Refusal { machine: None, what: what.to_string(), hint }
     }
 
     pub fn no_tree(name: &MachineName) -> Refusal {

@@ -199,8 +199,10 @@ impl Step {
             Step::Enable { machines } => Some(Step::Disable { machines }),
             Step::Disable { machines } => Some(Step::Enable { machines }),
             Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
-            Step::BridgeUp { bridge: name, is_new: true, .. }
-            | Step::TunnelUp { link: name, is_new: true } => Some(Step::DeleteLink { name }),
+            // networkd makes one that was there before anew, of the files that it reads then.
+            Step::BridgeUp { bridge: name, is_new: true, .. } | Step::TunnelUp { link: name, .. } => {
+                Some(Step::DeleteLink { name })
+            }
             // Who has read the files reads them again once they are back.
             Step::ReloadSystemd { .. }
             | Step::ReloadNetworkd
@@ -218,7 +220,7 @@ impl Step {
             | Step::DeleteLink { .. }
             | Step::FlushPort { .. }
             | Step::Move { from: None, .. } => None,
-            Step::BridgeUp { is_new: false, .. } | Step::TunnelUp { is_new: false, .. } => None,
+            Step::BridgeUp { is_new: false, .. } => None,
             Step::PoolRoute { .. }
             | Step::Delegation
             | Step::Probe { .. }

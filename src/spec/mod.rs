@@ -57,6 +57,8 @@ pub struct Spec {
     pub strays: Vec<Problem>,
     /// Whether this host's nftables.service is Debian's: not written down, but there.
     pub debian_nftables: bool,
+    /// Whether machines that a command leaves as they are go on needing the translation that they have.
+    pub still_translated: bool,
     /// The addresses that this host has on its links, and its routers: nor is that written down.
     pub own_addresses: BTreeSet<IpAddr>,
 }

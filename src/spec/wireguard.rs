@@ -68,8 +68,10 @@ pub struct Endpoint(String);
 #[error("{0}")]
 pub struct WordError(&'static str);
 
-/// The table, and the mark, that wg-quick(8) begins with.
-pub const TABLE: u32 = 51820;
+impl crate::hint::Hint for WordError {}
+
+/// The table, and the mark, where none is named; wg-quick(8) itself begins with 51820.
+pub const TABLE: u32 = 31820;
 
 impl WireGuard {
     /// What makes no tunnel.
@@ -91,6 +93,12 @@ impl WireGuard {
     /// Whether what machines send to anybody may go through it.
     pub fn takes_all(&self) -> bool {
         self.allowed().any(|net| net == IpNet::V6(Ipv6Net::default()))
+    }
+
+    /// Whether all that the host sends in this family goes through it.
+    pub fn takes_over(&self, is_v6: bool) -> bool {
+        let is_all = |net: IpNet| net.prefix_len() == 0 && matches!(net, IpNet::V6(_)) == is_v6;
+        self.table == Table::Auto && self.allowed().any(is_all)
     }
 
     /// A part of the pool that would be led to a peer.
@@ -122,6 +130,13 @@ impl fmt::Display for Table {
             Table::Off => f.write_str("off"),
             Table::Number(number) => write!(f, "{number}"),
         }
+    }
+}
+
+impl Key {
+    /// A number that it is known by among a few.
+    pub fn number(&self) -> u32 {
+        crc32fast::hash(self.0.as_bytes())
     }
 }
 

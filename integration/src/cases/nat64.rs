@@ -55,6 +55,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("doctor --fix --yes")?;
     advertised(lab)?;
     nobody_else(lab)?;
+    stays_for_others(lab)?;
     lab.power_off()?;
     lab.power_on()?;
     lab.booted("web")?;
@@ -135,12 +136,18 @@ fn nobody_else(lab: &Lab) -> Result<()> {
     must!(!ping("db", "")?.ok(), "db is translated, and never asked for it");
     lab.inside("web", "ip addr add 2001:db8:a:1::bad/64 dev host0 nodad")?;
     must!(!ping("web", "-I 2001:db8:a:1::bad")?.ok(), "one machine takes two places");
+    lab.inside("web", "ip addr del 2001:db8:a:1::bad/64 dev host0")?;
     // What listens on this host's IPv4 addresses is no more to be had than by IPv6.
     lab.sh("ip addr add 192.31.196.2/32 dev lo; systemd-run -q --unit=v4 --property=Restart=always systemd-socket-activate -a -l 192.31.196.2:7777 --inetd -- /bin/echo hello")?;
     let knock = "timeout 3 bash -c 'exec 3<>/dev/tcp/HOST/7777'";
     let there = || Ok(lab.run(&["bash", "-c", &knock.replace("HOST", "192.31.196.2")])?.ok());
     until(Duration::from_secs(5), "somebody listens", there)?;
     must!(!lab.inside("web", &knock.replace("HOST", HOST))?.ok(), "a machine comes in to the host by IPv4");
+    // Nor is what is private behind it, whatever the translator knows of that: 100.64.0.7 is the router here.
+    lab.router.script("ip addr add 100.64.0.7/32 dev lo")?;
+    must!(lab.run(&["ping", "-c1", "-W2", "100.64.0.7"])?.ok(), "the host does not reach it itself");
+    let private = lab.inside("web", "ping -6 -c2 -i0.2 -W1 64:ff9b::6440:7")?;
+    must!(!private.ok(), "a private address is reached: {}", private.all());
     // Nor is the host a relay for the world.
     lab.router.script(
         "ip -6 route add 64:ff9b::/96 via 2001:db8:ffff::2; ip route add 198.19.224.0/19 via 192.0.2.2",
@@ -155,6 +162,28 @@ fn nobody_else(lab: &Lab) -> Result<()> {
     must!(lab.router.watched("ip6")? == 0, "what is translated leaves by IPv6");
     must!(lab.run(&["ping", "-c1", "-W2", "198.19.224.2"])?.ok(), "the translator itself is silent");
     Ok(())
+}
+
+/// Who runs keeps what he has, whatever happens to his definition, and others come and go.
+fn stays_for_others(lab: &Lab) -> Result<()> {
+    lab.sh("cp /etc/nsctl/machines.d/web.toml /root/; echo typo >> /etc/nsctl/machines.d/web.toml")?;
+    lab.nsctl_ok("create other --routed --image debian-13 --no-start")?;
+    lab.nsctl_ok("remove -y other")?;
+    must!(
+        downloads(lab, SERVER)?,
+        "a definition that cannot be read costs a machine its IPv4: {}",
+        state(lab)
+    );
+    lab.sh("cp /root/web.toml /etc/nsctl/machines.d/web.toml")?;
+    // What they ask is asked of others from now on.
+    lab.sh("sed -i 's/^listen = true/listen = false\\nservers = [\"2001:db8:ffff::53\"]/' /etc/nsctl/nsctl.toml; nsctl apply --yes")?;
+    let pid = "systemctl show -P MainPID nsctl-dns64";
+    let before = lab.sh(pid)?;
+    lab.sh(
+        "sed -i 's/^listen = false/listen = true/; /^servers/d' /etc/nsctl/nsctl.toml; nsctl apply --yes",
+    )?;
+    must!(lab.sh(pid)? != before, "the name server goes on with what it was told before");
+    until(Duration::from_secs(20), "names again", || downloads(lab, "v4only.example"))
 }
 
 /// Nothing runs, and nothing is left, where nobody needs it.

@@ -69,13 +69,31 @@ fn elsewhere(lab: &Lab) -> Result<()> {
     let has =
         |verb: &str, address: &str| lab.router.script(&format!("ip addr {verb} {address} dev up0 nodad"));
     has("add", "2001:db8:c::100/128")?;
+    // He need not have heard of this host.
+    lab.router.script("ip -6 neigh flush dev up0")?;
     lab.nsctl_ok("create other --routed --image debian-13 --no-start")?;
     let address = lab.machine("other")?["network"]["address"].clone();
     must!(address == "2001:db8:c::101", "it is given what another has: {address}");
     has("add", "2001:db8:c::101/128")?;
     refused(lab, "start other", 1, "somebody else on wan0 has 2001:db8:c::101 already")?;
     must!(lab.machine("other")?["state"] == "stopped", "it runs all the same");
+    // Others go on, in one apply.
+    lab.nsctl_ok("create more --routed --image debian-13 --no-start")?;
+    let said = lab.nsctl("apply --yes")?;
+    must!(
+        said.status == 1 && said.stderr.contains("'other' does not start: somebody else"),
+        "{}",
+        said.all()
+    );
+    must!(lab.machine("more")?["state"] == "running", "one holds up the others: {}", said.all());
+    lab.nsctl_ok("remove -y more")?;
+    // Who answers for every address, or says what this host is, tells nothing.
     has("del", "2001:db8:c::101/128")?;
+    let answers = |how: &str| lab.router.script(&format!("ip -6 neigh {how} proxy 2001:db8:c::101 dev up0"));
+    lab.router.script("sysctl -qw net.ipv6.conf.up0.proxy_ndp=1 net.ipv6.conf.up0.forwarding=1 net.ipv6.neigh.up0.proxy_delay=0")?;
+    answers("add")?;
+    refused(lab, "start other", 1, "somebody else on wan0 has 2001:db8:c::101 already")?;
+    answers("del")?;
     lab.nsctl_ok("start other")?;
     lab.nsctl_ok("remove -y other")?;
     has("del", "2001:db8:c::100/128").map(drop)

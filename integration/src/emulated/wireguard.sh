@@ -37,13 +37,13 @@ for link in wg0 ve-tiny; do
     grep -qx 1420 "/sys/class/net/$link/mtu" || end "$link has an MTU of $(cat "/sys/class/net/$link/mtu")"
 done
 way | grep -q "dev wg0" || end "the host's own way is not through the tunnel: $(way)"
-for key in key 1.psk; do
-    of=$(stat -c '%a %U %G' /etc/systemd/network/05-nsctl-tunnel-wg0.$key)
+for key in /etc/systemd/network/05-nsctl-tunnel-wg0*.key /etc/systemd/network/05-nsctl-tunnel-wg0*.psk; do
+    of=$(stat -c '%a %U %G' "$key")
     [ "$of" = "640 root systemd-network" ] || end "the $key is readable: $of"
 done
 grep -rqF "$(cat /root/own.key)" /etc/nsctl /var/lib/nsctl && end "the key is written down elsewhere"
 nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"
-nsctl doctor tiny || end "doctor finds something"
+nsctl doctor || end "doctor finds something"
 
 # Another key, and nothing else.
 know other
@@ -55,6 +55,7 @@ world "with another key"
 # The host's own ways stay.
 file other "Table = off"
 init
+ip -6 rule | grep -q 'fwmark' && end "a rule is left: $(ip -6 rule)"
 way | grep -q "dev wg0" && end "the host's own way is through the tunnel, though the file says no: $(way)"
 world "while the host's own way is another"
 ip -6 route get 2001:db8:77::1 from 2001:db8:a::1 | grep -q "dev wg0" || end "what the host sends from the pool goes elsewhere"

@@ -1,12 +1,14 @@
 //! `nsctl init`: the pool, forwarding, the unreachable route.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use super::{proposal, upstream, wireguard};
+use super::wireguard::{self, Asked};
+use super::{proposal, upstream};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
@@ -17,9 +19,9 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::{Scope, holds_router};
 use crate::pool::{Pool, Prefix};
-use crate::spec::{AcceptRa, Delegated, Dns, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
-use crate::sys::Net;
+use crate::spec::{AcceptRa, Delegated, Dns, HostSpec, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 use crate::sys::router::Delivery;
+use crate::sys::{self, Net};
 
 /// Tell which prefix this host has for its machines; without options, see what there is
 #[derive(Debug, Args)]
@@ -127,7 +129,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     }
     let uplink = match (tunnel, &wireguard, pool) {
         (Some(tunnel), _, _) => Some(tunnel),
-        (None, Some(asked), Pool::Fixed(prefix)) => Some(asked.uplink(&session, prefix)?),
+        (None, Some(asked), Pool::Fixed(prefix)) => Some(asked.uplink(&session, prefix).await?),
         _ => native(&session, uplink, args.on_link).await?,
     };
     if args.on_link && uplink.is_none() {
@@ -144,11 +146,17 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     if host.pool().is_none() && host.dns.is_none() {
         host.dns = dns(&session).await?;
     }
-    let before = (host.answers_on().cloned(), host.may_answer_on().cloned());
+    let mtu = |host: &HostSpec| host.uplink.as_ref().and_then(|uplink| uplink.mtu);
+    let before = (host.answers_on().cloned(), host.may_answer_on().cloned(), mtu(&host));
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
-    let changes = before != (host.answers_on().cloned(), host.may_answer_on().cloned());
-    let keys = wireguard.map(|asked| asked.keys()).unwrap_or_default();
-    session.make(session.change(Scope::Host).host(&host)?.keys(&keys)).await?;
+    let changes = before != (host.answers_on().cloned(), host.may_answer_on().cloned(), mtu(&host));
+    let change = session.change(Scope::Host).host(&host)?;
+    let stays = host.uplink.as_ref().is_some_and(|uplink| matches!(uplink.kind, UplinkKind::WireGuard(_)));
+    let keys = wireguard.as_ref().map(Asked::keys).or((!stays).then(BTreeMap::new));
+    session.make(keys.iter().fold(change, |change, keys| change.keys(keys))).await?;
+    for path in keys.iter().flat_map(BTreeMap::keys) {
+        session.disk.narrow(path, 0o640).map_err(sys::Error::from)?;
+    }
     session.say(match pool {
         Pool::Delegated(_) => {
             format!("machines get a /64 each of what is delegated; today that is {}", today().await?)
@@ -171,6 +179,10 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
 
 /// The uplink that somebody upstream leads to: the one that is named, or else the one with the default route.
 async fn native(session: &Session, name: Option<IfName>, on_link: bool) -> Result<Option<Uplink>, Fault> {
+    let known = session.spec.host.uplink.as_ref().filter(|known| known.is_tunnel());
+    if let Some(known) = known.filter(|known| name.as_ref().is_some_and(|name| known.interface == *name)) {
+        return Ok(Some(known.clone()));
+    }
     let name = match name {
         Some(name) => Some(name),
         None => default_uplink(session)?,

@@ -1,5 +1,6 @@
 //! `nsctl plan` and `nsctl apply`: the host as its files say, as a whole.
 
+use crate::apply::StepError;
 use crate::cli::text::out;
 use clap::Args;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use crate::cli::machine::create::new_image;
 use crate::cli::session::{About, Session, bus, held, state, tell_of_journal};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
+use crate::hint::Hint as _;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
@@ -94,8 +96,16 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     if !leaseless.is_empty() {
         session.ask_neighbours(&leaseless.iter().collect::<Vec<_>>()).await?;
     }
-    let held = session.held(|_| true);
-    let Whole { plan, left_out, .. } = everything(&session.spec, &session.state, &session.observed, held)?;
+    let mut held = session.held(|_| true);
+    let planned = |held| everything(&session.spec, &session.state, &session.observed, held);
+    let mut whole = planned(held.clone())?;
+    let taken = elsewhere(&whole.plan).await?;
+    if !taken.is_empty() {
+        // They stay as they are, and hold up nobody else.
+        held.extend(taken);
+        whole = planned(held)?;
+    }
+    let Whole { plan, left_out, .. } = whole;
     session.progress.end();
     crate::apply::modes::follow(&session.disk, session.observed.files.keys())?;
     if plan.steps.is_empty() {
@@ -148,6 +158,21 @@ pub fn everything(
     });
     let made = to_make(spec, observed).into_iter().filter_map(|word| image::kept(&word)).collect();
     whole(spec, state, observed, &images.collect(), made, held)
+}
+
+/// Machines that would start with an address which somebody else on the link has.
+async fn elsewhere(plan: &Plan) -> Result<Vec<Refusal>, Fault> {
+    let mut refusals = Vec::new();
+    for step in &plan.steps {
+        let Step::Probe { link, addresses } = step else { continue };
+        for error in crate::apply::taken(link, addresses).await? {
+            let hint = error.hint().unwrap_or_default();
+            if let StepError::Elsewhere { machine, .. } = &error {
+                refusals.push(Refusal::of(machine, format!("'{machine}' does not start: {error}"), hint));
+            }
+        }
+    }
+    Ok(refusals)
 }
 
 /// Routed machines that have no lease yet.

@@ -10,8 +10,9 @@ use crate::handwritten::WgQuick;
 use crate::name::IfName;
 use crate::observed::Link;
 use crate::pool::Prefix;
-use crate::spec::{Uplink, UplinkKind};
+use crate::spec::{Uplink, UplinkKind, WireGuard};
 use crate::sys::Disk;
+use ipnet::IpNet;
 
 /// What WireGuard adds to a packet, whatever carries it (wg-quick(8)).
 const OVERHEAD: u32 = 80;
@@ -40,7 +41,7 @@ pub fn read(path: &Path) -> Result<Asked, Fault> {
 
 impl Asked {
     /// The uplink that it makes; says what the user should know of it.
-    pub fn uplink(&self, session: &Session, pool: Prefix) -> Result<Uplink, Fault> {
+    pub async fn uplink(&self, session: &Session, pool: Prefix) -> Result<Uplink, Fault> {
         let Asked { interface, path, file, is_public } = self;
         let device = ManagedFile::TunnelNetdev(interface.clone()).path();
         let observed = &session.observed;
@@ -55,6 +56,26 @@ impl Asked {
             return Err(Fault::new(format!("{shown}: AllowedIPs would lead {net} of the pool to the peer"))
                 .hint("AllowedIPs names what is at the other end; the pool is at this one"));
         }
+        let around = file
+            .wireguard
+            .address
+            .iter()
+            .find(|own| matches!(own, IpNet::V6(own) if own.contains(&pool.net())));
+        if let Some(own) = around.filter(|_| !pool.is_single()) {
+            return Err(Fault::new(format!(
+                "{shown}: with the address {own} all of {pool} would be on the tunnel's own link"
+            ))
+            .hint("the address in the tunnel has a length of its own, such as /128"));
+        }
+        let mut wireguard = file.wireguard.clone();
+        for (is_v6, family) in [(true, "IPv6"), (false, "IPv4")] {
+            if wireguard.takes_over(is_v6) {
+                session.say(format!("note: all that this host sends to the world by {family} goes through {interface} now; `Table = off` in {shown} keeps that as it is"));
+            }
+        }
+        if wireguard.takes_over(false) {
+            fix_endpoints(session, &mut wireguard).await?;
+        }
         if *is_public {
             session.say(format!(
                 "note: everybody on this host can read {shown}, and the key in it: `chmod 600 {shown}`"
@@ -68,17 +89,38 @@ impl Asked {
             ));
         }
         let mtu = file.mtu.unwrap_or_else(|| mtu_through(session));
-        let kind = UplinkKind::WireGuard(file.wireguard.clone());
+        let kind = UplinkKind::WireGuard(wireguard);
         Ok(Uplink { interface: interface.clone(), mtu: Some(mtu), kind })
     }
 
     /// The files that its keys go into, which nobody but root and networkd reads.
     pub fn keys(&self) -> BTreeMap<PathBuf, String> {
-        let own = (0, &self.file.private_key);
-        let shared = self.file.preshared.iter().map(|(peer, key)| (peer + 1, key));
-        let path = |number| ManagedFile::TunnelKey(self.interface.clone(), number).path();
-        std::iter::once(own).chain(shared).map(|(number, key)| (path(number), format!("{key}\n"))).collect()
+        let path = |peer| ManagedFile::TunnelKey(self.interface.clone(), peer).path();
+        let shared = self.file.preshared.iter().map(|(peer, key)| (Some(peer.number()), key));
+        let all = std::iter::once((None, &self.file.private_key)).chain(shared);
+        all.map(|(peer, key)| (path(peer), format!("{key}\n"))).collect()
     }
+}
+
+/// A name could be asked for through the tunnel alone, which waits for the answer: it is asked for now.
+async fn fix_endpoints(session: &Session, wireguard: &mut WireGuard) -> Result<(), Fault> {
+    for endpoint in wireguard.peer.iter_mut().filter_map(|peer| peer.endpoint.as_mut()) {
+        let word = endpoint.to_string();
+        if word.parse::<std::net::SocketAddr>().is_ok() {
+            continue;
+        }
+        let mut found = tokio::net::lookup_host(&word).await.map_err(|error| {
+            Fault::new(format!("the peer {word} is not found: {error}"))
+                .hint("write its address into the file, where you know it")
+        })?;
+        if let Some(address) = found.next() {
+            session.say(format!(
+                "note: {word} is {address} today; once that changes, `nsctl init --wireguard` again"
+            ));
+            *endpoint = address.to_string().parse()?;
+        }
+    }
+    Ok(())
 }
 
 /// What is left of the packets on the way to the peer, which does not lead through a tunnel of ours.

@@ -1,8 +1,9 @@
 //! The way to a file below a root.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -54,6 +55,14 @@ fn without_path(error: Error) -> Error {
     code.map_or(error, Error::from_raw_os_error)
 }
 
+/// Services read what is in it, whatever root's umask is; what is private is so itself.
+fn make_folder(path: impl AsRef<Path>) -> Result<()> {
+    match std::fs::create_dir(&path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o755))),
+    }
+}
+
 impl Disk {
     /// Where a path of the host is, seen from us. Links in the way to it are followed as on that
     /// host: none leads out of a foreign root (openat2(2), RESOLVE_IN_ROOT). The last part
@@ -71,13 +80,12 @@ impl Disk {
         let folder = path.parent().unwrap_or(path);
         let failed = |source| DiskError::At { doing: "make the folder", path: self.shown(folder), source };
         if self.is_this_host() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
+            let missing: Vec<&Path> = folder.ancestors().take_while(|above| !above.exists()).collect();
+            missing.into_iter().rev().try_for_each(make_folder).map_err(failed)?;
         }
         match self.at(path) {
             Err(error) if error.kind() == ErrorKind::NotFound && folder != path => {
-                let made = std::fs::create_dir(self.make_way(folder)?.way());
-                made.or_else(|e| if e.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
-                    .map_err(failed)?;
+                make_folder(self.make_way(folder)?.way()).map_err(failed)?;
                 self.at(path).map_err(failed)
             }
             place => place.map_err(failed),

@@ -15,10 +15,12 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::time::Instant;
 
 use super::trace::Tracer;
+use crate::emit::wireguard::PRIORITIES;
 use crate::hint::Hint;
 use crate::observed::{Address, DefaultRoute, Link, Route};
 use crate::sys;
@@ -343,10 +345,36 @@ impl Net {
     /// When it stays.
     pub async fn delete(&self, name: &str) -> Result<(), NetError> {
         match self.find(name).await {
-            Ok(link) => Ok(self.handle.link().del(link.index).execute().await?),
+            Ok(link) => {
+                self.handle.link().del(link.index).execute().await?;
+                if link.kind.as_deref() == Some("wireguard") { self.drop_rules().await } else { Ok(()) }
+            }
             Err(NetError::NoLink(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes away the rules that lead into a tunnel which has gone.
+    /// networkd does so itself, but for that of systemd 252; nobody says when.
+    async fn drop_rules(&self) -> Result<(), NetError> {
+        let end = Instant::now() + OWN_RULES;
+        while !self.rules_into_tunnel().await?.is_empty() && Instant::now() < end {
+            tokio::time::sleep(OWN_RULES / 20).await;
+        }
+        for rule in self.rules_into_tunnel().await? {
+            // It may have gone by itself.
+            let _ = self.handle.rule().del(rule).execute().await;
+        }
+        Ok(())
+    }
+
+    async fn rules_into_tunnel(&self) -> Result<Vec<RuleMessage>, NetError> {
+        let mut found = Vec::new();
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let rules: Vec<RuleMessage> = self.handle.rule().get(family).execute().try_collect().await?;
+            found.extend(rules.into_iter().filter(leads_into_tunnel));
+        }
+        Ok(found)
     }
 
     /// Takes every address and IPv6 route off a bridge's port: networkd leaves
@@ -419,4 +447,14 @@ pub fn inside<T>(place: &File, action: impl FnOnce() -> T) -> std::io::Result<T>
         std::process::abort();
     }
     Ok(result)
+}
+
+/// How long networkd may take to take its rules away.
+const OWN_RULES: Duration = Duration::from_secs(1);
+
+/// A rule of networkd's that our own files have asked for.
+fn leads_into_tunnel(rule: &RuleMessage) -> bool {
+    let has = |takes: &dyn Fn(&RuleAttribute) -> bool| rule.attributes.iter().any(takes);
+    has(&|attribute| matches!(attribute, RuleAttribute::Priority(number) if PRIORITIES.contains(number)))
+        && has(&|attribute| matches!(attribute, RuleAttribute::Protocol(RouteProtocol::Static)))
 }
