@@ -88,7 +88,8 @@ async fn live(
         Step::Listen { units } => bus.run(Verb::Start, units).await?,
         Step::Deafen { units } => {
             // What a socket has started holds it open.
-            let services = units.iter().map(|unit| unit.replace(".socket", ".service"));
+            let services =
+                units.iter().filter_map(|unit| Some(format!("{}.service", unit.strip_suffix(".socket")?)));
             bus.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
         }
         Step::Inside { machine, old, new } => exchange(bus, machine, old, new).await?,

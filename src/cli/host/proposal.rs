@@ -104,7 +104,9 @@ fn given(routes: &[Route]) -> Vec<Ipv6Net> {
 fn sheet(ways: &[Way], routers: &BTreeSet<Ipv6Addr>, taken: &BTreeSet<Ipv6Addr>) -> String {
     if ways.is_empty() {
         return "this host has no IPv6 router. A tunnel broker routes it a prefix over IPv4:\n    \
-                nsctl init --tunnel he --server ADDRESS --client-address ADDRESS/64 --pool PREFIX"
+                nsctl init --tunnel he --server ADDRESS --client-address ADDRESS/64 --pool PREFIX\n\
+                Or somebody gives you one through WireGuard, and a file for it:\n    \
+                nsctl init --wireguard wg0.conf --pool PREFIX"
             .to_owned();
     }
     ways.iter().map(|way| of_way(way, routers, taken)).collect::<Vec<_>>().join("\n\n")
