@@ -282,6 +282,11 @@ pictures! {
         "init --wireguard wg0.conf --pool 2001:db8:a::/48",
         "create web --routed",
         "init --pool 2001:db8:a::/48 --uplink wan0";
+    init_wireguard_by_hand: BARE
+            .file("wg0.conf", WG)
+            .done("init --wireguard wg0.conf --pool 2001:db8:a::/48")
+            .file(HOST, "pool = \"2001:db8:a::/48\"\n"),
+        "apply --yes";
     init_wireguard_bad: BARE
             .file("postup.conf", format!("{WG}PostUp = touch /evil\n"))
             .file("astray.conf", WG.replace("::/0", "2001:db8:a:1::/64"))

@@ -1,7 +1,9 @@
 //! What lets machines without IPv4 reach it: tayga(8) translates (RFC 7915), unbound(8) gives names
 //! addresses that are translated (RFC 6147), and both run while a machine needs them.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use super::file::ManagedFile;
 use super::ini::Ini;
@@ -18,11 +20,17 @@ pub const RESOLVER: &str = "nsctl-dns64.service";
 /// What they need.
 pub const PROGRAMS: [&str; 2] = ["/usr/sbin/tayga", "/usr/sbin/unbound"];
 
-/// Of the range for benchmarks (RFC 2544), which no LAN has: this host, tayga, and one for each address of
-/// a machine.
+/// Of the range for benchmarks (RFC 2544), which hardly a LAN has: this host, tayga, and one for each
+/// address of a machine.
+pub const RANGE: &str = "198.19.224.0/19";
 const HOST_V4: &str = "198.19.224.1/19";
 const TAYGA_V4: &str = "198.19.224.2";
 const MACHINES_V4: &str = "198.19.240.0/20";
+
+/// Whether an address is of that range.
+pub fn is_in_use(address: IpAddr) -> bool {
+    RANGE.parse::<IpNet>().is_ok_and(|range| range.contains(&address))
+}
 
 /// Whether a machine of this host needs it.
 pub fn is_used(spec: &Spec) -> bool {

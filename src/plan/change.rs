@@ -149,10 +149,7 @@ impl<'o> Change<'o> {
     #[must_use]
     pub fn keys(mut self, keys: &BTreeMap<PathBuf, String>) -> Self {
         let is_key = |path: &&PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)));
-        let old: Vec<&PathBuf> = self.observed.files.keys().filter(is_key).collect();
-        self.inputs.extend(old.iter().map(|path| ((*path).clone(), None)));
-        // One that goes may come back by an undo.
-        self.wanted.modes.extend(old.into_iter().map(|path| (path.clone(), 0o640)));
+        self.inputs.extend(self.observed.files.keys().filter(is_key).map(|path| (path.clone(), None)));
         for (path, key) in keys {
             self.inputs.insert(path.clone(), Some(key.clone()));
             self.wanted.modes.insert(path.clone(), 0o640);

@@ -144,27 +144,33 @@ fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
         .then(|| Refusal::of_host(what, "on Debian: `apt install nftables`"))
 }
 
-/// What machines need that are to be translated.
+/// Machines that are to be translated, where this host cannot.
 fn no_translator(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
-    let own = wanted.spec.host.dns64_listener().is_some();
-    let needed = nat64::PROGRAMS
-        .iter()
-        .take(if own { 2 } else { 1 })
-        .filter(|path| observed.missing.contains(Path::new(path)));
-    let missing: Vec<&str> = needed.filter_map(|path| path.rsplit('/').next()).collect();
+    let Some((why, hint)) = untranslatable(wanted, observed) else { return Vec::new() };
     let machines = wanted.spec.machines.iter().filter(|(name, machine)| {
         wanted.spec.host.is_translated(machine) && wanted.holds(&Owner::Machine((*name).clone()))
     });
-    let refused = machines.filter(|_| !missing.is_empty()).map(|(name, _)| {
-        let what =
-            format!("'{name}' is to reach IPv4 by nat64, and this host has no {}", missing.join(" and no "));
-        Refusal::of(
-            name,
-            what,
-            format!("on Debian: `apt install --no-install-recommends {}`", missing.join(" ")),
-        )
+    let refused = machines.map(|(name, _)| {
+        Refusal::of(name, format!("'{name}' is to reach IPv4 by nat64, and {why}"), hint.clone())
     });
     refused.collect()
+}
+
+/// Why it cannot, and what fixes that.
+fn untranslatable(wanted: &Wanted, observed: &Observed) -> Option<(String, String)> {
+    let programs = if wanted.spec.host.dns64_listener().is_some() { 2 } else { 1 };
+    let missing =
+        nat64::PROGRAMS.iter().take(programs).filter(|path| observed.missing.contains(Path::new(path)));
+    let missing: Vec<&str> = missing.filter_map(|path| path.rsplit('/').next()).collect();
+    if !missing.is_empty() {
+        let hint = format!("on Debian: `apt install --no-install-recommends {}`", missing.join(" "));
+        return Some((format!("this host has no {}", missing.join(" and no ")), hint));
+    }
+    let own = observed.link(nat64::LINK).map(|link| link.index);
+    let mut others = observed.addresses.iter().filter(|address| Some(address.interface) != own);
+    let other = others.find(|address| nat64::is_in_use(address.address))?.address;
+    let why = format!("{other} is in the range that the translation uses, {}", nat64::RANGE);
+    Some((why, "`ipv4 = \"nat\"` works beside that address".into()))
 }
 
 /// A machine that is to start has a tree, or gets one.

@@ -151,12 +151,33 @@ pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
         .filter(|_| !nothing_yet)
         .chain(inputs)
         .chain(claims(wanted, observed))
+        .chain(orphans(wanted, observed))
         .filter_map(|(path, new)| {
             let old = observed.file(&path).map(str::to_owned);
-            let mode = wanted.modes.get(&path).copied();
+            // A key comes back from an undo as private as it was.
+            let of_key = || tunnel_of_key(&path).map(|_| 0o640);
+            let mode = wanted.modes.get(&path).copied().or_else(of_key);
             (old != new).then_some(Step::Write { path, old, new, mode })
         })
         .collect()
+}
+
+/// Keys of tunnels that there are no more: a verb, or somebody's edit, has made the uplink another.
+fn orphans(wanted: &Wanted, observed: &Observed) -> Vec<(PathBuf, Option<String>)> {
+    let uplink = wanted.spec.host.uplink.as_ref().filter(|uplink| uplink.is_tunnel());
+    let is_orphan = |path: &&PathBuf| {
+        tunnel_of_key(path).is_some_and(|link| uplink.is_none_or(|uplink| uplink.interface != link))
+            && !wanted.inputs.contains_key(*path)
+            && wanted.holds(&Owner::Host)
+    };
+    observed.files.keys().filter(is_orphan).map(|path| (path.clone(), None)).collect()
+}
+
+fn tunnel_of_key(path: &Path) -> Option<IfName> {
+    match ManagedFile::parse(path)? {
+        ManagedFile::TunnelKey(link, _) => Some(link),
+        _ => None,
+    }
 }
 
 /// Which trees are nsctl's, as it is to be: forgotten where the definition has gone, or the tree,
