@@ -28,7 +28,7 @@ const TAYGA_V4: &str = "198.19.224.2";
 const MACHINES_V4: &str = "198.19.240.0/20";
 
 /// Whether an address is of that range.
-pub fn is_in_use(address: IpAddr) -> bool {
+pub fn is_in_range(address: IpAddr) -> bool {
     RANGE.parse::<IpNet>().is_ok_and(|range| range.contains(&address))
 }
 

@@ -168,7 +168,7 @@ fn untranslatable(wanted: &Wanted, observed: &Observed) -> Option<(String, Strin
     }
     let own = observed.link(nat64::LINK).map(|link| link.index);
     let mut others = observed.addresses.iter().filter(|address| Some(address.interface) != own);
-    let other = others.find(|address| nat64::is_in_use(address.address))?.address;
+    let other = others.find(|address| nat64::is_in_range(address.address))?.address;
     let why = format!("{other} is in the range that the translation uses, {}", nat64::RANGE);
     Some((why, "`ipv4 = \"nat\"` works beside that address".into()))
 }
