@@ -37,13 +37,21 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// The MAC address of a machine's host0 (systemd's `net_generate_mac()`, with
-/// nspawn's key for the container's end): locally administered, unicast.
+/// The MAC address of a machine's host0, with nspawn's key for the container's end.
 pub fn mac(host: MachineId, name: &MachineName) -> Bytes {
-    const KEY: u128 = 0xc3c4_f919_b557_b21c_e6cf_1427_039c_eea2;
+    generated(0xc3c4_f919_b557_b21c_e6cf_1427_039c_eea2, host, name)
+}
+
+/// That of its lan0: the key is for the first veth beside host0's.
+pub fn lan_mac(host: MachineId, name: &MachineName) -> Bytes {
+    generated(0xaf50_1761_cef9_4d35_840d_2b20_54be_ce59, host, name)
+}
+
+/// Locally administered, unicast (nspawn-network.c, `generate_mac()`).
+fn generated(key: u128, host: MachineId, name: &MachineName) -> Bytes {
     let mut input = host.0.to_be_bytes().to_vec();
     input.extend(name.as_str().as_bytes());
-    let mut octets = hash(KEY, &input).to_le_bytes()[..6].to_vec();
+    let mut octets = hash(key, &input).to_le_bytes()[..6].to_vec();
     octets[0] = octets[0] & 0xfe | 0x02;
     Bytes(octets)
 }

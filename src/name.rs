@@ -56,6 +56,12 @@ impl MachineName {
     pub fn bridged_link(&self) -> String {
         format!("vb-{}", self.0)
     }
+
+    /// The host's end of a routed machine's second veth, which nspawn does not shorten by itself
+    /// (`--network-veth-extra`).
+    pub fn lan_link(&self) -> String {
+        kernel_name(&self.bridged_link())
+    }
 }
 
 /// The longest name that the kernel gives an interface (IFNAMSIZ, netdevice(7)).

@@ -198,6 +198,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The kernel's word for it: "bridge", "veth"; none for hardware.
     pub kind: Option<String>,
+    /// Whether it is a bridge that keeps VLANs apart, on which a new port is in none.
+    pub filters_vlans: bool,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
     /// The other end, where it is one end of a veth; an index of the other end's namespace.

@@ -244,7 +244,7 @@ pictures! {
     usage_help: BARE, "--help";
     usage_unknown_verb: BARE, "frobnicate";
     usage_missing_words: BARE, "create web", "open web", "clone web", "init";
-    usage_contradiction: BARE, "create web --routed --bridge vbr0";
+    usage_contradiction: BARE, "init --pool 2001:db8:a::/48 --uplink wan0 --delegated wan0";
     usage_no_number: BARE, "list --wait soon";
     usage_no_folder: BARE,
         "--root /nowhere/at/all init --pool 2001:db8:a::/48",
@@ -327,6 +327,16 @@ pictures! {
     bridge_static: pool(),
         "bridge create vbr0 --uplink enp6s0 --address 192.168.5.9/24 --address 2001:db8:5::9/64 --gateway 192.168.5.1";
     bridge_again: house(), "bridge create vbr0 --uplink enp6s0";
+    bridge_trunk: pool().done("bridge create vbr0 --uplink enp6s0 --vlan 20 --vlan 30"),
+        "create web --routed --bridge vbr0 --vlan 20",
+        "show web --json",
+        "attach web --bridge vbr0 --vlan 30",
+        "attach web --routed --bridge vbr0",
+        "attach web --routed",
+        "create other --bridge vbr0 --vlan 40",
+        "create other --routed --vlan 20",
+        "create other --bridge vbr0 --vlan 4095",
+        "bridge create vbr1 --uplink enp7s0 --vlan 1";
     bridge_second: house(), "bridge create vbr1 --uplink enp7s0";
     bridge_its_own_port: pool(), "bridge create vbr1 --uplink vbr1";
     bridge_taken: house(),
@@ -583,7 +593,7 @@ pictures! {
         "dns",
         "init --pool 2001:db8:a::/48";
 
-    dns_formats: house().done("create Shop --routed").done("create a.b --routed"),
+    dns_formats: house().done("create Shop --routed").done("create a.b --routed --ipv4 192.0.2.9"),
         "dns",
         "dns --format hosts",
         "dns --format reverse --zone example.org.";

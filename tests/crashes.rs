@@ -19,7 +19,7 @@ use nsctl::spec::{Definitions, HOST_FILE, MACHINES_DIR, Spec, definition_path};
 use nsctl::state::{self, State};
 use proptest::prelude::*;
 
-const HOST: &str = "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n[bridge.vbr0]\nuplink = \"enp6s0\"\n[bridge.vbr1]\nuplink = \"enp7s0\"\n";
+const HOST: &str = "pool = \"2001:db8:a::/48\"\n[dns]\nzone = \"machines.internal\"\nlisten = true\n[bridge.vbr0]\nuplink = \"enp6s0\"\nvlans = [20, 30]\n[bridge.vbr1]\nuplink = \"enp7s0\"\n";
 
 /// What somebody does to a host.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ enum Action {
 const MACHINES: u8 = 2;
 
 fn action() -> impl Strategy<Value = Action> {
-    let (machine, network) = (0..MACHINES, 0..7u8);
+    let (machine, network) = (0..MACHINES, 0..10u8);
     prop_oneof![
         4 => (machine.clone(), network.clone()).prop_map(|(k, n)| Action::Create(k, n)),
         2 => (machine.clone(), network.clone()).prop_map(|(k, n)| Action::Attach(k, n)),
@@ -101,7 +101,10 @@ fn definition(k: u8, kind: u8) -> String {
         2 => ("", format!("mode = \"routed\"\nsubnet = \"2001:db8:a:{:x}::/64\"", k + 2)),
         3 => ("limits = { memory = \"2G\" }\nenvironment = { A = \"b\" }\n", "mode = \"routed\"".to_owned()),
         4 => ("autostart = false\n", "mode = \"routed\"".to_owned()),
-        bridge => ("", format!("mode = \"bridge\"\nbridge = \"vbr{}\"", bridge - 5)),
+        5 => ("", "mode = \"routed\"\nbridge = \"vbr0\"\nvlan = 20".to_owned()),
+        6 => ("", "mode = \"routed\"\nbridge = \"vbr1\"".to_owned()),
+        7 => ("", "mode = \"bridge\"\nbridge = \"vbr0\"\nvlan = 30".to_owned()),
+        bridge => ("", format!("mode = \"bridge\"\nbridge = \"vbr{}\"", bridge - 8)),
     };
     format!("image = \"base\"\n{before}[network]\n{network}\n")
 }

@@ -33,6 +33,10 @@ const ON_LINK: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\
 const WEB: &str = "image = \"base\"\n[network]\nmode = \"routed\"\n";
 const BUILDBOT: &str = "image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n";
 
+const TRUNK: &str = "[bridge.vbr0]\nuplink = \"enp6s0\"\nvlans = [20, 30]\n";
+const IN_VLAN: &str = "image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\nvlan = 20\n";
+const BOTH: &str = "image = \"base\"\n[network]\nmode = \"routed\"\nbridge = \"vbr0\"\n";
+
 fn own(address: &str) -> Address {
     Address {
         interface: 2,
@@ -166,6 +170,30 @@ pictures! {
     moved_between_bridges: settled(HOUSE, &[("buildbot", BUILDBOT)]), |host| {
         define(host, "buildbot", Some("image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr1\"\n"));
     };
+    vlan_first: settled(HOUSE, &[("buildbot", BUILDBOT)]), |host| {
+        host.write(HOST_FILE.into(), Some(HOUSE.replace("enp6s0\"\n", "enp6s0\"\nvlans = [20, 30]\n")));
+        define(host, "web", Some(IN_VLAN));
+    };
+    vlan_changed: settled(TRUNK, &[("web", IN_VLAN), ("buildbot", BUILDBOT)]), |host| {
+        define(host, "web", Some(&IN_VLAN.replace("20", "30")));
+    };
+    vlan_not_carried: settled(TRUNK, &[("web", IN_VLAN)]), |host| host.write(HOST_FILE.into(), Some(BRIDGE.to_owned()));
+    vlan_of_a_broken_one: settled(TRUNK, &[("web", IN_VLAN)]), |host| {
+        define(host, "web", Some("[netw"));
+        host.write(HOST_FILE.into(), Some(BRIDGE.to_owned()));
+    };
+    vlan_of_somebody_elses_bridge: settled(TRUNK, &[]), |host| define(host, "web", Some(&IN_VLAN.replace("vbr0", "br0")));
+    vlans_no_longer_apart: settled(TRUNK, &[("web", IN_VLAN)]), |host| see(host, |now| {
+        now.links.iter_mut().for_each(|link| link.filters_vlans = false);
+    });
+    vlans_gone: settled(TRUNK, &[("buildbot", BUILDBOT)]), |host| host.write(HOST_FILE.into(), Some(BRIDGE.to_owned()));
+    second_interface: settled(HOUSE, &[("web", WEB)]), |host| define(host, "web", Some(BOTH));
+    second_interface_elsewhere: settled(HOUSE, &[("web", BOTH)]), |host| define(host, "web", Some(&BOTH.replace("vbr0", "vbr1")));
+    second_interface_gone: settled(HOUSE, &[("web", BOTH)]), |host| define(host, "web", Some(WEB));
+    second_interface_to_bridged: settled(HOUSE, &[("web", BOTH)]), |host| define(host, "web", Some(BUILDBOT));
+    second_interface_taken_off: settled(HOUSE, &[("web", BOTH)]), |host| see(host, |now| {
+        now.links.iter_mut().filter(|link| link.name == "vb-web").for_each(|link| link.master = None);
+    });
     routed_to_bridged: settled(HOUSE, &[("web", WEB)]), |host| define(host, "web", Some(BUILDBOT));
     bridged_to_routed: settled(HOUSE, &[("web", BUILDBOT)]), |host| define(host, "web", Some(WEB));
     taken_off_its_bridge: settled(HOUSE, &[("buildbot", BUILDBOT)]), |host| see(host, |now| {
@@ -303,6 +331,17 @@ fn verb_create() {
     });
     verb("verb_create_no_image", &settled(HOUSE, &[]), Scope::Machine(web.clone()), |change| {
         change.define(&web, &machine).unwrap().image(Some(clone_of("debian-14", &web))).start(&web)
+    });
+}
+
+/// A machine's verb does not change its bridge: the machine waits.
+#[test]
+fn verb_create_in_a_vlan() {
+    let (host, web) = (settled(BRIDGE, &[]), name("web"));
+    host.write(HOST_FILE.into(), Some(TRUNK.to_owned()));
+    let machine = MachineSpec::parse(Path::new("web.toml"), IN_VLAN).unwrap();
+    verb("verb_create_in_a_vlan", &host, Scope::Machine(web.clone()), |change| {
+        change.define(&web, &machine).unwrap().image(Some(clone_of("base", &web))).start(&web)
     });
 }
 

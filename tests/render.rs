@@ -95,6 +95,12 @@ Gateway = "fe80::1"
 Gateway = "fe80::2"
 Metric = 512
 "#;
+/// Two bridges' VLANs, one a machine's second interface; and a bridge of somebody else's.
+const TRUNK: &str = "pool = \"2001:db8:a::/48\"\n[bridge.vbr0]\nuplink = \"enp6s0\"\nvlans = [20, 30]\n";
+const IN_VLAN: &str = "[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\nvlan = 20\n";
+const UNTAGGED: &str = "[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n";
+const BOTH: &str = "[network]\nmode = \"routed\"\nbridge = \"vbr0\"\nvlan = 30\n[nspawn.Network]\nVirtualEthernetExtra = \"ve9:x\"\n";
+const BOTH_FOREIGN: &str = "ipv4 = \"nat\"\n[network]\nmode = \"routed\"\nbridge = \"br0\"\n";
 const PLAIN: &str = "[network]\nmode = \"routed\"\n";
 
 /// The files of a host, or of some of its owners, as one text.
@@ -153,6 +159,10 @@ pictures! {
     machine_rich: NATIVE, [("web", RICH)], of_a_machine;
     machine_delegated: DELEGATED, [("web", NAT)], of_a_machine;
     machine_delegated_exposed: DELEGATED, [("web", EXPOSED)], of_a_machine;
+    host_trunk: TRUNK, [], of_the_host;
+    machine_in_vlan: TRUNK, [("web", IN_VLAN), ("db", UNTAGGED)], of_a_machine;
+    machine_both: TRUNK, [("web", BOTH)], of_a_machine;
+    machine_both_long_name: TRUNK, [("a-machine-with-a-long-name", BOTH_FOREIGN)], of_a_machine;
     machine_tunnel: TUNNEL, [("web", PLAIN)], of_a_machine;
     machine_long_name: NATIVE, [("a-machine-with-a-long-name", EXPOSED)], of_a_machine;
 }

@@ -13,7 +13,7 @@ use nsctl::plan::{Scope, settle};
 use nsctl::pool::Leases;
 use nsctl::provision::{FirstBoot, Guest, Init, Texts, changes};
 use nsctl::spec::image::{Build, ImageWord, name_for};
-use nsctl::spec::{HostSpec, MachineSpec, Spec, Uplink, UplinkKind, edit};
+use nsctl::spec::{BridgePort, HostSpec, MachineSpec, Spec, Uplink, UplinkKind, edit};
 use nsctl::sys::net::message;
 use nsctl::sys::trace::Heard;
 use nsctl::sys::{archive, ping, sockets, tarball};
@@ -73,7 +73,7 @@ pub fn definition(bytes: &[u8]) {
     let path = Path::new("/etc/nsctl/machines.d/web.toml");
     let Ok(machine) = MachineSpec::parse(path, &text) else { return };
     let mut bridged = machine.clone();
-    bridged.bridge("vbr0".parse().expect("a name"));
+    bridged.bridge(BridgePort { bridge: "vbr0".parse().expect("a name"), vlan: Some(20) });
     let mut more = machine.clone();
     more.description = Some("x".into());
     more.limits.tasks = Some(7);

@@ -12,15 +12,16 @@ use crate::lab::run::{capture, check, words};
 use crate::lab::{Suite, Trees, install_tiny_guest};
 
 /// One after another, in one shell.
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 5] = [
     include_str!("emulated/head.sh"),
     include_str!("emulated/tunnel.sh"),
+    include_str!("emulated/vlan.sh"),
     include_str!("emulated/wireguard.sh"),
     include_str!("emulated/limits.sh"),
 ];
 const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/emulated.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
 /// Longest time that the whole of it may take.
-const LIMIT: &str = "600";
+const LIMIT: &str = "900";
 
 /// Boots the machine, and fails unless its script says that all is well.
 pub fn run(suite: Suite) -> Result<()> {

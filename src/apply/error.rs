@@ -42,6 +42,8 @@ pub enum StepError {
     Elsewhere { machine: MachineName, address: IpAddr, link: IfName },
     #[error("networkd did not do that within {} s", NETWORKD_TIME.as_secs())]
     Networkd { look_at: String },
+    #[error("the kernel does not keep VLANs apart on {0}")]
+    NoVlans(IfName),
     #[error("no prefix was delegated within {} s", DELEGATION_TIME.as_secs())]
     NotDelegated,
     #[error("{0} was changed by somebody else meanwhile, and is left as it is")]
@@ -81,6 +83,7 @@ impl Hint for StepError {
                 Some(format!("who has it must let go of it, or '{machine}' be given another one: ipv4 = \"ADDRESS\""))
             }
             StepError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
+            StepError::NoVlans(_) => Some("it must have been built with CONFIG_BRIDGE_VLAN_FILTERING, as Debian's is".into()),
             StepError::NotDelegated => Some(
                 "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),
             ),

@@ -103,6 +103,7 @@ async fn live(
         Step::TunnelUp { link, .. } => links::tunnel_up(link).await?,
         Step::Delegation => links::delegation().await?,
         Step::BridgeUp { bridge, port, .. } => links::bridge_up(bridge, port).await?,
+        Step::FilterVlans { bridge, on } => links::filter_vlans(bridge, *on).await?,
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,
@@ -110,8 +111,9 @@ async fn live(
         Step::Answer { machine, address } => {
             return Ok(Some(verify::answer(bus, machine, *address, started).await?));
         }
-        Step::LanAddress { machine, moved } => {
-            return Ok(Some(verify::lan_address(bus, machine, *moved).await?));
+        Step::LanAddress { machine, moved, second } => {
+            let link = second.then_some(emit::LAN);
+            return Ok(Some(verify::lan_address(bus, machine, link, *moved).await?));
         }
         Step::Write { .. }
         | Step::Claim { .. }

@@ -78,6 +78,16 @@ pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> 
     if joined { Ok(()) } else { Err(StepError::Networkd { look_at: format!("{bridge} {port}") }) }
 }
 
+/// What the ports carry is networkd's to say; until it has, each is where it was.
+pub async fn filter_vlans(bridge: &IfName, on: bool) -> Result<(), StepError> {
+    match Net::host()?.filter_vlans(bridge.as_str(), on).await {
+        // It is taken back with its bridge.
+        Err(sys::NetError::NoLink(_)) if !on => Ok(()),
+        Ok(filters) if filters != on => Err(StepError::NoVlans(bridge.clone())),
+        done => Ok(done.map(drop)?),
+    }
+}
+
 async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Result<bool, sys::Error> {
     let seen = async |net: &Net| {
         let links = net.links().await?;

@@ -62,25 +62,36 @@ async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, sy
     Ok(own.find(|address| u128::from(*address) as u64 == planned.host_part()).or(first))
 }
 
-/// A machine that moved has its old addresses for a moment: they do not count,
-/// unless nothing else comes.
-pub async fn lan_address(bus: &Bus, machine: &MachineName, moved: bool) -> Result<Verified, StepError> {
+/// Those of one of its links alone, where that is named. A machine that moved has its old addresses
+/// for a moment: they do not count, unless nothing else comes.
+pub async fn lan_address(
+    bus: &Bus,
+    machine: &MachineName,
+    link: Option<&str>,
+    moved: bool,
+) -> Result<Verified, StepError> {
     let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
     let mut net = Net::watch_machine(leader)?;
-    let old = if moved { global(&net).await? } else { Vec::new() };
+    let old = if moved { global(&net, link).await? } else { Vec::new() };
     let seen = async |net: &Net| {
-        let mut addresses = global(net).await?;
+        let mut addresses = global(net, link).await?;
         addresses.retain(|address| !old.contains(address));
         Ok((!addresses.is_empty()).then_some(addresses))
     };
     let addresses = match net.wait(LAN_TIME, seen).await? {
         Some(addresses) => addresses,
-        None => global(&net).await?,
+        None => global(&net, link).await?,
     };
     Ok(Verified::OnLan { machine: machine.clone(), addresses })
 }
 
-async fn global(net: &Net) -> Result<Vec<IpAddr>, sys::Error> {
-    let addresses = net.addresses().await?.into_iter().filter(|a| a.global && !a.tentative);
+async fn global(net: &Net, link: Option<&str>) -> Result<Vec<IpAddr>, sys::Error> {
+    let mut addresses = net.addresses().await?;
+    if let Some(link) = link {
+        let links = net.links().await?;
+        let index = links.iter().find(|other| other.is_called(link)).map(|link| link.index);
+        addresses.retain(|address| Some(address.interface) == index);
+    }
+    let addresses = addresses.into_iter().filter(|a| a.global && !a.tentative);
     Ok(addresses.map(|a| a.address).collect())
 }

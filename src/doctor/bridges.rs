@@ -4,11 +4,13 @@
 use super::{Facts, Finding};
 use crate::emit::ini::Ini;
 use crate::observed::Link;
+use crate::spec::BridgePort;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = ports(facts).flat_map(|port| beside(facts, port)).collect();
     findings.extend(empty(facts));
     findings.extend(taken_off(facts));
+    findings.extend(mixed(facts));
     findings.extend(configured_beside(facts));
     findings
 }
@@ -78,10 +80,28 @@ fn empty(facts: &Facts) -> Vec<Finding> {
     found.collect()
 }
 
+/// A bridge that no longer keeps apart what it is to.
+fn mixed(facts: &Facts) -> Vec<Finding> {
+    let filtering = facts.spec.host.bridges.iter().filter(|(_, bridge)| bridge.filters());
+    let found = filtering.filter_map(|(name, _)| {
+        let link = facts.observed.link(name.as_str())?;
+        (!link.filters_vlans).then(|| {
+            Finding::error(
+                name.as_str(),
+                "does not keep VLANs apart",
+                "machines in a VLAN are in what is untagged on its port, or do not start",
+            )
+            .fix("nsctl apply")
+        })
+    });
+    found.collect()
+}
+
 /// A machine whose veth is on no bridge: some file without KeepMaster= matched it.
 fn taken_off(facts: &Facts) -> Vec<Finding> {
-    let found = facts.spec.bridges_in_use().filter_map(|(name, bridge)| {
-        let link = facts.observed.host_end(name)?;
+    let found = facts.spec.bridge_ports().filter_map(|(name, BridgePort { bridge, .. })| {
+        let second = facts.observed.link(&name.lan_link());
+        let link = second.or_else(|| facts.observed.host_end(name))?;
         let master = facts.observed.master_of(link).map(|master| master.name.as_str());
         (master != Some(bridge.as_str())).then(|| {
             Finding::error(

@@ -7,14 +7,29 @@ use crate::spec::BridgeSpec;
 
 pub fn files(name: &IfName, bridge: &BridgeSpec) -> Vec<(ManagedFile, String)> {
     vec![
-        (ManagedFile::BridgeNetdev(name.clone()), netdev(name)),
+        (ManagedFile::BridgeNetdev(name.clone()), netdev(name, bridge)),
         (ManagedFile::BridgeNetwork(name.clone()), network(name, bridge)),
-        (ManagedFile::Port(bridge.uplink.clone()), port(name, &bridge.uplink)),
+        (ManagedFile::Port(bridge.uplink.clone()), port(name, bridge)),
     ]
 }
 
-fn netdev(name: &IfName) -> String {
-    Ini::new().section("NetDev").set("Name", name).set("Kind", "bridge").render()
+/// What is untagged on the port to the LAN (IEEE 802.1Q's default).
+pub const UNTAGGED: u16 = 1;
+
+/// A port of a bridge that keeps VLANs apart is in none before networkd says in which: the kernel
+/// puts it into the LAN otherwise, and networkd of systemd 252 never takes it out.
+fn netdev(name: &IfName, bridge: &BridgeSpec) -> String {
+    let ini = Ini::new().section("NetDev").set("Name", name).set("Kind", "bridge");
+    if !bridge.filters() {
+        return ini.render();
+    }
+    ini.section("Bridge").set("VLANFiltering", "yes").set("DefaultPVID", "none").render()
+}
+
+/// In this VLAN, without seeing its tags.
+pub fn member(ini: Ini, vlan: Option<u16>) -> Ini {
+    let vlan = vlan.unwrap_or(UNTAGGED);
+    ini.section("BridgeVLAN").set("PVID", vlan).set("EgressUntagged", vlan)
 }
 
 /// RA is pinned: a host that forwards would ignore it otherwise.
@@ -33,19 +48,22 @@ fn network(name: &IfName, bridge: &BridgeSpec) -> String {
     for router in gateway {
         ini = ini.set("Gateway", router);
     }
-    ini.render()
+    if bridge.filters() { member(ini, None).render() } else { ini.render() }
 }
 
 /// The port takes nothing for itself: were it configured beside its bridge, a
 /// second route to the LAN's /64 would beat the bridge's, and IPv6 would die in
 /// a way that looks healthy.
-fn port(bridge: &IfName, uplink: &IfName) -> String {
-    Ini::new()
+fn port(name: &IfName, bridge: &BridgeSpec) -> String {
+    let ini = Ini::new()
         .section("Match")
-        .set("Name", uplink)
+        .set("Name", &bridge.uplink)
         .section("Network")
-        .set("Bridge", bridge)
+        .set("Bridge", name)
         .set("LinkLocalAddressing", "no")
-        .set("IPv6AcceptRA", "no")
-        .render()
+        .set("IPv6AcceptRA", "no");
+    if !bridge.filters() {
+        return ini.render();
+    }
+    bridge.vlans.iter().fold(member(ini, None), |ini, vlan| ini.set("VLAN", vlan)).render()
 }

@@ -98,6 +98,10 @@ pub enum ManagedFile {
     HostEnd(MachineName),
     /// The network file that is bound into a machine.
     GuestEnd(MachineName),
+    /// Of the host's end of a routed machine's second veth.
+    LanEnd(MachineName),
+    /// The network file for that which is bound into the machine.
+    GuestLan(MachineName),
     /// A drop-in of the pool's file: where what is routed to a machine leads while that does not run.
     RoutesDropIn(MachineName),
     /// A drop-in of a machine's unit.
@@ -197,6 +201,8 @@ impl ManagedFile {
             File::Nspawn(name) => (format!("{NSPAWN_DIR}/{name}.nspawn").into(), machine(name), Start),
             File::HostEnd(name) => networkd("ve", name.as_str(), "network", machine(name)),
             File::GuestEnd(name) => (format!("{GUEST_DIR}/{name}.network").into(), machine(name), Start),
+            File::LanEnd(name) => networkd("vb", name.as_str(), "network", machine(name)),
+            File::GuestLan(name) => (format!("{GUEST_DIR}/{name}.lan").into(), machine(name), Start),
             File::RoutesDropIn(name) => {
                 (format!("{POOL_DROP_INS}/{name}.conf").into(), machine(name), Networkd)
             }
@@ -233,7 +239,7 @@ impl ManagedFile {
             MACHINES_DIR => File::Definition(named(".toml")?),
             TREES_DIR => File::Claim(named("")?),
             NSPAWN_DIR => File::Nspawn(named(".nspawn")?),
-            GUEST_DIR => File::GuestEnd(named(".network")?),
+            GUEST_DIR => named(".network").map(File::GuestEnd).or(named(".lan").map(File::GuestLan))?,
             FIREWALL_DIR => File::MachineFirewall(named(".nft")?),
             POOL_DROP_INS => File::RoutesDropIn(named(".conf")?),
             NETWORK_DIR => networkd_file(file)?,
@@ -342,6 +348,7 @@ fn networkd_file(file: &str) -> Option<ManagedFile> {
         ("bridge", "network") => File::BridgeNetwork(link()?),
         ("port", "network") => File::Port(link()?),
         ("ve", "network") => File::HostEnd(name.parse().ok()?),
+        ("vb", "network") => File::LanEnd(name.parse().ok()?),
         _ => return None,
     })
 }

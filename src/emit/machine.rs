@@ -7,16 +7,22 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::file::ManagedFile;
 use super::ini::Ini;
-use super::{expose, firewall, nat64};
-use crate::name::{IfName, MachineName};
+use super::{bridge, expose, firewall, nat64};
+use crate::name::MachineName;
 use crate::pool::{Lease, Planned, Subnet};
-use crate::spec::{HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
+use crate::spec::{BridgePort, BridgeSpec, HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Where the guest finds its network file. Not below /run: nspawn of systemd 252
 /// makes missing folders there as a user that the guest cannot be.
 const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
+
+/// The second interface of a machine, inside it.
+pub const LAN: &str = "lan0";
+const LAN_TARGET: &str = "/etc/systemd/network/05-nsctl-lan.network";
+/// Behind networkd's usual 1024 (systemd.network(5)).
+const LAN_METRIC: u32 = 2048;
 
 /// A guest's systemd stops mounting for a second once it has seen five changes of its mounts in
 /// one, and each boot has more: its sockets would wait for that (systemd 255 and later,
@@ -35,7 +41,7 @@ pub struct MachineFiles<'a> {
 #[derive(Debug)]
 pub(super) enum Attachment<'a> {
     Routed { routed: &'a Routed, lease: Lease },
-    Bridge(&'a IfName),
+    Bridge(&'a BridgePort),
 }
 
 /// Where systemd keeps the links of machines that start with the host.
@@ -57,7 +63,7 @@ impl<'a> MachineFiles<'a> {
         host: &'a HostSpec,
     ) -> MachineFiles<'a> {
         let attachment = match &machine.network {
-            Network::Bridge(bridge) => Some(Attachment::Bridge(bridge)),
+            Network::Bridge(port) => Some(Attachment::Bridge(port)),
             Network::Routed(routed) => lease.map(|lease| Attachment::Routed { routed, lease }),
         };
         MachineFiles { name, machine, host, attachment }
@@ -73,6 +79,10 @@ impl<'a> MachineFiles<'a> {
         ];
         if let Attachment::Routed { routed, lease } = attachment {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *lease)));
+            if let Some(port) = &routed.lan {
+                files.push((ManagedFile::LanEnd(name()), self.lan_end(port)));
+                files.push((ManagedFile::GuestLan(name()), guest_lan()));
+            }
             if !routed.routes.is_empty() && self.host.fixed_pool().is_some() {
                 let routes = routed.routes.iter().copied().fold(Ini::new(), unreachable).render();
                 files.push((ManagedFile::RoutesDropIn(name()), routes));
@@ -165,18 +175,23 @@ impl<'a> MachineFiles<'a> {
         let mut files = vec![("PrivateUsersOwnership", "auto".to_owned())];
         let read_only =
             |from: &ManagedFile, to: &str| ("BindReadOnly", format!("{}:{to}", from.path().display()));
-        let network = match attachment {
-            Attachment::Routed { .. } => {
+        let mut network = Vec::new();
+        match attachment {
+            Attachment::Routed { routed, .. } => {
                 files.push(read_only(&ManagedFile::GuestEnd(self.name.clone()), GUEST_TARGET));
-                ("VirtualEthernet", "yes".to_owned())
+                network.push(("VirtualEthernet", "yes".to_owned()));
+                if routed.lan.is_some() {
+                    files.push(read_only(&ManagedFile::GuestLan(self.name.clone()), LAN_TARGET));
+                    network.push(("VirtualEthernetExtra", format!("{}:{LAN}", self.name.lan_link())));
+                }
             }
-            Attachment::Bridge(bridge) => ("Bridge", bridge.to_string()),
-        };
+            Attachment::Bridge(port) => network.push(("Bridge", port.bridge.to_string())),
+        }
         let bound = expose.iter().flat_map(|expose| expose::inside(self.name, expose));
         files.extend(bound.map(|bound| read_only(&bound.file, &bound.target)));
         files.extend(bind.iter().map(|bind| ("Bind", bind.clone())));
         files.extend(bind_read_only.iter().map(|bind| ("BindReadOnly", bind.clone())));
-        let sections = [("Exec", exec), ("Files", files), ("Network", vec![network])];
+        let sections = [("Exec", exec), ("Files", files), ("Network", network)];
         let ini = sections.iter().fold(Ini::new(), |ini, (section, defaults)| {
             self.with_user_settings(ini.section(section), section, defaults)
         });
@@ -188,7 +203,8 @@ impl<'a> MachineFiles<'a> {
     fn with_user_settings(&self, mut ini: Ini, section: &str, defaults: &[(&str, String)]) -> Ini {
         let user = self.machine.nspawn.get(section);
         for (key, value) in defaults {
-            let lists = matches!(*key, "Bind" | "BindReadOnly" | "Environment" | "Parameters");
+            let lists =
+                ["Bind", "BindReadOnly", "Environment", "Parameters", "VirtualEthernetExtra"].contains(key);
             let said = user.and_then(|keys| keys.get(*key)).map_or_else(Vec::new, Values::texts);
             if said.is_empty() || (lists && !said.contains(value)) {
                 ini = ini.set(key, value);
@@ -205,7 +221,7 @@ impl<'a> MachineFiles<'a> {
         let ini = match attachment {
             Attachment::Routed { lease, routed: asked } => self.routed_end(&routed, asked, *lease),
             // The old name too: a machine that moves while it runs keeps its ve- until it restarts.
-            Attachment::Bridge(bridge) => self.bridged_end(&format!("{bridged} {routed}"), bridge),
+            Attachment::Bridge(port) => self.bridged_end(&format!("{bridged} {routed}"), port),
         };
         self.with_networkd_settings(ini).render()
     }
@@ -288,8 +304,13 @@ impl<'a> MachineFiles<'a> {
             .set("Token", "static:::1")
     }
 
-    fn bridged_end(&self, links: &str, bridge: &IfName) -> Ini {
-        let ours = self.host.bridges.contains_key(bridge);
+    /// Of the second interface of a machine that is routed.
+    fn lan_end(&self, port: &BridgePort) -> String {
+        self.bridged_end(&self.name.lan_link(), port).render()
+    }
+
+    fn bridged_end(&self, links: &str, BridgePort { bridge, vlan }: &BridgePort) -> Ini {
+        let ours = self.host.bridges.get(bridge);
         let ini = Ini::new()
             .section("Match")
             .set("Name", links)
@@ -297,8 +318,9 @@ impl<'a> MachineFiles<'a> {
             .set("RequiredForOnline", "no")
             .section("Network");
         // networkd joins ports only to bridges that it made; from others it must not take them off.
-        let ini = if ours { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
-        ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no")
+        let ini = if ours.is_some() { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
+        let ini = ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no");
+        if ours.is_some_and(BridgeSpec::filters) { bridge::member(ini, *vlan) } else { ini }
     }
 
     /// The prefix changes, the host part stays; the gateway does not go when
@@ -347,6 +369,24 @@ impl<'a> MachineFiles<'a> {
         let ini = routed.behind(lease).into_iter().fold(ini, unreachable);
         self.with_own_ipv4(ini).render()
     }
+}
+
+/// The LAN's addresses, and not its way to the world: what the machine sends there has an address of
+/// its prefix. IPv4 goes there where it has no other way.
+fn guest_lan() -> String {
+    Ini::new()
+        .section("Match")
+        .set("Name", LAN)
+        .section("Link")
+        .set("RequiredForOnline", "no")
+        .section("Network")
+        .set("DHCP", "yes")
+        .set("IPv6AcceptRA", "yes")
+        .section("DHCPv4")
+        .set("RouteMetric", LAN_METRIC)
+        .section("IPv6AcceptRA")
+        .set("UseGateway", "no")
+        .render()
 }
 
 /// What a router has not given to anybody does not go back where it came from (RFC 7084 L-14). Who

@@ -17,13 +17,14 @@ pub mod wireguard;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use bridge::UNTAGGED;
 pub use file::{
     FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Owner, Reader,
     TREES_DIR,
 };
 pub use host::switches;
 use machine::MachineFiles;
-pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
+pub use machine::{GATEWAY, LAN, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
 
 use crate::pool::Leases;

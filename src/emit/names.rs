@@ -2,7 +2,7 @@
 //! the listener through which its machines ask systemd-resolved.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::file::ManagedFile;
 use super::ini::Ini;
@@ -77,11 +77,13 @@ pub fn entries(spec: &Spec, leases: &Leases, own: &BTreeSet<String>) -> Vec<Entr
 /// The lines of hosts(5). A name that the host knows already is given only with its zone, and
 /// so is one with dots: it may be somebody's in the world.
 pub fn lines(entries: &[Entry], zone: &str, known: &dyn Fn(&str) -> bool) -> String {
-    let line = |Entry { address, name }: &Entry| {
-        let alias = if name.contains('.') || known(name) { String::new() } else { format!(" {name}") };
-        format!("{address} {name}.{zone}{alias}\n")
-    };
-    entries.iter().map(line).collect()
+    entries.iter().map(|Entry { address, name }| line((*address).into(), name, zone, known)).collect()
+}
+
+/// One of them.
+pub fn line(address: IpAddr, name: &str, zone: &str, known: &dyn Fn(&str) -> bool) -> String {
+    let alias = if name.contains('.') || known(name) { String::new() } else { format!(" {name}") };
+    format!("{address} {name}.{zone}{alias}\n")
 }
 
 /// /etc/hosts with our block as it should be; the rest is left as it is.

@@ -8,17 +8,18 @@ use super::machine::{Attachment, GATEWAY, MachineFiles};
 use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
+use crate::spec::BridgePort;
 
 impl MachineFiles<'_> {
     /// The unit's own settings: what it waits for, its limits.
     pub(super) fn drop_in(&self, attachment: &Attachment) -> String {
         let description = self.machine.description.as_ref().map(|text| text.replace('%', "%%"));
         let guarded = matches!(attachment, Attachment::Routed { .. }) && self.machine.has_firewall();
-        let before = match attachment {
-            // nspawn fails where its bridge is not there yet.
-            Attachment::Bridge(bridge) => Some(device_unit(bridge)),
-            Attachment::Routed { .. } => guarded.then(|| FIREWALL_UNIT.to_owned()),
-        };
+        // nspawn fails where its bridge is not there yet.
+        let port = self.machine.network.port();
+        let before = port.map(|port| device_unit(&port.bridge)).into_iter();
+        let before: Vec<String> = before.chain(guarded.then(|| FIREWALL_UNIT.to_owned())).collect();
+        let before = (!before.is_empty()).then(|| before.join(" "));
         let sockets: Vec<String> = self
             .machine
             .expose
@@ -47,16 +48,26 @@ impl MachineFiles<'_> {
         ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
+        ini = ini.set_some("ExecStartPre", port.and_then(apart));
         ini = ini.set_some("ExecStartPre", self.own_ipv4().map(|_| self.lets_ipv4_through()));
         for command in self.answer(attachment, "replace") {
             ini = ini.set("ExecStartPre", command);
         }
         ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
         ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
+        ini = ini.set_some("ExecStartPost", self.joins(attachment));
         for command in self.answer(attachment, "del") {
             ini = ini.set("ExecStopPost", command);
         }
         ini.render()
+    }
+
+    /// nspawn joins no second veth to a bridge, and networkd only to those that it made.
+    fn joins(&self, attachment: &Attachment) -> Option<String> {
+        let Attachment::Routed { routed, .. } = attachment else { return None };
+        let bridge = &routed.lan.as_ref()?.bridge;
+        let others = !self.host.bridges.contains_key(bridge);
+        others.then(|| format!("ip link set {} master {bridge} up", self.name.lan_link()))
     }
 
     /// The addresses for which this host answers.
@@ -108,6 +119,14 @@ impl MachineFiles<'_> {
         }
         (!commands.is_empty()).then(|| inside(self.name, &format!("sh -c \"{}\"", commands.join("; "))))
     }
+}
+
+/// Rather not at all than in another network: a bridge that does not filter looks at no VLAN.
+fn apart(port: &BridgePort) -> Option<String> {
+    let BridgePort { bridge, vlan } = port;
+    let switch = format!("/sys/class/net/{bridge}/bridge/vlan_filtering");
+    let why = format!("{bridge} does not keep VLANs apart: nsctl apply");
+    vlan.map(|_| format!("/bin/sh -c 'grep -qx 1 {switch} || {{ echo {why} >&2; exit 1; }}'"))
 }
 
 /// A guest that does not read the file bound into it would send what the host's

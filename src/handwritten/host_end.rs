@@ -1,9 +1,11 @@
 //! The .network file that networkd uses for the host's end of a machine's veth.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use super::{HandwrittenError, push};
+use crate::emit::GATEWAY;
 use crate::emit::ini::Ini;
 use crate::name::MachineName;
 use crate::pool::{Lease, Prefix, Subnet};
@@ -50,8 +52,18 @@ impl HostEnd {
         self.settings.get("Network", "Bridge")
     }
 
-    /// The /64 of the pool that it has.
-    pub(super) fn subnet(&self, pool: Prefix) -> Option<Subnet> {
+    /// What the machine has of the pool: the /64 of its link, or an address that is routed to it.
+    pub(super) fn lease(&self, pool: Prefix) -> Option<Lease> {
+        if !pool.is_single() {
+            return self.subnet(pool).map(Lease::Subnet);
+        }
+        let mut routes =
+            self.settings.sections().flat_map(|(_, keys)| keys).filter(|(key, _)| key == "Destination");
+        routes
+            .find_map(|(_, value)| Some(Lease::Address(single(value)?)).filter(|lease| pool.contains(*lease)))
+    }
+
+    fn subnet(&self, pool: Prefix) -> Option<Subnet> {
         let values = self.settings.sections().flat_map(|(_, keys)| keys);
         let mut prefixes =
             values.filter(|(key, _)| key == "Address" || key == "Prefix").filter_map(|(_, value)| {
@@ -68,9 +80,15 @@ impl HostEnd {
     }
 
     /// The settings that a definition hands through.
-    pub(super) fn rest(&self, subnet: Option<Subnet>) -> NetworkdTable {
+    pub(super) fn rest(&self, lease: Option<Lease>) -> NetworkdTable {
+        let subnet = lease.and_then(Lease::subnet);
+        let leads = |(key, value): &(String, String)| {
+            key == "Destination" && single(value).map(Lease::Address) == lease
+        };
         let mut sections: BTreeMap<String, Vec<BTreeMap<String, Values>>> = BTreeMap::new();
-        for (section, pairs) in self.settings.sections() {
+        // The route to the machine is nsctl's to say.
+        let all = self.settings.sections().filter(|(_, pairs)| lease.is_none() || !pairs.iter().any(leads));
+        for (section, pairs) in all {
             let kept = pairs.iter().filter(|(key, value)| !is_ours(section, key, value, subnet));
             let mut keys = BTreeMap::new();
             kept.for_each(|(key, value)| push(&mut keys, key, value));
@@ -95,13 +113,20 @@ impl HostEnd {
     }
 }
 
+/// An address that a route leads to, and nothing else.
+fn single(destination: &str) -> Option<Ipv6Addr> {
+    destination.strip_suffix("/128").unwrap_or(destination).parse().ok()
+}
+
 /// What nsctl renders by itself, or decides.
 fn is_ours(section: &str, key: &str, value: &str, subnet: Option<Subnet>) -> bool {
     let same = |net: Option<Subnet>| net.is_some_and(|subnet| value == format!("{}/64", subnet.host_end()));
     match (section, key) {
         ("Match", _) | ("Network", "Bridge" | "KeepMaster" | "DHCPServer") => true,
         ("Network", "IPMasquerade") => value == "ipv4",
-        ("Network" | "Address", "Address") => same(subnet) || value == "0.0.0.0/28",
+        ("Network" | "Address", "Address") => {
+            same(subnet) || value == "0.0.0.0/28" || value == format!("{GATEWAY}/64")
+        }
         ("IPv6Prefix", "Prefix") => subnet.is_some_and(|subnet| value == subnet.to_string()),
         _ => false,
     }

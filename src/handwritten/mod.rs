@@ -14,8 +14,8 @@ use crate::emit::Origin;
 use crate::emit::ini::Ini;
 use crate::hint::Hint;
 use crate::name::{MachineName, NameError};
-use crate::pool::{Lease, Prefix};
-use crate::spec::{MachineSpec, Network, NspawnTable, Routed, Values, decided_by_network};
+use crate::pool::{Prefix, Subnet};
+use crate::spec::{BridgePort, MachineSpec, Network, NspawnTable, Routed, Values, decided_by_network};
 
 /// Where nspawn looks for a machine's settings; the first file counts
 /// (systemd-nspawn(1), `--settings=`).
@@ -51,7 +51,8 @@ pub enum HandwrittenError {
     #[error("'{0}' is on no bridge, and this host has no pool to route it a subnet of")]
     NoPool(MachineName),
     #[error(
-        "'{machine}' is on no bridge, and no file in /etc/systemd/network gives its veth a /64 of {pool}"
+        "'{machine}' is on no bridge, and no file in /etc/systemd/network {} of {pool}",
+        if pool.is_single() { "leads to it at an address" } else { "gives its veth a /64" }
     )]
     NotRouted { machine: MachineName, pool: Prefix },
     #[error("{theirs} would still come before nsctl's own {ours}, and win")]
@@ -163,24 +164,17 @@ pub fn definition(
     let mut machine = match settings.get("Network", "Bridge").or_else(|| host_end.bridge()) {
         Some(bridge) => MachineSpec {
             networkd: host_end.rest(None),
-            ..MachineSpec::new(Network::Bridge(bridge.parse()?))
+            ..MachineSpec::new(Network::Bridge(BridgePort { bridge: bridge.parse()?, vlan: None }))
         },
         None => {
             let pool = pool.ok_or_else(|| HandwrittenError::NoPool(name.clone()))?;
             let not_routed = || HandwrittenError::NotRouted { machine: name.clone(), pool };
-            let subnet = host_end.subnet(pool).ok_or_else(not_routed)?;
-            let usual = Routed::default().address(subnet);
-            let mut own = addresses.iter().filter_map(|address| match address {
-                IpAddr::V6(address) if subnet.contains(*address) => Some(*address),
-                _ => None,
-            });
-            // What it has now it keeps.
-            let token = own.next().filter(|own| *own != usual);
-            let token = token.map(|own| Ipv6Addr::from(u128::from(own) & u128::from(u64::MAX)));
-            let routed = Routed { subnet: Some(Lease::Subnet(subnet)), token, ..Routed::default() };
+            let lease = host_end.lease(pool).ok_or_else(not_routed)?;
+            let token = lease.subnet().and_then(|subnet| token(subnet, addresses));
+            let routed = Routed { subnet: Some(lease), token, ..Routed::default() };
             MachineSpec {
                 ipv4: host_end.ipv4(),
-                networkd: host_end.rest(Some(subnet)),
+                networkd: host_end.rest(Some(lease)),
                 // It had no firewall, and goes on without: the definition says so.
                 firewall: Some(false),
                 ..MachineSpec::new(Network::Routed(routed))
@@ -191,6 +185,16 @@ pub fn definition(
         file.absorbed_by(&mut machine);
     }
     Ok(machine)
+}
+
+/// The host part that a machine has now in its subnet, and keeps, where that is not the usual one.
+fn token(subnet: Subnet, addresses: &[IpAddr]) -> Option<Ipv6Addr> {
+    let mut own = addresses.iter().filter_map(|address| match address {
+        IpAddr::V6(address) if subnet.contains(*address) => Some(*address),
+        _ => None,
+    });
+    let own = own.next().filter(|own| *own != Routed::default().address(subnet))?;
+    Some(Ipv6Addr::from(u128::from(own) & u128::from(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -220,6 +224,22 @@ mod tests {
         assert!(machine.nspawn["Exec"].contains_key("Capability"));
         let usual = defined("", END, "2001:db8:a::/48", &["2001:db8:a:9::2"]).unwrap();
         assert_eq!(usual.network.routed().unwrap().token, None);
+    }
+
+    #[test]
+    fn a_machine_with_an_address_keeps_it() {
+        let end = "[Match]\nName=ve-old\n[Network]\nAddress=fe80::1/64\n[Route]\nDestination=2001:db8:b::7\nScope=link\n\
+                   [Route]\nDestination=2001:db8:9::/64\nGateway=2001:db8:b::7\n";
+        let machine = defined("", end, "2001:db8:b::/64", &["2001:db8:b::7", "2001:db8:b::8"]).unwrap();
+        let routed = machine.network.routed().unwrap();
+        assert_eq!(
+            (routed.subnet.unwrap().to_string(), routed.token),
+            ("2001:db8:b::7/128".to_owned(), None)
+        );
+        assert_eq!(machine.networkd.keys().collect::<Vec<_>>(), ["Route"]);
+        assert_eq!(machine.networkd["Route"].all().len(), 1, "{:?}", machine.networkd);
+        let away = defined("", &end.replace("b::7", "c::7"), "2001:db8:b::/64", &["2001:db8:b::7"]);
+        assert!(away.unwrap_err().to_string().contains("leads to it at an address"));
     }
 
     #[test]

@@ -80,6 +80,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
             let machine = spec.machines.get(name);
             kernel_name(&machine.map_or_else(|| name.routed_link(), |machine| machine.network.host_end(name)))
         }
+        ManagedFile::LanEnd(name) => name.lan_link(),
         ManagedFile::Firewall | ManagedFile::MachineFirewall(_) => return Some(TABLE_OBJECT.to_owned()),
         ManagedFile::HostDefinition
         | ManagedFile::Definition(_)
@@ -102,6 +103,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::Dns64Unit
         | ManagedFile::Nspawn(_)
         | ManagedFile::GuestEnd(_)
+        | ManagedFile::GuestLan(_)
         | ManagedFile::UnitDropIn(_)
         | ManagedFile::BoundUnit(..)
         | ManagedFile::HostUnit(..) => return None,
@@ -157,5 +159,9 @@ pub fn of_units(plan: &Plan, reasons: &[(String, String)]) -> Vec<Effect> {
 
 /// Why a machine restarts.
 pub fn restart_reason(file: &ManagedFile) -> String {
-    format!("{} changes, and is read when it starts", file.path().display())
+    let why = match file {
+        ManagedFile::HostEnd(_) | ManagedFile::LanEnd(_) => "a port gets to another network when it is new",
+        _ => "is read when it starts",
+    };
+    format!("{} changes, and {why}", file.path().display())
 }

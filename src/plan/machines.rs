@@ -7,10 +7,10 @@ use super::files::FileChange;
 use super::{Scope, Step, Wanted, probe};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
-use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
+use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader, UNTAGGED};
 use crate::name::MachineName;
 use crate::observed::Observed;
-use crate::spec::{MachineSpec, Network};
+use crate::spec::{BridgePort, MachineSpec, Network};
 
 /// What happens to the machines that a plan is about.
 #[derive(Debug, Default)]
@@ -91,7 +91,7 @@ impl MachineActions {
             self.start.push(name.clone());
         } else if let Some(step) = move_of(name, machine, observed) {
             self.moves.push(step);
-            self.checks.push(Step::LanAddress { machine: name.clone(), moved: true });
+            self.checks.push(Step::LanAddress { machine: name.clone(), moved: true, second: false });
             return;
         } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
             self.restart.push((name.clone(), restart_reason(&change.file)));
@@ -103,7 +103,7 @@ impl MachineActions {
             self.later.extend(changes.iter().any(|change| limits_change(change)).then(|| name.clone()));
             self.moves.extend(listeners(name, changes));
         }
-        self.checks.push(check(name, machine, wanted));
+        self.checks.extend(proof(name, machine, wanted));
     }
 
     /// What the user should know: who is restarted.
@@ -157,13 +157,14 @@ fn some(machines: &[MachineName]) -> Option<Vec<MachineName>> {
 }
 
 /// How a machine is proved to be where it should be.
-pub fn check(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Step {
-    match (&machine.network, wanted.leases.get(name)) {
-        (Network::Routed(routed), Some(lease)) => {
-            Step::Answer { machine: name.clone(), address: routed.planned(lease) }
-        }
-        _ => Step::LanAddress { machine: name.clone(), moved: false },
-    }
+pub fn proof(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Vec<Step> {
+    let (routed, lease) = (machine.network.routed(), wanted.leases.get(name));
+    let planned = routed.and_then(|routed| Some(routed.planned(lease?)));
+    let answer = planned.map(|address| Step::Answer { machine: name.clone(), address });
+    let second = answer.is_some();
+    let on_lan = !second || machine.network.port().is_some();
+    let lan = on_lan.then(|| Step::LanAddress { machine: name.clone(), moved: false, second });
+    answer.into_iter().chain(lan).collect()
 }
 
 /// Where a running machine really is, if that is not where its definition says: somebody
@@ -176,14 +177,28 @@ pub fn wrong_link(name: &MachineName, machine: &MachineSpec, observed: &Observed
             let routed = link.is_some_and(|link| link.is_called(&name.routed_link()));
             ("routed".to_owned(), routed && master.is_none())
         }
-        Network::Bridge(bridge) => (format!("on {bridge}"), master == Some(bridge.as_str())),
+        Network::Bridge(BridgePort { bridge, .. }) => {
+            (format!("on {bridge}"), master == Some(bridge.as_str()))
+        }
     };
+    if is_right {
+        return wrong_lan(name, machine, observed);
+    }
     let really = match (link, master) {
         (None, _) => "it has no link to this host".to_owned(),
         (Some(link), None) => format!("{} is on no bridge", link.name),
         (Some(link), Some(master)) => format!("{} is on {master}", link.name),
     };
-    (!is_right).then(|| format!("it is to be {wanted}, and {really}"))
+    Some(format!("it is to be {wanted}, and {really}"))
+}
+
+/// The same of a second interface.
+fn wrong_lan(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<String> {
+    let bridge = &machine.network.routed()?.lan.as_ref()?.bridge;
+    let link = name.lan_link();
+    let master = observed.link(&link).and_then(|link| observed.master_of(link));
+    let is_right = master.is_some_and(|master| master.is_called(bridge.as_str()));
+    (!is_right).then(|| format!("{link} is to be on {bridge}, and is not"))
 }
 
 /// Whether nspawn or the guest reads this change only when the machine starts.
@@ -197,8 +212,30 @@ fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
         ManagedFile::BoundUnit(..) => false,
         // Whom the host answers for is said when it starts, and taken back when it ends.
         ManagedFile::UnitDropIn(_) => service(old, "ExecStopPost") != service(new, "ExecStopPost"),
+        // networkd of systemd 252 takes no port out of a VLAN; and the guest asks for addresses
+        // of its second interface only when that is new.
+        ManagedFile::HostEnd(_) => place(old, vlan_of) != place(new, vlan_of),
+        ManagedFile::LanEnd(_) if old.is_none() || new.is_none() => false,
+        ManagedFile::LanEnd(_) => {
+            place(old, vlan_of) != place(new, vlan_of) || place(old, bridge_of) != place(new, bridge_of)
+        }
         file => file.reader() == Reader::Start,
     }
+}
+
+fn place(text: &Option<String>, of: fn(&str) -> Option<String>) -> Option<String> {
+    text.as_deref().and_then(of)
+}
+
+/// The VLAN that the file of a port puts it in, if it is not what is untagged on its bridge.
+pub fn vlan_of(text: &str) -> Option<String> {
+    let vlan = Ini::parse(text).get("BridgeVLAN", "PVID").map(str::to_owned);
+    vlan.filter(|vlan| *vlan != UNTAGGED.to_string())
+}
+
+/// The bridge that it makes it a port of.
+pub fn bridge_of(text: &str) -> Option<String> {
+    Ini::parse(text).get("Network", "Bridge").map(str::to_owned)
 }
 
 /// The values of a key of a unit.
@@ -230,7 +267,7 @@ fn listeners(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
 /// A running machine goes to a bridge without a restart if it has a veth, and
 /// if its guest configures itself: one that was routed has a static address.
 fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<Step> {
-    let bridge = machine.network.bridge()?;
+    let bridge = &machine.network.bridge()?.bridge;
     let link = observed.host_end(name)?;
     let routed_before = observed.file(&ManagedFile::GuestEnd(name.clone()).path()).is_some();
     let from = observed.master_of(link).and_then(|master| master.name.parse().ok());

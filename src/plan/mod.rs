@@ -22,11 +22,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeError, spec_of, usable_spec_of};
-pub use checks::holds_router;
+pub use checks::{holds_router, mixed};
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
-pub use machines::{check, wrong_link};
+pub use machines::{proof, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
 pub use probe::{next_addresses, probe};

@@ -125,6 +125,11 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChan
             steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
             steps.push(Step::FlushPort { port });
         }
+        if wanted.holds(&Owner::Bridge(name.clone())) {
+            let filters = observed.link(name.as_str()).is_some_and(|link| link.filters_vlans);
+            let due = filters != bridge.filters();
+            steps.extend(due.then(|| Step::FilterVlans { bridge: name.clone(), on: !filters }));
+        }
     }
     let gone = changes.iter().filter(|change| change.new.is_none());
     steps.extend(gone.filter_map(|change| match &change.file {

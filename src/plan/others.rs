@@ -73,8 +73,9 @@ fn traffic(wanted: &Wanted) -> Vec<Traffic> {
                 let link = || Traffic::Link(kernel_name(&name.routed_link()));
                 traffic.extend(host.has_ipv4(machine).then(link));
             }
-            Network::Bridge(bridge) => traffic.push(Traffic::Bridge(bridge.to_string())),
+            Network::Bridge(_) => {}
         }
+        traffic.extend(machine.network.port().map(|port| Traffic::Bridge(port.bridge.to_string())));
     }
     traffic.sort();
     traffic.dedup();

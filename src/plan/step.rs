@@ -150,6 +150,11 @@ pub enum Step {
         port: IfName,
         is_new: bool,
     },
+    /// Makes a bridge keep VLANs apart, or not.
+    FilterVlans {
+        bridge: IfName,
+        on: bool,
+    },
     DeleteLink {
         name: IfName,
     },
@@ -180,6 +185,9 @@ pub enum Step {
     LanAddress {
         machine: MachineName,
         moved: bool,
+        /// On the second interface of a machine that is routed.
+        #[serde(default)]
+        second: bool,
     },
 }
 
@@ -199,6 +207,7 @@ impl Step {
             Step::Enable { machines } => Some(Step::Disable { machines }),
             Step::Disable { machines } => Some(Step::Enable { machines }),
             Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
+            Step::FilterVlans { bridge, on } => Some(Step::FilterVlans { bridge, on: !on }),
             // networkd makes one that was there before anew, of the files that it reads then.
             Step::BridgeUp { bridge: name, is_new: true, .. } | Step::TunnelUp { link: name, .. } => {
                 Some(Step::DeleteLink { name })
@@ -388,6 +397,8 @@ impl Step {
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
             Step::Delegation => "wait for the delegated prefix".into(),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
+            Step::FilterVlans { bridge, on: true } => format!("keep VLANs apart on {bridge}"),
+            Step::FilterVlans { bridge, on: false } => format!("keep VLANs apart on {bridge} no longer"),
             Step::DeleteLink { name } => format!("delete the interface {name}"),
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),

@@ -188,7 +188,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::spec::{Ipv4, Network, Routed, Sections, Values};
+    use crate::spec::{BridgePort, Ipv4, Network, Routed, Sections, Values};
 
     fn edited(text: &str, edit: impl FnOnce(&mut MachineSpec)) -> String {
         let old = MachineSpec::parse(Path::new("x.toml"), text).unwrap();
@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn comments_and_order_are_kept() {
         let text = "# my server\nimage = \"debian-13\" # stable\n\n[network] # here\nmode = \"routed\" # yes\nsubnet = \"2001:db8:a:7::/64\"\n\n[nspawn.Files]\nBind = [\"/srv\"]\n";
-        let moved = edited(text, |machine| _ = machine.bridge("vbr0".parse().unwrap()));
+        let moved = edited(text, |machine| {
+            _ = machine.bridge(BridgePort { bridge: "vbr0".parse().unwrap(), vlan: None })
+        });
         insta::assert_snapshot!(moved);
     }
 
@@ -228,7 +230,9 @@ mod tests {
         assert_eq!(less, text.replace("Capability = \"all\"\n", ""));
         let inline = "nspawn = { Exec = { Capability = \"all\", Boot = true } }\nnetwork.mode = \"routed\"\n";
         edited(inline, |machine| _ = machine.nspawn.get_mut("Exec").unwrap().remove("Capability"));
-        edited(inline, |machine| _ = machine.bridge("vbr0".parse().unwrap()));
+        edited(inline, |machine| {
+            _ = machine.bridge(BridgePort { bridge: "vbr0".parse().unwrap(), vlan: None })
+        });
     }
 
     #[test]
@@ -270,6 +274,7 @@ mod tests {
             token: Some("::5".parse().unwrap()),
             chosen: None,
             mtu: None,
+            lan: Some(BridgePort { bridge: "vbr0".parse().unwrap(), vlan: Some(20) }),
         }));
         machine.image = Some("debian-13".into());
         machine.description = Some("mine".into());

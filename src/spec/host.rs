@@ -1,13 +1,13 @@
 //! nsctl.toml: the host's pool, its uplink, its bridges and the defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink};
+use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, VLANS};
 use crate::name::IfName;
 use crate::pool::{Lease, Pool, Prefix};
 
@@ -107,6 +107,16 @@ pub struct BridgeSpec {
     /// The default routers that go with static addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateway: Vec<IpAddr>,
+    /// The VLANs that its port to the LAN carries tagged (IEEE 802.1Q), for machines in them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vlans: BTreeSet<u16>,
+}
+
+impl BridgeSpec {
+    /// Whether it keeps VLANs apart.
+    pub fn filters(&self) -> bool {
+        !self.vlans.is_empty()
+    }
 }
 
 impl HostSpec {
@@ -239,6 +249,9 @@ impl HostSpec {
         for (name, bridge) in &self.bridges {
             if let Some(other) = ports.insert(&bridge.uplink, name) {
                 faults.push(format!("{} is the port of both '{other}' and '{name}'", bridge.uplink));
+            }
+            if let Some(vlan) = bridge.vlans.iter().find(|vlan| !VLANS.contains(vlan)) {
+                faults.push(format!("bridge.{name}.vlans: {vlan} is no VLAN for machines: 2 to 4094 are"));
             }
             if &bridge.uplink == name {
                 faults.push(format!("the bridge '{name}' cannot be its own port"));

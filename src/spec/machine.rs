@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::Problem;
 use super::expose::Expose;
 use super::ipv4::Ipv4;
-use super::network::{Network, NetworkFault, network_fault};
+use super::network::{BridgePort, Network, NetworkFault, network_fault};
 use super::port::OpenPort;
-use crate::name::IfName;
 
 /// One machine, as its user wants it, and as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,9 +186,9 @@ impl MachineSpec {
 
     /// Puts it on a bridge: it loses what only a routed machine can have. Gives what that was, as it
     /// was written.
-    pub fn bridge(&mut self, bridge: IfName) -> Vec<String> {
+    pub fn bridge(&mut self, port: BridgePort) -> Vec<String> {
         let routes = self.network.forget_routes();
-        self.network = Network::Bridge(bridge);
+        self.network = Network::Bridge(port);
         let open = std::mem::take(&mut self.open);
         let mut lost: Vec<String> = open.iter().map(|port| format!("open {port}")).collect();
         let ipv4 = self.ipv4.take().filter(|ipv4| *ipv4 != Ipv4::None);

@@ -28,13 +28,13 @@ pub use expose::Expose;
 pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use ipv4::Ipv4;
 pub use machine::{Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network};
-pub use network::{Mode, Network, Routed};
+pub use network::{BridgePort, Mode, Network, Routed, VLANS};
 pub use port::{OpenPort, PortError, Protocol, in_a_row};
 pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 pub use wireguard::WireGuard;
 
-use crate::name::{IfName, MachineName};
+use crate::name::MachineName;
 
 /// The host's own file.
 pub const HOST_FILE: &str = "/etc/nsctl/nsctl.toml";
@@ -123,9 +123,9 @@ impl Spec {
         self.broken.entry(name.clone()).or_default().push(problem);
     }
 
-    /// The bridges that machines are on.
-    pub fn bridges_in_use(&self) -> impl Iterator<Item = (&MachineName, &IfName)> {
-        self.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.bridge()?)))
+    /// The ports of bridges that machines are.
+    pub fn bridge_ports(&self) -> impl Iterator<Item = (&MachineName, &BridgePort)> {
+        self.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.port()?)))
     }
 }
 

@@ -14,9 +14,21 @@ use crate::pool::{Ask, Lease, Planned, Subnet, route};
 pub enum Network {
     /// A /64 of the pool, or more, routed by this host.
     Routed(Routed),
-    /// A port of this bridge; addresses come from the LAN.
-    Bridge(IfName),
+    /// A port of a bridge; addresses come from the LAN.
+    Bridge(BridgePort),
 }
+
+/// A port of a bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgePort {
+    pub bridge: IfName,
+    /// The VLAN that it is in (IEEE 802.1Q), of which the machine sees no tags; none: what is
+    /// untagged on the bridge's own port.
+    pub vlan: Option<u16>,
+}
+
+/// The VLANs that a bridge may carry. 1 is what is untagged on its port, 0 and 4095 are reserved.
+pub const VLANS: std::ops::RangeInclusive<u16> = 2..=4094;
 
 impl Network {
     /// What it asks of the pool, if it has a subnet of it.
@@ -27,11 +39,19 @@ impl Network {
         }
     }
 
-    /// The bridge that makes it a host of the LAN, whose addresses it takes.
-    pub fn bridge(&self) -> Option<&IfName> {
+    /// The port that makes it a host of the LAN alone, whose addresses it takes.
+    pub fn bridge(&self) -> Option<&BridgePort> {
         match self {
-            Network::Bridge(bridge) => Some(bridge),
+            Network::Bridge(port) => Some(port),
             Network::Routed(_) => None,
+        }
+    }
+
+    /// Its port of a bridge, if it has one: the only interface, or the second.
+    pub fn port(&self) -> Option<&BridgePort> {
+        match self {
+            Network::Bridge(port) => Some(port),
+            Network::Routed(routed) => routed.lan.as_ref(),
         }
     }
 
@@ -71,6 +91,14 @@ impl Network {
         }
     }
 
+    /// Lets go of a second interface; gives the port that it was.
+    pub fn forget_lan(&mut self) -> Option<BridgePort> {
+        match self {
+            Network::Routed(routed) => routed.lan.take(),
+            Network::Bridge(_) => None,
+        }
+    }
+
     /// Lets go of a host part of its choice; gives that.
     pub fn without_token(&mut self) -> Option<Ipv6Addr> {
         match self {
@@ -103,6 +131,8 @@ pub struct Routed {
     pub token: Option<Ipv6Addr>,
     /// Bytes that a packet on its veth may have; none: as on the uplink.
     pub mtu: Option<u32>,
+    /// A second interface, which makes it a host of the LAN as well.
+    pub lan: Option<BridgePort>,
     /// The host part that its guest gives itself, where that reads no file of networkd's and no
     /// token is asked for. Nobody writes it: it follows from the tree and the machine's name.
     pub chosen: Option<u64>,
@@ -154,6 +184,7 @@ pub struct NetworkTable {
     token: Option<Ipv6Addr>,
     mtu: Option<u32>,
     bridge: Option<IfName>,
+    vlan: Option<u16>,
 }
 
 /// The word for it.
@@ -186,19 +217,25 @@ impl TryFrom<NetworkTable> for Network {
 
     fn try_from(table: NetworkTable) -> Result<Network, NetworkFault> {
         let fault = |key, message: &str| Err(NetworkFault { key, message: message.to_owned() });
-        let NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge } = table;
-        let routed = Routed { subnet, prefix, routes, token, mtu, chosen: None };
-        match (mode, bridge) {
+        let NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge, vlan } = table;
+        if let Some(vlan) = vlan.filter(|vlan| bridge.is_none() || !VLANS.contains(vlan)) {
+            return match bridge {
+                Some(_) => fault("vlan", &format!("{vlan} is no VLAN for a machine: 2 to 4094 are")),
+                None => fault("vlan", "a VLAN is a bridge's: bridge = \"…\" says which"),
+            };
+        }
+        let routed = Routed { subnet, prefix, routes, token, mtu, lan: None, chosen: None };
+        let port = bridge.map(|bridge| BridgePort { bridge, vlan });
+        match (mode, port) {
             (Mode::Bridge, None) => fault("mode", "a bridged machine names its bridge: bridge = \"…\""),
-            (Mode::Routed, Some(_)) => fault("bridge", "a routed machine is on no bridge"),
             (Mode::Bridge, Some(_)) if routed != Routed::default() => fault(
                 "mode",
                 "a bridged machine takes its addresses from the LAN, and its bridge's MTU: no subnet, prefix, routes, token or mtu",
             ),
-            (Mode::Bridge, Some(bridge)) => Ok(Network::Bridge(bridge)),
-            (Mode::Routed, None) => match routed.fault() {
+            (Mode::Bridge, Some(port)) => Ok(Network::Bridge(port)),
+            (Mode::Routed, lan) => match routed.fault() {
                 Some((key, message)) => fault(key, &message),
-                None => Ok(Network::Routed(routed)),
+                None => Ok(Network::Routed(Routed { lan, ..routed })),
             },
         }
     }
@@ -237,12 +274,13 @@ impl Routed {
 
 impl From<Network> for NetworkTable {
     fn from(network: Network) -> NetworkTable {
-        let (mode, routed, bridge) = match network {
-            Network::Routed(routed) => (Mode::Routed, routed, None),
-            Network::Bridge(bridge) => (Mode::Bridge, Routed::default(), Some(bridge)),
+        let (mode, routed) = match network {
+            Network::Routed(routed) => (Mode::Routed, routed),
+            Network::Bridge(port) => (Mode::Bridge, Routed { lan: Some(port), ..Routed::default() }),
         };
-        let Routed { subnet, prefix, routes, token, mtu, chosen: _ } = routed;
-        NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge }
+        let Routed { subnet, prefix, routes, token, mtu, lan, chosen: _ } = routed;
+        let (bridge, vlan) = lan.map_or((None, None), |port| (Some(port.bridge), port.vlan));
+        NetworkTable { mode, subnet, prefix, routes, token, mtu, bridge, vlan }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What of a definition reaches beyond its machine: settings that somebody else's file
 //! should not bring along unseen.
 
-use super::{Ipv4, MachineSpec};
+use super::{BridgePort, Ipv4, MachineSpec};
 
 /// Settings of [nspawn.Exec] that concern the machine alone.
 const HARMLESS: [&str; 2] = ["Hostname", "KillSignal"];
@@ -31,17 +31,19 @@ pub fn reach(machine: &MachineSpec) -> Vec<String> {
             "network: what this host has for {route} goes to it, and it may send as anybody of that"
         ));
     }
-    if let Some(bridge) = machine.network.bridge() {
-        all.push(format!("network: a host of the LAN of {bridge}, without a firewall"));
+    if let Some(BridgePort { bridge, vlan }) = machine.network.port() {
+        let vlan = vlan.map_or(String::new(), |vlan| format!(" in VLAN {vlan}"));
+        all.push(format!("network: a host of the LAN of {bridge}{vlan}, without a firewall"));
     }
     all
 }
 
-/// The machine without them. A bridge stays: without it there would be no network.
+/// The machine without them. The bridge of a bridged one stays: without it there would be no network.
 pub fn contain(machine: &mut MachineSpec) {
     machine.forget_host_ports();
     machine.forget_own_ipv4();
     machine.network.forget_routes();
+    machine.network.forget_lan();
     // Each field is looked at: a new one must be told apart here, too.
     let MachineSpec {
         image: _,
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_reaches_out_is_listed_and_dropped() {
-        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\nroutes = [\"2001:db8:c::/56\"]\n\
+        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\nbridge = \"vbr0\"\nvlan = 20\nroutes = [\"2001:db8:c::/56\"]\n\
                     [nspawn.Exec]\nPrivateUsers = \"no\"\nKillSignal = \"SIGUSR2\"\n[nspawn.Files]\nBind = [\"/root\"]\n\
                     [networkd.Network]\nIPMasquerade = \"both\"\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n";
         let parse = |text: &str| MachineSpec::parse(Path::new("x.toml"), text).unwrap();
@@ -91,6 +93,7 @@ mod tests {
             "port 80",
             "192.0.2.9",
             "2001:db8:c::/56",
+            "vbr0 in VLAN 20",
         ] {
             assert!(all.contains(word), "{word} is not in\n{all}");
         }

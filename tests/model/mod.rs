@@ -202,6 +202,10 @@ impl Host {
         let master = bridge.as_deref().and_then(|bridge| Some(now.link(bridge)?.index));
         let end = if bridge.is_some() { name.bridged_link() } else { name.routed_link() };
         now.links.push(link(serial, &end, Some("veth"), master));
+        if settings.get("Network", "VirtualEthernetExtra").is_some() {
+            now.links.push(link(self.next(), &name.lan_link(), Some("veth"), None));
+            join(&mut now, &ManagedFile::LanEnd(name.clone()));
+        }
         now.machines.insert(name.to_string(), Running { leader: serial, uid_shift: None });
     }
 
@@ -305,6 +309,12 @@ impl Host {
                     now.links.push(link(index, bridge.as_str(), Some("bridge"), None));
                 }
             }
+            Step::FilterVlans { bridge, on } => {
+                let mut now = self.now.borrow_mut();
+                for link in now.links.iter_mut().filter(|link| link.name == bridge.as_str()) {
+                    link.filters_vlans = *on;
+                }
+            }
             Step::DeleteLink { name } => {
                 self.now.borrow_mut().links.retain(|link| link.name != name.as_str());
             }
@@ -331,13 +341,8 @@ impl Host {
         let mut now = self.now.borrow_mut();
         let names: Vec<MachineName> = now.machines.keys().filter_map(|name| name.parse().ok()).collect();
         for name in names {
-            let Some(text) = now.file(&ManagedFile::HostEnd(name.clone()).path()) else { continue };
-            let master =
-                Ini::parse(text).get("Network", "Bridge").and_then(|bridge| Some(now.link(bridge)?.index));
-            let ends = [name.routed_link(), name.bridged_link()];
-            for link in now.links.iter_mut().filter(|link| ends.contains(&link.name)) {
-                link.master = master;
-            }
+            let both = [ManagedFile::HostEnd(name.clone()), ManagedFile::LanEnd(name)];
+            both.iter().for_each(|file| join(&mut now, file));
         }
     }
 
@@ -355,6 +360,17 @@ impl Host {
         let merged = take_back(path, current.as_deref(), old.as_deref(), new.as_deref());
         let new = merged.ok_or_else(|| StepError::Touched(path.clone()))?;
         Ok(Some(Step::Write { path: path.clone(), old: current, new, mode: *mode }))
+    }
+}
+
+/// The links that a file matches are ports of the bridge that it names, or of none.
+fn join(now: &mut Observed, file: &ManagedFile) {
+    let Some(settings) = now.file(&file.path()).map(Ini::parse) else { return };
+    let master = settings.get("Network", "Bridge").and_then(|bridge| Some(now.link(bridge)?.index));
+    let names: Vec<&str> =
+        settings.get("Match", "Name").into_iter().flat_map(str::split_whitespace).collect();
+    for link in now.links.iter_mut().filter(|link| names.contains(&link.name.as_str())) {
+        link.master = master;
     }
 }
 

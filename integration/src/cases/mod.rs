@@ -7,6 +7,7 @@ mod asks;
 mod bad_disk;
 mod bad_input;
 mod bad_pool;
+mod both;
 mod bridged;
 mod built;
 mod busy_services;
@@ -91,6 +92,7 @@ cases! {
     session,
     routed,
     bridged,
+    both,
     static_bridge,
     handmade,
     adopted,

@@ -51,12 +51,31 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.booted("web")?;
     lab.booted("db")?;
     answers(lab)?;
+    adopted(lab)?;
     for name in ["web", "db", "tiny"] {
         lab.nsctl_ok(&format!("remove -y {name}"))?;
     }
     must!(!lab.sh("ip -6 route show")?.contains("2001:db8:b::100"), "a route is left");
     must!(lab.sh("ip -6 addr show dev wan0")?.contains("2001:db8:b::2/64"), "the host's own address went");
     Ok(())
+}
+
+/// One that somebody has routed an address to by hand keeps it.
+fn adopted(lab: &Lab) -> Result<()> {
+    lab.sh("printf '[Match]\\nName=ve-hand\\n[Network]\\nAddress=fe80::1/64\\nIPv6AcceptRA=no\\n[Route]\\nDestination=2001:db8:b::77\\n' > /etc/systemd/network/20-hand.network
+            networkctl reload; machinectl clone debian-13 hand; mkdir -p /etc/systemd/nspawn
+            printf '[Network]\\nVirtualEthernet=yes\\n' > /etc/systemd/nspawn/hand.nspawn
+            systemctl start systemd-nspawn@hand
+            timeout 20 sh -c 'until ip -6 route show dev ve-hand | grep -q b::77; do sleep 0.1; done'")?;
+    let said = lab.nsctl("adopt hand --yes")?;
+    must!(said.ok() && said.stderr.contains("+subnet = \"2001:db8:b::77/128\""), "{}", said.all());
+    let ping = lab.router.run(&["ping", "-6", "-c3", "-i0.2", "-W5", "2001:db8:b::77"])?;
+    must!(ping.ok(), "{}", ping.all());
+    let file = lab.sh("cat /etc/systemd/network/05-nsctl-ve-hand.network")?;
+    must!(file.matches("b::77").count() == 1 && file.matches("fe80::1/64").count() == 1, "{file}");
+    must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
+    lab.nsctl_ok("remove -y hand")?;
+    lab.sh("rm /etc/systemd/network/20-hand.network; networkctl reload").map(drop)
 }
 
 /// Machines and the host's own addresses.

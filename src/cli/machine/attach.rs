@@ -11,7 +11,7 @@ use crate::cli::{Fault, Global};
 use crate::handwritten::Handwritten;
 use crate::name::MachineName;
 use crate::plan::Scope;
-use crate::spec::{MachineSpec, Network};
+use crate::spec::{MachineSpec, Network, Routed};
 
 /// Move a machine to a bridge or to a subnet of its own
 #[derive(Debug, Args)]
@@ -38,9 +38,12 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
             let mut machine = machine.clone();
             match (&machine.network, &network) {
                 // Its own subnet and token stay.
-                (Network::Routed(_), Network::Routed(_)) => network = machine.network.clone(),
+                (Network::Routed(old), Network::Routed(new)) => {
+                    network = Network::Routed(Routed { lan: new.lan.clone(), ..old.clone() });
+                    machine.network = network.clone();
+                }
                 (_, Network::Routed(_)) => machine.network = network.clone(),
-                (_, Network::Bridge(bridge)) => tell_lost(&session, &name, &machine.bridge(bridge.clone())),
+                (_, Network::Bridge(port)) => tell_lost(&session, &name, &machine.bridge(port.clone())),
             }
             change.edit(&name, &machine)?
         }
@@ -51,9 +54,13 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
     };
     let wanted = session.make(change).await?;
     if !session.observed.is_running(&name) {
-        let subnet =
-            || wanted.leases.get(&name).map_or(String::new(), |subnet| format!("routed with {subnet}"));
-        let place = network.bridge().map_or_else(subnet, |bridge| format!("on {bridge}"));
+        let subnet = wanted.leases.get(&name).map(|subnet| format!("routed with {subnet}"));
+        let on = network.port().map(|port| match port.vlan {
+            Some(vlan) => format!("on {} in VLAN {vlan}", port.bridge),
+            None => format!("on {}", port.bridge),
+        });
+        let place: Vec<String> = subnet.into_iter().chain(on).collect();
+        let place = place.join(" and ");
         session.say(format!("{name} is {place}; it is not running: `nsctl start {name}`"));
     }
     Ok(0)

@@ -92,7 +92,7 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     if session.observed.is_running(&name) {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
     }
-    if machine.network.bridge().is_some() {
+    if machine.network.port().is_some() {
         session.progress.says("note: its MAC address depends on its name: the LAN gives it another address");
     }
     let kept = |name: &MachineName| kept_beside(&ManagedFile::Nspawn(name.clone()).path());

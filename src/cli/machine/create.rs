@@ -17,7 +17,7 @@ use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
 use crate::provision::{FirstBoot, Init};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
-use crate::spec::{Ipv4, MachineSpec, Network, Routed, Values};
+use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, Routed, Values};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
 use crate::sys::{Thing, what_is_at};
@@ -110,23 +110,29 @@ impl FirstBootArgs {
     }
 }
 
-/// How a machine meets the world.
+/// How a machine meets the world: by one way, or by both.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group = clap::ArgGroup::new("way").args(["routed", "bridge"]).multiple(true).required(true))]
 pub struct NetworkArgs {
     /// Give it a /64 of the pool, routed by this host
     #[arg(long)]
     routed: bool,
-    /// Put it on this bridge; its addresses come from the LAN
+    /// Put it on this bridge; its addresses come from the LAN. With --routed: by a second interface,
+    /// lan0
     #[arg(long, value_name = "BR")]
     bridge: Option<String>,
+    /// In this VLAN of the bridge's, without seeing its tags
+    #[arg(long, value_name = "ID", requires = "bridge", value_parser = clap::value_parser!(u16).range(2..=4094))]
+    vlan: Option<u16>,
 }
 
 impl NetworkArgs {
     pub fn network(&self) -> Result<Network, Fault> {
-        Ok(match &self.bridge {
-            Some(bridge) => Network::Bridge(argument(bridge)?),
-            None => Network::Routed(Routed::default()),
+        let bridge = self.bridge.as_deref().map(argument).transpose()?;
+        let port = bridge.map(|bridge| BridgePort { bridge, vlan: self.vlan });
+        Ok(match port {
+            Some(port) if !self.routed => Network::Bridge(port),
+            lan => Network::Routed(Routed { lan, ..Routed::default() }),
         })
     }
 }

@@ -45,9 +45,10 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let network = match (&row.network.prefix, &row.network.bridge) {
-        (Some(prefix), _) => prefix.to_string(),
-        (None, Some(bridge)) => format!("bridge {bridge}"),
+    let network = match (&row.network.prefix, row.network.lan()) {
+        (Some(prefix), None) => prefix.to_string(),
+        (Some(prefix), Some(lan)) => format!("{prefix}\nbridge {lan}"),
+        (None, Some(lan)) => format!("bridge {lan}"),
         (None, None) if row.network.number.is_some() => "delegated".to_owned(),
         (None, None) => row.network.mode.word().to_owned(),
     };

@@ -10,9 +10,9 @@ use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session, tell};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Plan, Refusal, Scope, Step, Wanted, check, flushed, probe, unbound};
+use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, mixed, probe, proof, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
-use crate::sys::{self, tree};
+use crate::sys::{self, Net, tree};
 
 /// Which machines
 #[derive(Debug, Args)]
@@ -75,6 +75,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     }
     if way != Way::Stop {
         must_have_trees(&session, &machines).await?;
+        must_be_apart(&session, &machines).await?;
     }
     let checks = checks(&session, &machines, &wanted);
     let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
@@ -94,7 +95,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
 /// How those of the machines that are ours are proved to be where they should be.
 fn checks(session: &Session, machines: &[MachineName], wanted: &Wanted) -> Vec<Step> {
     let ours = machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?)));
-    ours.map(|(name, machine)| check(name, machine, wanted)).collect()
+    ours.flat_map(|(name, machine)| proof(name, machine, wanted)).collect()
 }
 
 /// A machine whose tree has gone would only fail, and so would its start when that is undone.
@@ -111,6 +112,20 @@ async fn must_have_trees(session: &Session, machines: &[MachineName]) -> Result<
     let missing: Vec<Refusal> =
         doubtful.into_iter().filter(|name| !images.contains(name.as_str())).map(Refusal::no_tree).collect();
     if missing.is_empty() { Ok(()) } else { Err(missing.into()) }
+}
+
+/// A machine in a VLAN starts only where its bridge keeps that apart.
+async fn must_be_apart(session: &Session, machines: &[MachineName]) -> Result<(), Fault> {
+    let all =
+        machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?.network.port()?)));
+    let in_vlan: Vec<_> = all.filter(|(_, port)| port.vlan.is_some()).collect();
+    if in_vlan.is_empty() {
+        return Ok(());
+    }
+    let links = Net::host()?.links().await?;
+    let refused: Vec<Refusal> =
+        in_vlan.into_iter().filter_map(|(name, port)| mixed(name, port, &links)).collect();
+    if refused.is_empty() { Ok(()) } else { Err(refused.into()) }
 }
 
 fn steps(

@@ -5,7 +5,7 @@ use crate::cli::text::out;
 use clap::Args;
 
 use crate::cli::machine::look::{look, mark_old};
-use crate::cli::machine::view::{ModeView, Row};
+use crate::cli::machine::view::Row;
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -49,7 +49,7 @@ fn sheet(global: &Global, row: &Row) -> String {
         None => address.to_string(),
     });
     add("planned", planned);
-    add("bridge", row.network.bridge.clone());
+    add("bridge", row.network.lan());
     let mut has: Vec<String> = row.addresses.iter().map(|address| mark_old(row, address)).collect();
     if has.is_empty() && row.state == "running" {
         has.push("no global address".into());
@@ -63,8 +63,7 @@ fn sheet(global: &Global, row: &Row) -> String {
         add("exposed", Some(exposed(expose)));
     }
     add("interface", row.host_interface.clone());
-    let on_lan = row.network.mode == ModeView::Bridge;
-    add("MAC", row.mac.clone().filter(|_| on_lan));
+    add("MAC", row.mac.clone().filter(|_| row.network.bridge.is_some()));
     add("DUID", row.duid.clone());
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {

@@ -71,7 +71,17 @@ pub struct NetworkView {
     pub address: Option<Ipv6Addr>,
     /// What is routed to it beside that.
     pub routes: Vec<Ipv6Net>,
+    /// Where it is on the LAN, by its only interface or by its second.
     pub bridge: Option<String>,
+    pub vlan: Option<u16>,
+}
+
+impl NetworkView {
+    /// Where it is on the LAN, in words.
+    pub fn lan(&self) -> Option<String> {
+        let vlan = self.vlan.map_or(String::new(), |vlan| format!(", VLAN {vlan}"));
+        self.bridge.as_ref().map(|bridge| format!("{bridge}{vlan}"))
+    }
 }
 
 /// All machines by name: ours, those that run, and those with a unit or a .nspawn of their own.
@@ -180,7 +190,7 @@ fn row(
         open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
         exposed: definition.map(|m| m.expose.clone()).unwrap_or_default(),
         uid_shift: running.and_then(|running| running.uid_shift),
-        mac: mac(observed, machine.as_ref()),
+        mac: mac(observed, machine.as_ref(), definition),
         duid: None,
         drift: Vec::new(),
         own_choice: None,
@@ -188,9 +198,15 @@ fn row(
     }
 }
 
-fn mac(observed: &Observed, machine: Option<&MachineName>) -> Option<String> {
+fn mac(
+    observed: &Observed,
+    machine: Option<&MachineName>,
+    definition: Option<&MachineSpec>,
+) -> Option<String> {
     let host = observed.machine_id.as_deref()?.parse().ok()?;
-    Some(identity::mac(host, machine?).to_string())
+    let second = definition.and_then(|machine| machine.network.routed()?.lan.as_ref());
+    let of = if second.is_some() { identity::lan_mac } else { identity::mac };
+    Some(of(host, machine?).to_string())
 }
 
 fn state<'a>(observed: &'a Observed, machine: Option<&MachineName>, running: bool) -> &'a str {
@@ -248,6 +264,7 @@ const UNMANAGED: NetworkView = NetworkView {
     address: None,
     routes: Vec::new(),
     bridge: None,
+    vlan: None,
 };
 
 /// Of a machine whose definition cannot be used: what it has been given.
@@ -268,17 +285,18 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
 
 fn network(definition: Option<&MachineSpec>, prefix: Option<Lease>, lease: Option<Lease>) -> NetworkView {
     let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
+    let port = network.port();
+    let (bridge, vlan) = (port.map(|port| port.bridge.to_string()), port.and_then(|port| port.vlan));
     match network {
-        Network::Bridge(bridge) => {
-            NetworkView { mode: ModeView::Bridge, bridge: Some(bridge.to_string()), ..UNMANAGED }
-        }
+        Network::Bridge(_) => NetworkView { mode: ModeView::Bridge, bridge, vlan, ..UNMANAGED },
         Network::Routed(routed) => NetworkView {
             mode: ModeView::Routed,
             prefix,
             number: lease.and_then(Lease::number),
             address: prefix.and_then(|prefix| routed.planned(prefix).address()),
             routes: routed.routes.clone(),
-            bridge: None,
+            bridge,
+            vlan,
         },
     }
 }

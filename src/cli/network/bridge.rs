@@ -33,6 +33,9 @@ pub struct Create {
     /// The default router that goes with a static address; may be given several times
     #[arg(long, value_name = "ADDRESS", requires = "address")]
     gateway: Vec<String>,
+    /// A VLAN that the interface carries tagged, for machines in it; may be given several times
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(2..=4094))]
+    vlan: Vec<u16>,
     /// Do not ask before this host's own default route moves to the bridge
     #[arg(long, short)]
     yes: bool,
@@ -44,6 +47,7 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
         uplink: argument(&args.uplink)?,
         address: addresses(&args.address)?,
         gateway: args.gateway.iter().map(|word| gateway(word)).collect::<Result<_, _>>()?,
+        vlans: args.vlan.iter().copied().collect(),
     };
     let session = Session::begin(global, About::Nobody).await?;
     let there = session.spec.host.bridges.get(&name);

@@ -1,17 +1,17 @@
 //! `nsctl dns`: the names of machines, for a name server.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, ValueEnum};
 
 use crate::cli::session::{state, tell_of_journal};
 use crate::cli::text::out;
 use crate::cli::{Fault, Global};
-use crate::emit::names::{Entry, entries, lines};
+use crate::emit::names::{Entry, entries, line, lines};
 use crate::observe;
 use crate::plan::spec_of;
 use crate::pool::Prefix;
-use crate::spec::{Dns as DnsSpec, zone_fault};
+use crate::spec::{Dns as DnsSpec, Spec, zone_fault};
 use crate::sys::Disk;
 
 /// Print the names and planned addresses of routed machines
@@ -20,7 +20,7 @@ pub struct Dns {
     /// The domain of the names [default: that of nsctl.toml, else machines.internal]
     #[arg(long, value_name = "DOMAIN")]
     zone: Option<String>,
-    /// Lines of /etc/hosts, AAAA records, or PTR records below ip6.arpa
+    /// Lines of /etc/hosts, AAAA and A records, or PTR records below ip6.arpa and in-addr.arpa
     #[arg(long, value_enum, default_value_t = Format::Zone)]
     format: Format,
     /// Put them into the zone of [dns.push] in nsctl.toml instead, and take out those that are gone;
@@ -60,13 +60,39 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
             .hint("--zone example.org"));
     }
     let entries = entries(&spec, &state(&observed)?.leases, &observed.hostnames);
+    let own = own_ipv4(&spec, &entries);
     let text = match args.format {
         Format::Hosts => lines(&entries, &zone, &|_| false),
         Format::Zone => forward(&entries, &zone),
         Format::Reverse => reverse(&entries, &zone, pool),
     };
-    out!("{}", text.trim_end());
+    let own = own.iter().map(|(address, name)| args.format.of_ipv4(*address, name, &zone));
+    out!("{}", (text + &own.collect::<String>()).trim_end());
     Ok(0)
+}
+
+/// The IPv4 addresses that machines have for themselves. Not in this host's own names: those lead
+/// to what each machine reaches.
+fn own_ipv4<'e>(spec: &Spec, entries: &'e [Entry]) -> Vec<(Ipv4Addr, &'e str)> {
+    let of = |entry: &'e Entry| {
+        let mut all =
+            spec.machines.iter().filter(|(name, _)| name.as_str().eq_ignore_ascii_case(&entry.name));
+        Some((all.find_map(|(_, machine)| machine.ipv4?.address())?, entry.name.as_str()))
+    };
+    entries.iter().filter_map(of).collect()
+}
+
+impl Format {
+    fn of_ipv4(self, address: Ipv4Addr, name: &str, zone: &str) -> String {
+        match self {
+            Format::Hosts => line(address.into(), name, zone, &|_| false),
+            Format::Zone => format!("{name} IN A {address}\n"),
+            Format::Reverse => {
+                let [a, b, c, d] = address.octets();
+                format!("{d}.{c}.{b}.{a}.in-addr.arpa. IN PTR {name}.{zone}.\n")
+            }
+        }
+    }
 }
 
 /// AAAA records (RFC 3596 2.2), for a zone file (RFC 1035 5).

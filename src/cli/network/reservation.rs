@@ -21,7 +21,7 @@ pub struct Reservation {
     #[arg(long, value_enum)]
     format: Format,
     /// The address that the machine shall have, IPv4 or IPv6; may be given several times
-    /// [default: the IPv4 address that it has now]
+    /// [default: the IPv4 address that it has now, of a machine that is on the LAN alone]
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 }
@@ -45,7 +45,7 @@ pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };
-    if row.network.mode == ModeView::Routed {
+    if row.network.mode == ModeView::Routed && row.network.bridge.is_none() {
         return Err(Fault::new(format!("'{}' is routed: it asks no DHCP server of the LAN", row.name))
             .hint("its address is fixed: `nsctl show` prints it"));
     }
@@ -65,7 +65,9 @@ pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
 
 fn addresses(row: &Row, asked: &[IpAddr]) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Fault> {
     let mut found = (None, None);
-    let now = row.addresses.iter().filter(|address| address.is_ipv4());
+    // Of a machine that is routed, too, nobody knows which of them the LAN has given it.
+    let on_lan = row.network.mode != ModeView::Routed;
+    let now = row.addresses.iter().filter(|address| address.is_ipv4() && on_lan);
     let taken: Vec<IpAddr> = if asked.is_empty() { now.copied().collect() } else { asked.to_vec() };
     for address in taken {
         match address {
@@ -74,8 +76,11 @@ fn addresses(row: &Row, asked: &[IpAddr]) -> Result<(Option<Ipv4Addr>, Option<Ip
         }
     }
     if found == (None, None) {
-        return Err(Fault::new(format!("'{}' has no IPv4 address now that could be made to stay", row.name))
-            .hint("say which it shall have: --address 192.168.5.50 --address 2001:db8:5::50"));
+        return Err(Fault::new(format!(
+            "'{}' has no IPv4 address of the LAN now that could be made to stay",
+            row.name
+        ))
+        .hint("say which it shall have: --address 192.168.5.50 --address 2001:db8:5::50"));
     }
     Ok(found)
 }

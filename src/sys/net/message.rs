@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, Prop, State};
+use rtnetlink::packet_route::link::{
+    InfoBridge, InfoData, LinkAttribute, LinkInfo, LinkMessage, Prop, State,
+};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
@@ -20,7 +22,10 @@ pub fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::OperState(state) => link.up = *state == State::Up,
-            LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = link_kind(infos);
+                link.filters_vlans = filters_vlans(infos);
+            }
             LinkAttribute::PropList(props) => {
                 link.alternative_names.extend(props.iter().filter_map(|prop| match prop {
                     Prop::AltIfName(name) => Some(name.clone()),
@@ -38,6 +43,17 @@ fn link_kind(infos: &[LinkInfo]) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     })
+}
+
+/// Whether a bridge looks at VLANs, and a new port is in none.
+fn filters_vlans(infos: &[LinkInfo]) -> bool {
+    let bridge = infos.iter().filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(settings)) => Some(settings),
+        _ => None,
+    });
+    let settings: Vec<&InfoBridge> = bridge.flatten().collect();
+    settings.contains(&&InfoBridge::VlanFiltering(true))
+        && settings.contains(&&InfoBridge::VlanDefaultPvid(0))
 }
 
 pub fn address(message: &AddressMessage) -> Option<Address> {

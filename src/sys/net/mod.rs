@@ -1,6 +1,7 @@
 //! rtnetlink(7): links, addresses and routes, of the host or of a machine.
 
 pub mod message;
+mod vlan;
 
 use std::collections::BTreeSet;
 use std::fs::File;
