@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::apply;
 use crate::doctor::Facts;
 use crate::doctor::facts::GuestFacts;
+use crate::emit::ManagedFile;
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::observed::{Observed, Service, accept_ra, proxy_ndp};
+use crate::observed::{Observed, Readers, Service, accept_ra, proxy_ndp};
 use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::tree::Tree;
@@ -55,6 +56,7 @@ pub async fn host(
         switches: switches(&observed),
         cut_short,
         damaged_journal,
+        keys: keys(disk, &observed),
         spec,
         state,
         observed,
@@ -79,6 +81,12 @@ fn settings(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, sys::Error> {
         }
     }
     Ok(texts)
+}
+
+fn keys(disk: &Disk, observed: &Observed) -> BTreeMap<PathBuf, Readers> {
+    let is_key = |path: &&PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)));
+    let keys = observed.files.keys().filter(is_key);
+    keys.filter_map(|path| Some((path.clone(), disk.readers(path)?))).collect()
 }
 
 fn switches(observed: &Observed) -> BTreeMap<String, String> {

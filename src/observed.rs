@@ -243,6 +243,14 @@ pub struct Route {
     pub metric: u32,
 }
 
+/// Who reads a file, beside root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readers {
+    pub everybody: bool,
+    /// As the user systemd-network.
+    pub networkd: bool,
+}
+
 /// What networkd says of a link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Managed {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::name::MachineName;
-use crate::observed::{Address, Link, Managed, Observed, Route, Service};
+use crate::observed::{Address, Link, Managed, Observed, Readers, Route, Service};
 use crate::plan::Refusal;
 use crate::provision::Guest;
 use crate::spec::Spec;
@@ -40,6 +40,8 @@ pub struct Facts {
     pub left_out: Vec<Refusal>,
     /// The command that was cut short, if one was.
     pub cut_short: Option<String>,
+    /// Who reads the keys of tunnels.
+    pub keys: BTreeMap<PathBuf, Readers>,
     /// Why a record of one cannot be read, and what fixes it.
     pub damaged_journal: Option<(String, String)>,
 }

@@ -1,7 +1,10 @@
 //! The tunnel that the pool comes through: there, and with its keys.
 
+use std::path::Path;
+
 use super::{Facts, Finding};
 use crate::emit::ManagedFile;
+use crate::observed::Readers;
 use crate::spec::{Uplink, UplinkKind};
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -9,6 +12,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     };
     let mut findings = keyless(facts, uplink);
+    findings.extend(facts.keys.iter().filter_map(|(path, readers)| misread(path, *readers)));
     let is_there = facts.observed.link(uplink.interface.as_str()).is_some();
     if !is_there && findings.is_empty() && facts.observed.live {
         findings.push(
@@ -42,6 +46,20 @@ fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
     findings.collect()
 }
 
+/// A key that others read, too, or that who makes the tunnel cannot.
+fn misread(path: &Path, readers: Readers) -> Option<Finding> {
+    let (what, effect) = match readers {
+        Readers { everybody: true, .. } => {
+            ("everybody on this host can read it", "who does may be this host")
+        }
+        Readers { networkd: false, .. } => ("networkd cannot read it", "the tunnel comes up no more"),
+        Readers { .. } => return None,
+    };
+    let shown = path.display();
+    let fix = format!("chgrp systemd-network {shown} && chmod 640 {shown} && networkctl reload");
+    Some(Finding::error(shown.to_string(), what, effect).fix_safely(fix))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +83,13 @@ mod tests {
         assert!(check(&facts)[0].what.starts_with("is not there"));
         facts.observed.links = vec![Link { name: "wg0".into(), ..Link::default() }];
         assert_eq!(check(&facts), []);
+        let key = ManagedFile::TunnelKey("wg0".parse().unwrap(), None).path();
+        for (everybody, networkd, says) in
+            [(false, true, None), (true, true, Some("everybody")), (false, false, Some("networkd"))]
+        {
+            facts.keys.insert(key.clone(), Readers { everybody, networkd });
+            let found = check(&facts);
+            assert_eq!(found.first().map(|finding| finding.what.split(' ').next().unwrap()), says);
+        }
     }
 }

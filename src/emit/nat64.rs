@@ -132,13 +132,14 @@ fn translator() -> String {
         .render()
 }
 
-/// Machines alone ask it (the firewall sees to that); it asks who knows machines, or else the world.
+/// Machines alone ask it (the firewall sees to that), each so often in a second that all are heard; it asks
+/// who knows machines, or else the world.
 fn unbound(host: &HostSpec, pool: Prefix, listener: Ipv6Addr) -> String {
     let mut text = format!(
         "server:\n\tinterface: {listener}\n\tip-freebind: yes\n\taccess-control: {pool} allow\n\taccess-control: ::0/0 refuse\n\
          \tmodule-config: \"dns64 iterator\"\n\tdns64-prefix: {PREFIX}\n\tunblock-lan-zones: yes\n\tinsecure-lan-zones: yes\n\
          \tusername: \"\"\n\tchroot: \"\"\n\tpidfile: \"\"\n\tdirectory: \"\"\n\tuse-syslog: no\n\tlogfile: \"\"\n\
-         \tnum-threads: 1\n"
+         \tnum-threads: 1\n\tip-ratelimit: 500\n"
     );
     let servers = host.dns_servers();
     if !servers.is_empty() {

@@ -44,6 +44,13 @@ done
 grep -rqF "$(cat /root/own.key)" /etc/nsctl /var/lib/nsctl && end "the key is written down elsewhere"
 nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"
 nsctl doctor || end "doctor finds something"
+key=/etc/systemd/network/05-nsctl-tunnel-wg0.key
+for wrong in "chmod 644:everybody" "chgrp root:networkd cannot"; do
+    ${wrong%:*} $key
+    nsctl doctor | grep -q "${wrong#*:}" || end "doctor says nothing of a key after ${wrong%:*}: $(nsctl doctor)"
+    nsctl doctor --fix > /dev/null || end "doctor fixes no key after ${wrong%:*}"
+    [ "$(stat -c '%a %G' $key)" = "640 systemd-network" ] || end "the key is still $(stat -c '%a %G' $key)"
+done
 
 # Another key, and nothing else.
 know other

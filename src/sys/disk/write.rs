@@ -11,6 +11,7 @@ use tempfile::TempPath;
 
 use super::place::Place;
 use super::{Disk, DiskError};
+use crate::observed::Readers;
 
 /// How the names of files begin that are being written.
 pub(super) const DRAFT: &str = ".nsctl-draft-";
@@ -126,14 +127,30 @@ impl Disk {
     /// its group's. Where there is no such group, nobody else is root's.
     fn permit(&self, file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
         let failed = self.failed("set the permissions of", path);
-        if path.starts_with(NETWORKD) && mode & 0o044 == 0o040 {
-            let groups = self.read(Path::new("/etc/group"))?.unwrap_or_default();
-            let line = groups.lines().find_map(|line| line.strip_prefix("systemd-network:"));
-            if let Some(gid) = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok()) {
-                std::os::unix::fs::fchown(file, None, Some(gid)).map_err(&failed)?;
-            }
+        if path.starts_with(NETWORKD)
+            && mode & 0o044 == 0o040
+            && let Some(gid) = self.networkds_group()?
+        {
+            std::os::unix::fs::fchown(file, None, Some(gid)).map_err(&failed)?;
         }
         file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(failed)
+    }
+
+    fn networkds_group(&self) -> Result<Option<u32>, DiskError> {
+        let groups = self.read(Path::new("/etc/group"))?.unwrap_or_default();
+        let line = groups.lines().find_map(|line| line.strip_prefix("systemd-network:"));
+        Ok(line.and_then(|rest| rest.split(':').nth(1)?.parse().ok()))
+    }
+
+    /// Who reads a file beside root: everybody, and networkd; none where it is not there.
+    pub fn readers(&self, path: &Path) -> Option<Readers> {
+        let meta = self.open(path, OFlag::O_PATH).ok()?.metadata().ok()?;
+        let mode = meta.permissions().mode();
+        let of_group = self.networkds_group().ok()?.is_none_or(|group| group == meta.gid());
+        Some(Readers {
+            everybody: mode & 0o004 != 0,
+            networkd: mode & 0o004 != 0 || (of_group && mode & 0o040 != 0),
+        })
     }
 
     /// Replaces a file that is nobody's business but root's; it is on the disk then.
