@@ -48,6 +48,7 @@ pub async fn host(
         settings: settings(disk)?,
         routes: net.main_routes().await?,
         proxies: net.proxies().await?,
+        pvids: net.pvids().await.unwrap_or_default(),
         services,
         managed: managed.unwrap_or_default(),
         network_managers,

@@ -198,8 +198,10 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The kernel's word for it: "bridge", "veth"; none for hardware.
     pub kind: Option<String>,
-    /// Whether it is a bridge that keeps VLANs apart, on which a new port is in none.
-    pub filters_vlans: bool,
+    /// Whether it is a bridge that looks at VLANs.
+    pub vlan_filtering: bool,
+    /// The VLAN of a bridge's new ports; 0: none.
+    pub default_pvid: u16,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
     /// The other end, where it is one end of a veth; an index of the other end's namespace.
@@ -377,6 +379,11 @@ impl Observed {
 }
 
 impl Link {
+    /// Whether it is a bridge on which each port is where somebody has said, and nowhere else.
+    pub fn keeps_vlans_apart(&self) -> bool {
+        self.vlan_filtering && self.default_pvid == 0
+    }
+
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.alternative_names.iter().any(|other| other == name)
     }

@@ -184,8 +184,24 @@ pictures! {
     };
     vlan_of_somebody_elses_bridge: settled(TRUNK, &[]), |host| define(host, "web", Some(&IN_VLAN.replace("vbr0", "br0")));
     vlans_no_longer_apart: settled(TRUNK, &[("web", IN_VLAN)]), |host| see(host, |now| {
-        now.links.iter_mut().for_each(|link| link.filters_vlans = false);
+        now.links.iter_mut().for_each(|link| link.vlan_filtering = false);
     });
+    vlans_gone_beside_the_users_own: settled(BRIDGE, &[("buildbot", BUILDBOT)]), |host| see(host, |now| {
+        now.links.iter_mut().filter(|link| link.name == "vbr0").for_each(|link| link.vlan_filtering = true);
+    });
+    vlans_half_apart: settled(TRUNK, &[("web", IN_VLAN), ("buildbot", BUILDBOT)]), |host| see(host, |now| {
+        now.links.iter_mut().for_each(|link| link.default_pvid = 1);
+        let index = now.link("vbr0").map(|link| link.index);
+        now.links.iter_mut().filter(|link| link.name == "enp6s0").for_each(|link| link.master = index);
+        now.links.push(Link { index: 77, name: "tap0".into(), master: index, ..Link::default() });
+    });
+    vlans_without_their_bridge: settled(TRUNK, &[]), |host| see(host, |now| now.links.retain(|link| link.name != "vbr0"));
+    vlan_and_bridge_at_once: settled(HOUSE, &[("buildbot", &BUILDBOT.replace("vbr0", "vbr1"))]), |host| {
+        host.write(HOST_FILE.into(), Some(HOUSE.replace("enp6s0\"\n", "enp6s0\"\nvlans = [20, 30]\n")));
+        define(host, "buildbot", Some(IN_VLAN));
+    };
+    vlan_of_one_that_does_not_run: settled(TRUNK, &[("buildbot", BUILDBOT)]), |host| define(host, "web", Some(&IN_VLAN.replace("20", "200")));
+    vlan_twice: settled(TRUNK, &[]), |host| define(host, "web", Some(&format!("{IN_VLAN}[networkd.BridgeVLAN]\nPVID = \"30\"\n")));
     vlans_gone: settled(TRUNK, &[("buildbot", BUILDBOT)]), |host| host.write(HOST_FILE.into(), Some(BRIDGE.to_owned()));
     second_interface: settled(HOUSE, &[("web", WEB)]), |host| define(host, "web", Some(BOTH));
     second_interface_elsewhere: settled(HOUSE, &[("web", BOTH)]), |host| define(host, "web", Some(&BOTH.replace("vbr0", "vbr1")));

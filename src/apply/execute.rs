@@ -103,7 +103,9 @@ async fn live(
         Step::TunnelUp { link, .. } => links::tunnel_up(link).await?,
         Step::Delegation => links::delegation().await?,
         Step::BridgeUp { bridge, port, .. } => links::bridge_up(bridge, port).await?,
-        Step::FilterVlans { bridge, on } => links::filter_vlans(bridge, *on).await?,
+        Step::FilterVlans { bridge, on, places, .. } => {
+            links::filter_vlans(bridge, *on, places).await?;
+        }
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
         Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,

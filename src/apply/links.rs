@@ -78,9 +78,13 @@ pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> 
     if joined { Ok(()) } else { Err(StepError::Networkd { look_at: format!("{bridge} {port}") }) }
 }
 
-/// What the ports carry is networkd's to say; until it has, each is where it was.
-pub async fn filter_vlans(bridge: &IfName, on: bool) -> Result<(), StepError> {
-    match Net::host()?.filter_vlans(bridge.as_str(), on).await {
+/// networkd has read where each port is to be, and may not have said so yet.
+pub async fn filter_vlans(
+    bridge: &IfName,
+    on: bool,
+    places: &BTreeMap<String, u16>,
+) -> Result<(), StepError> {
+    match Net::host()?.filter_vlans(bridge.as_str(), on, places).await {
         // It is taken back with its bridge.
         Err(sys::NetError::NoLink(_)) if !on => Ok(()),
         Ok(filters) if filters != on => Err(StepError::NoVlans(bridge.clone())),
@@ -104,7 +108,13 @@ pub async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfNam
     let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
     let mut guest = Net::watch_machine(leader)?;
     let mut net = Net::watch_host()?;
-    if !joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await? {
+    let mut is_joined = joined(&mut net, link, bridge.as_str(), Duration::from_secs(1)).await?;
+    if !is_joined {
+        // It has read nothing new of a link that somebody took off; what it cannot do is done below.
+        let _ = bus.reconfigure(net.index(link).await?).await;
+        is_joined = joined(&mut net, link, bridge.as_str(), Duration::from_secs(3)).await?;
+    }
+    if !is_joined {
         net.join(link, bridge.as_str()).await?;
     }
     Ok(net.flap(link, &mut guest).await?)

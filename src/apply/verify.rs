@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Verified;
 use super::error::{ANSWER_TIME, StepError};
+use crate::emit::LAN;
 use crate::name::MachineName;
 use crate::pool::Planned;
 use crate::sys::{self, Bus, Net, now, ping};
@@ -53,7 +54,10 @@ pub async fn answer(
 /// The machine's address in its /64: the planned one, or else the first. Of a
 /// delegated prefix just the host part is planned.
 async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, sys::Error> {
-    let addresses = net.addresses().await?;
+    let mut addresses = net.addresses().await?;
+    // What the LAN gives a second interface is of another prefix.
+    let second = net.links().await?.into_iter().find(|link| link.is_called(LAN)).map(|link| link.index);
+    addresses.retain(|address| Some(address.interface) != second);
     let mut own = addresses.iter().filter(|a| a.global && !a.tentative).filter_map(|a| match a.address {
         IpAddr::V6(address) if planned.is_of(address) => Some(address),
         _ => None,

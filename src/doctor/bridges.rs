@@ -2,7 +2,9 @@
 //! taken off, a bridge without ports.
 
 use super::{Facts, Finding};
+use crate::emit::UNTAGGED;
 use crate::emit::ini::Ini;
+use crate::name::MachineName;
 use crate::observed::Link;
 use crate::spec::BridgePort;
 
@@ -11,6 +13,8 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(empty(facts));
     findings.extend(taken_off(facts));
     findings.extend(mixed(facts));
+    findings.extend(astray(facts));
+    findings.extend(tapped(facts));
     findings.extend(configured_beside(facts));
     findings
 }
@@ -85,7 +89,7 @@ fn mixed(facts: &Facts) -> Vec<Finding> {
     let filtering = facts.spec.host.bridges.iter().filter(|(_, bridge)| bridge.filters());
     let found = filtering.filter_map(|(name, _)| {
         let link = facts.observed.link(name.as_str())?;
-        (!link.filters_vlans).then(|| {
+        (!link.keeps_vlans_apart()).then(|| {
             Finding::error(
                 name.as_str(),
                 "does not keep VLANs apart",
@@ -97,11 +101,63 @@ fn mixed(facts: &Facts) -> Vec<Finding> {
     found.collect()
 }
 
+/// Ports of such a bridge that are in no VLAN, or in another than a machine's definition says.
+fn astray(facts: &Facts) -> Vec<Finding> {
+    let filtering = facts.spec.host.bridges.iter().filter(|(_, bridge)| bridge.filters());
+    let there = filtering.filter_map(|(name, _)| facts.observed.link(name.as_str()));
+    let apart = there.filter(|link| link.keeps_vlans_apart());
+    let found = apart.flat_map(|bridge| {
+        let ports = facts.observed.links.iter().filter(|port| port.master == Some(bridge.index));
+        ports.chain([bridge]).filter_map(|port| misplaced(facts, &bridge.name, port))
+    });
+    found.collect()
+}
+
+fn misplaced(facts: &Facts, bridge: &str, port: &Link) -> Option<Finding> {
+    let Some(is) = facts.pvids.get(&port.index) else {
+        let what = format!("is in no VLAN of {bridge}");
+        let fix = format!("networkctl reconfigure {}", port.name);
+        return Some(Finding::error(&port.name, what, "nobody reaches it, and it reaches nobody").fix(fix));
+    };
+    let is_end = |name: &MachineName| {
+        [name.routed_link(), name.bridged_link(), name.lan_link()].iter().any(|end| port.is_called(end))
+    };
+    let (name, place) = facts.spec.bridge_ports().find(|(name, _)| is_end(name))?;
+    let vlan = place.vlan.unwrap_or(UNTAGGED);
+    let theirs = facts.spec.machines.get(name)?.networkd.contains_key("BridgeVLAN");
+    let what = format!("is in VLAN {is} of {bridge}, and '{name}' is to be in {vlan}");
+    (*is != vlan && !theirs).then(|| {
+        Finding::error(&port.name, what, "it is in another network").fix(format!("nsctl restart {name}"))
+    })
+}
+
+/// VLAN interfaces beside such a bridge: the kernel gives them their frames first.
+fn tapped(facts: &Facts) -> Vec<Finding> {
+    let filtering = facts.spec.host.bridges.iter().filter(|(_, bridge)| bridge.filters());
+    let found = filtering.flat_map(|(name, bridge)| {
+        let port = facts.observed.link(bridge.uplink.as_str()).map(|link| link.index);
+        let taps =
+            facts.observed.links.iter().filter(move |link| {
+                link.kind.as_deref() == Some("vlan") && link.peer == port && port.is_some()
+            });
+        taps.map(move |tap| {
+            Finding::warning(
+                &tap.name,
+                format!("is a VLAN of {}, the port of {name}", bridge.uplink),
+                "frames of that VLAN come in there, and no machine gets them",
+            )
+            .fix(format!("ip link del {}", tap.name))
+        })
+    });
+    found.collect()
+}
+
 /// A machine whose veth is on no bridge: some file without KeepMaster= matched it.
 fn taken_off(facts: &Facts) -> Vec<Finding> {
     let found = facts.spec.bridge_ports().filter_map(|(name, BridgePort { bridge, .. })| {
-        let second = facts.observed.link(&name.lan_link());
-        let link = second.or_else(|| facts.observed.host_end(name))?;
+        let routed = facts.spec.machines.get(name).is_some_and(|machine| machine.network.routed().is_some());
+        let second = facts.observed.link(&name.lan_link()).filter(|_| routed);
+        let link = if routed { second } else { facts.observed.host_end(name) }?;
         let master = facts.observed.master_of(link).map(|master| master.name.as_str());
         (master != Some(bridge.as_str())).then(|| {
             Finding::error(
@@ -110,7 +166,10 @@ fn taken_off(facts: &Facts) -> Vec<Finding> {
                 "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge",
             )
             .fix(
-                facts.let_ours_win(link).unwrap_or_else(|| format!("ip link set {} master {bridge}", link.name)),
+                facts.let_ours_win(link).unwrap_or_else(|| match facts.spec.host.bridges.get(bridge) {
+                    Some(_) => format!("networkctl reconfigure {}", link.name),
+                    None => format!("ip link set {} master {bridge}", link.name),
+                }),
             )
         })
     });

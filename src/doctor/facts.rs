@@ -24,6 +24,8 @@ pub struct Facts {
     pub routes: Vec<Route>,
     /// For whom this host answers on a link (RFC 4861 7.2.8).
     pub proxies: BTreeSet<(u32, IpAddr)>,
+    /// The VLANs of what bridges and their ports send without a tag, by their indexes.
+    pub pvids: BTreeMap<u32, u16>,
     /// What networkd does with a link, by its index.
     pub managed: BTreeMap<u32, Managed>,
     /// The links that NetworkManager runs.

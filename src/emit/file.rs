@@ -272,6 +272,11 @@ impl ManagedFile {
         }
     }
 
+    /// Whether it may make a link a port of a bridge.
+    pub fn is_of_port(&self) -> bool {
+        matches!(self, ManagedFile::HostEnd(_) | ManagedFile::LanEnd(_) | ManagedFile::Port(_))
+    }
+
     /// Whether it is rendered, and signed in its first line.
     pub fn is_rendered(&self) -> bool {
         use ManagedFile as File;

@@ -320,7 +320,9 @@ impl<'a> MachineFiles<'a> {
         // networkd joins ports only to bridges that it made; from others it must not take them off.
         let ini = if ours.is_some() { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
         let ini = ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no");
-        if ours.is_some_and(BridgeSpec::filters) { bridge::member(ini, *vlan) } else { ini }
+        // Those of the user add up to ours (systemd.network(5)).
+        let theirs = self.machine.networkd.contains_key("BridgeVLAN");
+        if ours.is_some_and(BridgeSpec::filters) && !theirs { bridge::member(ini, *vlan) } else { ini }
     }
 
     /// The prefix changes, the host part stays; the gateway does not go when

@@ -17,7 +17,8 @@ impl MachineFiles<'_> {
         let guarded = matches!(attachment, Attachment::Routed { .. }) && self.machine.has_firewall();
         // nspawn fails where its bridge is not there yet.
         let port = self.machine.network.port();
-        let before = port.map(|port| device_unit(&port.bridge)).into_iter();
+        let waits = port.filter(|port| self.waits_for(port));
+        let before = waits.map(|port| device_unit(&port.bridge)).into_iter();
         let before: Vec<String> = before.chain(guarded.then(|| FIREWALL_UNIT.to_owned())).collect();
         let before = (!before.is_empty()).then(|| before.join(" "));
         let sockets: Vec<String> = self
@@ -62,12 +63,18 @@ impl MachineFiles<'_> {
         ini.render()
     }
 
+    /// Whether its bridge must be there first: networkd joins a second interface whenever that comes.
+    fn waits_for(&self, port: &BridgePort) -> bool {
+        let second = self.machine.network.routed().is_some();
+        !second || port.vlan.is_some() || !self.host.bridges.contains_key(&port.bridge)
+    }
+
     /// nspawn joins no second veth to a bridge, and networkd only to those that it made.
     fn joins(&self, attachment: &Attachment) -> Option<String> {
         let Attachment::Routed { routed, .. } = attachment else { return None };
         let bridge = &routed.lan.as_ref()?.bridge;
         let others = !self.host.bridges.contains_key(bridge);
-        others.then(|| format!("ip link set {} master {bridge} up", self.name.lan_link()))
+        others.then(|| format!("-ip link set {} master {bridge} up", self.name.lan_link()))
     }
 
     /// The addresses for which this host answers.
@@ -124,9 +131,10 @@ impl MachineFiles<'_> {
 /// Rather not at all than in another network: a bridge that does not filter looks at no VLAN.
 fn apart(port: &BridgePort) -> Option<String> {
     let BridgePort { bridge, vlan } = port;
-    let switch = format!("/sys/class/net/{bridge}/bridge/vlan_filtering");
+    let place = format!("/sys/class/net/{bridge}/bridge");
     let why = format!("{bridge} does not keep VLANs apart: nsctl apply");
-    vlan.map(|_| format!("/bin/sh -c 'grep -qx 1 {switch} || {{ echo {why} >&2; exit 1; }}'"))
+    let apart = format!("grep -qx 1 {place}/vlan_filtering && grep -qx 0 {place}/default_pvid");
+    vlan.map(|_| format!("/bin/sh -c '{apart} || {{ echo {why} >&2; exit 1; }}'"))
 }
 
 /// A guest that does not read the file bound into it would send what the host's

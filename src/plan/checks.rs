@@ -1,27 +1,22 @@
 //! Reasons not to begin, found before anything is touched.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::files::FileChange;
-use super::machines::{bridge_of, vlan_of};
-use super::naming;
 use super::{NewImage, Refusal, Scope, Source, Wanted};
+use super::{naming, vlans};
 use crate::emit::{FIREWALL_FILE, ManagedFile, Owner, nat64};
 use crate::name::{IfName, MachineName};
-use crate::observed::{Link, Observed};
+use crate::observed::Observed;
 use crate::pool::Prefix;
-use crate::spec::{BridgePort, BridgeSpec, HOST_FILE, Problem, Spec, definition_path};
+use crate::spec::{BridgeSpec, HOST_FILE, Problem, Spec, definition_path};
 
 /// Everything on the host that is in the way.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let mut refusals = naming::refusals(wanted, observed);
     refusals.extend(pool_goes(wanted, observed));
-    for (name, port) in wanted.spec.bridge_ports() {
-        if wanted.holds(&Owner::Machine(name.clone())) {
-            refusals.extend(vlan_missing(wanted, observed, name, port));
-        }
-    }
-    refusals.extend(vlan_left(wanted, observed));
+    refusals.extend(vlans::refusals(wanted, observed));
     if !observed.live {
         return refusals;
     }
@@ -72,65 +67,6 @@ fn bridge_missing(
     };
     // The host waits with the bridge for who is on it.
     Some(if leaves { Refusal::of_host(what, hint) } else { Refusal::of(machine, what, hint) })
-}
-
-/// A machine in a VLAN that its bridge does not keep apart would be somewhere else.
-fn vlan_missing(
-    wanted: &Wanted,
-    observed: &Observed,
-    machine: &MachineName,
-    port: &BridgePort,
-) -> Option<Refusal> {
-    let BridgePort { bridge, vlan } = port;
-    let vlan = (*vlan)?;
-    let Some(ours) = wanted.spec.host.bridges.get(bridge) else {
-        let what = format!("'{machine}' is to be in VLAN {vlan} of {bridge}, which nsctl did not make");
-        let hint = format!(
-            "only of its own bridges nsctl knows that they keep VLANs apart: `nsctl bridge create NAME \
-             --uplink INTERFACE --vlan {vlan}`"
-        );
-        return Some(Refusal::of(machine, what, hint));
-    };
-    if !ours.vlans.contains(&vlan) {
-        let what = format!("'{machine}' is to be in VLAN {vlan} of {bridge}, which does not carry that");
-        let hint = format!("add {vlan} to `vlans` of [bridge.{bridge}] in {HOST_FILE}, and `nsctl apply`");
-        // The host waits with the bridge for who is in the VLAN.
-        return Some(Refusal::of_host(what, hint));
-    }
-    let is_due = wanted.holds(&Owner::Bridge(bridge.clone())) || !observed.live;
-    if is_due { None } else { mixed(machine, port, &observed.links) }
-}
-
-/// A machine in a VLAN whose bridge, as it is now, would put it into the LAN.
-pub fn mixed(
-    machine: &MachineName,
-    BridgePort { bridge, vlan }: &BridgePort,
-    links: &[Link],
-) -> Option<Refusal> {
-    let vlan = (*vlan)?;
-    let filters = links.iter().any(|link| link.is_called(bridge.as_str()) && link.filters_vlans);
-    let what = format!("'{machine}' is to be in VLAN {vlan}, and {bridge} does not keep VLANs apart");
-    (!filters).then(|| Refusal::of(machine, what, "`nsctl apply` makes it do so"))
-}
-
-/// A bridge that is to keep VLANs apart no longer, while a machine stays as it is that is in one.
-fn vlan_left(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let mixes = |bridge: &str| {
-        let spec = wanted.spec.host.bridges.iter().find(|(name, _)| name.as_str() == bridge);
-        spec.is_some_and(|(name, spec)| !spec.filters() && wanted.holds(&Owner::Bridge(name.clone())))
-    };
-    let mut stay = observed.files.iter().filter_map(|(path, text)| {
-        let file = ManagedFile::parse(path)?;
-        let machine = file.machine().filter(|name| !wanted.holds(&Owner::Machine(name.clone())))?;
-        let (bridge, vlan) = (bridge_of(text)?, vlan_of(text)?);
-        mixes(&bridge).then_some((machine, bridge, vlan))
-    });
-    let (machine, bridge, vlan) = stay.next()?;
-    let what = format!("'{machine}' is in VLAN {vlan} of {bridge}, which is to keep VLANs apart no longer");
-    Some(Refusal::of_host(
-        what,
-        format!("mend its definition first: {}", definition_path(&machine).display()),
-    ))
 }
 
 /// Whether nsctl made the bridge.
@@ -192,10 +128,14 @@ fn router_in_pool(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
     if known { None } else { holds_router(pool, observed) }
 }
 
-/// Whether a pool of single addresses holds the host's router.
+/// Whether the host's router has an address that a machine, or this host, would get of a pool. Of one
+/// with a /64 for each machine no machine gets the router's, and the rest of subnet 0 is nobody's.
 pub fn holds_router(pool: Prefix, observed: &Observed) -> Option<Refusal> {
     let routers = observed.routers();
-    let router = routers.iter().find(|router| pool.is_single() && pool.net().contains(*router))?;
+    let given = |router: &Ipv6Addr| {
+        if pool.is_single() { pool.net().contains(router) } else { *router == pool.host_address() }
+    };
+    let router = routers.iter().find(|router| given(router))?;
     let hint = match pool.part_without(&[*router].into()) {
         Some(part) => format!("name a part of it without the router, such as {part}"),
         None => "name a part of it that the router is not in".into(),

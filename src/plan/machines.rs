@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::effects::restart_reason;
 use super::files::FileChange;
+use super::vlans::{bridge_of, vlan_of};
 use super::{Scope, Step, Wanted, probe};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
-use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader, UNTAGGED};
+use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
 use crate::name::MachineName;
-use crate::observed::Observed;
+use crate::observed::{Link, Observed};
 use crate::spec::{BridgePort, MachineSpec, Network};
 
 /// What happens to the machines that a plan is about.
@@ -162,7 +163,9 @@ pub fn proof(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Vec<
     let planned = routed.and_then(|routed| Some(routed.planned(lease?)));
     let answer = planned.map(|address| Step::Answer { machine: name.clone(), address });
     let second = answer.is_some();
-    let on_lan = !second || machine.network.port().is_some();
+    // A guest without networkd may leave its second interface alone.
+    let asks = routed.is_some_and(|routed| routed.lan.is_some() && routed.chosen.is_none());
+    let on_lan = !second || asks;
     let lan = on_lan.then(|| Step::LanAddress { machine: name.clone(), moved: false, second });
     answer.into_iter().chain(lan).collect()
 }
@@ -223,19 +226,8 @@ fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
     }
 }
 
-fn place(text: &Option<String>, of: fn(&str) -> Option<String>) -> Option<String> {
+fn place<T>(text: &Option<String>, of: fn(&str) -> Option<T>) -> Option<T> {
     text.as_deref().and_then(of)
-}
-
-/// The VLAN that the file of a port puts it in, if it is not what is untagged on its bridge.
-pub fn vlan_of(text: &str) -> Option<String> {
-    let vlan = Ini::parse(text).get("BridgeVLAN", "PVID").map(str::to_owned);
-    vlan.filter(|vlan| *vlan != UNTAGGED.to_string())
-}
-
-/// The bridge that it makes it a port of.
-pub fn bridge_of(text: &str) -> Option<String> {
-    Ini::parse(text).get("Network", "Bridge").map(str::to_owned)
 }
 
 /// The values of a key of a unit.
@@ -267,7 +259,11 @@ fn listeners(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
 /// A running machine goes to a bridge without a restart if it has a veth, and
 /// if its guest configures itself: one that was routed has a static address.
 fn move_of(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<Step> {
-    let bridge = &machine.network.bridge()?.bridge;
+    let BridgePort { bridge, vlan } = machine.network.bridge()?;
+    // Before its bridge keeps VLANs apart it would be in none of them.
+    if vlan.is_some() && !observed.link(bridge.as_str()).is_some_and(Link::keeps_vlans_apart) {
+        return None;
+    }
     let link = observed.host_end(name)?;
     let routed_before = observed.file(&ManagedFile::GuestEnd(name.clone()).path()).is_some();
     let from = observed.master_of(link).and_then(|master| master.name.parse().ok());

@@ -16,13 +16,14 @@ mod stale;
 mod step;
 mod undo;
 mod unreachable;
+mod vlans;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeError, spec_of, usable_spec_of};
-pub use checks::{holds_router, mixed};
+pub use checks::holds_router;
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
@@ -34,6 +35,7 @@ pub use refusal::Refusal;
 pub use stale::Stale;
 pub use step::{Source, Step, stages};
 pub use undo::{undo, with_reloads};
+pub use vlans::{bridge_of, mixed, vlan_of};
 pub use whole::{Whole, whole};
 
 use crate::emit::{self, Owner};
@@ -150,6 +152,7 @@ impl Plan {
             | Step::Inside { .. }
             | Step::Disable { .. }
             | Step::DeleteLink { .. }
+            | Step::FilterVlans { on: false, .. }
             | Step::FlushPort { .. }
             | Step::Move { .. } => true,
             _ => false,
@@ -194,8 +197,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     notes.extend(checks::notes(wanted, observed, &changes));
     notes.extend(naming::notes(wanted, observed));
     notes.extend(others::notes(wanted, observed));
-    let mut plan =
-        Plan { steps: order::steps(wanted, observed, &changes, &actions), notes, effects: Vec::new() };
+    let steps = order::steps(wanted, observed, &changes, &actions);
+    notes.extend(vlans::notes(&steps, observed));
+    let mut plan = Plan { steps, notes, effects: Vec::new() };
     if observed.live {
         plan.effects = effects::of_units(&plan, &actions.reasons());
         let files = effects::of_files(&changes, &wanted.spec);

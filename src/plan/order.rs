@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::files::kept_beside;
-use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable};
+use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable, vlans};
 use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
@@ -119,16 +119,15 @@ fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
 fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
-        if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
+        let comes_up = changes.iter().any(|change| change.is_of_bridge(name, bridge));
+        if comes_up {
             let is_new = observed.link(name.as_str()).is_none();
             let port = bridge.uplink.clone();
             steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
             steps.push(Step::FlushPort { port });
         }
         if wanted.holds(&Owner::Bridge(name.clone())) {
-            let filters = observed.link(name.as_str()).is_some_and(|link| link.filters_vlans);
-            let due = filters != bridge.filters();
-            steps.extend(due.then(|| Step::FilterVlans { bridge: name.clone(), on: !filters }));
+            steps.extend(vlans::step(observed, changes, name, bridge, comes_up));
         }
     }
     let gone = changes.iter().filter(|change| change.new.is_none());

@@ -154,6 +154,10 @@ pub enum Step {
     FilterVlans {
         bridge: IfName,
         on: bool,
+        /// Whether it looked at them before.
+        was: bool,
+        /// The VLANs of ports that are known.
+        places: BTreeMap<String, u16>,
     },
     DeleteLink {
         name: IfName,
@@ -207,7 +211,9 @@ impl Step {
             Step::Enable { machines } => Some(Step::Disable { machines }),
             Step::Disable { machines } => Some(Step::Enable { machines }),
             Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
-            Step::FilterVlans { bridge, on } => Some(Step::FilterVlans { bridge, on: !on }),
+            Step::FilterVlans { bridge, on, was, places } => {
+                (on != was).then_some(Step::FilterVlans { bridge, on: was, was: on, places })
+            }
             // networkd makes one that was there before anew, of the files that it reads then.
             Step::BridgeUp { bridge: name, is_new: true, .. } | Step::TunnelUp { link: name, .. } => {
                 Some(Step::DeleteLink { name })
@@ -397,8 +403,8 @@ impl Step {
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
             Step::Delegation => "wait for the delegated prefix".into(),
             Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
-            Step::FilterVlans { bridge, on: true } => format!("keep VLANs apart on {bridge}"),
-            Step::FilterVlans { bridge, on: false } => format!("keep VLANs apart on {bridge} no longer"),
+            Step::FilterVlans { bridge, on: true, .. } => format!("keep VLANs apart on {bridge}"),
+            Step::FilterVlans { bridge, on: false, .. } => format!("keep VLANs apart on {bridge} no longer"),
             Step::DeleteLink { name } => format!("delete the interface {name}"),
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),

@@ -264,6 +264,11 @@ impl MachineSpec {
         let mut faults = table_faults(&self.nspawn);
         faults.extend(networkd_faults(&self.networkd));
         faults.extend(self.routed_only());
+        let two = self.networkd.contains_key("BridgeVLAN")
+            && self.network.bridge().is_some_and(|port| port.vlan.is_some());
+        faults.extend(
+            two.then(|| "[networkd.BridgeVLAN]: the VLAN is what `vlan` in [network] says".to_owned()),
+        );
         faults.extend(self.expose_faults());
         faults.extend(self.limits.faults());
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {

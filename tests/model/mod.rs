@@ -309,10 +309,10 @@ impl Host {
                     now.links.push(link(index, bridge.as_str(), Some("bridge"), None));
                 }
             }
-            Step::FilterVlans { bridge, on } => {
+            Step::FilterVlans { bridge, on, .. } => {
                 let mut now = self.now.borrow_mut();
                 for link in now.links.iter_mut().filter(|link| link.name == bridge.as_str()) {
-                    link.filters_vlans = *on;
+                    link.vlan_filtering = *on;
                 }
             }
             Step::DeleteLink { name } => {

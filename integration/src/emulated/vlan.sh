@@ -55,7 +55,7 @@ nsctl attach red --bridge vbr0 --vlan 30 2>&1 || end "red cannot go to VLAN 30"
 [ "$(reaches red host0 192.168.20.7/24 192.168.20.1)" = no ] || end "red still reaches VLAN 20"
 
 # Somebody makes the bridge take no notice of VLANs.
-ip link set vbr0 type bridge vlan_filtering 0
+ip link set vbr0 type bridge vlan_filtering 0 vlan_default_pvid 1
 nsctl doctor | grep -q "does not keep VLANs apart" || end "doctor says nothing of it: $(nsctl doctor)"
 nsctl restart red 2>&1 && end "red restarts though it would be anywhere"
 machinectl show red > /dev/null || end "red was stopped, and cannot start"
@@ -64,6 +64,26 @@ nsctl apply --yes 2>&1 || end "apply does not mend it"
 nsctl start red 2>&1 || end "red does not start again"
 [ "$(reaches red host0 192.168.30.7/24 192.168.30.1)" = yes ] || end "red does not reach VLAN 30 any more"
 [ "$(reaches red host0 192.168.5.8/24 192.168.5.1)" = no ] || end "red reaches what is untagged after all that"
+
+[ "$(vlans vb-red)" = "vb-red 30 PVID Egress Untagged " ] || end "red is in after all that: $(vlans vb-red)"
+
+# Taken off its bridge while it runs, and put back.
+for machine in red:30 blue:1; do
+    name=${machine%:*}
+    ip link set "vb-$name" nomaster
+    say "taken off: $(ip -o link show "vb-$name" | grep -o 'master [^ ]*')"
+    nsctl apply --yes 2>&1 || end "$name cannot be put back"
+    [ "$(vlans "vb-$name")" = "vb-$name ${machine#*:} PVID Egress Untagged " ] || end "$name is put back into: $(vlans "vb-$name")"
+done
+[ "$(reaches red host0 192.168.30.7/24 192.168.30.1)" = yes ] || end "red, put back, does not reach VLAN 30"
+[ "$(reaches blue host0 192.168.5.7/24 192.168.5.1)" = yes ] || end "blue, put back, does not reach the LAN"
+bridge vlan del dev vb-blue vid 1
+nsctl doctor | grep -q "vb-blue is in no VLAN of vbr0" || end "doctor does not see that blue is nowhere: $(nsctl doctor)"
+networkctl reconfigure vb-blue
+timeout 20 sh -c 'until bridge vlan show dev vb-blue | grep -q PVID; do sleep 0.2; done' || end "the hint for it does not help"
+ip link add link eth1 name tap type vlan id 20
+nsctl doctor | grep -q "tap is a VLAN of eth1" || end "doctor does not see who takes VLAN 20: $(nsctl doctor)"
+ip link del tap
 
 # Routed, and in a VLAN by a second interface.
 nsctl attach tiny --routed --bridge vbr0 --vlan 20 2>&1 || end "tiny gets no second interface"

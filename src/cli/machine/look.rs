@@ -1,6 +1,6 @@
 //! Every machine as it is now, for all who show them.
 
-use crate::cli::machine::view::{self, ModeView, Row};
+use crate::cli::machine::view::{self, Row};
 use crate::cli::session::{bus, state, tell_of_journal};
 use crate::cli::text::err;
 use crate::cli::{Fault, Global};
@@ -44,7 +44,7 @@ pub async fn look(global: &Global) -> Result<Looked, Fault> {
         err!("note: addresses are read from the machines' own networks, which takes root");
     }
     let mut rows = view::rows(&observed, &spec, &leases, &addresses);
-    for row in rows.iter_mut().filter(|row| observed.live && row.network.mode == ModeView::Bridge) {
+    for row in rows.iter_mut().filter(|row| observed.live && row.network.bridge.is_some()) {
         row.duid = row.name.parse().ok().and_then(|name| duid(&name));
     }
     Ok(Looked { rows, is_whole })

@@ -12,7 +12,7 @@ use crate::emit::{self, ManagedFile, Origin, Rendered};
 use crate::identity;
 use crate::name::MachineName;
 use crate::observed::{Address, Observed};
-use crate::plan::wrong_link;
+use crate::plan::{bridge_of, vlan_of, wrong_link};
 use crate::pool::{Lease, Leases, Subnet};
 use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
 
@@ -103,7 +103,7 @@ pub fn rows(
     let mut rows: Vec<Row> =
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
     for row in &mut rows {
-        row.old_addresses = old_addresses(row);
+        row.old_addresses = old_addresses(row, observed, addresses);
         row.own_choice = own_choice(row, spec);
         row.drift = drift(row, observed, spec, &files, addresses.contains_key(&row.name));
     }
@@ -204,8 +204,8 @@ fn mac(
     definition: Option<&MachineSpec>,
 ) -> Option<String> {
     let host = observed.machine_id.as_deref()?.parse().ok()?;
-    let second = definition.and_then(|machine| machine.network.routed()?.lan.as_ref());
-    let of = if second.is_some() { identity::lan_mac } else { identity::mac };
+    let second = definition.is_some_and(|m| m.network.routed().is_some_and(|routed| routed.lan.is_some()));
+    let of = if second { identity::lan_mac } else { identity::mac };
     Some(of(host, machine?).to_string())
 }
 
@@ -248,13 +248,17 @@ fn own_choice(row: &Row, spec: &Spec) -> Option<IpAddr> {
 }
 
 /// What a machine still has of a prefix that is delegated no more.
-fn old_addresses(row: &Row) -> Vec<IpAddr> {
+fn old_addresses(row: &Row, observed: &Observed, addresses: &BTreeMap<String, Vec<Address>>) -> Vec<IpAddr> {
     let (Some(today), Some(_)) = (row.network.prefix, row.network.number) else { return Vec::new() };
-    let old = row.addresses.iter().filter(|address| match address {
+    // Not those of a second interface.
+    let host0 = row.host_interface.as_ref().and_then(|end| observed.link(end)?.peer);
+    let own = addresses.get(&row.name).into_iter().flatten();
+    let own = own.filter(|a| a.global && host0.is_none_or(|host0| a.interface == host0));
+    let old = own.map(|own| own.address).filter(|address| match address {
         IpAddr::V6(address) => !today.holds(*address) && !address.is_unique_local(),
         IpAddr::V4(_) => false,
     });
-    old.copied().collect()
+    old.collect()
 }
 
 const UNMANAGED: NetworkView = NetworkView {
@@ -269,16 +273,27 @@ const UNMANAGED: NetworkView = NetworkView {
 
 /// Of a machine whose definition cannot be used: what it has been given.
 fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease>) -> NetworkView {
-    let settings = observed.file(&ManagedFile::Nspawn(name.clone()).path()).map(Ini::parse);
+    let file = |file: ManagedFile| observed.file(&file.path());
+    let settings = file(ManagedFile::Nspawn(name.clone())).map(Ini::parse);
     let bridge = settings.as_ref().and_then(|ini| ini.get("Network", "Bridge")).map(str::to_owned);
     match (bridge, lease) {
-        (Some(bridge), _) => NetworkView { mode: ModeView::Bridge, bridge: Some(bridge), ..UNMANAGED },
-        (None, Some(lease)) => NetworkView {
-            mode: ModeView::Routed,
-            prefix: current_prefix(observed, name, lease),
-            number: lease.number(),
+        (Some(bridge), _) => NetworkView {
+            mode: ModeView::Bridge,
+            bridge: Some(bridge),
+            vlan: file(ManagedFile::HostEnd(name.clone())).and_then(vlan_of),
             ..UNMANAGED
         },
+        (None, Some(lease)) => {
+            let second = file(ManagedFile::LanEnd(name.clone()));
+            NetworkView {
+                mode: ModeView::Routed,
+                prefix: current_prefix(observed, name, lease),
+                number: lease.number(),
+                bridge: second.and_then(bridge_of),
+                vlan: second.and_then(vlan_of),
+                ..UNMANAGED
+            }
+        }
         (None, None) => UNMANAGED,
     }
 }

@@ -212,6 +212,16 @@ impl Bus {
         self.networkd.wait_for("networkd does not reload", async |n| n.reload().await).await
     }
 
+    /// Makes it set up a link anew, by its index.
+    ///
+    /// # Errors
+    /// When networkd does not do so, or does not run it.
+    pub async fn reconfigure(&self, index: u32) -> Result<(), BusError> {
+        let index = i32::try_from(index).unwrap_or_default();
+        let what = "networkd does not set up a link anew";
+        self.networkd.wait_for(what, async |n| n.reconfigure_link(index).await).await
+    }
+
     /// What networkd does with each link.
     ///
     /// # Errors

@@ -24,7 +24,13 @@ pub fn link(message: &LinkMessage) -> Link {
             LinkAttribute::OperState(state) => link.up = *state == State::Up,
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = link_kind(infos);
-                link.filters_vlans = filters_vlans(infos);
+                for setting in bridge_settings(infos) {
+                    match setting {
+                        InfoBridge::VlanFiltering(on) => link.vlan_filtering = *on,
+                        InfoBridge::VlanDefaultPvid(vlan) => link.default_pvid = *vlan,
+                        _ => {}
+                    }
+                }
             }
             LinkAttribute::PropList(props) => {
                 link.alternative_names.extend(props.iter().filter_map(|prop| match prop {
@@ -45,15 +51,12 @@ fn link_kind(infos: &[LinkInfo]) -> Option<String> {
     })
 }
 
-/// Whether a bridge looks at VLANs, and a new port is in none.
-fn filters_vlans(infos: &[LinkInfo]) -> bool {
+fn bridge_settings(infos: &[LinkInfo]) -> impl Iterator<Item = &InfoBridge> {
     let bridge = infos.iter().filter_map(|info| match info {
         LinkInfo::Data(InfoData::Bridge(settings)) => Some(settings),
         _ => None,
     });
-    let settings: Vec<&InfoBridge> = bridge.flatten().collect();
-    settings.contains(&&InfoBridge::VlanFiltering(true))
-        && settings.contains(&&InfoBridge::VlanDefaultPvid(0))
+    bridge.flatten()
 }
 
 pub fn address(message: &AddressMessage) -> Option<Address> {

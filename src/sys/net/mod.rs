@@ -294,6 +294,14 @@ impl Net {
         Ok(self.handle.route().add(route).replace().execute().await?)
     }
 
+    /// The index of a link.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub async fn index(&self, name: &str) -> Result<u32, NetError> {
+        Ok(self.find(name).await?.index)
+    }
+
     async fn find(&self, name: &str) -> Result<Link, NetError> {
         let found = self.links().await?.into_iter().find(|link| link.is_called(name));
         found.ok_or_else(|| NetError::NoLink(name.to_owned()))

@@ -1,6 +1,6 @@
 //! VLANs of a bridge and its ports (bridge(8), `vlan`).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
@@ -14,13 +14,19 @@ use crate::emit::UNTAGGED;
 
 impl Net {
     /// Makes a bridge keep VLANs apart, or not; gives whether it does. A kernel without VLANs refuses,
-    /// or says nothing. Who is on the bridge stays where he is: in what is untagged, unless
-    /// somebody has said otherwise.
+    /// or says nothing. Who is on the bridge is put where `places` says, by his name; others stay
+    /// where they are: in what is untagged, unless somebody has said otherwise.
     ///
     /// # Errors
     /// When there is no such bridge, or the kernel refuses.
-    pub async fn filter_vlans(&self, bridge: &str, on: bool) -> Result<bool, NetError> {
-        match self.set_vlans(bridge, on).await {
+    pub async fn filter_vlans(
+        &self,
+        bridge: &str,
+        on: bool,
+        places: &BTreeMap<String, u16>,
+    ) -> Result<bool, NetError> {
+        let done = if on { self.keep_apart(bridge, places).await } else { self.ignore(bridge).await };
+        match done {
             Err(NetError::Netlink(rtnetlink::Error::NetlinkError(error)))
                 if error.raw_code().abs() == nix::libc::EOPNOTSUPP =>
             {
@@ -30,44 +36,71 @@ impl Net {
         }
     }
 
-    async fn set_vlans(&self, bridge: &str, on: bool) -> Result<bool, NetError> {
-        let index = self.find(bridge).await?.index;
-        // By its name alone: beside an index the kernel takes that for another name.
-        let change = async |settings: LinkMessageBuilder<LinkBridge>| {
-            self.handle.link().change(settings.build()).execute().await
-        };
-        if !on {
-            change(LinkBridge::new(bridge).vlan_filtering(false)).await?;
-            change(LinkBridge::new(bridge).vlan_default_pvid(UNTAGGED)).await?;
-            return Ok(false);
-        }
-        // That takes what is untagged away from all ports, which matters only once VLANs do.
-        change(LinkBridge::new(bridge).vlan_default_pvid(0)).await?;
-        let placed = self.placed().await?;
-        let ports = self.links().await?.into_iter().filter(|link| link.master == Some(index));
-        for port in ports.map(|port| port.index).chain([index]).filter(|port| !placed.contains(port)) {
-            let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
-            let place = LinkBridgeVlan::new(port).vlan(UNTAGGED, flags);
-            let place = if port == index { place.bridge_self() } else { place };
-            self.handle.link().set(place.build()).execute().await?;
-        }
-        change(LinkBridge::new(bridge).vlan_filtering(true)).await?;
-        Ok(self.find(bridge).await?.filters_vlans)
+    /// Each port keeps its VLANs, for the next time.
+    async fn ignore(&self, bridge: &str) -> Result<bool, NetError> {
+        self.find(bridge).await?;
+        self.change(LinkBridge::new(bridge).vlan_filtering(false)).await?;
+        Ok(false)
     }
 
-    /// The bridges and ports that have a VLAN for what they send without a tag.
-    async fn placed(&self) -> Result<BTreeSet<u32>, NetError> {
+    async fn keep_apart(&self, bridge: &str, places: &BTreeMap<String, u16>) -> Result<bool, NetError> {
+        let index = self.find(bridge).await?.index;
+        // That takes what is untagged away from all ports, which matters only once VLANs do.
+        self.change(LinkBridge::new(bridge).vlan_default_pvid(0)).await?;
+        let pvids = self.pvids().await?;
+        for port in
+            self.links().await?.iter().filter(|link| link.master == Some(index) || link.index == index)
+        {
+            let place = places.iter().find(|(name, _)| port.is_called(name)).map(|(_, vlan)| *vlan);
+            match (place, pvids.get(&port.index)) {
+                (None, Some(_)) => {}
+                (place, _) => self.place(port.index, place.unwrap_or(UNTAGGED), port.index == index).await?,
+            }
+        }
+        self.change(LinkBridge::new(bridge).vlan_filtering(true)).await?;
+        Ok(self.find(bridge).await?.keeps_vlans_apart())
+    }
+
+    /// By its name alone: beside an index the kernel takes that for another name.
+    async fn change(&self, settings: LinkMessageBuilder<LinkBridge>) -> Result<(), NetError> {
+        Ok(self.handle.link().change(settings.build()).execute().await?)
+    }
+
+    /// Puts a port, or the bridge itself, into a VLAN, and takes it out of what is untagged otherwise.
+    async fn place(&self, port: u32, vlan: u16, is_bridge: bool) -> Result<(), NetError> {
+        let message = |vlan: u16, flags: BridgeVlanInfoFlags| {
+            let message = LinkBridgeVlan::new(port).vlan(vlan, flags);
+            if is_bridge { message.bridge_self().build() } else { message.build() }
+        };
+        let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        self.handle.link().set(message(vlan, flags)).execute().await?;
+        if vlan != UNTAGGED {
+            // It may not have been in it.
+            let gone = message(UNTAGGED, BridgeVlanInfoFlags::empty());
+            let _ = self.handle.link().del_with_message(gone).execute().await;
+        }
+        Ok(())
+    }
+
+    /// The VLANs of what bridges and their ports send without a tag, by their indexes.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn pvids(&self) -> Result<BTreeMap<u32, u16>, NetError> {
         let asked = self.handle.link().get();
         let all = asked.set_filter_mask(AddressFamily::Bridge, vec![LinkExtentMask::Brvlan]).execute();
         let messages: Vec<LinkMessage> = all.try_collect().await?;
-        let has_pvid = |message: &&LinkMessage| message.attributes.iter().any(is_pvid);
-        Ok(messages.iter().filter(has_pvid).map(|message| message.header.index).collect())
+        Ok(messages.iter().filter_map(|message| Some((message.header.index, pvid(message)?))).collect())
     }
 }
 
-fn is_pvid(attribute: &LinkAttribute) -> bool {
-    let LinkAttribute::AfSpecBridge(settings) = attribute else { return false };
-    settings.iter().any(
-        |one| matches!(one, AfSpecBridge::VlanInfo(vlan) if vlan.flags.contains(BridgeVlanInfoFlags::Pvid)),
-    )
+fn pvid(message: &LinkMessage) -> Option<u16> {
+    let settings = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::AfSpecBridge(settings) => Some(settings),
+        _ => None,
+    });
+    settings.flatten().find_map(|setting| match setting {
+        AfSpecBridge::VlanInfo(vlan) if vlan.flags.contains(BridgeVlanInfoFlags::Pvid) => Some(vlan.vid),
+        _ => None,
+    })
 }
