@@ -270,6 +270,10 @@ pictures! {
         "init --pool fe80::/10",
         "init --pool ::/0";
     init_bad_uplink: BARE, "init --pool 2001:db8:a::/48 --uplink much-too-long-a-name";
+    init_overlapping_pools: house(),
+        "init --pool 2001:db8:a::/56 --uplink wan0",
+        "init --pool 2001:db8::/32 --uplink wan0",
+        "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:a:9::2/64 --pool 2001:db8:a::/48";
     init_another_pool: house(), "init --pool 2001:db8:b::/48 --uplink wan0";
     init_tunnel: BARE,
         "init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 --local 198.51.100.7 --mtu 1472",
@@ -288,7 +292,7 @@ pictures! {
             .file(HOST, "pool = \"2001:db8:a::/48\"\n"),
         "apply --yes";
     init_wireguard_bad: BARE
-            .file("postup.conf", format!("{WG}PostUp = touch /evil\n"))
+            .file("postup.conf", WG.replace("[Peer]", "PreUp = touch /evil\nPostUp = touch /evil\nPreDown = touch /evil\nPostDown = touch /evil\n[Peer]") + "PostUp = touch /evil\n")
             .file("astray.conf", WG.replace("::/0", "2001:db8:a:1::/64"))
             .file("much-too-long-a-name.conf", WG)
             .file("text", "hello\n"),

@@ -63,6 +63,7 @@ const WIREGUARD_OFF: &str =
 const WIREGUARD_TABLE: &str = wireguard!("table = \"1234\"\nfwmark = 7\n", "[\"::/0\"]\n");
 
 const NAT: &str = "ipv4 = \"nat\"\nopen = [\"tcp/443\", \"udp/5000-5010\", \"tcp/22 from 2001:db8:5::/48\"]\n[network]\nmode = \"routed\"\n";
+const OWN_IPV4: &str = "ipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\n";
 const NAT64: &str = "ipv4 = \"nat64\"\n[network]\nmode = \"routed\"\n";
 const EXPOSED: &str = "[network]\nmode = \"routed\"\n[[expose]]\nport = \"tcp/8080\"\nto = \"127.0.0.1:80\"\n\
                        [[expose]]\nport = \"tcp/443\"\nhost = 8443\n";
@@ -147,6 +148,7 @@ pictures! {
     host_wireguard: WIREGUARD, [], of_the_host;
     host_wireguard_off: WIREGUARD_OFF, [], of_the_host;
     host_wireguard_table: WIREGUARD_TABLE, [], of_the_host;
+    machine_own_ipv4: NATIVE, [("web", OWN_IPV4)], of_a_machine;
     shared_nat64: NATIVE, [("web", NAT64)], |owner| *owner == Owner::Firewall;
     machine_nat64: NATIVE, [("web", NAT64)], of_a_machine;
     firewall_shared: NATIVE, [("web", NAT)], |owner| *owner == Owner::Firewall;

@@ -58,7 +58,12 @@ impl Hint for PoolError {
                 Some("write it as an address and a length, such as 2001:db8:a::/48".into())
             }
             PoolError::HostBits(net) => Some(format!("did you mean {}?", net.trunc())),
-            PoolError::TooLong(_) | PoolError::DelegatedTooLong(_) => {
+            PoolError::DelegatedTooLong(_) => Some(
+                "ask your ISP for a /56; where its /64 stays the same, `nsctl init --pool PREFIX` gives machines an \
+                 address each of it"
+                    .into(),
+            ),
+            PoolError::TooLong(_) => {
                 Some("ask your provider for a /64, or better a routed /56 or /48".into())
             }
             PoolError::Full(_) | PoolError::NoRoom { .. } => {

@@ -176,7 +176,9 @@ fn wide_fault(pool: Pool, routed: &Routed) -> Option<String> {
         Pool::Delegated(_) => {
             "the prefix here is delegated and changes: a machine gets a /64 of it".to_owned()
         }
-        Pool::Fixed(prefix) if prefix.is_single() => format!("of {prefix} a machine gets an address"),
+        Pool::Fixed(prefix) if prefix.is_single() => format!(
+            "of {prefix} a machine gets an address, and no /64; `subnet = \"ADDRESS/128\"` chooses one"
+        ),
         Pool::Fixed(prefix) if length <= prefix.net().prefix_len() => {
             format!("a /{length} is no part of the pool {prefix}, of which subnet 0 is this host's")
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, VLANS};
+use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, UplinkKind, VLANS};
 use crate::name::IfName;
 use crate::pool::{Lease, Pool, Prefix};
 
@@ -233,6 +233,15 @@ impl HostSpec {
         }
         if self.answers_on().is_some() && !self.prefix.is_some_and(Prefix::is_single) {
             faults.push("uplink.on-link: for a pool that is one /64, or a part of it".into());
+        }
+        if let (Some(pool), Some(UplinkKind::Tunnel(tunnel))) =
+            (self.prefix, self.uplink.as_ref().map(|up| &up.kind))
+            && pool.net().contains(&tunnel.client_address.addr())
+        {
+            let address = tunnel.client_address;
+            faults.push(format!(
+                "uplink.tunnel.client-address: {address} is in the pool {pool}; the broker routes that through the tunnel"
+            ));
         }
         if self.local.is_some_and(Prefix::is_single) {
             faults.push("local: machines get a /64 each of it, so it is a /63 at the longest".into());

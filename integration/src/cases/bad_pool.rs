@@ -8,6 +8,7 @@ use crate::lab::Lab;
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
+    of_the_router(lab)?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13 --no-start")?;
     for (text, says) in [
@@ -39,6 +40,18 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     refused(lab, "apply --yes", 1, "nsctl.toml:")?;
     lab.sh("sed -i '/^pol = /d' /etc/nsctl/nsctl.toml")?;
     pool_goes(lab)
+}
+
+/// This host would take the address of its own gateway.
+fn of_the_router(lab: &Lab) -> Result<()> {
+    lab.sh("ip -6 addr add 2001:db8:a::9/64 dev wan0 nodad; ip -6 route add default via 2001:db8:a::1 dev wan0 metric 10")?;
+    refused(
+        lab,
+        "init --pool 2001:db8:a::/48 --uplink wan0",
+        1,
+        "holds 2001:db8:a::1, which is this host's router",
+    )?;
+    lab.sh("ip -6 route del default via 2001:db8:a::1 dev wan0 metric 10; ip -6 addr del 2001:db8:a::9/64 dev wan0").map(drop)
 }
 
 /// A host's file that loses its pool, or goes, takes nothing from under a machine that is routed by it.

@@ -105,8 +105,9 @@ fn vlans(lab: &Lab) -> Result<()> {
     lab.sh("cp -a /root/host/etc/systemd/network/05-nsctl-* /etc/systemd/network/
             networkctl reload; journalctl --sync
             rm /etc/systemd/network/05-nsctl-*vbr7* /etc/systemd/network/05-nsctl-*eth7*")?;
-    let journal = lab.sh("journalctl -b -u systemd-networkd --no-pager | grep -e vbr7 -e eth7 || true")?;
-    must!(!journal.contains("Unknown") && !journal.contains("Failed to parse"), "networkd: {journal}");
+    let journal = lab
+        .sh("journalctl -b -u systemd-networkd --no-pager | grep -e vbr7 -e eth7 -e 05-nsctl-ve- || true")?;
+    must!(!journal.contains(".netdev:") && !journal.contains(".network:"), "networkd: {journal}");
     lab.sh("ip link del vbr7 2> /dev/null; rm -f /etc/systemd/network/05-nsctl-ve-web.network; nsctl apply --yes; networkctl reload")?;
     let has = lab.run(&[
         "sh",

@@ -49,10 +49,14 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     names(lab)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.nsctl_ok("doctor")?.contains("all is well"), "{}", lab.nsctl("doctor")?.all());
-    lab.sh("systemctl stop nsctl-dns64")?;
-    let found = lab.nsctl("doctor")?;
-    must!(!found.ok() && found.stdout.contains("nsctl-dns64 does not run"), "{}", found.all());
-    lab.nsctl_ok("doctor --fix --yes")?;
+    for unit in ["nsctl-dns64", "nsctl-nat64"] {
+        lab.sh(&format!("systemctl stop {unit}"))?;
+        let found = lab.nsctl("doctor")?;
+        must!(!found.ok() && found.stdout.contains(&format!("{unit} does not run")), "{}", found.all());
+        lab.nsctl_ok("doctor --fix --yes")?;
+    }
+    one_for_all(lab)?;
+    names_of_somebody_else(lab)?;
     advertised(lab)?;
     nobody_else(lab)?;
     stays_for_others(lab)?;
@@ -95,12 +99,56 @@ fn world(lab: &mut Lab) -> Result<[Daemon; 2]> {
 
 /// What web gets of a host; names as its own guest resolves them.
 fn downloads(lab: &Lab, host: &str) -> Result<bool> {
+    downloads_of(lab, "web", host)
+}
+
+fn downloads_of(lab: &Lab, name: &str, host: &str) -> Result<bool> {
     let script =
         format!("exec 3<>/dev/tcp/{host}/80; printf 'GET /file HTTP/1.0\\r\\n\\r\\n' >&3; timeout 5 cat <&3");
-    let leader = lab.sh("machinectl show web -p Leader --value")?;
+    let leader = lab.sh(&format!("machinectl show {name} -p Leader --value"))?;
     let got =
         lab.run(&["timeout", "10", "nsenter", "-t", leader.trim(), "-n", "-m", "bash", "-c", &script])?;
     Ok(got.stdout.contains("from the old world"))
+}
+
+/// Several machines have one translation, and it is none of the others' business when one goes.
+fn one_for_all(lab: &Lab) -> Result<()> {
+    let pids = || lab.sh("systemctl show -P MainPID nsctl-nat64 nsctl-dns64");
+    let before = pids()?;
+    lab.nsctl_ok("create second --routed --image debian-13 --ipv4 nat64")?;
+    until(Duration::from_secs(20), "a second machine downloads", || {
+        downloads_of(lab, "second", "v4only.example")
+    })?;
+    must!(pids()? == before, "it is translated by others: {before} {}", pids()?);
+    lab.nsctl_ok("remove -y second")?;
+    must!(pids()? == before, "the translation went with one of two");
+    must!(downloads(lab, "v4only.example")?, "the other is translated no more: {}", state(lab));
+    Ok(())
+}
+
+/// The user's own DNS64: the router's unbound. It knows our prefix.
+fn names_of_somebody_else(lab: &Lab) -> Result<()> {
+    let conf = "server:\n interface: 2001:db8:ffff::1\n access-control: ::0/0 allow\n module-config: \"dns64 iterator\"\n dns64-prefix: 64:ff9b::/96\n\
+                username: \"\"\n chroot: \"\"\n pidfile: \"\"\n directory: \"\"\n use-syslog: no\n logfile: \"\"\n do-not-query-localhost: no\n\
+                forward-zone:\n name: \".\"\n forward-addr: 192.0.2.1\nremote-control:\n control-enable: no\n";
+    fs_err::write(lab.root()?.join("root/dns64.conf"), conf)?;
+    // The host's unbound, in the router's network.
+    let router = lab.router.pid().to_string();
+    let mut command = crate::lab::run::words(&["nsenter", "-t", &router, "-n", "chroot"]);
+    command.arg(lab.root()?).args(["/usr/sbin/unbound", "-d", "-c", "/root/dns64.conf"]);
+    let _theirs = Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))?;
+    lab.sh("sed -i '/^\\[dns\\]/a dns64 = \"2001:db8:ffff::1\"' /etc/nsctl/nsctl.toml; nsctl apply --yes")?;
+    must!(
+        lab.sh("ls /etc/systemd/system")?.contains("nsctl-dns64").eq(&false),
+        "there is a name server of ours, too"
+    );
+    until(Duration::from_secs(30), "a download by somebody else's names", || {
+        downloads(lab, "v4only.example")
+    })
+    .map_err(|error| error.context(state(lab)))?;
+    lab.sh("sed -i '/^dns64/d' /etc/nsctl/nsctl.toml; nsctl apply --yes")?;
+    until(Duration::from_secs(30), "a download by our own again", || downloads(lab, "v4only.example"))
+        .map_err(|error| error.context(state(lab)))
 }
 
 /// Machines find each other as before.

@@ -1,5 +1,7 @@
 //! A host whose provider looks for each address of its /64 on the link: it answers for its machines.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::lab::{Lab, until};
@@ -21,6 +23,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let said = lab.nsctl_ok("init --pool 2001:db8:c::/64 --on-link")?;
     must!(said.contains("the router asks this host for each address"), "{said}");
     must!(lab.nsctl_ok("doctor --probe 1")?.contains("is on the link"), "a probe");
+    routed_after_all(lab)?;
 
     elsewhere(lab)?;
     lab.nsctl_ok("create web --routed --image debian-13 --route 2001:db8:d::/56")?;
@@ -43,6 +46,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     own_affairs(lab)?;
     the_name_server(lab)?;
     unanswered(lab)?;
+    lasts(lab)?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     must!(lab.nsctl_ok("doctor")?.contains("all is well"), "{}", lab.nsctl("doctor")?.all());
 
@@ -51,7 +55,65 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.booted("web")?;
     let ping = lab.router.run(&["ping", "-6", "-c3", "-i0.2", "-W5", "2001:db8:c::100"])?;
     must!(ping.ok(), "it does not answer after the host's boot:\n{}", ping.all());
-    comes_and_goes(lab)
+    comes_and_goes(lab)?;
+    a_part_of_it(lab)
+}
+
+/// A provider who has begun to route it here is found out.
+fn routed_after_all(lab: &Lab) -> Result<()> {
+    let own = lab.sh("ip -6 -o addr show dev wan0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'")?;
+    let route = |verb: &str| {
+        let each = ["2001:db8:c::/65", "2001:db8:c:0:8000::/65"];
+        let line = each.map(|half| format!("ip -6 route {verb} {half} via {} dev up0", own.trim()));
+        lab.router.script(&line.join("; "))
+    };
+    route("add")?;
+    refused(lab, "doctor --probe 1", 1, "is routed to this host, and not looked for on wan0")?;
+    refused(lab, "init --pool 2001:db8:c::/64 --on-link", 1, "nobody looks for its addresses")?;
+    route("del").map(drop)
+}
+
+/// Whatever networkd and the uplink go through, machines are answered for, and so is whom the user's
+/// own file names.
+fn lasts(lab: &Lab) -> Result<()> {
+    lab.sh("printf 'IPv6ProxyNDPAddress=2001:db8:c::aaaa\\n' >> /etc/systemd/network/20-wan0.network.d/10-provider.conf")?;
+    let answered = || -> Result<bool> {
+        let proxies = lab.sh("ip -6 neigh show proxy dev wan0")?;
+        Ok(proxies.contains("2001:db8:c::100") && proxies.contains("2001:db8:c::aaaa"))
+    };
+    for event in ["networkctl reload", "networkctl reconfigure wan0", "systemctl restart systemd-networkd"] {
+        lab.sh(event)?;
+        until(Duration::from_secs(10), &format!("both are answered for after {event}"), answered)?;
+        let settled = || Ok(lab.sh("networkctl --no-pager status wan0")?.contains("(configured)"));
+        until(Duration::from_secs(20), "networkd has done its work", settled)?;
+        must!(answered()?, "after {event}: {}", lab.sh("ip -6 neigh show proxy")?);
+    }
+    // The cable is out for a moment.
+    lab.router.script("ip link set port0 down")?;
+    until(Duration::from_secs(10), "no carrier", || {
+        Ok(lab.sh("cat /sys/class/net/wan0/operstate")?.trim() != "up")
+    })?;
+    lab.router.script("ip link set port0 up")?;
+    let pinged = || Ok(lab.router.run(&["ping", "-6", "-c1", "-W1", "2001:db8:c::100"])?.ok());
+    until(Duration::from_secs(20), "it answers after its cable was out", pinged)?;
+    must!(answered()?, "after the cable: {}", lab.sh("ip -6 neigh show proxy")?);
+    lab.sh("sed -i /IPv6ProxyNDPAddress/d /etc/systemd/network/20-wan0.network.d/10-provider.conf; networkctl reload; networkctl reconfigure wan0")?;
+    until(Duration::from_secs(20), "the host has its router again", || {
+        Ok(lab.sh("ip -6 route show default")?.contains("wan0"))
+    })
+}
+
+/// A pool need not be all of the /64.
+fn a_part_of_it(lab: &Lab) -> Result<()> {
+    lab.sh("nsctl init --pool 2001:db8:c:0:1::/80 --on-link --uplink wan0")?;
+    lab.nsctl_ok("create web --routed --image debian-13")?;
+    let address = lab.machine("web")?["addresses"][0].as_str().unwrap_or_default().to_owned();
+    must!(address.starts_with("2001:db8:c:0:1:"), "{}", lab.machine("web")?);
+    let ping = lab.router.run(&["ping", "-6", "-c3", "-i0.2", "-W5", &address])?;
+    must!(ping.ok(), "{}", ping.all());
+    let out = lab.inside("web", "ping -6 -c2 -i0.2 -W5 2001:db8:ffff::1")?;
+    must!(out.ok(), "{}", out.all());
+    lab.nsctl_ok("remove -y web").map(drop)
 }
 
 /// A pool must not hold the router: a machine would get its address one day.
@@ -151,7 +213,7 @@ fn comes_and_goes(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("attach web --bridge vbr0")?;
     must!(proxies()?.is_empty(), "a machine that moved is answered for: {}", proxies()?);
     lab.nsctl_ok("attach web --routed")?;
-    until(std::time::Duration::from_secs(5), "an answer", || Ok(proxies()?.contains("2001:db8:c::100")))?;
+    until(Duration::from_secs(5), "an answer", || Ok(proxies()?.contains("2001:db8:c::100")))?;
     lab.nsctl_ok("remove -y web")?;
     must!(proxies()?.is_empty(), "what is gone is answered for: {}", proxies()?);
     Ok(())

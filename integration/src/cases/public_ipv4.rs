@@ -92,10 +92,15 @@ fn all_answer(lab: &Lab) -> Result<()> {
 
 /// Each has the right sender, in both families, and they reach each other.
 fn from_inside(lab: &Lab) -> Result<()> {
-    for (name, own) in [("web", WEB), ("db", DB)] {
+    for (name, own) in [("web", WEB), ("db", DB), ("tiny", TINY)] {
+        let v6 = lab.machine(name)?["addresses"][0].as_str().unwrap_or_default().to_owned();
         lab.router.watch("ip", &format!("ip saddr {own} icmp type echo-request"))?;
+        lab.router.watch("ip6", &format!("ip6 saddr {v6} icmpv6 type echo-request"))?;
         let ping = lab.inside(name, "ping -c1 -W5 192.0.2.1 && ping -6 -c1 -W5 2001:db8:ffff::1")?;
         must!(ping.ok() && lab.router.watched("ip")? == 1, "{name}: {}", ping.all());
+        must!(lab.router.watched("ip6")? == 1, "{name} sends as another than {v6}");
+        let on_it = lab.inside(name, "ip -4 -o addr show dev host0 scope global")?.stdout;
+        must!(on_it.contains(&format!("inet {own}/32 ")), "{name} has {on_it}");
     }
     for (from, to) in [("web", DB), ("db", WEB), ("web", TINY)] {
         let ping = lab.inside(from, &format!("ping -c1 -W5 {to}"))?;
@@ -115,6 +120,15 @@ fn firewalled(lab: &Lab) -> Result<()> {
         until(Duration::from_secs(20), open, || hello(open))?;
     }
     must!(!hello(DB)?, "a port that nobody opened is open");
+    for (line, open) in [
+        ("close web tcp/7777", false),
+        ("open web tcp/7777 --from 198.51.100.0/24", false),
+        ("open web tcp/7777 --from 192.0.2.0/24", true),
+        ("open web tcp/7777", true),
+    ] {
+        lab.nsctl_ok(line)?;
+        must!(hello(WEB)? == open, "after `{line}`");
+    }
     lab.router.watch("ip", "ip saddr { 192.0.2.2, 203.0.113.7, 203.0.113.99 } icmp type echo-request")?;
     for feigned in ["192.0.2.2", DB, "203.0.113.99"] {
         lab.inside(

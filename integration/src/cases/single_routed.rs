@@ -25,6 +25,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     let said = lab.nsctl_ok("init --pool 2001:db8:b::/64 --uplink wan0")?;
     must!(said.contains("machines get an address each of 2001:db8:b::/64"), "{said}");
     must!(lab.nsctl_ok("doctor --probe 1")?.contains("2001:db8:b::/64 is routed to this host"), "a probe");
+    on_link_after_all(lab, own.trim())?;
 
     lab.nsctl_ok("create web --routed --image debian-13 --open tcp/80")?;
     lab.nsctl_ok("create db --routed --image debian-13")?;
@@ -76,6 +77,21 @@ fn adopted(lab: &Lab) -> Result<()> {
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     lab.nsctl_ok("remove -y hand")?;
     lab.sh("rm /etc/systemd/network/20-hand.network; networkctl reload").map(drop)
+}
+
+/// A provider who has ceased to route it here is found out.
+fn on_link_after_all(lab: &Lab, own: &str) -> Result<()> {
+    lab.router.script("ip -6 route replace 2001:db8:b::/64 dev up0")?;
+    refused(lab, "doctor --probe 1", 1, "2001:db8:b::/64 is not routed to this host")?;
+    must!(
+        lab.nsctl("doctor --probe 1")?.stderr.contains("--on-link`"),
+        "{}",
+        lab.nsctl("doctor --probe 1")?.all()
+    );
+    lab.router.script(&format!(
+        "ip -6 route del 2001:db8:b::/64 dev up0; ip -6 route replace 2001:db8:b::/64 via {own} dev up0"
+    ))?;
+    Ok(())
 }
 
 /// Machines and the host's own addresses.
@@ -144,7 +160,14 @@ fn pins(lab: &Lab) -> Result<()> {
     for (line, says) in [
         ("subnet = \"2001:db8:b::2/128\"", "the host's own"),
         ("subnet = \"2001:db8:b::53/128\"", "the host's own"),
-        ("subnet = \"2001:db8:b::/64\"", "a machine gets an address of 2001:db8:b::/64"),
+        (
+            "subnet = \"2001:db8:b::/64\"",
+            "a machine gets an address of 2001:db8:b::/64, and no /64; `subnet = \"ADDRESS/128\"` chooses one",
+        ),
+        (
+            "prefix = 60",
+            "of 2001:db8:b::/64 a machine gets an address, and no /64; `subnet = \"ADDRESS/128\"`",
+        ),
         ("subnet = \"2001:db8:c::7/128\"", "is not in the pool"),
         ("subnet = \"2001:db8:b::100/128\"", "is leased to 'web'"),
         ("token = \"::7\"", "chooses one"),

@@ -34,6 +34,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.machine("web")?["network"]["prefix"] == "2001:db8:a:1::/64", "room is lost");
     lab.booted("inner")?;
     behind(lab)?;
+    pinned(lab)?;
     senders(lab)?;
     what_nobody_has(lab)?;
     two_levels(lab)?;
@@ -76,12 +77,31 @@ fn behind(lab: &Lab) -> Result<()> {
     let near = lab.sh("ip -6 neigh show dev ve-inner | wc -l")?;
     must!(near.trim().parse::<u32>()? < 6, "each has a place:\n{}", lab.sh("ip -6 neigh show dev ve-inner")?);
     // What is not open to the machine is not open to those behind it.
-    let closed = lab.router.run(&["timeout", "3", "bash", "-c", "echo > /dev/tcp/2001:db8:a:1f::9/80"])?;
-    must!(closed.status == 124, "it is not dropped:\n{}", closed.all());
+    let knock = |address: &str| {
+        lab.router.run(&["timeout", "3", "bash", "-c", &format!("echo > /dev/tcp/{address}/80")])
+    };
+    for address in BEHIND {
+        let closed = knock(address)?;
+        must!(closed.status == 124, "{address} is not dropped:\n{}", closed.all());
+    }
     lab.nsctl_ok("open inner tcp/80")?;
-    let open = lab.router.run(&["timeout", "3", "bash", "-c", "echo > /dev/tcp/2001:db8:a:1f::9/80"])?;
-    must!(open.all().contains("refused"), "it does not come through:\n{}", open.all());
+    for address in BEHIND {
+        let open = knock(address)?;
+        must!(open.all().contains("refused"), "it does not come through to {address}:\n{}", open.all());
+    }
     lab.nsctl_ok("close inner tcp/80").map(drop)
+}
+
+/// A prefix of the user's choice.
+fn pinned(lab: &Lab) -> Result<()> {
+    lab.nsctl_ok("create pinned --routed --prefix 60 --image debian-13 --no-start")?;
+    lab.sh("sed -i 's|^prefix = 60|subnet = \"2001:db8:a:f0::/60\"|' /etc/nsctl/machines.d/pinned.toml; nsctl apply --yes; nsctl start pinned")?;
+    lab.inside("pinned", "ip -6 addr add 2001:db8:a:ff::9/128 dev lo")?;
+    for address in ["2001:db8:a:f0::2", "2001:db8:a:ff::9"] {
+        let ping = lab.router.run(&["ping", "-6", "-c3", "-i0.2", "-W5", address])?;
+        must!(ping.ok(), "{address} does not answer:\n{}", ping.all());
+    }
+    lab.nsctl_ok("remove -y pinned").map(drop)
 }
 
 /// It may send as whoever is behind it, and as nobody else.

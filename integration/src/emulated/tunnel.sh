@@ -26,5 +26,5 @@ say "the machine reaches the world"
 for link in he0 ve-tiny; do
     grep -qx 1480 "/sys/class/net/$link/mtu" || end "$link has an MTU of $(cat "/sys/class/net/$link/mtu")"
 done
-nsenter -t "$leader" -n ip link show host0 | grep -q "mtu" || end "no host0"
+nsenter -t "$leader" -n ip -o link show host0 | grep -q "mtu 1480 " || end "host0: $(nsenter -t "$leader" -n ip -o link show host0)"
 nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"

@@ -78,11 +78,14 @@ What has your provider given you?
   a prefix of /48 to /63, routed here   nsctl init --pool 2001:db8:a::/48
   one /64, routed here                  nsctl init --pool 2001:db8:b::/64
   one /64 on the link                   nsctl init --pool 2001:db8:b::/64 --on-link
+  a part of a /64, down to a /112       nsctl init --pool 2001:db8:b:0:1::/80 [--on-link]
   a prefix by DHCPv6, which may change  nsctl init --delegated IFACE
   no IPv6: a tunnel broker routes it    nsctl init --tunnel he …
   a file for WireGuard, and a prefix    nsctl init --wireguard wg0.conf --pool 2001:db8:a::/48
 
-`nsctl init` alone tells what this host has, and which line it would use.";
+`nsctl init` alone tells what this host has, and which line it would use.
+For one machine: a further prefix that is routed here (`nsctl create --route PREFIX`), a public
+IPv4 address (`--ipv4 ADDRESS`), or the IPv4 internet without one (`--ipv4 nat`, `--ipv4 nat64`).";
 
 /// Who ends the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -138,7 +141,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             .hint("--uplink IFACE"));
     }
     if let (Pool::Fixed(prefix), Some(uplink)) = (pool, &uplink) {
-        single(&session, prefix, uplink).await?;
+        must_come_so(&session, prefix, uplink).await?;
     }
     let uplink =
         if pool.is_delegated() { Some(delegation(&session, uplink, args.length).await?) } else { uplink };
@@ -146,10 +149,9 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     if host.pool().is_none() && host.dns.is_none() {
         host.dns = dns(&session).await?;
     }
-    let mtu = |host: &HostSpec| host.uplink.as_ref().and_then(|uplink| uplink.mtu);
-    let before = (host.answers_on().cloned(), host.may_answer_on().cloned(), mtu(&host));
+    let before = of_machines(&host);
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
-    let changes = before != (host.answers_on().cloned(), host.may_answer_on().cloned(), mtu(&host));
+    let changes = before != of_machines(&host);
     let change = session.change(Scope::Host).host(&host)?;
     let stays = host.uplink.as_ref().is_some_and(|uplink| matches!(uplink.kind, UplinkKind::WireGuard(_)));
     let keys = wireguard.as_ref().map(Asked::keys).or((!stays).then(BTreeMap::new));
@@ -177,6 +179,18 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     Ok(0)
 }
 
+/// What of the host stands in machines' files.
+fn of_machines(host: &HostSpec) -> impl PartialEq + use<> {
+    let mtu = host.uplink.as_ref().and_then(|uplink| uplink.mtu);
+    (
+        host.answers_on().cloned(),
+        host.may_answer_on().cloned(),
+        mtu,
+        host.dns_listener(),
+        host.dns64_listener(),
+    )
+}
+
 /// The uplink that somebody upstream leads to: the one that is named, or else the one with the default route.
 async fn native(session: &Session, name: Option<IfName>, on_link: bool) -> Result<Option<Uplink>, Fault> {
     let known = session.spec.host.uplink.as_ref().filter(|known| known.is_tunnel());
@@ -196,14 +210,14 @@ async fn native(session: &Session, name: Option<IfName>, on_link: bool) -> Resul
     Ok(same.or_else(|| name.map(Uplink::new)).map(|uplink| uplink.with_on_link(on_link)))
 }
 
-/// One prefix for all machines: is it as the user says?
-async fn single(session: &Session, prefix: Prefix, uplink: &Uplink) -> Result<(), Fault> {
+/// Is the prefix as the user says?
+async fn must_come_so(session: &Session, prefix: Prefix, uplink: &Uplink) -> Result<(), Fault> {
     let Some(link) = session.observed.link(uplink.interface.as_str()) else { return Ok(()) };
-    if !prefix.is_single() {
-        return Ok(());
-    }
     if let Some(refusal) = holds_router(prefix, &session.observed) {
         return Err(refusal.into());
+    }
+    if !prefix.is_single() {
+        return Ok(());
     }
     let pool = session.spec.host.prefix;
     match upstream::delivery(link, &session.observed, prefix).await? {
