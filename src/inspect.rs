@@ -108,7 +108,6 @@ async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
         let Ok(net) = Net::machine(running.leader) else { continue };
         let mut guest = GuestFacts {
             addresses: net.addresses().await.unwrap_or_default(),
-            duplicates: net.duplicates().await.unwrap_or_default(),
             processes: processes::namespace(running.leader)
                 .and_then(|namespace| processes.get(&namespace).cloned())
                 .unwrap_or_default(),

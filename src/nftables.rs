@@ -17,9 +17,8 @@ pub fn read(listed: &Value) -> Nftables {
         if let Some(chain) = object.get("chain") {
             read_chain(&mut nftables, listed, chain);
         }
-        if let Some(set) =
-            object.get("set").filter(|set| set["table"] == "io.systemd.nat" && set["family"] == "ip6")
-        {
+        let set = &object["set"];
+        if set["table"] == "io.systemd.nat" && set["family"] == "ip6" {
             nftables.translated.extend(nets(&set["elem"]));
         }
     }

@@ -34,7 +34,6 @@ pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, sys::Error
         Some(bus) => live(disk, bus).await?,
     };
     observed.hostnames = hostnames(disk)?;
-    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
     Ok(observed)
 }
@@ -109,36 +108,30 @@ pub async fn machines(
     disk: &Disk,
     bus: Option<&Bus>,
 ) -> Result<(Observed, BTreeMap<String, Vec<Address>>), sys::Error> {
-    let Some(bus) = bus else {
-        let mut observed = files(disk).await?;
-        observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
-        observed.strangers = strangers(disk, &observed);
-        return Ok((observed, BTreeMap::new()));
+    let (mut observed, addresses) = match bus {
+        None => (files(disk).await?, BTreeMap::new()),
+        Some(bus) => located(disk, bus).await?,
     };
-    let net = Net::host()?;
-    let (machines, units, net, files) =
-        tokio::join!(located(bus), bus.nspawn_units(), own(&net), files(disk));
-    let mut observed = Observed { live: true, ..files? };
-    let addresses;
-    (observed.machines, addresses) = machines?;
-    observed.units = units?;
-    (observed.links, observed.addresses) = net?;
-    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
     Ok((observed, addresses))
 }
 
-type Located = (BTreeMap<String, Running>, BTreeMap<String, Vec<Address>>);
-
-async fn located(bus: &Bus) -> Result<Located, sys::Error> {
-    let machines = bus.machines().await?;
-    let addresses = if is_root() { addresses(&machines).await } else { BTreeMap::new() };
-    Ok((machines, addresses))
-}
-
-/// The host's links and addresses; a netlink socket takes one dump at a time.
-async fn own(net: &Net) -> Result<(Vec<Link>, Vec<Address>), sys::Error> {
-    Ok((net.links().await?, net.addresses().await?))
+async fn located(disk: &Disk, bus: &Bus) -> Result<(Observed, BTreeMap<String, Vec<Address>>), sys::Error> {
+    let net = Net::host()?;
+    let machines = async {
+        let machines = bus.machines().await?;
+        let addresses = if is_root() { addresses(&machines).await } else { BTreeMap::new() };
+        Ok::<_, sys::Error>((machines, addresses))
+    };
+    // A netlink socket takes one dump at a time.
+    let own = async { Ok::<_, sys::Error>((net.links().await?, net.addresses().await?)) };
+    let (machines, units, own, files) = tokio::join!(machines, bus.nspawn_units(), own, files(disk));
+    let mut observed = Observed { live: true, ..files? };
+    let addresses;
+    (observed.machines, addresses) = machines?;
+    observed.units = units?;
+    (observed.links, observed.addresses) = own?;
+    Ok((observed, addresses))
 }
 
 /// What a start or stop needs to know: what is wanted, what runs, and whether the firewall is there.
@@ -157,7 +150,6 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
         observed.files.extend(disk.folder(Path::new(FIREWALL_DIR), |name| name.ends_with(".nft"))?);
     }
     observed.missing = missing(disk, &observed.files);
-    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     observed.strangers = strangers(disk, &observed);
     let (machines, table) = tokio::join!(bus.machines(), nft::list());
     observed.machines = machines?;
@@ -212,30 +204,32 @@ fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> 
     let binds = files.iter().filter(|(_, text)| ["ind", "verlay"].iter().any(|word| text.contains(word)));
     let sources = binds.flat_map(|(path, text)| {
         if path.starts_with(MACHINES_DIR) {
-            let machine = MachineSpec::parse(path, text);
-            return machine.map_or_else(
-                |_| Vec::new(),
-                |machine| machine.bind_sources().into_iter().map(|b| b.path).collect(),
-            );
+            let machine = MachineSpec::parse(path, text).ok();
+            let sources = machine.iter().flat_map(MachineSpec::bind_sources);
+            return sources.map(|source| source.path).collect();
         }
         if path.extension().is_none_or(|end| end != "nspawn") || Origin::of(text) != Origin::Foreign {
             return Vec::new();
         }
         let written = Ini::parse(text);
         let files = written.sections().filter(|(section, _)| *section == "Files");
-        files
-            .flat_map(|(_, settings)| settings.iter().flat_map(|(key, value)| spec::sources(key, value)))
-            .collect()
+        let settings = files.flat_map(|(_, settings)| settings);
+        settings.flat_map(|(key, value)| spec::sources(key, value)).collect()
     });
     sources.chain(nat64::PROGRAMS.map(PathBuf::from)).filter(|path| !disk.exists(path)).collect()
 }
 
 /// The user's files, and the state. A definition that cannot be read stands for itself alone.
 fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
-    let folder = Path::new(MACHINES_DIR);
-    for path in
-        disk.names(folder)?.iter().filter(|name| name.ends_with(".toml")).map(|name| folder.join(name))
-    {
+    let paths = |folder: &Path| -> Result<Vec<PathBuf>, sys::Error> {
+        Ok(disk.names(folder)?.into_iter().map(|name| folder.join(name)).collect())
+    };
+    let definitions = paths(Path::new(MACHINES_DIR))?.into_iter();
+    let definitions = definitions.filter(|path| path.to_string_lossy().ends_with(".toml"));
+    // Who may not read keys, as root may, has no use for them.
+    let keys = paths(Path::new(NETWORK_DIR))?.into_iter();
+    let keys = keys.filter(|path| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..))));
+    for path in definitions.chain(keys) {
         match disk.read_definition(&path) {
             Ok(text) => observed.files.extend(text.map(|text| (path, text))),
             Err(error) => _ = observed.unreadable.insert(path, error.to_string()),
@@ -244,18 +238,16 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     for single in [STATE_FILE, HOSTS_FILE].map(Path::new) {
         observed.files.extend(disk.read(single)?.map(|text| (single.to_owned(), text)));
     }
-    let folder = Path::new(NETWORK_DIR);
-    let keys = disk.names(folder)?.into_iter().map(|name| folder.join(name));
-    for path in keys.filter(|path| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)))) {
-        match disk.read(&path) {
-            Ok(text) => observed.files.extend(text.map(|text| (path, text))),
-            // Who may not read keys, as root may, has no use for them.
-            Err(error) => _ = observed.unreadable.insert(path, error.to_string()),
-        }
-    }
     let host = Path::new(HOST_FILE);
     observed.files.extend(disk.read_definition(host)?.map(|text| (host.to_owned(), text)));
-    nftables_unit(disk, &mut observed.files)
+    // nftables.service, and what changes it.
+    for path in nftables_unit::UNITS {
+        observed.files.extend(disk.read(Path::new(path))?.map(|text| (path.into(), text)));
+        let drop_ins = format!("{path}.d");
+        observed.files.extend(disk.folder(Path::new(&drop_ins), |name| name.ends_with(".conf"))?);
+    }
+    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+    Ok(())
 }
 
 /// Which trees are nsctl's, and which trees those of machines are.
@@ -282,15 +274,6 @@ fn names(
     Ok(disk.names(Path::new(folder))?.iter().filter_map(|name| machine(name)).collect())
 }
 
-/// nftables.service, and what changes it.
-fn nftables_unit(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sys::Error> {
-    for path in nftables_unit::UNITS {
-        files.extend(disk.read(Path::new(path))?.map(|text| (path.into(), text)));
-        files.extend(disk.folder(Path::new(&format!("{path}.d")), |name| name.ends_with(".conf"))?);
-    }
-    Ok(())
-}
-
 /// Every file that is ours or may be, and what stood in the place of one before.
 fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sys::Error> {
     for (dir, nested) in FOLDERS {
@@ -315,11 +298,8 @@ fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sy
 /// once. A machine that ends meanwhile has none.
 pub async fn addresses(machines: &BTreeMap<String, Running>) -> BTreeMap<String, Vec<Address>> {
     let asked = machines.iter().map(async |(name, running)| {
-        let addresses = match Net::machine(running.leader) {
-            Ok(net) => net.addresses().await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        (name.clone(), addresses)
+        let own = async { Net::machine(running.leader)?.addresses().await };
+        (name.clone(), own.await.unwrap_or_default())
     });
     together(asked).await.into_iter().collect()
 }

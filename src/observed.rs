@@ -220,6 +220,8 @@ pub struct Address {
     pub tentative: bool,
     /// Still valid, but not for new connections (RFC 4862 5.5.4).
     pub deprecated: bool,
+    /// Somebody else on its link has it, so it is not used (RFC 4862 5.4.5).
+    pub duplicate: bool,
     /// Valid beyond its link.
     pub global: bool,
 }

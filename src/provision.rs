@@ -93,6 +93,7 @@ impl Hint for ProvisionError {}
 
 const SCRIPT: &str = "var/lib/nsctl-first-boot";
 const UNIT: &str = "etc/systemd/system/nsctl-first-boot.service";
+const WANTED: &str = "etc/systemd/system/multi-user.target.wants/nsctl-first-boot.service";
 
 /// The changes that a fresh tree needs. `id` is its machine-id, 32 digits.
 ///
@@ -201,10 +202,7 @@ fn run_once(guest: &Guest, script: &str) -> Option<Vec<TreeEdit>> {
         Init::Systemd(_) => Some(vec![
             file(SCRIPT, script, 0o700),
             file(UNIT, first_boot_unit(), 0o644),
-            link(
-                &format!("etc/systemd/system/multi-user.target.wants/{}", "nsctl-first-boot.service"),
-                &format!("/{UNIT}"),
-            ),
+            link(WANTED, &format!("/{UNIT}")),
         ]),
         _ if guest.has_local_d => {
             let whole = format!("#!/bin/sh\nrm -f \"$0\"\n/{SCRIPT}\nrm -f /{SCRIPT}\n");

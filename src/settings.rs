@@ -52,10 +52,7 @@ fn known() -> &'static Known {
     KNOWN.get_or_init(|| {
         let mut known = Known::new();
         for line in KEYS.lines().filter(|line| !line.starts_with('#')) {
-            let mut words = line.split(' ');
-            if let (Some(program), Some(section), Some(key), Some(marks)) =
-                (words.next(), words.next(), words.next(), words.next())
-            {
+            if let [program, section, key, marks] = line.split(' ').collect::<Vec<_>>()[..] {
                 let mut marks = marks.chars().map(|mark| mark == 'y');
                 let marks = [0; 3].map(|_| marks.next().unwrap_or(false));
                 known.entry((program, section)).or_default().insert(key, marks);

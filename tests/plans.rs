@@ -43,6 +43,7 @@ fn own(address: &str) -> Address {
         address: address.parse().unwrap(),
         tentative: false,
         deprecated: false,
+        duplicate: false,
         global: true,
     }
 }

@@ -5,9 +5,10 @@ use std::slice;
 use std::time::{Duration, Instant};
 
 use super::error::StepError;
+use super::executor::Performed;
 use super::start::start;
 use super::verify;
-use super::{Listener, Verified, World, links, trees};
+use super::{Verified, World, links, trees};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, Origin};
 use crate::name::MachineName;
@@ -25,11 +26,7 @@ const DEAF_TIME: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Which of them failed, and why: of several the first, unless one says that it left nothing.
-pub async fn perform(
-    world: World<'_>,
-    stage: &[Step],
-    started: Option<Instant>,
-) -> Result<Vec<Verified>, (usize, StepError)> {
+pub async fn perform(world: World<'_>, stage: &[Step], started: Option<Instant>) -> Performed {
     if stage.iter().all(Step::is_write) {
         return write(world, stage).map(|()| Vec::new()).map_err(|error| (0, error.into()));
     }
@@ -51,51 +48,41 @@ pub async fn one(
     step: &Step,
     started: Option<Instant>,
 ) -> Result<Option<Verified>, StepError> {
+    let bus = world.bus.ok_or(StepError::Offline);
     match step {
         Step::Claim { machine } => trees::claim(world.disk, machine)?,
         Step::Disclaim { machine } => trees::disclaim(world.disk, machine)?,
         Step::Enable { machines } => enable(world.disk, machines, true)?,
         Step::Disable { machines } => enable(world.disk, machines, false)?,
-        _ => {
-            let bus = world.bus.ok_or(StepError::Offline)?;
-            let seen = live(bus, step, started, world.listener).await?;
-            if let Step::Start { machines, .. } = step {
-                forget_stopped(world.disk, machines);
-            }
-            return Ok(seen);
-        }
-    }
-    Ok(None)
-}
-
-async fn live(
-    bus: &Bus,
-    step: &Step,
-    started: Option<Instant>,
-    listener: &dyn Listener,
-) -> Result<Option<Verified>, StepError> {
-    match step {
-        Step::MakeTree { source, to, .. } => trees::make_tree(bus, source, to, listener).await?,
-        Step::RenameTree { from, to } => trees::rename_tree(bus, from, to).await?,
+        // Those are taken together.
+        Step::Write { .. } => {}
+        // All others change more than files.
+        _ if bus.is_err() => return Err(StepError::Offline),
+        Step::MakeTree { source, to, .. } => trees::make_tree(bus?, source, to, world.listener).await?,
+        Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
-        Step::RemoveImage { name, tree } => trees::remove_tree(bus, name, tree.as_ref()).await?,
-        Step::Stop { machines } => stop(bus, machines).await?,
+        Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,
+        Step::Stop { machines } => stop(bus?, machines).await?,
         Step::Kill { machines } => {
+            let bus = bus?;
             bus.signal(machines, nix::libc::SIGKILL).await?;
             stop(bus, machines).await?;
         }
-        Step::Start { machines, addresses } => start(bus, machines, addresses).await?,
-        Step::Listen { units } => bus.run(Verb::Start, units).await?,
+        Step::Start { machines, addresses } => {
+            start(bus?, machines, addresses).await?;
+            forget_stopped(world.disk, machines);
+        }
+        Step::Listen { units } => bus?.run(Verb::Start, units).await?,
         Step::Deafen { units } => {
             // What a socket has started holds it open.
             let services =
                 units.iter().filter_map(|unit| Some(format!("{}.service", unit.strip_suffix(".socket")?)));
-            bus.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
+            bus?.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
         }
-        Step::Inside { machine, old, new } => exchange(bus, machine, old, new).await?,
-        Step::ReloadSystemd { units } => bus.reload_systemd(units).await?,
-        Step::ReloadNetworkd => bus.reload_networkd().await?,
-        Step::RestartResolved => bus.restart_resolved().await?,
+        Step::Inside { machine, old, new } => exchange(bus?, machine, old, new).await?,
+        Step::ReloadSystemd { units } => bus?.reload_systemd(units).await?,
+        Step::ReloadNetworkd => bus?.reload_networkd().await?,
+        Step::RestartResolved => bus?.run(Verb::TryRestart, &["systemd-resolved.service".to_owned()]).await?,
         Step::ReloadFirewall { prune } => reload_firewall(*prune).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,
@@ -108,20 +95,15 @@ async fn live(
         }
         Step::DeleteLink { name } => Net::host()?.delete(name.as_str()).await?,
         Step::FlushPort { port } => Net::host()?.flush(port.as_str()).await?,
-        Step::Move { machine, link, bridge, .. } => links::replug(bus, machine, link, bridge).await?,
+        Step::Move { machine, link, bridge, .. } => links::replug(bus?, machine, link, bridge).await?,
         Step::Probe { link, addresses } => links::probe(link, addresses).await?,
         Step::Answer { machine, address } => {
-            return Ok(Some(verify::answer(bus, machine, *address, started).await?));
+            return Ok(Some(verify::answer(bus?, machine, *address, started).await?));
         }
         Step::LanAddress { machine, moved, second } => {
             let link = second.then_some(emit::LAN);
-            return Ok(Some(verify::lan_address(bus, machine, link, *moved).await?));
+            return Ok(Some(verify::lan_address(bus?, machine, link, *moved).await?));
         }
-        Step::Write { .. }
-        | Step::Claim { .. }
-        | Step::Disclaim { .. }
-        | Step::Enable { .. }
-        | Step::Disable { .. } => {}
     }
     Ok(None)
 }
@@ -212,10 +194,6 @@ fn stopped_file(machine: &MachineName) -> PathBuf {
     Path::new(STOPPED_DIR).join(machine.as_str())
 }
 
-fn units(machines: &[MachineName]) -> Vec<String> {
-    machines.iter().map(MachineName::unit).collect()
-}
-
 /// Changes files in one go.
 fn write(world: World<'_>, steps: &[Step]) -> Result<(), sys::Error> {
     let changes = steps.iter().filter_map(|step| match step {
@@ -239,22 +217,19 @@ fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), sys::Er
     Ok(disk.link(&machines.chain(target).collect::<Vec<_>>())?)
 }
 
-/// What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
-fn halt_signal() -> i32 {
-    nix::libc::SIGRTMIN() + 3
-}
-
 /// nspawn asks a machine once to stop, and one that is only just booting does
 /// not hear it: it would be killed after a minute and a half. So it is asked again.
 async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), StepError> {
-    let units = units(machines);
+    let units: Vec<String> = machines.iter().map(MachineName::unit).collect();
+    // What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
+    let halt = nix::libc::SIGRTMIN() + 3;
     let mut stopping = std::pin::pin!(bus.run(Verb::Stop, &units));
     loop {
         match tokio::time::timeout(DEAF_TIME, &mut stopping).await {
             Ok(done) => break done?,
             Err(_) => tokio::select! {
                 done = &mut stopping => break done?,
-                sent = bus.signal(machines, halt_signal()) => sent?,
+                sent = bus.signal(machines, halt) => sent?,
             },
         }
     }
@@ -268,8 +243,7 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
         return Ok(());
     }
     let (script, words) = emit::expose::exchange(old, new);
-    guest::run(bus, machine, script, &words).await?;
-    Ok(())
+    Ok(guest::run(bus, machine, script, &words).await.map(drop)?)
 }
 
 /// The table as its file says; no file, no table.

@@ -52,7 +52,7 @@ pub trait Records {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    fn boot_id(&self) -> std::io::Result<String>;
+    fn boot_id(&self) -> Result<String, sys::Error>;
 
     /// A number that grows.
     fn stamp(&self) -> u128;
@@ -63,6 +63,9 @@ pub trait Records {
     /// Whether a process is still there.
     fn is_alive(&self, owner: Owner) -> bool;
 }
+
+/// What was seen of steps that were taken together, or which of them failed, and why.
+pub type Performed = Result<Vec<Verified>, (usize, StepError)>;
 
 /// Carries steps out, and takes them back.
 #[allow(async_fn_in_trait)]
@@ -80,11 +83,7 @@ pub trait Executor {
     ///
     /// # Errors
     /// Which of them failed, and why: of several the first, unless one says that it left nothing.
-    async fn perform(
-        &self,
-        stage: &[Step],
-        started: Option<Instant>,
-    ) -> Result<Vec<Verified>, (usize, StepError)>;
+    async fn perform(&self, stage: &[Step], started: Option<Instant>) -> Performed;
 
     /// Does steps that undo others, which may or may not have been begun; gives those that
     /// could not be done, and why.

@@ -17,14 +17,13 @@ use crate::sys::{self, Bus, BusError, Disk, Thing, what_is_at};
 /// What an image is made of.
 #[derive(Debug)]
 pub enum Making {
+    /// A distribution's packages.
     Build(Recipe),
     /// A tar or disk image, or a folder.
     Import(PathBuf),
     /// How the download is verified: "signature", "checksum" or "no" (importctl(1)).
-    Pull {
-        url: String,
-        verify: String,
-    },
+    Pull { url: String, verify: String },
+    /// An image of a container registry's.
     Oci(String),
 }
 
@@ -36,7 +35,7 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
     let bus = world.bus.ok_or(StepError::Offline)?;
     let draft = format!("nsctl-partial-{name}");
     bus.remove_image(&draft).await?;
-    let mut interrupt = Interrupt::new();
+    let mut interrupt = Interrupt::begin();
     let done = tokio::select! {
         done = transfer(bus, making, &draft, limit, world.listener) => done,
         () = interrupt.came() => Err(StepError::Interrupted),
@@ -45,20 +44,16 @@ pub async fn make(world: World<'_>, making: Making, name: &str, limit: u64) -> R
         // What it was doing may be over already.
         let _ = bus.cancel_transfer(&draft).await;
         bus.remove_image(&draft).await?;
-        return Err(of_image(error, name));
+        // The user knows the image by its own name alone.
+        return Err(match error {
+            StepError::Sys(sys::Error::Bus(BusError::Transfer { said, fetches, .. })) => {
+                BusError::Transfer { name: name.to_owned(), said, fetches }.into()
+            }
+            other => other,
+        });
     }
     bus.rename_image(&draft, name).await?;
     Ok(tokio::task::spawn_blocking(tree::settle_all).await.unwrap_or(Ok(()))?)
-}
-
-/// The user knows the image by its own name alone.
-fn of_image(error: StepError, name: &str) -> StepError {
-    match error {
-        StepError::Sys(sys::Error::Bus(BusError::Transfer { said, fetches, .. })) => {
-            BusError::Transfer { name: name.to_owned(), said, fetches }.into()
-        }
-        other => other,
-    }
 }
 
 async fn transfer(
@@ -76,15 +71,12 @@ async fn transfer(
         }
         Making::Import(path) => import_file(bus, &path, name, limit, listener).await,
         Making::Oci(reference) => {
-            Ok(bus.transfer(Transfer::PullOci { reference }, name, trees(), &hears).await?)
+            Ok(bus.transfer(Transfer::PullOci(reference), name, trees(), &hears).await?)
         }
         Making::Pull { url, verify } => {
             let plain = url.split(['?', '#']).next().unwrap_or_default();
-            let what = match kind_of(plain) {
-                Some(Kind::Raw) => Transfer::PullRaw { url, verify },
-                _ => Transfer::PullTar { url, verify },
-            };
-            bounded(bus.transfer(what, name, trees(), &hears), &Disk::new(Path::new("/")), limit).await
+            let what = Transfer::Pull { kind: kind_of(plain).unwrap_or(Kind::Tar), url, verify };
+            bounded(bus.transfer(what, name, trees(), &hears), limit).await
         }
     }
 }
@@ -95,19 +87,15 @@ fn trees() -> Option<&'static Path> {
 }
 
 /// Ends a download that takes more room than it may.
-async fn bounded(
-    download: impl Future<Output = Result<(), BusError>>,
-    disk: &Disk,
-    limit: u64,
-) -> Result<(), StepError> {
+async fn bounded(download: impl Future<Output = Result<(), BusError>>, limit: u64) -> Result<(), StepError> {
     const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
-    let machines = Path::new("/var/lib/machines");
-    let before = disk.room(machines);
+    let room = || Disk::new(Path::new("/")).room(Path::new("/var/lib/machines"));
+    let before = room();
     let mut download = std::pin::pin!(download);
     loop {
         match tokio::time::timeout(LOOK, &mut download).await {
             Ok(done) => return Ok(done?),
-            Err(_) if before.saturating_sub(disk.room(machines)) > limit => {
+            Err(_) if before.saturating_sub(room()) > limit => {
                 return Err(StepError::TooLarge { limit });
             }
             Err(_) => {}
@@ -137,14 +125,13 @@ pub async fn import_file(
     let kind = kind_of(&path.to_string_lossy()).unwrap_or(Kind::Tar);
     // importd reads these back and forth.
     if kind == Kind::Raw && path.extension().is_some_and(|end| end == "qcow2") {
-        let what = Transfer::ImportRaw(Disk::open_foreign(path)?);
+        let what = Transfer::Import(kind, Disk::open_foreign(path)?);
         return Ok(bus.transfer(what, name, trees(), &|part| listener.progresses(part)).await?);
     }
     // A machine that nsctl exported is a tree, too.
-    let (_, archive) = begun(path).await?;
-    let (pipe, feed) = archive.feed(kind, limit)?;
-    let what = if kind == Kind::Raw { Transfer::ImportRaw(pipe) } else { Transfer::ImportTar(pipe) };
-    let done = bus.transfer(what, name, trees(), &|_| listener.progresses(feed.progress())).await;
+    let (pipe, feed) = begun(path).await?.feed(kind, limit)?;
+    let hears = |_: f64| listener.progresses(feed.progress());
+    let done = bus.transfer(Transfer::Import(kind, pipe), name, trees(), &hears).await;
     // Nobody may be reading what is fed.
     if !done.as_ref().is_err_and(BusError::is_hang) {
         feed.end()?;
@@ -153,9 +140,9 @@ pub async fn import_file(
 }
 
 /// An archive, once its beginning has been read: what unpacks it may be slow to say anything.
-async fn begun(path: &Path) -> Result<(Option<String>, Unpacked), StepError> {
+async fn begun(path: &Path) -> Result<Unpacked, StepError> {
     let path = path.to_owned();
-    let begin = move || Ok(Unpacked::open(&path)?.definition()?);
+    let begin = move || Ok(Unpacked::open(&path)?.definition()?.1);
     tokio::task::spawn_blocking(begin).await.unwrap_or_else(|panic| Err(std::io::Error::other(panic).into()))
 }
 
@@ -172,9 +159,9 @@ pub async fn export(
     let bus = world.bus.ok_or(StepError::Offline)?;
     let mode = world.disk.mode(&definition_path(name)).unwrap_or(0o600);
     let (pipe, packing) = Packing::begin(file, definition, mode)?;
-    let what = Transfer::ExportTar { file: pipe, format: "uncompressed".into() };
+    let what = Transfer::ExportTar(pipe);
     let hears = |part| world.listener.progresses(part);
-    let mut interrupt = Interrupt::new();
+    let mut interrupt = Interrupt::begin();
     let done = tokio::select! {
         done = bus.transfer(what, name.as_str(), file.parent(), &hears) => done.map_err(StepError::from),
         () = interrupt.came() => Err(StepError::Interrupted),
@@ -197,7 +184,7 @@ async fn build(bus: &Bus, recipe: &Recipe, name: &str, listener: &dyn Listener) 
     let (pipe, feed) = Unpacked::stream(recipe.tool, tar).feed(Kind::Tar, u64::MAX)?;
     // While the tool downloads, nothing comes: that is no standstill.
     let imported = async {
-        match bus.transfer(Transfer::ImportTar(pipe), name, None, &|_| {}).await {
+        match bus.transfer(Transfer::Import(Kind::Tar, pipe), name, None, &|_| {}).await {
             Err(error) if error.is_hang() => Err(StepError::from(error)),
             imported => Ok(imported),
         }

@@ -25,13 +25,7 @@ pub enum JournalError {
     #[error("{} cannot be read: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("the journal cannot be kept")]
-    Sys(#[source] sys::Error),
-}
-
-impl<E: Into<sys::Error>> From<E> for JournalError {
-    fn from(error: E) -> JournalError {
-        JournalError::Sys(error.into())
-    }
+    Sys(#[from] sys::Error),
 }
 
 impl Hint for JournalError {
@@ -94,16 +88,12 @@ pub struct Journal {
     pub left: Vec<String>,
     #[serde(skip)]
     path: PathBuf,
-    /// Whether it is on the disk at all.
-    #[serde(skip, default = "yes")]
-    is_kept: bool,
+    /// It is never on the disk.
+    #[serde(skip)]
+    is_passing: bool,
     /// What the steps before this one changed is on the disk.
     #[serde(skip)]
     settled: usize,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A start or stop alone is carried out by systemd, whatever becomes of us: to undo it later
@@ -140,7 +130,7 @@ impl Journal {
             steps: steps.to_vec(),
             left: Vec::new(),
             path: Path::new(JOURNAL_DIR).join(format!("{:020}.json", host.records().stamp())),
-            is_kept: !ends_by_itself(steps),
+            is_passing: ends_by_itself(steps),
             settled: 0,
         };
         journal.advance(0..1);
@@ -232,14 +222,14 @@ impl Journal {
         why: Vec<String>,
     ) -> Result<(), JournalError> {
         // Even a start or stop leaves something where it cannot be undone.
-        self.is_kept = true;
+        self.is_passing = false;
         (self.fate, self.reached, self.settled) = (Fate::Left, steps.len(), 0);
         (self.steps, self.left) = (steps, why);
         self.save(host)
     }
 
     fn save(&self, host: &impl Executor) -> Result<(), JournalError> {
-        if !self.is_kept {
+        if self.is_passing {
             return Ok(());
         }
         let damaged =
@@ -290,7 +280,7 @@ impl Journal {
     /// # Errors
     /// When what was done, or the journal's end, cannot be written.
     pub async fn end(&mut self, host: &impl Executor) -> Result<(), StepError> {
-        if !self.is_kept {
+        if self.is_passing {
             return Ok(());
         }
         self.settle_all(host).await?;

@@ -10,29 +10,26 @@ use crate::pool::Prefix;
 use crate::sys::{self, Bus, Net, neighbour};
 
 pub async fn pool_route(pool: Prefix) -> Result<(), StepError> {
-    let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok(net.is_unreachable(pool.net()).await?.then_some(()));
-    let found = net.wait(NETWORKD_TIME, seen).await?;
+    let found = Net::watch_host()?.wait(NETWORKD_TIME, seen).await?;
     found.ok_or_else(|| StepError::Networkd { look_at: "lo".into() })
 }
 
 /// networkd puts an unreachable route for what is delegated in place.
 pub async fn delegation() -> Result<(), StepError> {
-    let mut net = Net::watch_host()?;
     let seen = async |net: &Net| Ok((!net.delegated().await?.is_empty()).then_some(()));
-    net.wait(DELEGATION_TIME, seen).await?.ok_or(StepError::NotDelegated)
+    Net::watch_host()?.wait(DELEGATION_TIME, seen).await?.ok_or(StepError::NotDelegated)
 }
 
 /// A tunnel has its address as soon as it is there.
 pub async fn tunnel_up(link: &IfName) -> Result<(), StepError> {
-    let mut net = Net::watch_host()?;
     let seen = async |net: &Net| {
         let index =
             net.links().await?.into_iter().find(|other| other.is_called(link.as_str())).map(|l| l.index);
         let addresses = net.addresses().await?;
         Ok(addresses.iter().any(|a| Some(a.interface) == index && a.global && !a.tentative).then_some(()))
     };
-    let found = net.wait(NETWORKD_TIME, seen).await?;
+    let found = Net::watch_host()?.wait(NETWORKD_TIME, seen).await?;
     found.ok_or_else(|| StepError::Networkd { look_at: link.to_string() })
 }
 
@@ -64,12 +61,11 @@ pub async fn taken(
     let taken = neighbour::in_use(there, own, &all).await.map_err(sys::NetError::from)?;
     let whose = addresses.iter().flat_map(|(name, own)| own.iter().map(move |address| (name, *address)));
     let found = whose.filter(|(_, address)| taken.contains(address));
-    let errors = found.map(|(machine, address)| StepError::Elsewhere {
-        machine: machine.clone(),
-        address,
-        link: link.clone(),
-    });
-    Ok(errors.collect())
+    let elsewhere = |(machine, address): (&MachineName, IpAddr)| {
+        let (machine, link) = (machine.clone(), link.clone());
+        StepError::Elsewhere { machine, address, link }
+    };
+    Ok(found.map(elsewhere).collect())
 }
 
 pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> {

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Verified;
 use super::error::StepError;
 use super::execute;
-use super::executor::{Executor, Listener, Records};
+use super::executor::{Executor, Listener, Performed, Records};
 use super::journal::Owner;
 use crate::name::MachineName;
 use crate::plan::Step;
@@ -45,8 +44,8 @@ impl Records for Disk {
         Ok(self.names(folder)?.into_iter().map(|name| folder.join(name)).collect())
     }
 
-    fn boot_id(&self) -> std::io::Result<String> {
-        sys::boot_id()
+    fn boot_id(&self) -> Result<String, sys::Error> {
+        Ok(sys::boot_id()?)
     }
 
     fn stamp(&self) -> u128 {
@@ -78,11 +77,7 @@ impl Executor for World<'_> {
         sys::now()
     }
 
-    async fn perform(
-        &self,
-        stage: &[Step],
-        started: Option<Instant>,
-    ) -> Result<Vec<Verified>, (usize, StepError)> {
+    async fn perform(&self, stage: &[Step], started: Option<Instant>) -> Performed {
         execute::perform(*self, stage, started).await
     }
 
@@ -152,7 +147,7 @@ pub struct Interrupt {
 impl Interrupt {
     /// Takes signals from now on.
     #[must_use]
-    pub fn new() -> Interrupt {
+    pub fn begin() -> Interrupt {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         // Without handlers a signal just ends us, and the journal remains.
         Interrupt { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
@@ -165,11 +160,5 @@ impl Interrupt {
         }
         let waits = self.signals.iter_mut().map(|one| Box::pin(one.recv()));
         futures_util::future::select_all(waits).await;
-    }
-}
-
-impl Default for Interrupt {
-    fn default() -> Interrupt {
-        Interrupt::new()
     }
 }

@@ -44,22 +44,13 @@ pub enum Verified {
 /// A plan that was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// `left` is why some of what was done could not be undone; empty: all was undone.
     #[error("cannot {doing}")]
-    Step {
-        doing: String,
-        #[source]
-        source: Box<StepError>,
-        /// Why some of what was done could not be undone; empty: all was undone.
-        left: Vec<String>,
-    },
+    Step { doing: String, source: Box<StepError>, left: Vec<String> },
     #[error("interrupted")]
     Interrupted { left: Vec<String> },
     #[error("cannot finish: {doing}; the next nsctl tries again")]
-    Unfinished {
-        doing: String,
-        #[source]
-        source: Box<StepError>,
-    },
+    Unfinished { doing: String, source: Box<StepError> },
     #[error("all was done, but it is not sure to outlive a power cut")]
     NotSettled(#[source] Box<StepError>),
     #[error(transparent)]
@@ -157,7 +148,7 @@ pub async fn verify(
     checks: &[Step],
     started: Instant,
 ) -> Result<Vec<Result<Option<Verified>, StepError>>, StepError> {
-    let mut interrupt = Interrupt::new();
+    let mut interrupt = Interrupt::begin();
     tokio::select! {
         seen = together(checks.iter().map(|check| execute::one(world, check, Some(started)))) => Ok(seen),
         () = interrupt.came() => Err(StepError::Interrupted),

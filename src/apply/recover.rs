@@ -132,25 +132,18 @@ async fn stopped_first(
     if same || journal.boot.is_empty() {
         return Ok(undoing);
     }
-    let writes =
-        |step: &&Step| matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. });
-    let touched: BTreeSet<MachineName> = undoing.iter().filter(writes).flat_map(Step::machines).collect();
-    let wrong: Vec<MachineName> =
-        host.running().await?.into_iter().filter(|name| touched.contains(name)).collect();
+    let of = |takes: fn(&Step) -> bool| -> BTreeSet<MachineName> {
+        undoing.iter().filter(|step| takes(step)).flat_map(Step::machines).collect()
+    };
+    let touched = of(|step| matches!(step, Step::Write { .. } | Step::Enable { .. } | Step::Disable { .. }));
+    let wrong: Vec<MachineName> = host.running().await?.intersection(&touched).cloned().collect();
     if wrong.is_empty() {
         return Ok(undoing);
     }
-    let starts = |name: &MachineName| {
-        let again = |step: &Step| matches!(step, Step::Start { .. }) && step.machines().contains(name);
-        undoing.iter().any(again)
-    };
-    let has_files = |name: &MachineName| {
-        let back =
-            |step: &Step| matches!(step, Step::Write { new: Some(_), .. }) && step.machines().contains(name);
-        undoing.iter().any(back)
-    };
-    let again: Vec<MachineName> =
-        wrong.iter().filter(|name| has_files(name) && !starts(name)).cloned().collect();
+    let starts = of(|step| matches!(step, Step::Start { .. }));
+    let has_files = of(|step| matches!(step, Step::Write { new: Some(_), .. }));
+    let again = wrong.iter().filter(|name| has_files.contains(*name) && !starts.contains(*name));
+    let again: Vec<MachineName> = again.cloned().collect();
     let start = (!again.is_empty()).then(|| Step::start(again, &[]));
     Ok(std::iter::once(Step::Stop { machines: wrong }).chain(undoing).chain(start).collect())
 }

@@ -46,16 +46,11 @@ pub fn provision_tree(machine: &MachineName, first_boot: &FirstBoot) -> Result<(
         return if first_boot.is_plain() { Ok(()) } else { Err(StepError::NoTree(machine.clone())) };
     };
     let read = |path: &PathBuf| Disk::new(Path::new("/")).read(path).map(Option::unwrap_or_default);
+    let text = |path: &Option<PathBuf>| path.as_ref().map(read).transpose();
     let texts = Texts {
-        ssh_key: first_boot.ssh_key.as_ref().map(read).transpose()?,
-        password_hash: first_boot
-            .root_password
-            .as_ref()
-            .map(read)
-            .transpose()?
-            .map(|text| hash(&text))
-            .transpose()?,
-        run: first_boot.run.as_ref().map(read).transpose()?,
+        ssh_key: text(&first_boot.ssh_key)?,
+        password_hash: text(&first_boot.root_password)?.map(|password| hash(&password)).transpose()?,
+        run: text(&first_boot.run)?,
     };
     let id = format!("{:032x}", random()? | 1);
     for change in provision::changes(&tree.guest(), first_boot, &texts, &id)? {

@@ -21,7 +21,7 @@ use crate::spec::definition_path;
 use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
 use crate::spec::recipe::{package, recipes};
 use crate::sys::bus::Image as BusImage;
-use crate::sys::{Bus, Disk, Lock, Thing, build, what_is_at};
+use crate::sys::{Bus, Disk, Lock, Thing, build, lock, what_is_at};
 
 /// Images: what machines are made from
 #[derive(Debug, Subcommand)]
@@ -198,8 +198,8 @@ impl Works {
         let mirror = spec_of(&observe::host(&disk, None).await?)?.host.images.mirror;
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait.max(3600));
-        let lock =
-            Lock::of_images(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
+        let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
+        let lock = Lock::take(&disk, lock::OF_IMAGES, wait, tell).await?;
         Ok(Works { disk, bus, progress, mirror, quiet: global.quiet, _lock: lock })
     }
 

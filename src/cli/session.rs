@@ -17,7 +17,7 @@ use crate::observed::Observed;
 use crate::plan::{Change, Plan, Refusal, Scope, Wanted, next_addresses, plan, spec_of};
 use crate::spec::{MachineSpec, Problems, Spec};
 use crate::state::{STATE_FILE, State, StateError};
-use crate::sys::{self, Bus, Disk, Lock, neighbour};
+use crate::sys::{self, Bus, Disk, Lock, lock, neighbour};
 
 /// The host, locked and read.
 pub struct Session {
@@ -147,7 +147,8 @@ impl Locked {
         let disk = Disk::new(&global.root);
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait);
-        let lock = Lock::take(&disk, wait, |holder| progress.says(&format!("waiting for {holder}"))).await?;
+        let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
+        let lock = Lock::take(&disk, lock::OF_HOST, wait, tell).await?;
         let bus = bus(global).await?;
         Ok(Locked { disk, bus, progress, unresolved: Vec::new(), quiet: global.quiet, lock })
     }
@@ -169,7 +170,7 @@ impl Locked {
 
     fn known(self, observed: Observed, spec: Spec, state: State) -> Session {
         let Locked { disk, bus, progress, unresolved, quiet, lock } = self;
-        let interrupt = RefCell::new(Interrupt::new());
+        let interrupt = RefCell::new(Interrupt::begin());
         Session { disk, bus, observed, spec, state, progress, unresolved, quiet, lock, interrupt }
     }
 }

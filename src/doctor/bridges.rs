@@ -228,6 +228,7 @@ mod tests {
             address: "2001:db8:5::7".parse().unwrap(),
             tentative: false,
             deprecated: false,
+            duplicate: false,
             global: true,
         });
         assert!(check(&facts)[0].what.contains("2001:db8:5::7 of its own"));

@@ -52,8 +52,6 @@ pub struct Facts {
 #[derive(Debug, Clone, Default)]
 pub struct GuestFacts {
     pub addresses: Vec<Address>,
-    /// Those that somebody else on the link has, too (RFC 4862 5.4.5).
-    pub duplicates: BTreeSet<IpAddr>,
     /// TCP sockets that listen.
     pub listening: BTreeSet<(IpAddr, u16)>,
     /// The names of its processes.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::facts::GuestFacts;
 use super::{Facts, Finding};
 use crate::name::MachineName;
+use crate::observed::Address;
 use crate::pool::Lease;
 use crate::provision::Init;
 use crate::spec::{MachineSpec, Network};
@@ -42,7 +43,7 @@ fn addressless(
     machine: &MachineSpec,
     guest: &GuestFacts,
 ) -> Option<Finding> {
-    if let Some(address) = guest.duplicates.iter().next() {
+    if let Some(Address { address, .. }) = guest.addresses.iter().find(|address| address.duplicate) {
         return Some(
             Finding::error(
                 name.as_str(),
@@ -135,11 +136,12 @@ mod tests {
         let mut machine = MachineSpec::parse(std::path::Path::new("x"), &text).unwrap();
         machine.open = vec!["tcp/8080".parse().unwrap()];
         let guest = |listening: &[&str]| GuestFacts {
-            addresses: vec![crate::observed::Address {
+            addresses: vec![Address {
                 interface: 1,
                 address: "2001:db8::2".parse().unwrap(),
                 tentative: false,
                 deprecated: false,
+                duplicate: false,
                 global: true,
             }],
             listening: listening.iter().map(|text| (text.parse().unwrap(), 8080)).collect(),

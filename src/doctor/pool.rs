@@ -182,6 +182,7 @@ mod tests {
             address: "2001:db8:a::1".parse().unwrap(),
             tentative: false,
             deprecated: false,
+            duplicate: false,
             global: true,
         });
         assert_eq!(check(&facts), []);

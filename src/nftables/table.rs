@@ -115,17 +115,14 @@ impl Table {
         match kind {
             "rule" => self.blocks.entry(format!("chain {name}")).or_default().lines.push(plain(rest)),
             "element" => {
-                let kinds = [format!("set {name}"), format!("map {name}")];
-                let known = kinds.iter().find(|kind| self.blocks.contains_key(*kind)).unwrap_or(&kinds[0]);
-                let block = self.blocks.entry(known.clone()).or_default();
-                block.elements.insert(inner.to_owned());
+                let map = format!("map {name}");
+                let known = if self.blocks.contains_key(&map) { map } else { format!("set {name}") };
+                self.blocks.entry(known).or_default().elements.insert(inner.to_owned());
             }
             "chain" => _ = self.blocks.entry(format!("chain {name}")).or_default(),
             "set" | "map" => {
-                let block = self.blocks.entry(format!("{kind} {name}")).or_default();
-                block
-                    .lines
-                    .extend(inner.split(';').map(str::trim).filter(|line| !line.is_empty()).map(plain));
+                let lines = inner.split(';').map(str::trim).filter(|line| !line.is_empty()).map(plain);
+                self.blocks.entry(format!("{kind} {name}")).or_default().lines.extend(lines);
             }
             _ => {}
         }
@@ -137,29 +134,23 @@ impl Table {
         let names: BTreeSet<&String> = self.blocks.keys().chain(loaded.blocks.keys()).collect();
         let mut found = of_lines("table inet nsctl", &self.own, &loaded.own);
         for name in names {
-            match (self.blocks.get(name), loaded.blocks.get(name)) {
-                (Some(_), None) => found.push(Difference::new(name, "is missing", false)),
-                (wanted, Some(loaded)) => {
-                    let foreign = wanted.is_none().then(|| Difference::new(name, "is not nsctl's", true));
-                    found.extend(foreign);
-                    let wanted = wanted.unwrap_or(&nothing);
-                    found.extend(of_lines(name, &wanted.lines, &loaded.lines));
-                    found.extend(of_elements(name, &wanted.elements, &loaded.elements));
-                }
-                (None, None) => {}
-            }
+            let Some(loaded) = loaded.blocks.get(name) else {
+                found.push(Difference::new(name, "is missing", false));
+                continue;
+            };
+            let wanted = self.blocks.get(name);
+            found.extend(wanted.is_none().then(|| Difference::new(name, "is not nsctl's", true)));
+            let wanted = wanted.unwrap_or(&nothing);
+            found.extend(of_lines(name, &wanted.lines, &loaded.lines));
+            found.extend(of_elements(name, &wanted.elements, &loaded.elements));
         }
         found
     }
 
     /// What `loaded` has besides, in the words of `nft delete`: chains first, as they name sets.
     pub fn extras<'a>(&self, loaded: &'a Table) -> Vec<&'a str> {
-        let mut extras: Vec<&str> = loaded
-            .blocks
-            .keys()
-            .filter(|name| !self.blocks.contains_key(*name))
-            .map(String::as_str)
-            .collect();
+        let mut extras: Vec<&str> = loaded.blocks.keys().map(String::as_str).collect();
+        extras.retain(|name| !self.blocks.contains_key(*name));
         extras.sort_by_key(|name| !name.starts_with("chain "));
         extras
     }

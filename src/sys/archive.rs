@@ -3,7 +3,7 @@
 //! archive of a few bytes may hold more than the disk.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
+use std::io::{self, PipeWriter, Read, Seek, Take, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -89,19 +89,14 @@ fn command(tool: &'static str, words: &[&str]) -> Command {
 #[derive(Debug)]
 pub struct Unpacked {
     path: String,
-    source: Option<Source>,
+    source: Source,
     tool: Option<Child>,
     reader: Box<dyn ReadSend>,
-    mode: Option<u32>,
 }
 
 /// The file, which shares its position with who reads it, and its size. Of a pipe there is
 /// none: as long as somebody held it, who writes would not learn that nobody reads.
-#[derive(Debug)]
-struct Source {
-    file: File,
-    size: u64,
-}
+type Source = Option<(File, u64)>;
 
 trait ReadSend: Read + Send + std::fmt::Debug {}
 impl<T: Read + Send + std::fmt::Debug> ReadSend for T {}
@@ -117,41 +112,29 @@ impl Unpacked {
         let io = |error| ArchiveError::Io(shown.clone(), error);
         let size = file.metadata().map_err(io)?.len();
         let again = file.try_clone().map_err(io)?;
+        let source = Some((file, size));
         let Some(tool) = packer(path) else {
-            let source = Some(Source { file, size });
-            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again), mode: None });
+            return Ok(Unpacked { path: shown, source, tool: None, reader: Box::new(again) });
         };
-        let mut child = command(tool, &["-dc"])
-            .stdin(again)
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
+        let child = command(tool, &["-dc"]).stdin(again).stdout(Stdio::piped()).spawn();
+        let mut child = child.map_err(|source| ArchiveError::Tool { tool, path: shown.clone(), source })?;
         let output = child.stdout.take().ok_or_else(|| io(io::ErrorKind::BrokenPipe.into()))?;
-        let source = Some(Source { file, size });
-        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output), mode: None })
+        Ok(Unpacked { path: shown, source, tool: Some(child), reader: Box::new(output) })
     }
 
-    /// Takes the definition off an exported machine, whose tree is what is left; none
-    /// of any other archive, which stays as it is.
+    /// Takes the definition, and its permissions, off an exported machine, whose tree is what is
+    /// left; none of any other archive, which stays as it is.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn definition(mut self) -> Result<(Option<String>, Unpacked), ArchiveError> {
+    pub fn definition(mut self) -> Result<(Option<(String, u32)>, Unpacked), ArchiveError> {
         match definition(&mut self.reader).map_err(|error| ArchiveError::Io(self.path.clone(), error))? {
-            Ok((text, mode)) => {
-                self.mode = Some(mode & 0o644 | 0o600);
-                Ok((Some(text), self))
-            }
+            Ok((text, mode)) => Ok((Some((text, mode & 0o644 | 0o600)), self)),
             Err(begin) => {
                 self.reader = Box::new(io::Cursor::new(begin).chain(self.reader));
                 Ok((None, self))
             }
         }
-    }
-
-    /// The permissions of the definition that was taken off it.
-    pub fn definition_mode(&self) -> Option<u32> {
-        self.mode
     }
 
     /// The first program of the guest in a tar, as far as its entries tell before it is unpacked.
@@ -167,13 +150,7 @@ impl Unpacked {
 
     /// What a tool gives, unpacked.
     pub fn stream(tool: &str, pipe: File) -> Unpacked {
-        Unpacked {
-            path: format!("what {tool} gives"),
-            source: None,
-            tool: None,
-            reader: Box::new(pipe),
-            mode: None,
-        }
+        Unpacked { path: format!("what {tool} gives"), source: None, tool: None, reader: Box::new(pipe) }
     }
 
     /// Feeds a pipe with it, as far as `limit` bytes.
@@ -181,10 +158,9 @@ impl Unpacked {
     /// # Errors
     /// When no pipe can be had.
     pub fn feed(self, kind: Kind, limit: u64) -> Result<(File, Feed), ArchiveError> {
-        let Unpacked { path, source, tool, reader, .. } = self;
+        let Unpacked { path, source, tool, reader } = self;
         let (output, input) = io::pipe().map_err(|error| ArchiveError::Io(path.clone(), error))?;
-        let reader = Bounded { reader, limit, count: 0 };
-        let pump = std::thread::spawn(move || pump(path, reader, tool, input, kind));
+        let pump = std::thread::spawn(move || pump(path, reader.take(limit), tool, input, kind));
         Ok((File::from(OwnedFd::from(output)), Feed { source, pump }))
     }
 }
@@ -192,14 +168,14 @@ impl Unpacked {
 /// An archive on its way to importd.
 #[derive(Debug)]
 pub struct Feed {
-    source: Option<Source>,
+    source: Source,
     pump: JoinHandle<Result<(), ArchiveError>>,
 }
 
 impl Feed {
     /// How far the file has been read, from 0 to 1.
     pub fn progress(&self) -> f64 {
-        let Some(Source { file, size }) = &self.source else { return 0.0 };
+        let Some((file, size)) = &self.source else { return 0.0 };
         let at = { file }.stream_position().unwrap_or(0);
         if *size == 0 { 0.0 } else { at as f64 / *size as f64 }
     }
@@ -213,40 +189,27 @@ impl Feed {
     }
 }
 
-/// Ends in an error where more than `limit` bytes are read.
-struct Bounded {
-    reader: Box<dyn ReadSend>,
-    limit: u64,
-    count: u64,
-}
-
-impl Read for Bounded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.count += length as u64;
-        if self.count > self.limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(length) }
-    }
-}
-
 fn pump(
     path: String,
-    mut reader: Bounded,
+    mut reader: Take<Box<dyn ReadSend>>,
     mut tool: Option<Child>,
     mut input: PipeWriter,
     kind: Kind,
 ) -> Result<(), ArchiveError> {
+    let limit = reader.limit();
     let passed = match kind {
         Kind::Tar => tarball::pass_on(&mut reader, input),
         Kind::Raw => io::copy(&mut reader, &mut input).map(drop),
     };
-    if let (Err(_), Some(tool)) = (&passed, &mut tool) {
+    let is_more = reader.limit() == 0 && reader.get_mut().read(&mut [0]).is_ok_and(|length| length > 0);
+    if let Some(tool) = tool.as_mut().filter(|_| is_more || passed.is_err()) {
         let _ = tool.kill();
     }
     let whole = tool.is_none_or(|mut tool| tool.wait().is_ok_and(|status| status.success()));
     match passed.map_err(|error| (error.kind(), error)) {
+        Ok(()) if is_more => Err(ArchiveError::TooLarge { path, limit }),
         Ok(()) if whole => Ok(()),
         Ok(()) => Err(ArchiveError::Torn(path)),
-        Err((io::ErrorKind::FileTooLarge, _)) => Err(ArchiveError::TooLarge { path, limit: reader.limit }),
         // importd has said why it reads no further.
         Err((io::ErrorKind::BrokenPipe, _)) => Ok(()),
         Err((_, error)) => Err(ArchiveError::Io(path, error)),
@@ -278,7 +241,7 @@ impl Packing {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let (file, draft) =
             tempfile::Builder::new().prefix(".nsctl-draft-").tempfile_in(folder).map_err(io)?.into_parts();
-        let (output, input) = io::pipe().map_err(io)?;
+        let (mut output, input) = io::pipe().map_err(io)?;
         let (mut target, tool): (Box<dyn Write + Send>, _) = match packer(path) {
             None => (Box::new(file), None),
             Some(tool) => {
@@ -293,7 +256,6 @@ impl Packing {
         let head = head(definition, mode);
         let pump = std::thread::spawn(move || {
             target.write_all(&head)?;
-            let mut output: PipeReader = output;
             let length = io::copy(&mut output, &mut target)?;
             target.flush()?;
             Ok(length)
@@ -308,24 +270,20 @@ impl Packing {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn end(mut self) -> Result<(), ArchiveError> {
-        let lost = || io::Error::other("it could not be packed");
-        let written = self.pump.join().unwrap_or_else(|_| Err(lost()));
-        let packed = self.tool.as_mut().is_none_or(|tool| tool.wait().is_ok_and(|status| status.success()));
-        match written {
-            Ok(length) if packed && length > 0 => {
-                // What has its name is whole, whatever happens next.
-                let synced = File::open(&self.draft).and_then(|file| file.sync_all());
-                synced.map_err(|error| ArchiveError::Write(self.path.clone(), error))?;
-                let kept = self.draft.persist_noclobber(&self.target);
-                kept.map_err(|error| ArchiveError::Write(self.path.clone(), error.error))?;
-                let folder = self.target.parent().unwrap_or(Path::new("/"));
-                let synced = File::open(folder).and_then(|folder| folder.sync_all());
-                synced.map_err(|error| ArchiveError::Write(self.path, error))
-            }
-            Ok(_) => Err(ArchiveError::Write(self.path, lost())),
-            Err(error) => Err(ArchiveError::Write(self.path, error)),
+    pub fn end(self) -> Result<(), ArchiveError> {
+        let Packing { path, draft, target, tool, pump } = self;
+        let io = |error| ArchiveError::Write(path.clone(), error);
+        let lost = || io(io::Error::other("it could not be packed"));
+        let written = pump.join().map_err(|_| lost());
+        let packed = tool.is_none_or(|mut tool| tool.wait().is_ok_and(|status| status.success()));
+        if written?.map_err(io)? == 0 || !packed {
+            return Err(lost());
         }
+        // What has its name is whole, whatever happens next.
+        File::open(&draft).and_then(|file| file.sync_all()).map_err(io)?;
+        draft.persist_noclobber(&target).map_err(|error| io(error.error))?;
+        let folder = target.parent().unwrap_or(Path::new("/"));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
     }
 }
 
@@ -394,8 +352,7 @@ mod tests {
             drop(pipe);
             packing.end().unwrap();
             let (definition, unpacked) = Unpacked::open(&path).unwrap().definition().unwrap();
-            assert_eq!(definition.unwrap(), "image = \"x\"\n");
-            assert_eq!(unpacked.definition_mode(), Some(0o640));
+            assert_eq!(definition.unwrap(), ("image = \"x\"\n".to_owned(), 0o640));
             let meta = std::fs::metadata(&path).unwrap();
             assert_eq!(std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777, 0o600);
             let (mut pipe, feed) = unpacked.feed(Kind::Tar, 100).unwrap();

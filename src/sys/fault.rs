@@ -23,14 +23,8 @@ pub fn point() {
 #[cfg(not(feature = "faults"))]
 pub fn point() {}
 
-/// How long a test lets services take to answer: NSCTL_BUS_LIMIT, in ms.
-#[cfg(feature = "faults")]
+/// How long a test lets services take to answer: NSCTL_BUS_LIMIT, in ms. None in a release.
 pub fn bus_limit() -> Option<Duration> {
-    Some(Duration::from_millis(std::env::var("NSCTL_BUS_LIMIT").ok()?.parse().ok()?))
-}
-
-/// No other than the real ones, in a release.
-#[cfg(not(feature = "faults"))]
-pub fn bus_limit() -> Option<Duration> {
-    None
+    let limit = cfg!(feature = "faults").then(|| std::env::var("NSCTL_BUS_LIMIT").ok());
+    Some(Duration::from_millis(limit??.parse().ok()?))
 }

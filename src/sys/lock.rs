@@ -38,27 +38,17 @@ pub struct Lock {
     file: File,
 }
 
-const LOCK_FILE: &str = "/var/lib/nsctl/lock";
+/// Whoever changes the host has this one.
+pub const OF_HOST: &str = "/var/lib/nsctl/lock";
+/// Who makes images, which takes long and changes nothing else.
+pub const OF_IMAGES: &str = "/var/lib/nsctl/images.lock";
 
 impl Lock {
-    /// Takes the lock of the host, waiting for another holder;
-    /// `tell` hears once whom we wait for.
+    /// Takes a lock, waiting for another holder; `tell` hears once whom we wait for.
     ///
     /// # Errors
     /// When another nsctl holds it for longer than `limit`.
-    pub async fn take(disk: &Disk, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
-        Lock::take_at(disk, LOCK_FILE, limit, tell).await
-    }
-
-    /// The lock of who makes images, which takes long and changes nothing else.
-    ///
-    /// # Errors
-    /// When another nsctl holds it for longer than `limit`.
-    pub async fn of_images(disk: &Disk, limit: Duration, tell: impl Fn(&str)) -> Result<Lock, LockError> {
-        Lock::take_at(disk, "/var/lib/nsctl/images.lock", limit, tell).await
-    }
-
-    async fn take_at(
+    pub async fn take(
         disk: &Disk,
         path: &str,
         limit: Duration,

@@ -11,6 +11,7 @@ pub mod disk;
 mod error;
 pub mod fault;
 pub mod guest;
+mod icmp;
 pub mod kernel;
 pub mod lock;
 pub mod neighbour;

@@ -2,22 +2,19 @@
 //! an ARP probe (RFC 5227 2.1.1).
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::libc::{self, ETH_P_ARP, ETH_P_IPV6};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::UdpSocket;
+use socket2::{SockAddr, Socket};
 use tokio::time::{Instant, timeout_at};
 
+use super::icmp::{self, ICMPV6, NEIGHBOR_SOLICITATION};
 use super::router::solicited_node;
 use crate::observed::{Link, v6};
 
-const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
-const ICMPV6: u8 = 58;
 /// Who has an address answers at once; one question may be lost.
 const LIMIT: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_millis(400);
@@ -68,11 +65,9 @@ async fn ask<A>(
     questions: &[(Vec<u8>, SockAddr)],
     heard: impl Fn(&[u8]) -> Option<A>,
 ) -> io::Result<Vec<A>> {
-    let protocol = (kind as u16).to_be();
-    let wire = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(protocol))))?;
-    wire.set_nonblocking(true)?;
-    wire.bind(&packet_address(link, protocol))?;
-    let hears = UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(wire)))?;
+    let wire = icmp::wire(kind)?;
+    wire.bind(&packet_address(link, kind))?;
+    let hears = icmp::coat(wire)?;
     let mut found = Vec::new();
     let mut buffer = [0; 256];
     for turn in 1..=TRIES {
@@ -96,20 +91,13 @@ async fn sent(socket: &Socket, message: &[u8], to: &SockAddr) -> io::Result<bool
     loop {
         match socket.send_to(message, to) {
             Ok(_) => return Ok(true),
-            Err(error) if [ErrorKind::WouldBlock, ErrorKind::OutOfMemory].contains(&error.kind()) => {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            Err(error) => {
-                let no_link = [libc::ENETDOWN, libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::ENODEV];
-                return if error.raw_os_error().is_some_and(|code| no_link.contains(&code)) {
-                    Ok(false)
-                } else {
-                    Err(error)
-                };
-            }
+            Err(error) => match error.raw_os_error().unwrap_or_default() {
+                libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                libc::ENETDOWN | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => return Ok(false),
+                _ => return Err(error),
+            },
         }
     }
 }
@@ -118,8 +106,7 @@ async fn solicited(link: &Link, addresses: &[Ipv6Addr]) -> io::Result<Vec<Ipv6Ad
     if addresses.is_empty() {
         return Ok(Vec::new());
     }
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-    socket.set_nonblocking(true)?;
+    let socket = icmp::raw()?;
     socket.bind_device(Some(link.name.as_bytes()))?;
     // From farther away it would not be believed (RFC 4861 7.1.1).
     socket.set_multicast_hops_v6(255)?;
@@ -162,10 +149,8 @@ const REQUEST: [u8; 2] = [0, 1];
 
 async fn probed(link: &Link, own: Option<Ipv4Addr>, addresses: &[Ipv4Addr]) -> io::Result<Vec<Ipv4Addr>> {
     let Some(mac) = link.mac.filter(|_| !addresses.is_empty()) else { return Ok(Vec::new()) };
-    let protocol = (ETH_P_ARP as u16).to_be();
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(protocol))))?;
-    socket.set_nonblocking(true)?;
-    let everybody = packet_address(link, protocol);
+    let socket = icmp::wire(ETH_P_ARP)?;
+    let everybody = packet_address(link, ETH_P_ARP);
     // From nobody: it changes nothing of what others know of who has the address. And from this host:
     // Linux answers nobody for others (kernel, arp_process).
     let senders = [Some(Ipv4Addr::UNSPECIFIED), own].into_iter().flatten();
@@ -186,10 +171,10 @@ fn owned(message: &[u8], own: [u8; 6], asked: &[Ipv4Addr]) -> Option<Ipv4Addr> {
 }
 
 /// All on a link (packet(7)).
-fn packet_address(link: &Link, protocol: u16) -> SockAddr {
+fn packet_address(link: &Link, protocol: i32) -> SockAddr {
     let mut address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol,
+        sll_protocol: (protocol as u16).to_be(),
         sll_ifindex: link.index.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -6,7 +6,6 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -40,13 +39,14 @@ impl Hint for NftError {
 /// Rules of a thousand machines take it a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+/// What it says, where it does what it is told.
+async fn nft(arguments: &[&str], input: &str) -> Result<String, NftError> {
     let limit = super::fault::bus_limit().unwrap_or(LIMIT);
     let done = tokio::time::timeout(limit, unlimited(arguments, input)).await;
     done.unwrap_or(Err(NftError::Hangs(limit)))
 }
 
-async fn unlimited(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+async fn unlimited(arguments: &[&str], input: &str) -> Result<String, NftError> {
     let mut command = Command::new("nft");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C");
     // Who gives up on a load must not have it come about later.
@@ -56,7 +56,18 @@ async fn unlimited(arguments: &[&str], input: &str) -> Result<Output, NftError> 
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).await?;
     }
-    Ok(child.wait_with_output().await?)
+    said(&child.wait_with_output().await?)
+}
+
+fn said(output: &Output) -> Result<String, NftError> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+async fn command(text: &str) -> Result<(), NftError> {
+    nft(&["-f", "-"], text).await.map(drop)
 }
 
 /// Loads a file of rules in one transaction.
@@ -64,13 +75,14 @@ async fn unlimited(arguments: &[&str], input: &str) -> Result<Output, NftError> 
 /// # Errors
 /// When nft does not take them; the old ones stay then.
 pub async fn load(file: &Path) -> Result<(), NftError> {
-    let loaded = done(&nft(&["-f", &file.to_string_lossy()], "").await?);
-    if loaded.is_ok() {
-        return loaded;
-    }
+    let loaded = nft(&["-f", &file.to_string_lossy()], "").await.map(drop);
+    let Err(NftError::Refused(_)) = loaded else { return loaded };
     // Somebody may have put a chain or set of another kind in the place of one of ours.
     let anew = format!("table inet {TABLE}\ndelete table inet {TABLE}\ninclude \"{}\"\n", file.display());
-    if done(&nft(&["-f", "-"], &anew).await?).is_ok() { Ok(()) } else { loaded }
+    match command(&anew).await {
+        Err(NftError::Refused(_)) => loaded,
+        done => done,
+    }
 }
 
 /// Drops what our table has and its file does not say: chains of machines that are gone, and
@@ -88,7 +100,7 @@ pub async fn prune(file: &Path) -> Result<(), NftError> {
     let commands = extras.iter().filter_map(|extra| extra.split_once(' '));
     let commands: String =
         commands.map(|(kind, name)| format!("delete {kind} inet {TABLE} {name}\n")).collect();
-    done(&nft(&["-f", "-"], &commands).await?)
+    command(&commands).await
 }
 
 /// Drops our table, if it is there.
@@ -96,14 +108,7 @@ pub async fn prune(file: &Path) -> Result<(), NftError> {
 /// # Errors
 /// When it stays.
 pub async fn unload() -> Result<(), NftError> {
-    done(&nft(&["-f", "-"], &format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await?)
-}
-
-fn done(output: &Output) -> Result<(), NftError> {
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    command(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await
 }
 
 /// What nft(8) lists of our table.
@@ -121,17 +126,11 @@ pub enum Listing {
 /// # Errors
 /// When it cannot be listed.
 pub async fn list() -> Result<Listing, NftError> {
-    let output = match nft(&LIST, "").await {
-        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => return Ok(Listing::Unknown),
-        output => output?,
-    };
-    if output.status.success() {
-        return Ok(Listing::Table(String::from_utf8_lossy(&output.stdout).into_owned()));
-    }
-    match done(&output) {
+    match nft(&LIST, "").await {
+        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(Listing::Unknown),
         Err(NftError::Refused(said)) if said.contains("No such file") => Ok(Listing::Gone),
-        Err(error) if super::is_root() => Err(error),
-        _ => Ok(Listing::Unknown),
+        Err(NftError::Refused(_)) if !super::is_root() => Ok(Listing::Unknown),
+        listed => listed.map(Listing::Table),
     }
 }
 
@@ -158,12 +157,10 @@ fn intended_elsewhere(file: &str) -> Result<String, NftError> {
     let run = |words: &[&str]| {
         let mut command = std::process::Command::new("nft");
         command.env("PATH", super::build::PATH).env("LC_ALL", "C").args(words).stdin(Stdio::null());
-        command.output()
+        said(&command.output()?)
     };
-    done(&run(&["-f", file])?)?;
-    let output = run(&LIST)?;
-    done(&output)?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    run(&["-f", file])?;
+    run(&LIST)
 }
 
 /// What concerns us of the kernel's rules; none where nft is not installed, or
@@ -172,10 +169,9 @@ fn intended_elsewhere(file: &str) -> Result<String, NftError> {
 /// # Errors
 /// When it cannot be run.
 pub async fn look() -> Result<Option<Nftables>, NftError> {
-    let output = match nft(&["-j", "list", "ruleset"], "").await {
-        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        output => output?,
-    };
-    let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    Ok(output.status.success().then(|| nftables::read(&listed)))
+    match nft(&["-j", "list", "ruleset"], "").await {
+        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(NftError::Refused(_)) => Ok(None),
+        listed => Ok(Some(nftables::read(&serde_json::from_str(&listed?).unwrap_or_default()))),
+    }
 }

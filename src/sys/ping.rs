@@ -2,15 +2,13 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-const ECHO_REQUEST: u8 = 128;
-const ECHO_REPLY: u8 = 129;
+use super::icmp::{ECHO_REPLY, ECHO_REQUEST, coat, raw};
+
 /// How long an answer may take before the next request goes out.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long until it is tried again where the way there is only just being made.
@@ -22,7 +20,7 @@ const NO_WAY_YET: Duration = Duration::from_millis(5);
 /// When we may not open a raw socket; EINVAL when the kernel has no room for another
 /// neighbour (ip6_output.c).
 pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
-    let socket = raw_socket()?;
+    let socket = coat(raw()?)?;
     let to = SocketAddrV6::new(address, 0, 0, 0);
     let id = (std::process::id() as u16).to_be_bytes();
     let end = Instant::now() + limit;
@@ -48,13 +46,6 @@ pub async fn answers(address: Ipv6Addr, limit: Duration) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// A raw ICMPv6 socket, in the coat of the datagram socket that tokio knows how to drive.
-fn raw_socket() -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(socket)))
 }
 
 /// Faults that mean "not there yet": no route, no neighbour, a link that is down.

@@ -59,11 +59,9 @@ pub fn by_namespace() -> BTreeMap<String, BTreeSet<String>> {
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     for pid in pids {
         // The short name is cut off after 15 characters.
-        let name = std::fs::read_link(format!("/proc/{pid}/exe"))
-            .ok()
-            .and_then(|exe| Some(exe.file_name()?.to_string_lossy().into_owned()));
-        if let (Some(name), Some(namespace)) = (name, namespace(pid)) {
-            all.entry(namespace).or_default().insert(name);
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        if let (Some(name), Some(namespace)) = (exe.file_name(), namespace(pid)) {
+            all.entry(namespace).or_default().insert(name.to_string_lossy().into_owned());
         }
     }
     all

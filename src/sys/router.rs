@@ -2,20 +2,15 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket as StdUdpSocket};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::libc::ETH_P_IPV6;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
+use super::icmp::{self, ECHO_REPLY, ECHO_REQUEST, ICMPV6, NEIGHBOR_SOLICITATION, coat};
 use crate::observed::Link;
 
-const ICMPV6: u8 = 58;
-const ECHO_REQUEST: u8 = 128;
-const ECHO_REPLY: u8 = 129;
-const NEIGHBOR_SOLICITATION: u8 = 135;
 /// How long it is waited for, and how long until it is asked again. A router that looks for a
 /// neighbour does so at once, and again each second (RFC 4861 10).
 const LIMIT: Duration = Duration::from_millis(1500);
@@ -37,13 +32,11 @@ pub enum Delivery {
 /// When we may not open raw sockets.
 pub async fn delivery(link: &Link, router: Ipv6Addr, from: Ipv6Addr) -> io::Result<Option<Delivery>> {
     // What is for nobody here is seen on the link itself alone (packet(7)).
-    let ipv6 = Protocol::from(i32::from((ETH_P_IPV6 as u16).to_be()));
-    let wire = Socket::new(Domain::PACKET, Type::DGRAM, Some(ipv6))?;
-    let wire = coat(wire)?;
+    let wire = coat(icmp::wire(ETH_P_IPV6)?)?;
     // So that a network card does not pass over the question.
     let group = StdUdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
     group.join_multicast_v6(&solicited_node(from), link.index)?;
-    let icmp = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    let icmp = icmp::raw()?;
     icmp.bind_device(Some(link.name.as_bytes()))?;
     icmp.set_freebind_v6(true)?;
     icmp.bind(&SocketAddrV6::new(from, 0, 0, 0).into())?;
@@ -63,12 +56,6 @@ pub async fn delivery(link: &Link, router: Ipv6Addr, from: Ipv6Addr) -> io::Resu
         }
     }
     Ok(None)
-}
-
-/// A socket in the coat of one that tokio knows how to drive.
-fn coat(socket: Socket) -> io::Result<UdpSocket> {
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(StdUdpSocket::from(OwnedFd::from(socket)))
 }
 
 async fn listen(wire: &UdpSocket, from: Ipv6Addr) -> io::Result<Delivery> {

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use nix::libc::IPV6_MTU;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
+
+use super::icmp::{self, ECHO_REPLY, ECHO_REQUEST};
 
 const TOO_BIG: u8 = 2;
 const TIME_EXCEEDED: u8 = 3;
 const UNREACHABLE: u8 = 1;
-const ECHO_REQUEST: u8 = 128;
-const ECHO_REPLY: u8 = 129;
 /// How far, and how long each hop may take.
 const HOPS: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -71,8 +72,7 @@ impl Tracer {
             Ok(std::net::SocketAddr::V6(own)) => Some(*own.ip()),
             _ => None,
         };
-        let icmp = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-        icmp.set_nonblocking(true)?;
+        let icmp = icmp::raw()?;
         setsockopt(&icmp, sockopt::Ipv6DontFrag, &true)?;
         let mtu = option(&asks, IPV6_MTU).ok().and_then(|mtu| u32::try_from(mtu).ok());
         Ok(Tracer { icmp, source, mtu: mtu.unwrap_or(LEAST_MTU), to })
@@ -85,8 +85,7 @@ impl Tracer {
     pub async fn run(self) -> io::Result<Route> {
         let Tracer { icmp, source, mtu, to } = self;
         let id = (std::process::id() as u16).to_be_bytes();
-        let socket =
-            tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(std::os::fd::OwnedFd::from(icmp)))?;
+        let socket = icmp::coat(icmp)?;
         let mut way = Route { source, hops: Vec::new(), reached: false, packets: Packets::Unknown };
         let mut silent = 0;
         for hop in 1..=HOPS {
@@ -129,7 +128,7 @@ fn option(socket: &impl AsRawFd, name: nix::libc::c_int) -> io::Result<nix::libc
 }
 
 /// Sends ever smaller packets, as it is told to, until one is answered.
-async fn packets(socket: &tokio::net::UdpSocket, id: [u8; 2], to: Ipv6Addr, mtu: u32) -> io::Result<Packets> {
+async fn packets(socket: &UdpSocket, id: [u8; 2], to: Ipv6Addr, mtu: u32) -> io::Result<Packets> {
     let mut size = mtu;
     for sequence in 0..TRIES {
         let sequence = (0x1000 + sequence).to_be_bytes();
@@ -149,7 +148,7 @@ async fn packets(socket: &tokio::net::UdpSocket, id: [u8; 2], to: Ipv6Addr, mtu:
 }
 
 /// None: it was answered; else the bytes that are not too many for the next hop.
-async fn told(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) -> Option<u32> {
+async fn told(socket: &UdpSocket, id: [u8; 2], sequence: [u8; 2]) -> Option<u32> {
     let mut buffer = [0; 2048];
     loop {
         let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
@@ -162,7 +161,7 @@ async fn told(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) ->
 }
 
 /// Who answers one request, and whether that is the end.
-async fn answer(socket: &tokio::net::UdpSocket, id: [u8; 2], sequence: [u8; 2]) -> (Ipv6Addr, bool) {
+async fn answer(socket: &UdpSocket, id: [u8; 2], sequence: [u8; 2]) -> (Ipv6Addr, bool) {
     let mut buffer = [0; 256];
     loop {
         let Ok((length, std::net::SocketAddr::V6(from))) = socket.recv_from(&mut buffer).await else {
@@ -213,8 +212,7 @@ impl Heard {
 /// # Errors
 /// When it cannot be listened for.
 pub async fn arrives(at: Ipv6Addr, limit: Duration) -> io::Result<Option<Ipv6Addr>> {
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-    socket.set_nonblocking(true)?;
+    let socket = icmp::raw()?;
     setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     // SAFETY: the socket is owned by what is registered, and closed after it.
     let socket = unsafe { AsyncFd::register(socket)? };

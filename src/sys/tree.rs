@@ -29,13 +29,9 @@ mod ioctl {
     /// What the kernel says of a subvolume (linux/btrfs.h, `btrfs_ioctl_get_subvol_info_args`).
     #[repr(C)]
     pub struct Subvolume {
-        before: [u64; 37],
+        pub before: [u64; 37],
         pub uuid: [u8; 16],
-        after: [u64; 24],
-    }
-
-    impl Subvolume {
-        pub const UNKNOWN: Subvolume = Subvolume { before: [0; 37], uuid: [0; 16], after: [0; 24] };
+        pub after: [u64; 24],
     }
 
     nix::ioctl_read!(get_subvolume, 0x94, 60, Subvolume);
@@ -60,7 +56,7 @@ fn identity_at(place: &Path) -> Option<TreeId> {
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place).ok()?;
     let meta = file.metadata().ok()?;
     if meta.is_dir() && meta.ino() == SUBVOLUME {
-        let mut subvolume = ioctl::Subvolume::UNKNOWN;
+        let mut subvolume = ioctl::Subvolume { before: [0; 37], uuid: [0; 16], after: [0; 24] };
         // SAFETY: the kernel fills in a value of ours, of the size that it knows, that lives through the call.
         if unsafe { ioctl::get_subvolume(file.as_raw_fd(), &raw mut subvolume) }.is_ok() {
             return Some(TreeId::subvolume(u128::from_be_bytes(subvolume.uuid)));
@@ -76,13 +72,8 @@ fn identity_at(place: &Path) -> Option<TreeId> {
 pub async fn wait_until_unlocked(name: &str, limit: Duration) -> bool {
     let path = Path::new("/var/lib/machines").join(format!(".#{name}.lck"));
     let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open(path) else { return false };
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as _,
-        l_whence: nix::libc::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let (l_type, l_whence) = (nix::libc::F_WRLCK as i16, nix::libc::SEEK_SET as i16);
+    let whole = nix::libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
     if fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).is_ok() {
         return false;
     }
@@ -155,11 +146,8 @@ impl Tree {
 
     /// What the guest is.
     pub fn guest(&self) -> Guest {
-        let unit = |name: &str| {
-            ["usr/lib/systemd/system", "lib/systemd/system"]
-                .iter()
-                .any(|dir| self.has(&format!("{dir}/{name}")))
-        };
+        let folders = ["usr/lib/systemd/system", "lib/systemd/system"];
+        let unit = |name: &str| folders.iter().any(|folder| self.has(&format!("{folder}/{name}")));
         Guest {
             init: self.init(),
             has_networkd: unit("systemd-networkd.service"),
@@ -184,9 +172,8 @@ impl Tree {
     fn systemd_version(&self) -> u32 {
         let lib = self.names("usr/lib").into_iter().filter(|name| name.contains("-linux-gnu"));
         let folders = lib.map(|name| format!("usr/lib/{name}/systemd"));
-        let folders =
-            folders.chain(["usr/lib/systemd", "lib/systemd", "usr/lib64/systemd"].map(str::to_owned));
-        let libraries = folders.flat_map(|folder| self.names(&folder));
+        let others = ["usr/lib/systemd", "lib/systemd", "usr/lib64/systemd"].map(str::to_owned);
+        let libraries = folders.chain(others).flat_map(|folder| self.names(&folder));
         let versions = libraries.filter_map(|name| {
             let rest = name.strip_prefix("libsystemd-shared-")?;
             rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
@@ -250,13 +237,8 @@ impl Tree {
                 let (folder, name) = self.folder_of(path)?;
                 let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
                 symlinkat(to.as_str(), &folder, name)?;
-                Ok(fchownat(
-                    &folder,
-                    name,
-                    Some(self.owner.0),
-                    Some(self.owner.1),
-                    AtFlags::AT_SYMLINK_NOFOLLOW,
-                )?)
+                let (uid, gid) = self.owner;
+                Ok(fchownat(&folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
             }
         }
     }

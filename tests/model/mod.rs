@@ -402,7 +402,7 @@ impl Records for Host {
         Ok(self.journals.borrow().keys().cloned().collect())
     }
 
-    fn boot_id(&self) -> std::io::Result<String> {
+    fn boot_id(&self) -> Result<String, sys::Error> {
         Ok(format!("boot {}", self.boots.get()))
     }
 

@@ -1,13 +1,13 @@
 //! How the router on the uplink brings a prefix here.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::cli::session::must_be_root;
 use crate::cli::text::{err, out};
 use crate::cli::{Fault, Global};
 use crate::observe;
-use crate::observed::{Link, Observed};
+use crate::observed::{Link, Observed, v6};
 use crate::plan::spec_of;
 use crate::pool::Prefix;
 use crate::spec::HostSpec;
@@ -27,10 +27,7 @@ pub async fn delivery(link: &Link, observed: &Observed, prefix: Prefix) -> Resul
 /// The IPv6 router that is reached by an interface.
 pub fn router_on(link: &Link, observed: &Observed) -> Option<Ipv6Addr> {
     let routes = observed.default_routes.iter().filter(|route| route.interface == link.index);
-    routes.filter_map(|route| route.gateway).find_map(|gateway| match gateway {
-        IpAddr::V6(gateway) => Some(gateway),
-        IpAddr::V4(_) => None,
-    })
+    v6(routes.filter_map(|route| route.gateway)).next()
 }
 
 /// An address of a prefix that nobody gave to anybody: of its last 64 bits, or as many as there

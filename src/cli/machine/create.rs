@@ -232,7 +232,7 @@ pub fn next_of(session: &Session, name: &MachineName) -> String {
 
 /// What an archive has for an init. Whoever does not want to wait for that need not.
 async fn scan(path: PathBuf, max_size: u64) -> Result<Init, Fault> {
-    let mut interrupt = Interrupt::new();
+    let mut interrupt = Interrupt::begin();
     let scanning = tokio::task::spawn_blocking(move || Ok(Unpacked::open(&path)?.init(max_size)));
     tokio::select! {
         done = scanning => done.unwrap_or_else(|panic| Err(Fault::new(panic.to_string()))),

@@ -72,11 +72,9 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let name =
         name.ok_or_else(|| Fault::new("that makes no name for a machine").usage().hint("--name NAME"))?;
     let name: MachineName = argument(&name)?;
-    let (definition, archive) = Unpacked::open(&file)?.definition()?;
-    let mode = archive.definition_mode().unwrap_or(0o600);
-    drop(archive);
+    let (definition, _) = Unpacked::open(&file)?.definition()?;
     let path = definition_path(&name);
-    let definition = definition.ok_or_else(|| {
+    let (definition, mode) = definition.ok_or_else(|| {
         Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;

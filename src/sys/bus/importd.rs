@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use zbus_systemd::import1::{ManagerProxy, TransferProxy};
+use zbus_systemd::import1::{ManagerProxy, TransferProxy, TransferRemovedStream};
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
 use super::{Bus, BusError, IMPORTD, patience::Manager};
+use crate::spec::image::Kind;
 use crate::sys::{Disk, fault};
 
 /// How often importd is asked how far it is: not every version says so by itself.
@@ -22,25 +23,16 @@ const STILL: Duration = Duration::from_secs(300);
 /// What importd is to do.
 #[derive(Debug)]
 pub enum Transfer {
-    ImportTar(File),
-    ImportRaw(File),
+    /// A tar or disk image, of a file or pipe.
+    Import(Kind, File),
+    /// What is in a folder.
     ImportFolder(File),
-    PullTar {
-        url: String,
-        verify: String,
-    },
-    PullRaw {
-        url: String,
-        verify: String,
-    },
-    PullOci {
-        reference: String,
-    },
-    /// Into a file, packed as its name says: "uncompressed", "xz", "gzip", "bzip2", "zstd".
-    ExportTar {
-        file: File,
-        format: String,
-    },
+    /// A tar or disk image, from the web.
+    Pull { kind: Kind, url: String, verify: String },
+    /// An image of a container registry's.
+    PullOci(String),
+    /// Into a file, which is not packed.
+    ExportTar(File),
 }
 
 /// Hears how far a transfer is, from 0 to 1.
@@ -51,10 +43,6 @@ fn fd(file: File) -> zbus::OwnedFd {
 }
 
 impl Bus {
-    async fn importd(&self) -> Result<Manager<ManagerProxy<'static>>, BusError> {
-        manager!(ManagerProxy, &self.patience, IMPORTD)
-    }
-
     /// Does a transfer of the image of this name, whole or not at all: importd
     /// works beside its place, and puts it there when it is done. `grows` is where it
     /// writes; without it, nobody knows whether a transfer stands still.
@@ -69,29 +57,19 @@ impl Bus {
         hears: Hears<'_>,
     ) -> Result<(), BusError> {
         let doing = || format!("cannot transfer '{name}'");
-        let importd = self.importd().await?;
+        let importd: Manager<ManagerProxy> = self.patience.manager(IMPORTD).await?;
         let mut ended = importd.ask(doing(), async |i| i.receive_transfer_removed().await).await?;
-        let fetches =
-            matches!(what, Transfer::PullTar { .. } | Transfer::PullRaw { .. } | Transfer::PullOci { .. });
+        let fetches = matches!(what, Transfer::Pull { .. } | Transfer::PullOci(_));
         let (id, path) = importd.ask(doing(), async |i| begin(i, what, name.to_owned()).await).await?;
         let mut said = String::new();
         let watched = self.watch(path, name, grows, hears, &mut said);
-        let end = async {
-            while let Some(signal) = ended.next().await {
-                let Ok(args) = signal.args() else { continue };
-                if args.transfer_id == id {
-                    return Ok(args.result == "done");
-                }
-            }
-            Err(BusError::Nonsense(IMPORTD))
-        };
         let done = tokio::select! {
             // What it complained of came before the end.
             biased;
-            error = watched => Err(error),
-            done = end => done,
+            error = watched => return Err(error),
+            result = end(&mut ended, id) => result.ok_or(BusError::Nonsense(IMPORTD))? == "done",
         };
-        if done? { Ok(()) } else { Err(BusError::Transfer { name: name.to_owned(), said, fetches }) }
+        if done { Ok(()) } else { Err(BusError::Transfer { name: name.to_owned(), said, fetches }) }
     }
 
     /// Tells how far a transfer is, and keeps what it complained of; ends when importd
@@ -156,23 +134,25 @@ impl Bus {
     /// When importd cannot be reached, or hangs.
     pub async fn cancel_transfer(&self, name: &str) -> Result<(), BusError> {
         let doing = || format!("cannot end the transfer of '{name}'");
-        let importd = self.importd().await?;
+        let importd: Manager<ManagerProxy> = self.patience.manager(IMPORTD).await?;
         let mut ended = importd.ask(doing(), async |i| i.receive_transfer_removed().await).await?;
         let transfers = importd.ask(doing(), async |i| i.list_transfers().await).await?;
         let Some(transfer) = transfers.into_iter().find(|transfer| transfer.3 == name) else {
             return Ok(());
         };
         importd.ask(doing(), async |i| i.cancel_transfer(transfer.0).await).await?;
-        let end = async |_: &ManagerProxy<'static>| {
-            while let Some(signal) = ended.next().await {
-                if signal.args().is_ok_and(|args| args.transfer_id == transfer.0) {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        importd.wait_for(doing(), end).await
+        importd.wait_for(doing(), async |_| Ok(end(&mut ended, transfer.0).await)).await.map(drop)
     }
+}
+
+/// How a transfer ends; none: nobody tells any more.
+async fn end(ended: &mut TransferRemovedStream, id: u32) -> Option<String> {
+    while let Some(signal) = ended.next().await {
+        if let Some(args) = signal.args().ok().filter(|args| args.transfer_id == id) {
+            return Some(args.result.clone());
+        }
+    }
+    None
 }
 
 async fn begin(
@@ -181,13 +161,13 @@ async fn begin(
     local: String,
 ) -> zbus::Result<(u32, OwnedObjectPath)> {
     match what {
-        Transfer::ImportTar(file) => importd.import_tar(fd(file), local, false, false).await,
-        Transfer::ImportRaw(file) => importd.import_raw(fd(file), local, false, false).await,
+        Transfer::Import(Kind::Tar, file) => importd.import_tar(fd(file), local, false, false).await,
+        Transfer::Import(Kind::Raw, file) => importd.import_raw(fd(file), local, false, false).await,
         Transfer::ImportFolder(file) => importd.import_file_system(fd(file), local, false, false).await,
-        Transfer::PullTar { url, verify } => importd.pull_tar(url, local, verify, false).await,
-        Transfer::PullRaw { url, verify } => importd.pull_raw(url, local, verify, false).await,
-        Transfer::PullOci { reference } => importd.pull_oci(reference, local, "machine".into(), 0).await,
-        Transfer::ExportTar { file, format } => importd.export_tar(local, fd(file), format).await,
+        Transfer::Pull { kind: Kind::Tar, url, verify } => importd.pull_tar(url, local, verify, false).await,
+        Transfer::Pull { kind: Kind::Raw, url, verify } => importd.pull_raw(url, local, verify, false).await,
+        Transfer::PullOci(reference) => importd.pull_oci(reference, local, "machine".into(), 0).await,
+        Transfer::ExportTar(file) => importd.export_tar(local, fd(file), "uncompressed".into()).await,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use zbus_systemd::machine1::{self, ManagerProxy};
+use zbus_systemd::machine1::{MachineProxy, ManagerProxy};
 use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
 
 use super::{Bus, BusError, MACHINED};
@@ -49,11 +49,6 @@ impl Bus {
             containers.map(async |(name, _, _, path)| Ok(self.machine(path).await?.map(|m| (name, m))));
         let all: Result<Vec<_>, BusError> = together(asked).await.into_iter().collect();
         Ok(all?.into_iter().flatten().collect())
-    }
-
-    async fn started(&self, path: OwnedObjectPath) -> zbus::Result<u64> {
-        let builder = machine1::MachineProxy::builder(self.patience.connection()).path(path);
-        builder.cache_properties(CacheProperties::No).build().await?.timestamp().await
     }
 
     /// A machine may end while we ask; then it is none.
@@ -117,8 +112,7 @@ impl Bus {
         environment: Vec<String>,
     ) -> Result<Pty, BusError> {
         // machined takes the first word for the name that the command is called by.
-        let words = std::iter::once(command.to_owned()).chain(words).collect();
-        let words: Vec<String> = words;
+        let words: Vec<String> = std::iter::once(command.to_owned()).chain(words).collect();
         let ask = async || {
             let (name, user, command) = (name.to_owned(), user.to_owned(), command.to_owned());
             let doing = format!("cannot open a shell in '{name}'");
@@ -141,7 +135,11 @@ impl Bus {
 
     /// Whether a machine has started so lately that it may still be booting.
     async fn is_young(&self, name: &str) -> bool {
-        let asked = async |m: &Proxy| self.started(m.get_machine(name.to_owned()).await?).await;
+        let asked = async |m: &Proxy| {
+            let path = m.get_machine(name.to_owned()).await?;
+            let machine = MachineProxy::builder(self.patience.connection()).path(path);
+            machine.cache_properties(CacheProperties::No).build().await?.timestamp().await
+        };
         let stamp = self.machined.ask("asking for a machine's age", asked).await;
         let started = stamp.map(|stamp| UNIX_EPOCH + Duration::from_micros(stamp));
         started.is_ok_and(|started| started.elapsed().is_ok_and(|age| age < BOOT_TIME))
@@ -175,8 +173,7 @@ impl Bus {
     /// # Errors
     /// When machined does not answer.
     pub async fn images(&self) -> Result<BTreeSet<String>, BusError> {
-        let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
-        Ok(images.into_iter().map(|image| image.0).filter(|name| name != ".host").collect())
+        Ok(self.all_images().await?.into_iter().map(|image| image.name).collect())
     }
 
     /// Whether machined has an image of this name.
@@ -198,15 +195,12 @@ impl Bus {
     pub async fn all_images(&self) -> Result<Vec<Image>, BusError> {
         let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
         let seen = images.into_iter().filter(|image| image.0 != ".host");
-        // What is not counted is said to be all ones.
-        Ok(seen
-            .map(|(name, kind, read_only, _, _, size, _)| Image {
-                name,
-                kind,
-                read_only,
-                size: (size != u64::MAX).then_some(size),
-            })
-            .collect())
+        let images = seen.map(|(name, kind, read_only, _, _, size, _)| {
+            // What is not counted is said to be all ones.
+            let size = (size != u64::MAX).then_some(size);
+            Image { name, kind, read_only, size }
+        });
+        Ok(images.collect())
     }
 
     /// Gives an image another name.

@@ -1,15 +1,6 @@
 //! D-Bus: systemd, machined, networkd and importd, in the few verbs that we need
 //! (org.freedesktop.systemd1(5), .machine1(5), .network1(5), .import1(5)).
 
-/// A manager whose proxy asks the service each time.
-macro_rules! manager {
-    ($proxy:ty, $patience:expr, $service:expr) => {{
-        let made = <$proxy>::builder($patience.connection()).cache_properties(CacheProperties::No).build();
-        let proxy = $patience.ask($service, "connecting", made).await?;
-        Ok::<_, BusError>($crate::sys::bus::patience::Manager::new(proxy, $service, $patience))
-    }};
-}
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,7 +19,7 @@ pub use importd::{Hears, Transfer};
 pub use machined::Image;
 use patience::{Manager, Patience};
 pub use systemd::Verb;
-use zbus_systemd::zbus::{self, DBusError, fdo::PropertiesProxy, proxy::CacheProperties};
+use zbus_systemd::zbus::{self, DBusError, fdo::PropertiesProxy};
 use zbus_systemd::{machine1, network1, systemd1};
 
 /// What a service answered, or that it did not.
@@ -133,6 +124,10 @@ const NETWORKD: &str = "systemd-networkd";
 const IMPORTD: &str = "systemd-importd";
 const RESOLVED: &str = "systemd-resolved";
 
+/// In the names of errors that say that a service is not there.
+const MISSING: [&str; 7] =
+    ["ServiceUnknown", "NameHasNoOwner", "NoReply", "NoServer", "Spawn.", "ServiceNotFound", "TimedOut"];
+
 /// Sorts an error of a call into "not there" and "said no".
 fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Error) -> BusError {
     let doing = doing.into();
@@ -143,19 +138,10 @@ fn sort(service: &'static str, doing: impl Into<String>) -> impl FnOnce(zbus::Er
             zbus::Error::FDO(error) => (error.name().to_string(), error.description().map(str::to_owned)),
             _ => return BusError::NoService { service, source },
         };
-        let missing = [
-            "ServiceUnknown",
-            "NameHasNoOwner",
-            "NoReply",
-            "NoServer",
-            "Spawn.",
-            "ServiceNotFound",
-            "TimedOut",
-        ];
         let short = name.as_str();
         // A service that is masked, absent or broken cannot be activated: systemd itself answers for its unit.
         let dead = short.ends_with("UnitMasked") || text.as_deref().is_some_and(|t| t.contains("dbus-org."));
-        if dead || missing.iter().any(|word| short.contains(word)) {
+        if dead || MISSING.iter().any(|word| short.contains(word)) {
             return BusError::NoService { service, source };
         }
         let answer = text.clone().unwrap_or_else(|| short.to_owned());
@@ -182,9 +168,9 @@ impl Bus {
     pub async fn connect() -> Result<Bus, BusError> {
         let patience = Patience::connect().await?;
         Ok(Bus {
-            systemd: manager!(systemd1::ManagerProxy, &patience, SYSTEMD)?,
-            machined: manager!(machine1::ManagerProxy, &patience, MACHINED)?,
-            networkd: manager!(network1::ManagerProxy, &patience, NETWORKD)?,
+            systemd: patience.manager(SYSTEMD).await?,
+            machined: patience.manager(MACHINED).await?,
+            networkd: patience.manager(NETWORKD).await?,
             patience,
         })
     }

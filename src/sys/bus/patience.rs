@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use zbus_systemd::zbus::{self, Connection, Proxy, proxy::MethodFlags};
+use zbus_systemd::zbus::proxy::{Builder, CacheProperties, Defaults, MethodFlags};
+use zbus_systemd::zbus::{self, Connection, Proxy};
 
 use super::{BusError, IMPORTD, MACHINED, NETWORKD, RESOLVED, SYSTEMD, sort};
 use crate::sys::fault;
@@ -96,18 +97,14 @@ impl Patience {
         }
     }
 
-    /// Waits for the end of work that takes as long as it takes, while its service still
-    /// answers whoever asks.
-    pub async fn wait_for<T>(
-        &self,
-        service: &'static str,
-        doing: impl Into<String>,
-        call: impl Future<Output = zbus::Result<T>>,
-    ) -> Result<T, BusError> {
-        tokio::select! {
-            answer = call => answer.map_err(sort(service, doing)),
-            error = self.until_deaf(service) => Err(error),
-        }
+    /// The manager of a service.
+    pub async fn manager<P>(&self, service: &'static str) -> Result<Manager<P>, BusError>
+    where
+        P: From<Proxy<'static>> + Defaults,
+    {
+        let made = Builder::<P>::new(&self.connection).cache_properties(CacheProperties::No).build();
+        let proxy = self.ask(service, "connecting", made).await?;
+        Ok(Manager { proxy, service, patience: self.clone() })
     }
 
     /// Ends when the service answers no more.
@@ -159,7 +156,7 @@ impl Patience {
     }
 }
 
-/// A service's manager, which is asked with patience alone.
+/// A service's manager, which is asked each time, and with patience alone.
 #[derive(Debug, Clone)]
 pub struct Manager<P> {
     proxy: P,
@@ -168,10 +165,6 @@ pub struct Manager<P> {
 }
 
 impl<P> Manager<P> {
-    pub fn new(proxy: P, service: &'static str, patience: &Patience) -> Manager<P> {
-        Manager { proxy, service, patience: patience.clone() }
-    }
-
     /// A question.
     pub async fn ask<T>(
         &self,
@@ -191,12 +184,15 @@ impl<P> Manager<P> {
         self.patience.ask_within(limit, self.service, doing, call(&self.proxy)).await
     }
 
-    /// Work that takes as long as it takes.
+    /// Work that takes as long as it takes, while its service still answers whoever asks.
     pub async fn wait_for<T>(
         &self,
         doing: impl Into<String>,
         call: impl AsyncFnOnce(&P) -> zbus::Result<T>,
     ) -> Result<T, BusError> {
-        self.patience.wait_for(self.service, doing, call(&self.proxy)).await
+        tokio::select! {
+            answer = call(&self.proxy) => answer.map_err(sort(self.service, doing)),
+            error = self.patience.until_deaf(self.service) => Err(error),
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use zbus_systemd::systemd1::{ManagerProxy, UnitProxy};
-use zbus_systemd::zbus::{self, OwnedObjectPath, proxy::CacheProperties};
+use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
+use zbus_systemd::zbus::{OwnedObjectPath, proxy::CacheProperties};
 
 use super::patience::{look, question};
 use super::{Bus, BusError, SYSTEMD};
@@ -36,7 +36,6 @@ type Proxy = ManagerProxy<'static>;
 /// What systemd tells of a unit.
 type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
-const SYSTEMD_NAME: &str = "org.freedesktop.systemd1";
 /// As long as systemctl(1) waits for it.
 const RELOAD_TIME: Duration = Duration::from_secs(180);
 /// DefaultTimeoutStartSec= where nobody set another (systemd-system.conf(5)), in microseconds.
@@ -150,14 +149,6 @@ impl Bus {
         Ok(services)
     }
 
-    /// Restarts systemd-resolved if it runs.
-    ///
-    /// # Errors
-    /// When it does not come back.
-    pub async fn restart_resolved(&self) -> Result<(), BusError> {
-        self.run(Verb::TryRestart, &["systemd-resolved.service".to_owned()]).await
-    }
-
     /// Whether systemd-resolved runs.
     ///
     /// # Errors
@@ -231,20 +222,14 @@ impl Bus {
     /// A stop has up to four times of its own: to ask and to kill, twice
     /// (systemd.service(5), TimeoutStopSec=).
     async fn allowed(&self, verb: Verb, unit: &str) -> Option<Duration> {
-        let time = async |property: &'static str| {
-            let ask = async |s: &Proxy| {
-                let path = s.get_unit(unit.to_owned()).await?;
-                let service = "org.freedesktop.systemd1.Service";
-                let properties = Some("org.freedesktop.DBus.Properties");
-                let connection = self.patience.connection();
-                let asked = (service, property);
-                let reply =
-                    connection.call_method(Some(SYSTEMD_NAME), path, properties, "Get", &asked).await?;
-                u64::try_from(reply.body().deserialize::<zbus::OwnedVariant>()?)
-            };
-            self.systemd.ask("asking for a unit's timeouts", ask).await.unwrap_or(USUAL_TIME)
+        let ask = async |s: &Proxy| {
+            let path = s.get_unit(unit.to_owned()).await?;
+            let service = ServiceProxy::builder(self.patience.connection()).path(path);
+            let service = service.cache_properties(CacheProperties::No).build().await?;
+            Ok((service.timeout_start_u_sec().await?, service.timeout_stop_u_sec().await?))
         };
-        let (start, stop) = (time("TimeoutStartUSec").await, time("TimeoutStopUSec").await);
+        let times = self.systemd.ask("asking for a unit's timeouts", ask).await;
+        let (start, stop) = times.unwrap_or((USUAL_TIME, USUAL_TIME));
         let whole = match verb {
             Verb::Start => start,
             Verb::Stop => stop.saturating_mul(4),

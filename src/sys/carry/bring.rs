@@ -18,7 +18,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, linkat, lseek, symlinkat};
 
 use super::draft::{Draft, WHOLE};
-use super::{CarryError, Terms, io};
+use super::{CarryError, FOLDER, Terms, io};
 
 /// How deep folders may be: each holds files open.
 const DEPTH: usize = 200;
@@ -70,28 +70,25 @@ pub fn bring(found: &OwnedFd, shown: &str, draft: &Draft, terms: &Terms) -> Resu
         Bringing { terms, draft, spent: 0, made: BTreeMap::new(), depth: 0, left_out: LeftOut::default() };
     let stat = fstat(found).map_err(io(format!("{shown} cannot be read")))?;
     match kind(stat) {
-        SFlag::S_IFREG => bringing.file(found, stat, &draft.folder, OsStr::new(WHOLE), Path::new(WHOLE))?,
-        SFlag::S_IFDIR => bringing.folder(found, stat, &draft.folder, OsStr::new(WHOLE), Path::new(WHOLE))?,
+        SFlag::S_IFREG => bringing.file(found, stat, &draft.folder, Path::new(WHOLE))?,
+        SFlag::S_IFDIR => bringing.folder(found, stat, &draft.folder, Path::new(WHOLE))?,
         _ => return Err(CarryError::Special(shown.to_owned())),
     }
     nix::unistd::syncfs(&draft.folder).map_err(io(format!("{shown} cannot be written to the disk")))?;
     Ok(bringing.left_out)
 }
 
-fn kind(stat: FileStat) -> SFlag {
+pub fn kind(stat: FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
 /// The names in a folder.
 pub fn names(folder: &OwnedFd) -> nix::Result<Vec<OsString>> {
-    let again = openat(folder, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut dir = nix::dir::Dir::from_fd(again)?;
+    let mut dir = nix::dir::Dir::openat(folder, ".", FOLDER, Mode::empty())?;
     let names = dir.iter().map(|entry| Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned()));
-    Ok(names
-        .collect::<nix::Result<Vec<_>>>()?
-        .into_iter()
-        .filter(|name| name != "." && name != "..")
-        .collect())
+    let mut names = names.collect::<nix::Result<Vec<_>>>()?;
+    names.retain(|name| name != "." && name != "..");
+    Ok(names)
 }
 
 /// Opens what an O_PATH descriptor stands for: that very thing, whatever has its name by now.
@@ -117,6 +114,19 @@ fn is_kernels(found: &OwnedFd) -> bool {
     statfs::fstatfs(found).is_ok_and(|fs| kernels.contains(&fs.filesystem_type()))
 }
 
+type Done = Result<(), CarryError>;
+
+/// Counts what does not come along.
+fn leave(kind: &mut u64) -> Done {
+    *kind += 1;
+    Ok(())
+}
+
+/// The last part of a path in the draft: every one there has a name.
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
+}
+
 struct Bringing<'a> {
     terms: &'a Terms,
     draft: &'a Draft,
@@ -128,7 +138,7 @@ struct Bringing<'a> {
 }
 
 impl Bringing<'_> {
-    fn spend(&mut self, bytes: u64) -> Result<(), CarryError> {
+    fn spend(&mut self, bytes: u64) -> Done {
         if self.terms.stop.load(Ordering::Relaxed) {
             return Err(CarryError::Interrupted);
         }
@@ -137,94 +147,63 @@ impl Bringing<'_> {
     }
 
     /// Everything in a folder, in one of the same name.
-    fn folder(
-        &mut self,
-        found: &OwnedFd,
-        stat: FileStat,
-        into: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-    ) -> Result<(), CarryError> {
+    fn folder(&mut self, found: &OwnedFd, stat: FileStat, into: &OwnedFd, path: &Path) -> Done {
+        let name = name_of(path);
         let cannot = || io(format!("{} cannot be made", name.display()));
         self.spend(ENTRY)?;
         let Ok(from) = reopen(found, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else {
-            self.left_out.unread += 1;
-            return Ok(());
+            return leave(&mut self.left_out.unread);
         };
         mkdirat(into, name, Mode::S_IRWXU).map_err(cannot())?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(into, name, flags, Mode::empty()).map_err(cannot())?;
+        let made = openat(into, name, FOLDER, Mode::empty()).map_err(cannot())?;
         for name in names(&from).map_err(cannot())? {
-            self.entry(&from, stat, &made, &name, &path.join(&name))?;
+            self.entry(&from, stat, &made, &path.join(&name))?;
         }
         finish(&made, stat, Mode::S_IRWXU).map_err(cannot())
     }
 
     /// One thing in a folder.
-    fn entry(
-        &mut self,
-        from: &OwnedFd,
-        above: FileStat,
-        into: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-    ) -> Result<(), CarryError> {
+    fn entry(&mut self, from: &OwnedFd, above: FileStat, into: &OwnedFd, path: &Path) -> Done {
+        let name = name_of(path);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = openat(from, name, flags, Mode::empty()).and_then(|found| Ok((fstat(&found)?, found)));
         let (stat, found) = match opened {
             Ok(opened) => opened,
             // Deleted meanwhile.
             Err(Errno::ENOENT) => return Ok(()),
-            Err(_) => {
-                self.left_out.unread += 1;
-                return Ok(());
-            }
+            Err(_) => return leave(&mut self.left_out.unread),
         };
         if stat.st_dev != above.st_dev && is_kernels(&found) {
-            self.left_out.kernel += 1;
-            return Ok(());
+            return leave(&mut self.left_out.kernel);
         }
         match kind(stat) {
-            SFlag::S_IFREG => self.file(&found, stat, into, name, path),
+            SFlag::S_IFREG => self.file(&found, stat, into, path),
             SFlag::S_IFDIR if self.depth >= DEPTH => Err(CarryError::TooDeep(DEPTH)),
             SFlag::S_IFDIR => {
                 self.depth += 1;
-                self.folder(&found, stat, into, name, path)?;
+                self.folder(&found, stat, into, path)?;
                 self.depth -= 1;
                 Ok(())
             }
             SFlag::S_IFLNK => self.link(&found, into, name),
-            _ => {
-                self.left_out.special += 1;
-                Ok(())
-            }
+            _ => leave(&mut self.left_out.special),
         }
     }
 
-    fn link(&mut self, found: &OwnedFd, into: &OwnedFd, name: &OsStr) -> Result<(), CarryError> {
+    fn link(&mut self, found: &OwnedFd, into: &OwnedFd, name: &OsStr) -> Done {
         if !self.terms.links {
-            self.left_out.links += 1;
-            return Ok(());
+            return leave(&mut self.left_out.links);
         }
         self.spend(ENTRY)?;
         match readlinkat(found, "") {
             Ok(target) if stays_within(Path::new(&target), self.depth) => symlinkat(&*target, into, name)
                 .map_err(io(format!("the link {} cannot be made", name.display()))),
-            _ => {
-                self.left_out.astray += 1;
-                Ok(())
-            }
+            _ => leave(&mut self.left_out.astray),
         }
     }
 
-    fn file(
-        &mut self,
-        found: &OwnedFd,
-        stat: FileStat,
-        into: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-    ) -> Result<(), CarryError> {
+    fn file(&mut self, found: &OwnedFd, stat: FileStat, into: &OwnedFd, path: &Path) -> Done {
+        let name = name_of(path);
         let failed = |error| CarryError::Io(format!("{} cannot be copied", name.display()), error);
         self.spend(ENTRY)?;
         let several = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
@@ -233,10 +212,7 @@ impl Bringing<'_> {
         {
             return Ok(());
         }
-        let Ok(from) = reopen(found, OFlag::O_RDONLY) else {
-            self.left_out.unread += 1;
-            return Ok(());
-        };
+        let Ok(from) = reopen(found, OFlag::O_RDONLY) else { return leave(&mut self.left_out.unread) };
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(into, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed(e.into()))?;
         let (from, mut to) = (File::from(from), File::from(made));
@@ -255,7 +231,7 @@ impl Bringing<'_> {
         to: &mut File,
         size: u64,
         failed: &dyn Fn(std::io::Error) -> CarryError,
-    ) -> Result<(), CarryError> {
+    ) -> Done {
         let end = if size == 0 { SIZELESS } else { size };
         let mut at = 0;
         while at < end {

@@ -9,11 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::fcntl::openat;
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::{CarryError, Target, io};
+use super::{CarryError, FOLDER, Target, io};
 use crate::sys::pty::random;
 
 /// Where it is told which copies are under way.
@@ -30,7 +29,7 @@ pub struct Draft {
     path: PathBuf,
     record: PathBuf,
     /// Tells others that we live.
-    _alive: Flock<File>,
+    _alive: File,
 }
 
 impl Draft {
@@ -41,8 +40,7 @@ impl Draft {
         let (record, alive) = record(&id, place).map_err(failed)?;
         let cannot = || format!("cannot write where {} is to be", place.shown());
         mkdirat(&place.parent, id.as_str(), Mode::S_IRWXU).map_err(io(cannot()))?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let folder = openat(&place.parent, id.as_str(), flags, Mode::empty()).map_err(io(cannot()))?;
+        let folder = openat(&place.parent, id.as_str(), FOLDER, Mode::empty()).map_err(io(cannot()))?;
         let path = PathBuf::from(format!("/proc/self/fd/{}/{id}", place.parent.as_raw_fd()));
         Ok(Draft { folder, path, record, _alive: alive })
     }
@@ -57,10 +55,11 @@ impl Drop for Draft {
 }
 
 /// Tells of a draft before it is there.
-fn record(id: &str, place: &Target) -> std::io::Result<(PathBuf, Flock<File>)> {
+fn record(id: &str, place: &Target) -> std::io::Result<(PathBuf, File)> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(RECORDS)?;
     // One at a time looks through them: a record is locked before others see it.
-    let _all = locked(File::open(RECORDS)?, FlockArg::LockExclusive)?;
+    let all = File::open(RECORDS)?;
+    all.lock()?;
     for entry in std::fs::read_dir(RECORDS)? {
         sweep(&entry?.path());
     }
@@ -69,20 +68,16 @@ fn record(id: &str, place: &Target) -> std::io::Result<(PathBuf, Flock<File>)> {
     let parent = std::fs::read_link(format!("/proc/self/fd/{}", place.parent.as_raw_fd()))?;
     file.write_all(parent.join(id).as_os_str().as_bytes())?;
     file.sync_all()?;
-    Ok((path, locked(file, FlockArg::LockExclusive)?))
-}
-
-fn locked(file: File, how: FlockArg) -> Result<Flock<File>, Errno> {
-    Flock::lock(file, how).map_err(|(_, errno)| errno)
+    file.lock()?;
+    Ok((path, file))
 }
 
 /// Takes away the draft that a record tells of, unless somebody works on it. Nobody but us
 /// gives such names: no other folder can be meant.
 fn sweep(record: &Path) {
-    let Ok(file) = File::open(record) else { return };
-    let Ok(file) = locked(file, FlockArg::LockExclusiveNonblock) else { return };
+    let Ok(mut file) = File::open(record) else { return };
     let mut text = Vec::new();
-    if { &*file }.read_to_end(&mut text).is_err() {
+    if file.try_lock().is_err() || file.read_to_end(&mut text).is_err() {
         return;
     }
     let draft = Path::new(OsStr::from_bytes(&text));

@@ -22,6 +22,10 @@ use super::within;
 
 use crate::hint::Hint;
 
+/// Opens a folder itself, and no link to one.
+const FOLDER: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
 /// How it is to be carried.
 #[derive(Debug, Clone)]
 pub struct Terms {

@@ -2,7 +2,6 @@
 //! the user's; from there on no link is followed, and none is replaced.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +9,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
+use super::bring::{kind, names};
 use super::draft::{Draft, WHOLE};
-use super::{CarryError, io};
+use super::{CarryError, FOLDER, io};
 
 /// A name in a folder that we hold open.
 #[derive(Debug)]
@@ -43,14 +43,9 @@ impl Target {
             _ => (path.as_path(), own_name),
         };
         let missing = |_| CarryError::NoFolder(folder.display().to_string());
-        let follow = if is_folder { OFlag::O_NOFOLLOW } else { OFlag::empty() };
-        let parent = openat(
-            nix::fcntl::AT_FDCWD,
-            folder,
-            FOLDER.difference(OFlag::O_NOFOLLOW) | follow,
-            Mode::empty(),
-        );
-        Ok(Target { parent: parent.map_err(missing)?, name: name.to_owned(), shown: folder.join(name) })
+        let flags = if is_folder { FOLDER } else { FOLDER.difference(OFlag::O_NOFOLLOW) };
+        let parent = nix::fcntl::open(folder, flags, Mode::empty()).map_err(missing)?;
+        Ok(Target { parent, name: name.to_owned(), shown: folder.join(name) })
     }
 
     pub fn shown(&self) -> String {
@@ -85,19 +80,12 @@ impl Target {
     }
 }
 
-const FOLDER: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
 /// What is to be done with what is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Merge {
     Free,
     Replace,
     Fill,
-}
-
-fn kind(stat: FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
 fn there(folder: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
@@ -135,15 +123,6 @@ impl Ends<'_> {
         verdict(comes, there(self.to, self.to_name).map_err(cannot())?, path)
     }
 
-    /// Both folders, and the names in the draft's.
-    fn open(&self, path: &Path) -> Result<(OwnedFd, OwnedFd, Vec<OsString>), CarryError> {
-        let cannot = || io(path.display().to_string());
-        let from = openat(self.from, self.from_name, FOLDER, Mode::empty()).map_err(cannot())?;
-        let to = openat(self.to, self.to_name, FOLDER, Mode::empty()).map_err(cannot())?;
-        let names = super::bring::names(&from).map_err(cannot())?;
-        Ok((from, to, names))
-    }
-
     /// Whether all of it can go there: nothing has been moved yet.
     fn check(&self, path: &Path, force: bool) -> Result<(), CarryError> {
         match self.way(path)? {
@@ -170,10 +149,12 @@ impl Ends<'_> {
         path: &Path,
         act: &dyn Fn(&Ends<'_>, &Path) -> Result<(), CarryError>,
     ) -> Result<(), CarryError> {
-        let (from, to, names) = self.open(path)?;
-        for name in &names {
+        let cannot = || io(path.display().to_string());
+        let from = openat(self.from, self.from_name, FOLDER, Mode::empty()).map_err(cannot())?;
+        let to = openat(self.to, self.to_name, FOLDER, Mode::empty()).map_err(cannot())?;
+        for name in &names(&from).map_err(cannot())? {
             act(&Ends { from: &from, from_name: name, to: &to, to_name: name }, &path.join(name))?;
         }
-        File::from(to).sync_all().map_err(|error| CarryError::Io(path.display().to_string(), error))
+        nix::unistd::fsync(&to).map_err(cannot())
     }
 }

@@ -97,10 +97,8 @@ impl Disk {
         let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_dir() {
-            return Err(failed(std::io::Error::new(
-                ErrorKind::Unsupported,
-                "it is neither a file nor a folder",
-            )));
+            let other = std::io::Error::new(ErrorKind::Unsupported, "it is neither a file nor a folder");
+            return Err(failed(other));
         }
         // systemd's services take no file with flags that they do not know.
         fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|error| failed(error.into()))?;

@@ -22,16 +22,11 @@ pub fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::OperState(state) => link.up = *state == State::Up,
-            LinkAttribute::LinkInfo(infos) => {
-                link.kind = link_kind(infos);
-                for setting in bridge_settings(infos) {
-                    match setting {
-                        InfoBridge::VlanFiltering(on) => link.vlan_filtering = *on,
-                        InfoBridge::VlanDefaultPvid(vlan) => link.default_pvid = *vlan,
-                        _ => {}
-                    }
-                }
-            }
+            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| match info {
+                LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                LinkInfo::Data(InfoData::Bridge(settings)) => bridge(&mut link, settings),
+                _ => {}
+            }),
             LinkAttribute::PropList(props) => {
                 link.alternative_names.extend(props.iter().filter_map(|prop| match prop {
                     Prop::AltIfName(name) => Some(name.clone()),
@@ -44,19 +39,14 @@ pub fn link(message: &LinkMessage) -> Link {
     link
 }
 
-fn link_kind(infos: &[LinkInfo]) -> Option<String> {
-    infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind.to_string()),
-        _ => None,
-    })
-}
-
-fn bridge_settings(infos: &[LinkInfo]) -> impl Iterator<Item = &InfoBridge> {
-    let bridge = infos.iter().filter_map(|info| match info {
-        LinkInfo::Data(InfoData::Bridge(settings)) => Some(settings),
-        _ => None,
-    });
-    bridge.flatten()
+fn bridge(link: &mut Link, settings: &[InfoBridge]) {
+    for setting in settings {
+        match setting {
+            InfoBridge::VlanFiltering(on) => link.vlan_filtering = *on,
+            InfoBridge::VlanDefaultPvid(vlan) => link.default_pvid = *vlan,
+            _ => {}
+        }
+    }
 }
 
 pub fn address(message: &AddressMessage) -> Option<Address> {
@@ -75,6 +65,7 @@ pub fn address(message: &AddressMessage) -> Option<Address> {
         address: found?,
         tentative: flags.contains(AddressFlags::Tentative),
         deprecated: flags.contains(AddressFlags::Deprecated),
+        duplicate: flags.contains(AddressFlags::Dadfailed),
         global: message.header.scope == AddressScope::Universe,
     })
 }
@@ -116,16 +107,12 @@ const MAIN_TABLE: u32 = 254;
 
 /// Where a route leads to: to several, where it has several next hops.
 pub fn next_hops(route: &RouteMessage) -> Vec<DefaultRoute> {
-    let gateway = gateway(&route.attributes);
+    let over = |interface, attributes: &[_]| DefaultRoute { interface, gateway: gateway(attributes) };
     let of = |attribute: &RouteAttribute| match attribute {
-        RouteAttribute::Oif(index) => vec![DefaultRoute { interface: *index, gateway }],
-        RouteAttribute::MultiPath(hops) => hops
-            .iter()
-            .map(|hop| DefaultRoute {
-                interface: hop.interface_index,
-                gateway: self::gateway(&hop.attributes),
-            })
-            .collect(),
+        RouteAttribute::Oif(index) => vec![over(*index, &route.attributes)],
+        RouteAttribute::MultiPath(hops) => {
+            hops.iter().map(|hop| over(hop.interface_index, &hop.attributes)).collect()
+        }
         _ => Vec::new(),
     };
     route.attributes.iter().flat_map(of).collect()

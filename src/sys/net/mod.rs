@@ -14,10 +14,11 @@ use ipnet::Ipv6Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup as Group, RouteMessageBuilder};
 use tokio::time::Instant;
 
 use super::trace::Tracer;
@@ -104,7 +105,7 @@ impl Net {
         Ok(within(leader, || Net::open(&CHANGES))??)
     }
 
-    fn open(groups: &[MulticastGroup]) -> std::io::Result<Net> {
+    fn open(groups: &[Group]) -> std::io::Result<Net> {
         let (connection, handle, events) = rtnetlink::new_multicast_connection(groups)?;
         let pump = tokio::spawn(connection);
         let told = |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| match message.payload {
@@ -226,20 +227,6 @@ impl Net {
         Ok(asked.execute().try_filter_map(async |message| Ok(proxied(&message))).try_collect().await?)
     }
 
-    /// Addresses that failed the check for duplicates.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn duplicates(&self) -> Result<BTreeSet<IpAddr>, NetError> {
-        let messages: Vec<AddressMessage> = self.handle.address().get().execute().try_collect().await?;
-        let failed = messages.iter().filter(|message| {
-            message.attributes.iter().any(
-                |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed)),
-            )
-        });
-        Ok(failed.filter_map(address).map(|a| a.address).collect())
-    }
-
     /// Waits until `seen` says so, looking again at each change of the
     /// namespace; `None` when it did not come in time.
     ///
@@ -289,7 +276,7 @@ impl Net {
         let mut add = self.handle.address().add(far, address.into(), 64).replace();
         add.message_mut().header.flags = AddressHeaderFlags::Nodad;
         add.execute().await?;
-        self.handle.link().set(LinkUnspec::new_with_index(far).up().build()).execute().await?;
+        self.set(LinkUnspec::new_with_index(far).up().build()).await?;
         let route = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(far).gateway(gateway).build();
         Ok(self.handle.route().add(route).replace().execute().await?)
     }
@@ -300,6 +287,10 @@ impl Net {
     /// When there is none of that name.
     pub async fn index(&self, name: &str) -> Result<u32, NetError> {
         Ok(self.find(name).await?.index)
+    }
+
+    async fn set(&self, message: LinkMessage) -> Result<(), NetError> {
+        Ok(self.handle.link().set(message).execute().await?)
     }
 
     async fn find(&self, name: &str) -> Result<Link, NetError> {
@@ -315,23 +306,13 @@ impl Net {
     /// When there is no such link.
     pub async fn flap(&self, name: &str, other_end: &mut Net) -> Result<(), sys::Error> {
         let index = self.find(name).await?.index;
-        self.handle
-            .link()
-            .set(LinkUnspec::new_with_index(index).down().build())
-            .execute()
-            .await
-            .map_err(NetError::from)?;
+        self.set(LinkUnspec::new_with_index(index).down().build()).await?;
         let told = async |net: &Net| {
             let other = net.links().await?.into_iter().find(|link| link.peer == Some(index));
             Ok(other.is_none_or(|link| !link.up).then_some(()))
         };
         let told = other_end.wait(Duration::from_secs(2), told).await;
-        self.handle
-            .link()
-            .set(LinkUnspec::new_with_index(index).up().build())
-            .execute()
-            .await
-            .map_err(NetError::from)?;
+        self.set(LinkUnspec::new_with_index(index).up().build()).await?;
         told.map(drop)
     }
 
@@ -344,8 +325,7 @@ impl Net {
         if port.master == Some(bridge.index) {
             return Ok(());
         }
-        let message = LinkUnspec::new_with_index(port.index).controller(bridge.index).build();
-        Ok(self.handle.link().set(message).execute().await?)
+        self.set(LinkUnspec::new_with_index(port.index).controller(bridge.index).build()).await
     }
 
     /// Deletes a link, if it is there.
@@ -407,13 +387,8 @@ impl Net {
     }
 }
 
-const CHANGES: [MulticastGroup; 5] = [
-    MulticastGroup::Link,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
+const CHANGES: [Group; 5] =
+    [Group::Link, Group::Ipv4Ifaddr, Group::Ipv6Ifaddr, Group::Ipv4Route, Group::Ipv6Route];
 
 /// Opens what asks for the way to an address, in a machine's own network.
 ///

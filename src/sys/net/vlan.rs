@@ -73,7 +73,7 @@ impl Net {
             if is_bridge { message.bridge_self().build() } else { message.build() }
         };
         let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
-        self.handle.link().set(message(vlan, flags)).execute().await?;
+        self.set(message(vlan, flags)).await?;
         if vlan != UNTAGGED {
             // It may not have been in it.
             let gone = message(UNTAGGED, BridgeVlanInfoFlags::empty());
