@@ -7,22 +7,17 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::file::ManagedFile;
 use super::ini::Ini;
-use super::{bridge, expose, firewall, nat64};
+use super::lan::{LAN, LAN_TARGET, guest_lan};
+use super::{expose, firewall, nat64};
 use crate::name::MachineName;
 use crate::pool::{Lease, Planned, Subnet};
-use crate::spec::{BridgePort, BridgeSpec, HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
+use crate::spec::{BridgePort, HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
 
 /// The gateway of every routed machine: the host's end of its veth.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Where the guest finds its network file. Not below /run: nspawn of systemd 252
 /// makes missing folders there as a user that the guest cannot be.
 const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
-
-/// The second interface of a machine, inside it.
-pub const LAN: &str = "lan0";
-const LAN_TARGET: &str = "/etc/systemd/network/05-nsctl-lan.network";
-/// Behind networkd's usual 1024 (systemd.network(5)).
-const LAN_METRIC: u32 = 2048;
 
 /// A guest's systemd stops mounting for a second once it has seen five changes of its mounts in
 /// one, and each boot has more: its sockets would wait for that (systemd 255 and later,
@@ -304,27 +299,6 @@ impl<'a> MachineFiles<'a> {
             .set("Token", "static:::1")
     }
 
-    /// Of the second interface of a machine that is routed.
-    fn lan_end(&self, port: &BridgePort) -> String {
-        self.bridged_end(&self.name.lan_link(), port).render()
-    }
-
-    fn bridged_end(&self, links: &str, BridgePort { bridge, vlan }: &BridgePort) -> Ini {
-        let ours = self.host.bridges.get(bridge);
-        let ini = Ini::new()
-            .section("Match")
-            .set("Name", links)
-            .section("Link")
-            .set("RequiredForOnline", "no")
-            .section("Network");
-        // networkd joins ports only to bridges that it made; from others it must not take them off.
-        let ini = if ours.is_some() { ini.set("Bridge", bridge) } else { ini.set("KeepMaster", "yes") };
-        let ini = ini.set("LinkLocalAddressing", "no").set("IPv6AcceptRA", "no");
-        // Those of the user add up to ours (systemd.network(5)).
-        let theirs = self.machine.networkd.contains_key("BridgeVLAN");
-        if ours.is_some_and(BridgeSpec::filters) && !theirs { bridge::member(ini, *vlan) } else { ini }
-    }
-
     /// The prefix changes, the host part stays; the gateway does not go when
     /// networkd on the host restarts.
     fn delegated_guest_end(&self, ini: Ini, routed: &Routed) -> Ini {
@@ -371,24 +345,6 @@ impl<'a> MachineFiles<'a> {
         let ini = routed.behind(lease).into_iter().fold(ini, unreachable);
         self.with_own_ipv4(ini).render()
     }
-}
-
-/// The LAN's addresses, and not its way to the world: what the machine sends there has an address of
-/// its prefix. IPv4 goes there where it has no other way.
-fn guest_lan() -> String {
-    Ini::new()
-        .section("Match")
-        .set("Name", LAN)
-        .section("Link")
-        .set("RequiredForOnline", "no")
-        .section("Network")
-        .set("DHCP", "yes")
-        .set("IPv6AcceptRA", "yes")
-        .section("DHCPv4")
-        .set("RouteMetric", LAN_METRIC)
-        .section("IPv6AcceptRA")
-        .set("UseGateway", "no")
-        .render()
 }
 
 /// What a router has not given to anybody does not go back where it came from (RFC 7084 L-14). Who

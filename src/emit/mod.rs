@@ -6,6 +6,7 @@ mod file;
 mod firewall;
 mod host;
 pub mod ini;
+mod lan;
 mod machine;
 pub mod names;
 pub mod nat64;
@@ -23,8 +24,9 @@ pub use file::{
     TREES_DIR,
 };
 pub use host::switches;
+pub use lan::LAN;
 use machine::MachineFiles;
-pub use machine::{GATEWAY, LAN, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
+pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
 
 use crate::pool::Leases;
