@@ -36,11 +36,6 @@ impl Token {
         words
     }
 
-    /// What answers when it is asked for.
-    fn line(&self) -> Vec<u8> {
-        format!("{}\n", self.0).into_bytes()
-    }
-
     fn begin(&self) -> Vec<u8> {
         [&[MARK], self.0.as_bytes(), &[MARK]].concat()
     }
@@ -75,7 +70,7 @@ impl ExecStream {
             return None;
         }
         self.has_told = true;
-        Some(self.token.line())
+        Some(format!("{}\n", self.token.0).into_bytes())
     }
 
     /// What the command itself said in this piece, and its status if it has ended.

@@ -9,7 +9,7 @@ use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Origin};
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::pool::{Lease, Leases, Resting};
+use crate::pool::{Lease, Leases, Resting, Subnet};
 
 /// What nsctl keeps for itself.
 pub const STATE_DIR: &str = "/var/lib/nsctl";
@@ -68,15 +68,6 @@ enum Rested {
     Held { subnet: Lease, machine: MachineName },
 }
 
-impl From<Rested> for Resting {
-    fn from(rested: Rested) -> Resting {
-        match rested {
-            Rested::Alone(lease) => Resting { lease, machine: None },
-            Rested::Held { subnet, machine } => Resting { lease: subnet, machine: Some(machine) },
-        }
-    }
-}
-
 /// Reads the text of the state file; no file means no leases.
 ///
 /// # Errors
@@ -93,8 +84,11 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
         _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
     }
     let file: File = table.try_into().map_err(damaged)?;
-    let resting = file.resting.into_iter().map(Resting::from).collect();
-    let leases = Leases::new(file.leases, resting)
+    let resting = file.resting.into_iter().map(|rested| match rested {
+        Rested::Alone(lease) => Resting { lease, machine: None },
+        Rested::Held { subnet, machine } => Resting { lease: subnet, machine: Some(machine) },
+    });
+    let leases = Leases::new(file.leases, resting.collect())
         .map_err(|lease| StateError::Damaged(format!("{lease} stands in it twice")))?;
     Ok(State { leases, unclaimed: file.trees })
 }
@@ -120,15 +114,12 @@ pub fn rebuild(files: &BTreeMap<PathBuf, String>) -> Result<State, StateError> {
 fn lease_of(ini: &Ini) -> Option<Lease> {
     match ini.get("DHCPPrefixDelegation", "SubnetId") {
         None => {
-            let routes =
-                ini.sections().filter(|(name, _)| *name == "Route").flat_map(|(_, settings)| settings);
-            let routes = routes.filter(|(key, _)| key == "Destination").map(|(_, value)| value.as_str());
-            let mut routes = routes.filter_map(|route| route.parse::<Lease>().ok());
+            let mut routes = ini.values("Route", "Destination").filter_map(|route| route.parse().ok());
             match ini.get("IPv6Prefix", "Prefix").and_then(|prefix| prefix.parse::<Lease>().ok()) {
                 // Where this host has no address of the link, the machine has more than that.
-                Some(link) if !has_address_of(ini, link) => {
-                    routes.find(|route| route.overlaps(link) && route.subnet().is_some()).or(Some(link))
-                }
+                Some(link) if !has_address_of(ini, link) => routes
+                    .find(|route: &Lease| route.overlaps(link) && route.subnet().is_some())
+                    .or(Some(link)),
                 Some(link) => Some(link),
                 None => routes.next(),
             }
@@ -145,13 +136,9 @@ fn has_address_of(ini: &Ini, link: Lease) -> bool {
 
 /// The lowest format that says all of it: 3 has leases that are no /64.
 fn version(leases: &Leases) -> u32 {
-    let all = leases.held().values().chain(leases.resting().iter().map(|rested| &rested.lease));
-    let is_usual = |lease: &Lease| match lease {
-        Lease::Number(_) => true,
-        Lease::Subnet(subnet) => !subnet.is_wide(),
-        Lease::Address(_) => false,
-    };
-    if all.into_iter().all(is_usual) { 2 } else { VERSION }
+    let mut all = leases.held().values().chain(leases.resting().iter().map(|rested| &rested.lease));
+    let is_new = |lease: &Lease| lease.number().is_none() && lease.subnet().is_none_or(Subnet::is_wide);
+    if all.any(is_new) { VERSION } else { 2 }
 }
 
 /// The text of the state file.

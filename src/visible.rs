@@ -28,6 +28,11 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// Words in a row, with this between them.
+pub fn joined(words: impl IntoIterator<Item: ToString>, between: &str) -> String {
+    words.into_iter().map(|word| word.to_string()).collect::<Vec<_>>().join(between)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

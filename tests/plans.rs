@@ -344,10 +344,10 @@ fn verb_create() {
     let web = name("web");
     let machine = MachineSpec::new(Network::Routed(Routed::default()));
     verb("verb_create", &settled(HOUSE, &[]), Scope::Machine(web.clone()), |change| {
-        change.define(&web, &machine).unwrap().image(Some(clone_of("base", &web))).start(&web)
+        change.define(&web, &machine).unwrap().image(Some(clone_of("base", &web))).start(&web, true)
     });
     verb("verb_create_no_image", &settled(HOUSE, &[]), Scope::Machine(web.clone()), |change| {
-        change.define(&web, &machine).unwrap().image(Some(clone_of("debian-14", &web))).start(&web)
+        change.define(&web, &machine).unwrap().image(Some(clone_of("debian-14", &web))).start(&web, true)
     });
 }
 
@@ -358,7 +358,7 @@ fn verb_create_in_a_vlan() {
     host.write(HOST_FILE.into(), Some(TRUNK.to_owned()));
     let machine = MachineSpec::parse(Path::new("web.toml"), IN_VLAN).unwrap();
     verb("verb_create_in_a_vlan", &host, Scope::Machine(web.clone()), |change| {
-        change.define(&web, &machine).unwrap().image(Some(clone_of("base", &web))).start(&web)
+        change.define(&web, &machine).unwrap().image(Some(clone_of("base", &web))).start(&web, true)
     });
 }
 

@@ -4,10 +4,8 @@ use std::fmt::Write;
 use std::iter;
 use std::str::FromStr;
 
-use crate::cli::text::err;
-
 use crate::apply::{Failure, StepError};
-use crate::cli::text;
+use crate::cli::text::{err, joined, sanitize};
 use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
 use crate::spec::{Problem, Problems};
@@ -23,6 +21,11 @@ impl Fault {
     /// A fault that is found at the command line itself.
     pub fn new(message: impl Into<String>) -> Fault {
         Fault::of(vec![(anyhow::Error::msg(message.into()), None)])
+    }
+
+    /// The same, whatever the host is like.
+    pub fn wrong(message: impl Into<String>) -> Fault {
+        Fault::new(message).usage()
     }
 
     fn of(errors: Vec<(anyhow::Error, Option<String>)>) -> Fault {
@@ -55,12 +58,12 @@ impl Fault {
     pub fn print(&self) {
         let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
         for (index, (error, hints)) in self.errors.iter().enumerate() {
-            err!("{red}error:{reset} {}", text::sanitize(&describe(error)));
+            err!("{red}error:{reset} {}", sanitize(&describe(error)));
             // What fixes several is said after the last of them.
             let later =
                 |hint: &String| self.errors[index + 1..].iter().any(|(_, hints)| hints.contains(hint));
             for hint in hints.iter().filter(|hint| !later(hint)) {
-                err!("{bold}hint:{reset} {}", text::sanitize(hint));
+                err!("{bold}hint:{reset} {}", sanitize(hint));
             }
         }
     }
@@ -68,8 +71,7 @@ impl Fault {
 
 /// What cannot be done to files alone.
 pub fn live_only(what: &str) -> Fault {
-    Fault::new(format!("{what} on a running host, not below --root"))
-        .usage()
+    Fault::wrong(format!("{what} on a running host, not below --root"))
         .hint("leave --root away, on that host")
 }
 
@@ -94,8 +96,7 @@ pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
 /// What went wrong, without hints.
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let errors: Vec<String> = self.errors.iter().map(|(error, _)| describe(error)).collect();
-        f.write_str(&errors.join("; "))
+        f.write_str(&joined(self.errors.iter().map(|(error, _)| describe(error)), "; "))
     }
 }
 
@@ -114,9 +115,13 @@ fn describe(error: &anyhow::Error) -> String {
 /// Every error of ours brings its hint along.
 impl<E: Hint> From<E> for Fault {
     fn from(error: E) -> Fault {
-        let hint = error.hint();
-        Fault::of(vec![(anyhow::Error::new(error), hint)])
+        Fault::of(vec![hinted(error)])
     }
+}
+
+fn hinted(error: impl Hint) -> (anyhow::Error, Option<String>) {
+    let hint = error.hint();
+    (anyhow::Error::new(error), hint)
 }
 
 impl From<Problems> for Fault {
@@ -128,11 +133,7 @@ impl From<Problems> for Fault {
 
 impl From<Vec<Refusal>> for Fault {
     fn from(refusals: Vec<Refusal>) -> Fault {
-        let error = |refusal: Refusal| {
-            let hint = refusal.hint();
-            (anyhow::Error::new(refusal), hint)
-        };
-        Fault::of(refusals.into_iter().map(error).collect())
+        Fault::of(refusals.into_iter().map(hinted).collect())
     }
 }
 

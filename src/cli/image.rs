@@ -10,9 +10,8 @@ use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::progress::Progress;
-use crate::cli::session::{bus, must_be_root};
-use crate::cli::text;
-use crate::cli::text::out;
+use crate::cli::session::{bus, live_bus};
+use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
@@ -118,8 +117,7 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
         Image::List { json } => list(global, json).await,
         Image::Build { word, mirror } => {
             let ImageWord::Build(wanted) = argument(&word)? else {
-                return Err(Fault::new(format!("'{}' is no distribution", word.escape_debug()))
-                    .usage()
+                return Err(Fault::wrong(format!("'{}' is no distribution", word.escape_debug()))
                     .hint("debian:trixie, ubuntu:resolute, arch:, fedora:43"));
             };
             let works = Works::begin(global).await?;
@@ -154,7 +152,7 @@ pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
 impl Target {
     fn name(&self, word: &str) -> Result<String, Fault> {
         let name = self.name.clone().or_else(|| name_for(word)).filter(|name| is_image_name(name));
-        name.ok_or_else(|| Fault::new("that makes no name for an image").usage().hint("say one: --name NAME"))
+        name.ok_or_else(|| Fault::wrong("that makes no name for an image").hint("say one: --name NAME"))
     }
 }
 
@@ -162,8 +160,7 @@ fn remote(word: &str, verify: Verify) -> Result<Making, Fault> {
     match argument(word)? {
         ImageWord::Url(url) => Ok(Making::Pull { url, verify: verify.word().to_owned() }),
         ImageWord::Oci(reference) => Ok(Making::Oci(reference)),
-        _ => Err(Fault::new(format!("'{}' is nothing to fetch", word.escape_debug()))
-            .usage()
+        _ => Err(Fault::wrong(format!("'{}' is nothing to fetch", word.escape_debug()))
             .hint("https://…, or oci:…; `nsctl image import` takes a file")),
     }
 }
@@ -171,9 +168,9 @@ fn remote(word: &str, verify: Verify) -> Result<Making, Fault> {
 fn recipe(wanted: &Build, mirror: Option<&str>) -> Result<crate::spec::recipe::Recipe, Fault> {
     let ways = recipes(wanted, mirror);
     build::choose(&ways).cloned().ok_or_else(|| {
-        let tools: Vec<&str> = ways.iter().map(|way| way.tool).collect();
+        let tools = text::joined(ways.iter().map(|way| way.tool), " or ");
         let install = ways.first().map_or("", |way| package(way.tool));
-        Fault::new(format!("{wanted} is built with {}, and there is none", tools.join(" or ")))
+        Fault::new(format!("{wanted} is built with {tools}, and there is none"))
             .hint(format!("on Debian: `apt install {install}`"))
     })
 }
@@ -190,10 +187,7 @@ pub struct Works {
 
 impl Works {
     pub async fn begin(global: &Global) -> Result<Works, Fault> {
-        must_be_root(global)?;
-        let Some(bus) = bus(global).await? else {
-            return Err(live_only("images are made"));
-        };
+        let bus = live_bus(global, "images are made").await?;
         let disk = Disk::new(&global.root);
         let mirror = spec_of(&observe::host(&disk, None).await?)?.host.images.mirror;
         let progress = Progress::new(global.quiet);
@@ -283,9 +277,7 @@ struct Row {
 
 async fn list(global: &Global, json: bool) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
-    let Some(bus) = bus(global).await? else {
-        return Err(live_only("images are listed"));
-    };
+    let bus = bus(global).await?.ok_or_else(|| live_only("images are listed"))?;
     let mut rows: Vec<Row> = bus.all_images().await?.into_iter().map(|image| row(&disk, image)).collect();
     rows.sort_by(|a, b| (a.machine, &a.name).cmp(&(b.machine, &b.name)));
     if json {
@@ -326,9 +318,9 @@ async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
     let works = Works::begin(global).await?;
     let images = works.bus.all_images().await?;
     if !images.iter().any(|image| image.name == name) {
-        let there: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+        let there = text::joined(images.iter().map(|image| &image.name), ", ");
         return Err(Fault::new(format!("there is no image named '{}'", name.escape_debug()))
-            .hint(format!("there are: {}", there.join(", "))));
+            .hint(format!("there are: {there}")));
     }
     if let Ok(machine) = name.parse::<MachineName>() {
         if works.disk.exists(&definition_path(&machine)) {
@@ -343,14 +335,11 @@ async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
     let place = Path::new("/var/lib/machines").join(name);
     let spec = spec_of(&observe::host(&works.disk, None).await?)?;
     let users = spec.machines.iter().filter(|(_, machine)| machine.image.as_deref() == Some(name));
-    let users: Vec<String> = users.map(|(machine, _)| machine.to_string()).collect();
-    let of = match users.as_slice() {
-        [] => String::new(),
-        users => format!(", of which the definitions of {} say that they are made", users.join(", ")),
+    let of = match text::joined(users.map(|(machine, _)| machine), ", ") {
+        none if none.is_empty() => none,
+        users => format!(", of which the definitions of {users} say that they are made"),
     };
-    if !yes && !text::agree(&format!("This deletes {}{of}. Go on?", place.display()))? {
-        return Err(Fault::new("nothing was changed"));
-    }
+    text::agree(yes, &format!("This deletes {}{of}. Go on?", place.display()))?;
     works.bus.remove_image(name).await?;
     if !works.quiet {
         out!("removed {name}");

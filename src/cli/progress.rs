@@ -4,11 +4,10 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use crate::cli::text::err;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::apply::Listener;
-use crate::cli::text::sanitize;
+use crate::cli::text::{err, sanitize};
 use crate::plan::Step;
 
 /// Hears of the steps for the person at the terminal.
@@ -49,18 +48,11 @@ fn style(spinner: &ProgressBar, template: &str) {
 
 impl Listener for Progress {
     fn begins(&self, step: &Step) {
-        let line = sanitize(&step.describe());
-        match &self.spinner {
-            Some(spinner) => {
-                if spinner.length().is_some() {
-                    spinner.unset_length();
-                    style(spinner, SPINNER);
-                }
-                spinner.set_message(line);
-            }
-            None if self.quiet => {}
-            None => err!("{line}"),
+        if let Some(spinner) = self.spinner.as_ref().filter(|spinner| spinner.length().is_some()) {
+            spinner.unset_length();
+            style(spinner, SPINNER);
         }
+        self.says_in_passing(&step.describe());
     }
 
     fn says_in_passing(&self, line: &str) {

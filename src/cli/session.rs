@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::text::{err, out, sanitize};
+use crate::cli::text::{err, joined, out, sanitize};
 use crate::hint::Hint;
 
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
@@ -31,7 +31,8 @@ pub struct Session {
     unresolved: Vec<Unresolved>,
     quiet: bool,
     lock: Lock,
-    interrupt: RefCell<Interrupt>,
+    /// None before the host is read: until then a signal just ends us.
+    interrupt: Option<RefCell<Interrupt>>,
 }
 
 /// Whether the files below a folder are all there is.
@@ -42,6 +43,12 @@ pub fn is_live(global: &Global) -> bool {
 /// The bus of a live host.
 pub async fn bus(global: &Global) -> Result<Option<Bus>, Fault> {
     if is_live(global) { Ok(Some(Bus::connect().await?)) } else { Ok(None) }
+}
+
+/// The bus of a live host that we may change, for what cannot be done to files alone.
+pub async fn live_bus(global: &Global, what: &str) -> Result<Bus, Fault> {
+    must_be_root(global)?;
+    bus(global).await?.ok_or_else(|| live_only(what))
 }
 
 /// Checks that we may change the host.
@@ -87,8 +94,7 @@ pub fn held(unresolved: &[Unresolved]) -> Vec<Refusal> {
 
 /// In one line.
 fn told_unresolved(Unresolved { command, machines, why }: &Unresolved) -> String {
-    let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
-    let of = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+    let of = if machines.is_empty() { String::new() } else { format!(" ({})", joined(machines, ", ")) };
     sanitize(&format!("note: `nsctl {command}`{of} is not fixed yet: {}", why.join("; "))).replace('\n', " ")
 }
 
@@ -110,20 +116,11 @@ impl About<'_> {
     }
 }
 
-/// The host, locked, and with nothing half done that could be fixed.
-struct Locked {
-    disk: Disk,
-    bus: Option<Bus>,
-    progress: Progress,
-    unresolved: Vec<Unresolved>,
-    quiet: bool,
-    lock: Lock,
-}
-
-impl Locked {
-    /// With nobody waiting any more for the machines that it is about.
-    async fn take(global: &Global, about: About<'_>) -> Result<Locked, Fault> {
-        let mut host = Locked::take_as_it_is(global).await?;
+impl Session {
+    /// The host, locked, and with nothing half done that could be fixed; with nobody waiting any more
+    /// for the machines that it is about.
+    async fn take(global: &Global, about: About<'_>) -> Result<Session, Fault> {
+        let mut host = Session::take_as_it_is(global).await?;
         let begin = sys::now();
         let limit = Duration::from_secs(global.wait);
         loop {
@@ -142,26 +139,20 @@ impl Locked {
         Ok(host)
     }
 
-    async fn take_as_it_is(global: &Global) -> Result<Locked, Fault> {
+    async fn take_as_it_is(global: &Global) -> Result<Session, Fault> {
         must_be_root(global)?;
         let disk = Disk::new(&global.root);
         let progress = Progress::new(global.quiet);
         let wait = Duration::from_secs(global.wait);
         let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
         let lock = Lock::take(&disk, lock::OF_HOST, wait, tell).await?;
-        let bus = bus(global).await?;
-        Ok(Locked { disk, bus, progress, unresolved: Vec::new(), quiet: global.quiet, lock })
+        let (bus, quiet, unresolved, interrupt) = (bus(global).await?, global.quiet, Vec::new(), None);
+        let (observed, spec, state) = Default::default();
+        Ok(Session { disk, bus, observed, spec, state, progress, unresolved, quiet, lock, interrupt })
     }
 
     async fn recover(&mut self) -> Result<(), Fault> {
-        let world = World {
-            disk: &self.disk,
-            bus: self.bus.as_ref(),
-            listener: &self.progress,
-            lock: None,
-            interrupt: None,
-        };
-        self.unresolved = apply::recover(&world).await?;
+        self.unresolved = apply::recover(&World { lock: None, ..self.world() }).await?;
         for left in &self.unresolved {
             self.progress.says(&told_unresolved(left));
         }
@@ -169,13 +160,9 @@ impl Locked {
     }
 
     fn known(self, observed: Observed, spec: Spec, state: State) -> Session {
-        let Locked { disk, bus, progress, unresolved, quiet, lock } = self;
-        let interrupt = RefCell::new(Interrupt::begin());
-        Session { disk, bus, observed, spec, state, progress, unresolved, quiet, lock, interrupt }
+        Session { observed, spec, state, interrupt: Some(RefCell::new(Interrupt::begin())), ..self }
     }
-}
 
-impl Session {
     /// Locks the host, fixes what a killed nsctl left, and reads everything.
     pub async fn begin(global: &Global, about: About<'_>) -> Result<Session, Fault> {
         Session::begin_with(global, about, state).await
@@ -187,7 +174,7 @@ impl Session {
         about: About<'_>,
         state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
-        let host = Locked::take(global, about).await?;
+        let host = Session::take(global, about).await?;
         let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
@@ -195,7 +182,7 @@ impl Session {
 
     /// Just what a start needs to know: it is to begin at once.
     pub async fn begin_to_start(global: &Global, about: About<'_>) -> Result<Session, Fault> {
-        let host = Locked::take(global, about).await?;
+        let host = Session::take(global, about).await?;
         let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
@@ -204,7 +191,7 @@ impl Session {
     /// Just what a stop needs to know: which machines run. Nothing that is wrong with files
     /// stands in its way.
     pub async fn begin_to_stop(global: &Global) -> Result<Session, Fault> {
-        let mut host = Locked::take_as_it_is(global).await?;
+        let mut host = Session::take_as_it_is(global).await?;
         if let Err(fault) = host.recover().await {
             host.progress.end();
             fault.print();
@@ -230,7 +217,7 @@ impl Session {
             bus: self.bus.as_ref(),
             listener: &self.progress,
             lock: Some(&self.lock),
-            interrupt: Some(&self.interrupt),
+            interrupt: self.interrupt.as_ref(),
         }
     }
 
@@ -279,9 +266,7 @@ impl Session {
     /// Plans, tells, does, and prints what was seen.
     pub async fn carry_out(&self, wanted: &Wanted) -> Result<Vec<Verified>, Fault> {
         let plan = self.plan(wanted)?;
-        for note in &plan.notes {
-            self.progress.says(&format!("note: {note}"));
-        }
+        plan.notes.iter().for_each(|note| self.note(note));
         self.perform(&plan).await
     }
 
@@ -298,6 +283,11 @@ impl Session {
             }
         }
         Ok(verified)
+    }
+
+    /// Tells what the user should know, even if quiet.
+    pub fn note(&self, note: impl AsRef<str>) {
+        self.progress.says(&format!("note: {}", note.as_ref()));
     }
 
     /// Prints a line of a result, unless quiet.
@@ -341,8 +331,7 @@ pub fn tell(verified: &Verified) -> String {
             format!("{machine} has no address from the LAN yet; `nsctl show {machine}` tells")
         }
         Verified::OnLan { machine, addresses } => {
-            let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            format!("{machine} has {} from the LAN", all.join(", "))
+            format!("{machine} has {} from the LAN", joined(addresses, ", "))
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use comfy_table::{ContentArrangement, Table};
 
+pub use crate::visible::joined;
+
 /// A line to standard output. Nobody may be listening any more (`nsctl list |
 /// head`): that is no reason to end in the middle of a change.
 macro_rules! out {
@@ -38,8 +40,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    joined(table.lines().map(|line| line.trim_end().to_owned()), "\n")
 }
 
 /// Prints JSON for a script.
@@ -49,10 +50,13 @@ pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
     Ok(())
 }
 
-/// Asks for a yes at the terminal, whatever standard error is. Where nobody can be asked, what
-/// deletes or replaces is not done.
-pub fn agree(question: &str) -> Result<bool, super::Fault> {
+/// Asks for a yes at the terminal, whatever standard error is, unless that was said already. Where
+/// nobody can be asked, what deletes or replaces is not done.
+pub fn agree(yes: bool, question: &str) -> Result<(), super::Fault> {
     use std::io::{IsTerminal, Write};
+    if yes {
+        return Ok(());
+    }
     if !std::io::stdin().is_terminal() {
         let statement = question.strip_suffix(" Go on?").map(|text| text.trim_end_matches('.'));
         let before = statement.map(|text| format!("{text}: ")).unwrap_or_default();
@@ -64,5 +68,6 @@ pub fn agree(question: &str) -> Result<bool, super::Fault> {
     terminal.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let agreed = matches!(answer.trim(), "y" | "Y" | "yes");
+    if agreed { Ok(()) } else { Err(super::Fault::new("nothing was changed")) }
 }

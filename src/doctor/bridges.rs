@@ -33,12 +33,9 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
     let mut findings: Vec<Finding> = own
         .filter(|address| address.global)
         .map(|address| {
-            Finding::error(
-                &port.name,
-                format!("is the port of a bridge and has {} of its own", address.address),
-                "answers come in on the bridge, and are not taken for this address",
-            )
-            .fix(format!("ip addr flush dev {}", port.name))
+            let what = format!("is the port of a bridge and has {} of its own", address.address);
+            let causes = "answers come in on the bridge, and are not taken for this address";
+            Finding::error(&port.name, what, causes).fix(format!("ip addr flush dev {}", port.name))
         })
         .collect();
     let stale = facts.routes.iter().filter(|route| {
@@ -46,12 +43,11 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
         route.interface == Some(port.index) && far
     });
     findings.extend(stale.map(|route| {
-        Finding::error(
-            &port.name,
-            format!("is the port of a bridge and has a route to {}", route.destination),
-            "it beats the bridge's own: the LAN is not reached over IPv6, which looks healthy otherwise",
-        )
-        .fix_safely(format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name))
+        let what = format!("is the port of a bridge and has a route to {}", route.destination);
+        let causes =
+            "it beats the bridge's own: the LAN is not reached over IPv6, which looks healthy otherwise";
+        let fix = format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name);
+        Finding::error(&port.name, what, causes).fix_safely(fix)
     }));
     findings
 }
@@ -70,16 +66,10 @@ fn empty(facts: &Facts) -> Vec<Finding> {
         let link = facts.observed.link(name.as_str())?;
         let port = facts.observed.link(bridge.uplink.as_str());
         let joined = port.is_some_and(|port| port.master == Some(link.index));
-        (!joined).then(|| {
-            Finding::error(
-                name.as_str(),
-                format!("{} is not its port any more", bridge.uplink),
-                "machines on it are cut off from the LAN",
-            )
-            .fix(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(|| {
-                format!("ip link set {0} up && networkctl reconfigure {0}", bridge.uplink)
-            }))
-        })
+        let what = format!("{} is not its port any more", bridge.uplink);
+        let finding = Finding::error(name.as_str(), what, "machines on it are cut off from the LAN");
+        let usual = || format!("ip link set {0} up && networkctl reconfigure {0}", bridge.uplink);
+        (!joined).then(|| finding.fix(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(usual)))
     });
     found.collect()
 }
@@ -89,14 +79,9 @@ fn mixed(facts: &Facts) -> Vec<Finding> {
     let filtering = facts.spec.host.bridges.iter().filter(|(_, bridge)| bridge.filters());
     let found = filtering.filter_map(|(name, _)| {
         let link = facts.observed.link(name.as_str())?;
-        (!link.keeps_vlans_apart()).then(|| {
-            Finding::error(
-                name.as_str(),
-                "does not keep VLANs apart",
-                "machines in a VLAN are in what is untagged on its port, or do not start",
-            )
-            .fix("nsctl apply")
-        })
+        let causes = "machines in a VLAN are in what is untagged on its port, or do not start";
+        let finding = Finding::error(name.as_str(), "does not keep VLANs apart", causes);
+        (!link.keeps_vlans_apart()).then(|| finding.fix("nsctl apply"))
     });
     found.collect()
 }
@@ -141,12 +126,9 @@ fn tapped(facts: &Facts) -> Vec<Finding> {
                 link.kind.as_deref() == Some("vlan") && link.peer == port && port.is_some()
             });
         taps.map(move |tap| {
-            Finding::warning(
-                &tap.name,
-                format!("is a VLAN of {}, the port of {name}", bridge.uplink),
-                "frames of that VLAN come in there, and no machine gets them",
-            )
-            .fix(format!("ip link del {}", tap.name))
+            let what = format!("is a VLAN of {}, the port of {name}", bridge.uplink);
+            let causes = "frames of that VLAN come in there, and no machine gets them";
+            Finding::warning(&tap.name, what, causes).fix(format!("ip link del {}", tap.name))
         })
     });
     found.collect()
@@ -159,19 +141,15 @@ fn taken_off(facts: &Facts) -> Vec<Finding> {
         let second = facts.observed.link(&name.lan_link()).filter(|_| routed);
         let link = if routed { second } else { facts.observed.host_end(name) }?;
         let master = facts.observed.master_of(link).map(|master| master.name.as_str());
-        (master != Some(bridge.as_str())).then(|| {
-            Finding::error(
-                name.as_str(),
-                format!("{} is not a port of {bridge}", link.name),
-                "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge",
-            )
-            .fix(
-                facts.let_ours_win(link).unwrap_or_else(|| match facts.spec.host.bridges.get(bridge) {
-                    Some(_) => format!("networkctl reconfigure {}", link.name),
-                    None => format!("ip link set {} master {bridge}", link.name),
-                }),
-            )
-        })
+        let what = format!("{} is not a port of {bridge}", link.name);
+        let causes =
+            "it is cut off from the LAN; a .network file without KeepMaster=yes takes ports off their bridge";
+        let usual = || match facts.spec.host.bridges.get(bridge) {
+            Some(_) => format!("networkctl reconfigure {}", link.name),
+            None => format!("ip link set {} master {bridge}", link.name),
+        };
+        let fix = facts.let_ours_win(link).unwrap_or_else(usual);
+        (master != Some(bridge.as_str())).then(|| Finding::error(name.as_str(), what, causes).fix(fix))
     });
     found.collect()
 }
@@ -190,12 +168,11 @@ fn configured_beside(facts: &Facts) -> Vec<Finding> {
         harmful.map(|key| {
             let line =
                 text.lines().position(|line| line.trim_start().starts_with(key)).map_or(0, |at| at + 1);
-            Finding::warning(
-                format!("{}:{line}", path.display()),
-                format!("{key}= for the port of a bridge"),
-                "the port stays 'configuring', or gets addresses beside its bridge that nobody reaches",
-            )
-            .fix(format!("sed -i '{line}d' {} && networkctl reload", path.display()))
+            let (path, what) = (path.display(), format!("{key}= for the port of a bridge"));
+            let causes =
+                "the port stays 'configuring', or gets addresses beside its bridge that nobody reaches";
+            Finding::warning(format!("{path}:{line}"), what, causes)
+                .fix(format!("sed -i '{line}d' {path} && networkctl reload"))
         })
     });
     found.collect()

@@ -14,17 +14,11 @@ pub const OUR_TABLE: &str = "table inet nsctl";
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let wanted = Wanted::new(facts.spec.clone(), facts.state.clone(), Scope::All);
-    let mut findings: Vec<Finding> = drops(&wanted, &facts.observed)
-        .into_iter()
-        .map(|Drops { who, what, command }| {
-            Finding::error(
-                who,
-                format!("drops {what}"),
-                "machines are cut off, also where nsctl lets them be reached",
-            )
-            .fix(command)
-        })
-        .collect();
+    let causes = "machines are cut off, also where nsctl lets them be reached";
+    let dropped = drops(&wanted, &facts.observed).into_iter().map(|Drops { who, what, command }| {
+        Finding::error(who, format!("drops {what}"), causes).fix(command)
+    });
+    let mut findings: Vec<Finding> = dropped.collect();
     if flushed(&wanted, &facts.observed) {
         findings.extend(drift(facts));
     }
@@ -82,12 +76,9 @@ fn inputs(facts: &Facts) -> Vec<Finding> {
     let inputs = facts.observed.nftables.iter().flat_map(|nftables| &nftables.inputs);
     let found = inputs.filter(|chain| !chain.icmp).map(|chain| {
         let place = format!("{} {} {}", chain.family, chain.table, chain.name);
-        Finding::error(
-            format!("chain {place}"),
-            "drops ICMPv6",
-            "neighbours are not found, router advertisements not heard, and large packets vanish",
-        )
-        .fix(format!("nft insert rule {place} icmpv6 type {NEEDED} accept"))
+        let causes = "neighbours are not found, router advertisements not heard, and large packets vanish";
+        Finding::error(format!("chain {place}"), "drops ICMPv6", causes)
+            .fix(format!("nft insert rule {place} icmpv6 type {NEEDED} accept"))
     });
     found.collect()
 }

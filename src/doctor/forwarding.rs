@@ -13,14 +13,10 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     }
     let off = facts.switch(FORWARDING).is_some_and(|value| value != "1");
     if off {
-        return vec![
-            Finding::error(
-                "net.ipv6.conf.all.forwarding",
-                "is off; some program turned it off since nsctl turned it on",
-                "no packet reaches or leaves a routed machine",
-            )
-            .fix_safely("sysctl -w net.ipv6.conf.all.forwarding=1"),
-        ];
+        let what = "is off; some program turned it off since nsctl turned it on";
+        let causes = "no packet reaches or leaves a routed machine";
+        let finding = Finding::error("net.ipv6.conf.all.forwarding", what, causes);
+        return vec![finding.fix_safely("sysctl -w net.ipv6.conf.all.forwarding=1")];
     }
     [off_again(facts), ignored(facts), not_pinned(facts)].into_iter().flatten().collect()
 }
@@ -42,14 +38,11 @@ fn ignored(facts: &Facts) -> Option<Finding> {
     let host = facts.spec.host.uplink.as_ref()?;
     let by_networkd = facts.managed.get(&uplink.index).is_some_and(|managed| managed.file.is_some());
     let ignores = facts.switch(&accept_ra(&uplink.name)) == Some("1");
-    (ignores && !by_networkd && !host.is_tunnel()).then(|| {
-        Finding::error(
-            &uplink.name,
-            "ignores router advertisements, as this host forwards and accept_ra is 1, not 2",
-            "the host loses its IPv6 default route when it runs out",
-        )
-        .fix_safely(format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name))
-    })
+    let what = "ignores router advertisements, as this host forwards and accept_ra is 1, not 2";
+    let causes = "the host loses its IPv6 default route when it runs out";
+    let fix = format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name);
+    (ignores && !by_networkd && !host.is_tunnel())
+        .then(|| Finding::error(&uplink.name, what, causes).fix_safely(fix))
 }
 
 /// networkd takes them on a host that forwards only where its file says so (systemd.network(5)).

@@ -25,14 +25,10 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
 /// It may well have its address already, from nsctl.
 fn waits(name: &MachineName, guest: &GuestFacts) -> Option<Finding> {
     guest.processes.contains("systemd-firstboot").then(|| {
-        Finding::error(
-            name.as_str(),
-            "waits in its first boot for answers on a console that nobody reads",
-            "none of its services start",
-        )
-        .fix(format!(
-            "systemd-firstboot --root=/var/lib/machines/{name} --setup-machine-id; nsctl restart {name}"
-        ))
+        let what = "waits in its first boot for answers on a console that nobody reads";
+        let tree = format!("/var/lib/machines/{name}");
+        let fix = format!("systemd-firstboot --root={tree} --setup-machine-id; nsctl restart {name}");
+        Finding::error(name.as_str(), what, "none of its services start").fix(fix)
     })
 }
 
@@ -44,14 +40,9 @@ fn addressless(
     guest: &GuestFacts,
 ) -> Option<Finding> {
     if let Some(Address { address, .. }) = guest.addresses.iter().find(|address| address.duplicate) {
-        return Some(
-            Finding::error(
-                name.as_str(),
-                format!("{address} is a duplicate: somebody else on its link has it"),
-                "it is not used (RFC 4862 5.4.5)",
-            )
-            .fix(format!("nsctl restart {name}")),
-        );
+        let what = format!("{address} is a duplicate: somebody else on its link has it");
+        let finding = Finding::error(name.as_str(), what, "it is not used (RFC 4862 5.4.5)");
+        return Some(finding.fix(format!("nsctl restart {name}")));
     }
     let has = match &machine.network {
         Network::Routed(_) => {
@@ -66,13 +57,8 @@ fn addressless(
     if has {
         return None;
     }
-    let finding = |what: &str| {
-        Finding::error(
-            name.as_str(),
-            format!("has no address: {what}"),
-            "nobody reaches it, and it reaches nobody",
-        )
-    };
+    let causes = "nobody reaches it, and it reaches nobody";
+    let finding = |what: &str| Finding::error(name.as_str(), format!("has no address: {what}"), causes);
     let runs = |process: &str| guest.processes.contains(process);
     let systemd = guest.tree.as_ref().is_some_and(|tree| matches!(tree.init, Init::Systemd(_)));
     let shell = |command: &str| format!("nsctl shell {name} {command}");

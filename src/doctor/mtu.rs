@@ -6,14 +6,10 @@ use crate::spec::HOST_FILE;
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink().filter(|_| facts.spec.host.pool().is_some()) else { return Vec::new() };
     if uplink.mtu < 1280 {
-        return vec![
-            Finding::error(
-                &uplink.name,
-                format!("takes packets of {} bytes only", uplink.mtu),
-                "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link",
-            )
-            .fix(format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name)),
-        ];
+        let what = format!("takes packets of {} bytes only", uplink.mtu);
+        let causes = "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link";
+        let fix = format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name);
+        return vec![Finding::error(&uplink.name, what, causes).fix(fix)];
     }
     let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));
     let routed = running.filter_map(|name| facts.observed.link(&name.routed_link()));
@@ -22,17 +18,13 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     if wide.is_empty() {
         return Vec::new();
     }
-    vec![
-        Finding::warning(
-            wide.join(", "),
-            format!("may send more bytes at once than {} takes ({})", uplink.name, uplink.mtu),
-            "each new connection loses its first large packets, and hangs where packet-too-big is filtered",
-        )
-        .fix(format!(
-            "sed -i '/^mtu = /d; s/^interface = .*/&\\nmtu = {}/' {HOST_FILE} && nsctl apply --yes",
-            uplink.mtu
-        )),
-    ]
+    let (name, mtu) = (&uplink.name, uplink.mtu);
+    let what = format!("may send more bytes at once than {name} takes ({mtu})");
+    let causes =
+        "each new connection loses its first large packets, and hangs where packet-too-big is filtered";
+    let fix =
+        format!("sed -i '/^mtu = /d; s/^interface = .*/&\\nmtu = {mtu}/' {HOST_FILE} && nsctl apply --yes");
+    vec![Finding::warning(wide.join(", "), what, causes).fix(fix)]
 }
 
 #[cfg(test)]

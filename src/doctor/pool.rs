@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 
 use super::{Facts, Finding};
 use crate::emit::nat64::LINK;
@@ -52,20 +52,14 @@ fn unanswered(facts: &Facts) -> Vec<Finding> {
     findings.collect()
 }
 
-fn routes_of(facts: &Facts, net: Ipv6Net) -> impl Iterator<Item = &Route> {
-    facts.routes.iter().filter(move |route| route.destination == IpNet::V6(net))
-}
-
 /// Without it, packets for an unused /64 go back out the default route: a loop (RFC 7084 L-14).
 fn unreachable(facts: &Facts, pool: Prefix) -> Option<Finding> {
-    let there = routes_of(facts, pool.net()).any(|route| route.unreachable);
+    let net = IpNet::V6(pool.net());
+    let there = facts.routes.iter().any(|route| route.destination == net && route.unreachable);
     (!there && facts.spec.host.answers_on().is_none()).then(|| {
-        Finding::error(
-            pool.to_string(),
-            "has no unreachable route",
-            "packets for what is unused of it go round between this host and the router, and leak",
-        )
-        .fix_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
+        let causes = "packets for what is unused of it go round between this host and the router, and leak";
+        Finding::error(pool.to_string(), "has no unreachable route", causes)
+            .fix_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
     })
 }
 
@@ -73,12 +67,10 @@ fn address(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let own = IpAddr::V6(pool.host_address());
     let there = facts.observed.addresses.iter().any(|address| address.address == own);
     (!there).then(|| {
-        Finding::error(
-            pool.to_string(),
-            format!("this host has no address of it: {own} is missing"),
-            "machines cannot ask this host for names, and its own packets to them have a foreign sender",
-        )
-        .fix_safely(format!("ip addr add {own}/128 dev lo"))
+        let what = format!("this host has no address of it: {own} is missing");
+        let causes =
+            "machines cannot ask this host for names, and its own packets to them have a foreign sender";
+        Finding::error(pool.to_string(), what, causes).fix_safely(format!("ip addr add {own}/128 dev lo"))
     })
 }
 
@@ -102,14 +94,9 @@ fn on_link(facts: &Facts, pool: Prefix) -> Option<Finding> {
         || format!("ip -6 route del {} dev {}", route.destination, uplink.name),
         |mine| format!("ip addr del {}/{} dev {}", mine.address, route.destination.prefix_len(), uplink.name),
     );
-    Some(
-        Finding::error(
-            pool.to_string(),
-            format!("is on-link on {}: {} is a route of that interface", uplink.name, route.destination),
-            "the provider does not route it to this host, but looks for each address as a neighbour",
-        )
-        .fix(fix),
-    )
+    let what = format!("is on-link on {}: {} is a route of that interface", uplink.name, route.destination);
+    let causes = "the provider does not route it to this host, but looks for each address as a neighbour";
+    Some(Finding::error(pool.to_string(), what, causes).fix(fix))
 }
 
 /// Whether the host answers for neighbours of the pool: a sign that it is not routed.
@@ -143,14 +130,9 @@ fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
     });
     let findings = foreign.filter_map(|route| {
         let name = facts.link_name(route.interface?);
-        Some(
-            Finding::error(
-                route.destination.to_string(),
-                format!("of the pool is routed to {name}, which is no machine of nsctl's"),
-                "the machine that gets this subnet is not reached",
-            )
-            .fix(format!("ip -6 route del {} dev {name}", route.destination)),
-        )
+        let what = format!("of the pool is routed to {name}, which is no machine of nsctl's");
+        let (net, causes) = (route.destination, "the machine that gets this subnet is not reached");
+        Some(Finding::error(net.to_string(), what, causes).fix(format!("ip -6 route del {net} dev {name}")))
     });
     findings.collect()
 }

@@ -12,17 +12,13 @@ const RANGE: u32 = 65_536;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(command) = &facts.cut_short {
-        findings.push(
-            Finding::error("the journal", format!("`nsctl {command}` was cut short"), "half of it is done")
-                .fix_safely("nsctl apply --yes"),
-        );
-    }
-    if let Some((what, fix)) = &facts.damaged_journal {
-        findings.push(
-            Finding::error("the journal", what, "no command changes anything until it is gone").fix(fix),
-        );
-    }
+    findings.extend(facts.cut_short.as_ref().map(|command| {
+        Finding::error("the journal", format!("`nsctl {command}` was cut short"), "half of it is done")
+            .fix_safely("nsctl apply --yes")
+    }));
+    findings.extend(facts.damaged_journal.as_ref().map(|(what, fix)| {
+        Finding::error("the journal", what, "no command changes anything until it is gone").fix(fix)
+    }));
     findings.extend(leases(facts));
     findings.extend(left_out(facts));
     findings.extend(pending(facts));
@@ -36,12 +32,8 @@ fn leases(facts: &Facts) -> Vec<Finding> {
         facts.spec.machines.get(name).is_some_and(|machine| machine.network.routed().is_some())
     };
     let idle = held.iter().filter(|(name, _)| !routed(name)).map(|(name, subnet)| {
-        Finding::warning(
-            name.as_str(),
-            format!("holds {subnet}, and no definition of a routed machine has that name"),
-            "the subnet is not free for others",
-        )
-        .fix("nsctl apply --yes")
+        let what = format!("holds {subnet}, and no definition of a routed machine has that name");
+        Finding::warning(name.as_str(), what, "the subnet is not free for others").fix("nsctl apply --yes")
     });
     let bare = facts.spec.machines.keys().filter(|name| routed(name) && !held.contains_key(*name));
     let bare = bare.map(|name| {
@@ -60,12 +52,8 @@ fn left_out(facts: &Facts) -> Vec<Finding> {
     });
     let found = machines.map(|(name, refusal)| {
         let fix = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
-        Finding::error(
-            name.as_str(),
-            format!("stays as it is: {refusal}"),
-            "what its definition says has no effect",
-        )
-        .fix(fix)
+        let what = format!("stays as it is: {refusal}");
+        Finding::error(name.as_str(), what, "what its definition says has no effect").fix(fix)
     });
     found.chain(strays).collect()
 }
@@ -75,14 +63,9 @@ fn pending(facts: &Facts) -> Option<Finding> {
     let steps = facts.pending.as_ref().filter(|steps| !steps.is_empty())?;
     let first = steps.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     let more = if steps.len() > 3 { format!("; and {} more", steps.len() - 3) } else { String::new() };
-    Some(
-        Finding::warning(
-            "the host",
-            format!("is not as its files say: {first}{more}"),
-            "what was edited or lost has no effect, or another than one thinks",
-        )
-        .fix("nsctl apply --yes"),
-    )
+    let what = format!("is not as its files say: {first}{more}");
+    let causes = "what was edited or lost has no effect, or another than one thinks";
+    Some(Finding::warning("the host", what, causes).fix("nsctl apply --yes"))
 }
 
 /// Two machines whose users are the same to the kernel.
@@ -93,21 +76,16 @@ fn user_ids(facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter_map(|(name, running)| Some((name.as_str(), running.uid_shift.filter(|shift| *shift > 0)?)))
         .collect();
-    let mut findings = Vec::new();
-    for (name, shift) in &shifts {
-        let other = shifts.iter().find(|(other, theirs)| *other > name && shift.abs_diff(**theirs) < RANGE);
-        if let Some((other, _)) = other {
-            findings.push(
-                Finding::error(
-                    format!("{name}, {other}"),
-                    "share user ids on this host",
-                    "who breaks out of one of them is root in the other",
-                )
-                .fix(apart(facts, name, other)),
-            );
-        }
-    }
-    findings
+    let pairs = shifts.iter().filter_map(|(name, shift)| {
+        let mut others = shifts.iter().filter(|(other, _)| *other > name);
+        Some((name, others.find(|(_, theirs)| shift.abs_diff(**theirs) < RANGE)?.0))
+    });
+    let causes = "who breaks out of one of them is root in the other";
+    let found = pairs.map(|(name, other)| {
+        Finding::error(format!("{name}, {other}"), "share user ids on this host", causes)
+            .fix(apart(facts, name, other))
+    });
+    found.collect()
 }
 
 /// A definition that names the range itself, or else chance, is what must change.

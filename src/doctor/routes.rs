@@ -2,7 +2,7 @@
 
 use super::{Facts, Finding};
 use crate::observed::Route;
-use crate::spec::UplinkKind;
+use crate::spec::{Uplink, WireGuard};
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     if facts.spec.host.pool().is_none() {
@@ -15,23 +15,15 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         .filter(|route| !route.unreachable)
         .collect();
     // A tunnel of WireGuard's has its default route in a table of its own.
-    let elsewhere = facts.spec.host.uplink.as_ref().is_some_and(|uplink| match &uplink.kind {
-        UplinkKind::WireGuard(wireguard) => wireguard.takes_all(),
-        _ => false,
-    });
-    if elsewhere && defaults.is_empty() {
+    let wireguard = facts.spec.host.uplink.as_ref().and_then(Uplink::wireguard);
+    if wireguard.is_some_and(WireGuard::takes_all) && defaults.is_empty() {
         return Vec::new();
     }
     let Some(best) = defaults.iter().map(|route| route.metric).min() else {
         let uplink = facts.spec.host.uplink.as_ref().map_or("the uplink", |uplink| uplink.interface.as_str());
-        return vec![
-            Finding::error(
-                "the host",
-                "has no IPv6 default route",
-                "machines are reached by nobody beyond this host's own links",
-            )
-            .fix(format!("networkctl reconfigure {uplink}")),
-        ];
+        let causes = "machines are reached by nobody beyond this host's own links";
+        let finding = Finding::error("the host", "has no IPv6 default route", causes);
+        return vec![finding.fix(format!("networkctl reconfigure {uplink}"))];
     };
     let mut interfaces: Vec<u32> =
         defaults.iter().filter(|route| route.metric == best).filter_map(|route| route.interface).collect();
@@ -48,14 +40,9 @@ fn fight(facts: &Facts, interfaces: &[u32]) -> Option<Finding> {
     let names: Vec<&str> = interfaces.iter().map(|index| facts.link_name(*index)).collect();
     let uplink = facts.uplink().map(|link| link.index);
     let other = *interfaces.iter().find(|index| Some(**index) != uplink)?;
-    Some(
-        Finding::error(
-            names.join(", "),
-            "have IPv6 default routes of the same metric",
-            "packets of machines leave now here, now there, and one of the two drops them",
-        )
-        .fix(without(facts, other)),
-    )
+    let what = "have IPv6 default routes of the same metric";
+    let causes = "packets of machines leave now here, now there, and one of the two drops them";
+    Some(Finding::error(names.join(", "), what, causes).fix(without(facts, other)))
 }
 
 /// What takes an interface its default route for good: the next advertisement

@@ -93,12 +93,8 @@ fn run_by_both(facts: &Facts) -> Vec<Finding> {
     both.filter(configured)
         .map(|link| {
             let name = &link.name;
-            Finding::error(
-                name,
-                "is run by NetworkManager and by networkd",
-                "each takes away the addresses and routes that the other sets",
-            )
-            .fix(format!(
+            let causes = "each takes away the addresses and routes that the other sets";
+            Finding::error(name, "is run by NetworkManager and by networkd", causes).fix(format!(
                 "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
                  /etc/NetworkManager/conf.d/50-{name}.conf && nmcli general reload conf && \
                  nmcli device set {name} managed no && networkctl reconfigure {name}"
@@ -116,18 +112,11 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
         let Some(managed) = facts.managed.get(&link.index).filter(|it| !it.is_undecided()) else { continue };
         let file = managed.file.as_deref().unwrap_or("none");
         if !file.contains("-nsctl-") {
-            findings.push(
-                Finding::error(
-                    &link.name,
-                    format!("networkd uses another file than nsctl's for it: {file}"),
-                    "the machine has neither its subnet nor its gateway",
-                )
-                .fix(
-                    facts
-                        .let_ours_win(link)
-                        .unwrap_or_else(|| "nsctl apply --yes && networkctl reload".into()),
-                ),
-            );
+            let what = format!("networkd uses another file than nsctl's for it: {file}");
+            let causes = "the machine has neither its subnet nor its gateway";
+            let usual = || "nsctl apply --yes && networkctl reload".into();
+            let fix = facts.let_ours_win(link).unwrap_or_else(usual);
+            findings.push(Finding::error(&link.name, what, causes).fix(fix));
         } else if managed.state == "failed" {
             findings.push(
                 Finding::error(&link.name, "networkd could not configure it", "the machine is cut off")

@@ -22,12 +22,10 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
                 )
             },
         );
-        Finding::error(
-            net.to_string(),
-            "is translated by networkd (IPMasquerade=both)",
-            "machines go out with this host's address instead of their own, and nobody can answer them",
-        )
-        .fix(fix)
+        let what = "is translated by networkd (IPMasquerade=both)";
+        let causes =
+            "machines go out with this host's address instead of their own, and nobody can answer them";
+        Finding::error(net.to_string(), what, causes).fix(fix)
     });
     found.collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Facts, Finding};
 use crate::emit::ManagedFile;
 use crate::observed::Readers;
-use crate::spec::{Uplink, UplinkKind};
+use crate::spec::Uplink;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let Some(uplink) = facts.spec.host.uplink.as_ref().filter(|uplink| uplink.is_tunnel()) else {
@@ -15,21 +15,17 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.keys.iter().filter_map(|(path, readers)| misread(path, *readers)));
     let is_there = facts.observed.link(uplink.interface.as_str()).is_some();
     if !is_there && findings.is_empty() && facts.observed.live {
-        findings.push(
-            Finding::error(
-                uplink.interface.as_str(),
-                "is not there, though nsctl.toml says that the pool comes through it",
-                "no machine is reached, and none reaches the world",
-            )
-            .fix_safely("networkctl reload"),
-        );
+        let what = "is not there, though nsctl.toml says that the pool comes through it";
+        let causes = "no machine is reached, and none reaches the world";
+        let finding = Finding::error(uplink.interface.as_str(), what, causes);
+        findings.push(finding.fix_safely("networkctl reload"));
     }
     findings
 }
 
 /// Keys that are gone: without one networkd makes no tunnel, or nobody answers.
 fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
-    let UplinkKind::WireGuard(wireguard) = &uplink.kind else { return Vec::new() };
+    let Some(wireguard) = uplink.wireguard() else { return Vec::new() };
     let shared = wireguard.peer.iter().filter(|peer| peer.preshared);
     let whose = std::iter::once(None).chain(shared.map(|peer| Some(peer.public_key.number())));
     let paths = whose.map(|peer| ManagedFile::TunnelKey(uplink.interface.clone(), peer).path());

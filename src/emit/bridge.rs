@@ -36,18 +36,14 @@ pub fn member(ini: Ini, vlan: Option<u16>) -> Ini {
 fn network(name: &IfName, bridge: &BridgeSpec) -> String {
     let BridgeSpec { address, gateway, .. } = bridge;
     let static_v6 = address.iter().any(|net| net.addr().is_ipv6());
-    let mut ini = Ini::new()
+    let ini = Ini::new()
         .section("Match")
         .set("Name", name)
         .section("Network")
         .set("DHCP", if address.is_empty() { "yes" } else { "no" })
-        .set("IPv6AcceptRA", if static_v6 { "no" } else { "yes" });
-    for net in address {
-        ini = ini.set("Address", net);
-    }
-    for router in gateway {
-        ini = ini.set("Gateway", router);
-    }
+        .set("IPv6AcceptRA", if static_v6 { "no" } else { "yes" })
+        .set_some("Address", address)
+        .set_some("Gateway", gateway);
     if bridge.filters() { member(ini, None).render() } else { ini.render() }
 }
 
@@ -65,5 +61,5 @@ fn port(name: &IfName, bridge: &BridgeSpec) -> String {
     if !bridge.filters() {
         return ini.render();
     }
-    bridge.vlans.iter().fold(member(ini, None), |ini, vlan| ini.set("VLAN", vlan)).render()
+    member(ini, None).set_some("VLAN", &bridge.vlans).render()
 }

@@ -118,9 +118,7 @@ fn chains(spec: &Spec) -> Vec<Chain> {
     let alike = CHAINS.map(|(name, rules)| (name, rules.iter().map(|&rule| rule.to_owned()).collect()));
     let hook = |hook: &str| format!("type filter hook {hook} priority filter; policy accept;");
     let used = nat64::is_used(spec);
-    let (translated, from_translator) = nat64::rules();
-    let (translated, from_translator) =
-        (translated.into_iter().filter(|_| used), from_translator.into_iter().filter(|_| used));
+    let (translated, from_translator) = if used { nat64::rules() } else { Default::default() };
     let dns64 = host.dns64_listener().filter(|_| used);
     let forward =
         [hook("forward"), "iifname @machines jump own-address".into()].into_iter().chain(translated);
@@ -146,7 +144,8 @@ pub fn shared(spec: &Spec) -> Vec<(ManagedFile, String)> {
         (ManagedFile::Firewall, format!("{HEAD}{}}}\n{INCLUDE}", blocks.join("\n"))),
         (ManagedFile::FirewallGuard, guard_script(&names)),
         (ManagedFile::FirewallUnit, unit()),
-        (ManagedFile::BootDropIn, boot_drop_in()),
+        // Also where no machine starts that would load it: the name server would answer the world meanwhile.
+        (ManagedFile::BootDropIn, Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()),
     ];
     files.extend(nftables_unit::files(spec.debian_nftables, &again(&chains)));
     files
@@ -162,12 +161,6 @@ fn again(chains: &[Chain]) -> [(&'static str, String); 2] {
         }
         (again, block(again, &rules))
     })
-}
-
-/// What loads it at boot, also where no machine starts that would: the name server would answer
-/// the world meanwhile.
-fn boot_drop_in() -> String {
-    Ini::new().section("Unit").set("Wants", FIREWALL_UNIT).render()
 }
 
 /// All of a pool is routed by this host: who sends from an address of it and
@@ -218,12 +211,6 @@ fn unit() -> String {
         .set("ExecStart", format_args!("nft -f {FIREWALL_FILE}"))
         .set("ExecReload", format_args!("nft -f {FIREWALL_FILE}"))
         .render()
-}
-
-/// The name of the chain that judges what is sent to a machine. No shared chain
-/// begins like it, whatever machines are called.
-fn chain_of(name: &MachineName) -> String {
-    format!("to-{name}")
 }
 
 /// What must hold before a machine starts: what all share and its own part of the table is
@@ -300,7 +287,8 @@ pub fn machine(
     open: &[OpenPort],
     is_translated: bool,
 ) -> String {
-    let (chain, link) = (chain_of(name), kernel_name(&name.routed_link()));
+    // No shared chain begins like it, whatever machines are called.
+    let (chain, link) = (format!("to-{name}"), kernel_name(&name.routed_link()));
     let mut open = open.to_vec();
     open.sort();
     open.dedup();

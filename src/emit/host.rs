@@ -93,10 +93,8 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
         switches.push((evict_nocarrier(uplink.as_str()), 0));
     }
     // Answers of the peer come by another way than marked packets leave (wg-quick(8)).
-    let over_v4 = host.uplink.as_ref().is_some_and(|uplink| match &uplink.kind {
-        UplinkKind::WireGuard(wireguard) => wireguard.takes_over(false),
-        _ => false,
-    });
+    let wireguard = host.uplink.as_ref().and_then(Uplink::wireguard);
+    let over_v4 = wireguard.is_some_and(|wireguard| wireguard.takes_over(false));
     switches.extend(over_v4.then(|| (SRC_VALID_MARK.to_owned(), 1)));
     if host.pool().is_some() {
         switches.push((NEIGHBOURS.to_owned(), 8192));

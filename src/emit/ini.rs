@@ -27,13 +27,10 @@ impl Ini {
         self
     }
 
-    /// Adds a setting if there is a value.
+    /// Adds a setting for each value that there is, if there is one.
     #[must_use]
-    pub fn set_some(self, key: &str, value: Option<impl ToString>) -> Ini {
-        match value {
-            Some(value) => self.set(key, value),
-            None => self,
-        }
+    pub fn set_some(self, key: &str, values: impl IntoIterator<Item: ToString>) -> Ini {
+        values.into_iter().fold(self, |ini, value| ini.set(key, value))
     }
 
     /// The same without the settings that the filter takes.
@@ -49,29 +46,24 @@ impl Ini {
         self.sections.iter().map(|(name, settings)| (name.as_str(), settings.as_slice()))
     }
 
-    /// The last value of a key, in any section of that name.
+    /// All values of a key, in any section of that name.
+    pub fn values(&self, section: &str, key: &str) -> impl DoubleEndedIterator<Item = &str> {
+        let named = self.sections.iter().filter(move |(name, _)| name == section);
+        let settings = named.flat_map(|(_, settings)| settings).filter(move |(found, _)| found == key);
+        settings.map(|(_, value)| value.as_str())
+    }
+
+    /// The last of them.
     pub fn get(&self, section: &str, key: &str) -> Option<&str> {
-        let mut found = None;
-        for (name, settings) in self.sections() {
-            if name == section {
-                found = settings.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).or(found);
-            }
-        }
-        found
+        self.values(section, key).next_back()
     }
 
     pub fn render(&self) -> String {
-        let mut text = String::new();
-        for (index, (name, settings)) in self.sections.iter().enumerate() {
-            if index > 0 {
-                text.push('\n');
-            }
-            text += &format!("[{name}]\n");
-            for (key, value) in settings {
-                text += &format!("{key}={value}\n");
-            }
-        }
-        text
+        let sections = self.sections.iter().map(|(name, settings)| {
+            let lines: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+            format!("[{name}]\n{lines}")
+        });
+        sections.collect::<Vec<_>>().join("\n")
     }
 
     /// Reads a text as systemd does: comments and blank lines are passed over,

@@ -13,11 +13,7 @@ pub(super) const LAN_TARGET: &str = "/etc/systemd/network/05-nsctl-lan.network";
 const LAN_METRIC: u32 = 2048;
 
 impl MachineFiles<'_> {
-    /// Of the second interface of a machine that is routed.
-    pub(super) fn lan_end(&self, port: &BridgePort) -> String {
-        self.bridged_end(&self.name.lan_link(), port).render()
-    }
-
+    /// Of its only veth, or of its second.
     pub(super) fn bridged_end(&self, links: &str, BridgePort { bridge, vlan }: &BridgePort) -> Ini {
         let ours = self.host.bridges.get(bridge);
         let ini = Ini::new()

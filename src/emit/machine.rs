@@ -12,6 +12,7 @@ use super::{expose, firewall, nat64};
 use crate::name::MachineName;
 use crate::pool::{Lease, Planned, Subnet};
 use crate::spec::{BridgePort, HostSpec, Ipv4, MachineSpec, Network, Routed, Sections, Values};
+use crate::visible::joined;
 
 /// The gateway of every routed machine: the host's end of its veth.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -75,7 +76,8 @@ impl<'a> MachineFiles<'a> {
         if let Attachment::Routed { routed, lease } = attachment {
             files.push((ManagedFile::GuestEnd(name()), self.guest_end(routed, *lease)));
             if let Some(port) = &routed.lan {
-                files.push((ManagedFile::LanEnd(name()), self.lan_end(port)));
+                let lan_end = self.bridged_end(&self.name.lan_link(), port);
+                files.push((ManagedFile::LanEnd(name()), lan_end.render()));
                 files.push((ManagedFile::GuestLan(name()), guest_lan()));
             }
             if !routed.routes.is_empty() && self.host.fixed_pool().is_some() {
@@ -122,10 +124,7 @@ impl<'a> MachineFiles<'a> {
 
     /// The servers that the machine asks, in a row; none where nobody said.
     fn dns_servers(&self, takes: impl Fn(&IpAddr) -> bool) -> Option<String> {
-        let servers = self.host.dns_servers_of(self.machine);
-        let words: Vec<String> =
-            servers.iter().filter(|server| takes(server)).map(ToString::to_string).collect();
-        (!words.is_empty()).then(|| words.join(" "))
+        words(self.host.dns_servers_of(self.machine).iter().filter(|server| takes(server)))
     }
 
     /// The domain in which machines have their names.
@@ -205,10 +204,7 @@ impl<'a> MachineFiles<'a> {
                 ini = ini.set(key, value);
             }
         }
-        let settings = user.into_iter().flatten();
-        settings.fold(ini, |ini, (key, values): (&String, &Values)| {
-            values.texts().into_iter().fold(ini, |ini, value| ini.set(key, value))
-        })
+        user.into_iter().flatten().fold(ini, |ini, (key, values)| ini.set_some(key, values.texts()))
     }
 
     fn host_end(&self, attachment: &Attachment) -> String {
@@ -226,9 +222,7 @@ impl<'a> MachineFiles<'a> {
         for (section, all) in &self.machine.networkd {
             for keys in all.all() {
                 ini = ini.section(section);
-                for (key, values) in keys {
-                    ini = values.texts().into_iter().fold(ini, |ini, value| ini.set(key, value));
-                }
+                ini = keys.iter().fold(ini, |ini, (key, values)| ini.set_some(key, values.texts()));
             }
         }
         ini
@@ -266,21 +260,13 @@ impl<'a> MachineFiles<'a> {
             Lease::Address(address) => route_to(own_gateway(ini), Ipv6Net::from(address)),
         };
         // RFC 8781; systemd 255 and later, older ones pass over it.
-        let ini = if self.is_translated() {
-            ini.section("IPv6PREF64Prefix").set("Prefix", nat64::PREFIX)
-        } else {
-            ini
-        };
-        let ini = match self.own_ipv4() {
-            Some(address) => route_to(ini, Ipv4Net::from(address)),
-            None => ini,
-        };
+        let pref64 = self.is_translated().then_some(nat64::PREFIX).into_iter();
+        let ini = pref64.fold(ini, |ini, net| ini.section("IPv6PREF64Prefix").set("Prefix", net));
+        let ini = self.own_ipv4().map(Ipv4Net::from).into_iter().fold(ini, route_to);
         let Some(gateway) = routed.planned(lease).address() else { return ini };
         // Without GatewayOnLink=: networkd would not wait until the gateway is on this link.
-        routed
-            .behind(lease)
-            .into_iter()
-            .fold(ini, |ini, net| ini.section("Route").set("Destination", net).set("Gateway", gateway))
+        let behind = routed.behind(lease).into_iter();
+        behind.fold(ini, |ini, net| ini.section("Route").set("Destination", net).set("Gateway", gateway))
     }
 
     /// networkd cuts the /64 of this number out of what the ISP delegates; the same
@@ -377,6 +363,11 @@ fn own_gateway(ini: Ini) -> Ini {
     ini.section("Address")
         .set("Address", format_args!("{GATEWAY}/64"))
         .set("DuplicateAddressDetection", "none")
+}
+
+/// The value of a setting that has several, if there are any.
+pub(super) fn words(all: impl IntoIterator<Item: ToString>) -> Option<String> {
+    Some(joined(all, " ")).filter(|words| !words.is_empty())
 }
 
 /// A variable in quotes of the kind that does not stand in it: nspawn knows no

@@ -40,18 +40,15 @@ pub fn is_used(spec: &Spec) -> bool {
 
 /// The files that all such machines share.
 pub fn files(spec: &Spec) -> Vec<(ManagedFile, String)> {
-    if !is_used(spec) {
-        return Vec::new();
-    }
+    let Some(pool) = spec.host.prefix.filter(|_| is_used(spec)) else { return Vec::new() };
     let listener = spec.host.dns64_listener();
     let mut files = vec![
         (ManagedFile::Nat64Netdev, device()),
-        (ManagedFile::Nat64Network, network(listener, spec.host.prefix.map(translator_address))),
+        (ManagedFile::Nat64Network, network(listener, translator_address(pool))),
         (ManagedFile::Nat64Unit, translator()),
+        (ManagedFile::Nat64Config, tayga(pool)),
     ];
-    let pool = spec.host.prefix;
-    files.extend(pool.map(|pool| (ManagedFile::Nat64Config, tayga(pool))));
-    if let (Some(listener), Some(pool)) = (listener, pool) {
+    if let Some(listener) = listener {
         files.push((ManagedFile::Dns64Config, unbound(&spec.host, pool, listener)));
         files.push((ManagedFile::Dns64Unit, resolver()));
     }
@@ -68,8 +65,8 @@ fn device() -> String {
 }
 
 /// Its routes stay while tayga does not run: what comes then is lost, and goes nowhere else.
-fn network(listener: Option<Ipv6Addr>, translator: Option<Ipv6Addr>) -> String {
-    let ini = Ini::new()
+fn network(listener: Option<Ipv6Addr>, translator: Ipv6Addr) -> String {
+    Ini::new()
         .section("Match")
         .set("Name", LINK)
         .section("Link")
@@ -84,11 +81,10 @@ fn network(listener: Option<Ipv6Addr>, translator: Option<Ipv6Addr>) -> String {
         .set_some("Address", listener.map(|address| format!("{address}/128")))
         .set("IPMasquerade", "ipv4")
         .section("Route")
-        .set("Destination", PREFIX);
-    // Its errors come from there, and are believed where the way back is that way.
-    translator
-        .into_iter()
-        .fold(ini, |ini, own| ini.section("Route").set("Destination", format_args!("{own}/128")))
+        .set("Destination", PREFIX)
+        // Its errors come from there, and are believed where the way back is that way.
+        .section("Route")
+        .set("Destination", format_args!("{translator}/128"))
         .render()
 }
 
@@ -174,15 +170,15 @@ fn config(file: &ManagedFile) -> String {
 /// translated are, by the one address that is planned for each: every other takes a place of the pool.
 /// Nobody comes in this way who was not asked, not even to this host.
 /// What is no part of the internet is not behind it either, whichever of it the translator knows (RFC 6890).
-pub fn rules() -> ([String; 4], [String; 2]) {
+pub fn rules() -> (Vec<String>, Vec<String>) {
     const PRIVATE: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, \
                            192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3";
-    let forward = [
+    let forward = vec![
         format!("ip6 daddr {PREFIX} iifname . ip6 saddr != @translated counter drop"),
         format!("iifname \"{LINK}\" ip daddr {{ {PRIVATE} }} counter drop"),
         format!("oifname \"{LINK}\" meta nfproto ipv4 ct state established,related accept"),
         format!("oifname \"{LINK}\" meta nfproto ipv4 counter drop"),
     ];
-    let input = [format!("iifname \"{LINK}\" jump always"), format!("iifname \"{LINK}\" counter drop")];
+    let input = vec![format!("iifname \"{LINK}\" jump always"), format!("iifname \"{LINK}\" counter drop")];
     (forward, input)
 }

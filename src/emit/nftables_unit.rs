@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
+use crate::visible::joined;
 
 /// Where systemd finds the unit, the first of them first.
 pub const UNITS: [&str; 3] = [
@@ -46,9 +47,8 @@ pub fn files(known: bool, again: &[(&str, String)]) -> Vec<(ManagedFile, String)
     if !known {
         return vec![(ManagedFile::NftablesDropIn, wants.render())];
     }
-    let names: Vec<String> =
-        again.iter().map(|(name, _)| format!("delete chain inet nsctl {name}")).collect();
-    let after = format!("-/usr/sbin/nft '{}'", names.join("; "));
+    let goes = again.iter().map(|(name, _)| format!("delete chain inet nsctl {name}"));
+    let after = format!("-/usr/sbin/nft '{}'", joined(goes, "; "));
     // Should ours not be there, or not be taken, theirs are loaded as they always were.
     let either = |file: ManagedFile, else_: &str| {
         format!("/bin/sh -c 'nft -f {} || exec nft {else_}'", file.path().display())

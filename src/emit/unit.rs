@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use super::file::{FIREWALL_UNIT, host_unit};
 use super::ini::Ini;
-use super::machine::{Attachment, GATEWAY, MachineFiles};
+use super::machine::{Attachment, GATEWAY, MachineFiles, words};
 use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
 use crate::spec::BridgePort;
+use crate::visible::joined;
 
 impl MachineFiles<'_> {
     /// The unit's own settings: what it waits for, its limits.
@@ -19,15 +20,9 @@ impl MachineFiles<'_> {
         let port = self.machine.network.port();
         let waits = port.filter(|port| self.waits_for(port));
         let before = waits.map(|port| device_unit(&port.bridge)).into_iter();
-        let before: Vec<String> = before.chain(guarded.then(|| FIREWALL_UNIT.to_owned())).collect();
-        let before = (!before.is_empty()).then(|| before.join(" "));
-        let sockets: Vec<String> = self
-            .machine
-            .expose
-            .iter()
-            .filter_map(|expose| Some(host_unit(self.name, expose.host?, "socket")))
-            .collect();
-        let sockets = (!sockets.is_empty()).then(|| sockets.join(" "));
+        let before = words(before.chain(guarded.then(|| FIREWALL_UNIT.to_owned())));
+        let ports = self.machine.expose.iter().filter_map(|expose| expose.host);
+        let sockets = words(ports.map(|port| host_unit(self.name, port, "socket")));
         let link = (!self.answered_for(attachment).is_empty()).then(|| self.host.may_answer_on()).flatten();
         let link = link.map(device_unit);
         let mut ini = Ini::new();
@@ -44,23 +39,21 @@ impl MachineFiles<'_> {
             ini = ini.section("Unit").set("Wants", &units).set("After", &units);
         }
         let limits = self.host.limits(self.machine);
+        // A guest that does not read the file bound into it would send what the host's narrower end
+        // drops without a word: networkd's RA names no MTU.
         let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));
+        let narrow = narrow.map(|mtu| inside(self.name, &format!("ip link set host0 mtu {mtu}")));
         ini = ini.section("Service").set_some("MemoryMax", limits.memory);
         ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
         ini = ini.set_some("ExecStartPre", port.and_then(apart));
         ini = ini.set_some("ExecStartPre", self.own_ipv4().map(|_| self.lets_ipv4_through()));
-        for command in self.answer(attachment, "replace") {
-            ini = ini.set("ExecStartPre", command);
-        }
-        ini = ini.set_some("ExecStartPost", narrow.map(|mtu| narrow_guest_end(self.name, mtu)));
+        ini = ini.set_some("ExecStartPre", self.answer(attachment, "replace"));
+        ini = ini.set_some("ExecStartPost", narrow);
         ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
         ini = ini.set_some("ExecStartPost", self.joins(attachment));
-        for command in self.answer(attachment, "del") {
-            ini = ini.set("ExecStopPost", command);
-        }
-        ini.render()
+        ini.set_some("ExecStopPost", self.answer(attachment, "del")).render()
     }
 
     /// Whether its bridge must be there first: networkd joins a second interface whenever that comes.
@@ -94,7 +87,7 @@ impl MachineFiles<'_> {
             switches.push((format!("conf/{uplink}/arp_evict_nocarrier"), 0));
         }
         let set = switches.iter().map(|(key, value)| format!("echo {value} > /proc/sys/net/ipv4/{key}"));
-        format!("-/bin/sh -c '{}'", set.collect::<Vec<_>>().join("; "))
+        format!("-/bin/sh -c '{}'", joined(set, "; "))
     }
 
     /// What begins or ends that this host answers for the machine (RFC 4861 7.2.8, RFC 1027).
@@ -135,12 +128,6 @@ fn apart(port: &BridgePort) -> Option<String> {
     let why = format!("{bridge} does not keep VLANs apart: nsctl apply");
     let apart = format!("grep -qx 1 {place}/vlan_filtering && grep -qx 0 {place}/default_pvid");
     vlan.map(|_| format!("/bin/sh -c '{apart} || {{ echo {why} >&2; exit 1; }}'"))
-}
-
-/// A guest that does not read the file bound into it would send what the host's
-/// narrower end drops without a word: networkd's RA names no MTU.
-fn narrow_guest_end(name: &MachineName, mtu: u32) -> String {
-    inside(name, &format!("ip link set host0 mtu {mtu}"))
 }
 
 /// A command of the host's in a machine's network.

@@ -9,6 +9,7 @@ use crate::name::IfName;
 use crate::pool::Prefix;
 use crate::spec::WireGuard;
 use crate::spec::wireguard::{Peer, TABLE, Table};
+use crate::visible::joined;
 
 /// Before the rule for the main table, which has the priority 32766 (ip-rule(8)), and known by their numbers:
 /// networkd of systemd 252 leaves them when their link goes.
@@ -50,15 +51,11 @@ fn device(interface: &IfName, wireguard: &WireGuard, mtu: Option<u32>) -> String
         ini.section("WireGuardPeer")
             .set("PublicKey", public_key)
             .set_some("PresharedKeyFile", preshared.then(|| key_file(interface, Some(public_key.number()))))
-            .set("AllowedIPs", words(allowed_ips))
+            .set("AllowedIPs", joined(allowed_ips, ","))
             .set_some("Endpoint", endpoint.as_ref())
             .set_some("PersistentKeepalive", *persistent_keepalive)
     });
     ini.render()
-}
-
-fn words(nets: &[IpNet]) -> String {
-    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn is_default(net: &IpNet) -> bool {
@@ -67,29 +64,23 @@ fn is_default(net: &IpNet) -> bool {
 
 fn network(interface: &IfName, wireguard: &WireGuard, pool: Option<Prefix>) -> String {
     let ini = Ini::new().section("Match").set("Name", interface).section("Network");
-    let ini = wireguard.address.iter().fold(ini, |ini, address| ini.set("Address", address));
-    let ini = wireguard.dns.iter().fold(ini, |ini, server| ini.set("DNS", server)).set("IPv6AcceptRA", "no");
-    let nets: std::collections::BTreeSet<IpNet> = wireguard.allowed().collect();
+    let ini = ini.set_some("Address", &wireguard.address).set_some("DNS", &wireguard.dns);
+    let ini = ini.set("IPv6AcceptRA", "no");
+    // None: the main one, but for what is all of a family.
+    let table = match wireguard.table {
+        Table::Auto => None,
+        Table::Off => Some(TABLE),
+        Table::Number(number) => Some(number),
+    };
+    let nets = wireguard.allowed().filter(|net| wireguard.table != Table::Off || matches!(net, IpNet::V6(_)));
+    let nets: std::collections::BTreeSet<IpNet> = nets.collect();
     let ini = nets.iter().fold(ini, |ini, net| {
-        let table = match wireguard.table {
-            Table::Auto => is_default(net).then_some(TABLE),
-            Table::Off => Some(TABLE),
-            Table::Number(number) => Some(number),
-        };
-        let is_ours = wireguard.table != Table::Off || matches!(net, IpNet::V6(_));
-        if !is_ours {
-            return ini;
-        }
+        let table = table.or(is_default(net).then_some(TABLE));
         ini.section("Route").set("Destination", net).set_some("Table", table)
     });
-    match wireguard.table {
-        Table::Auto => {
-            nets.iter().filter(|net| is_default(net)).fold(ini, |ini, net| all_of(ini, net, wireguard))
-        }
-        Table::Off => pool.map(Prefix::net).into_iter().fold(ini, |ini, pool| of_pool(ini, pool, TABLE)),
-        Table::Number(number) => {
-            pool.map(Prefix::net).into_iter().fold(ini, |ini, pool| of_pool(ini, pool, number))
-        }
+    match table {
+        None => nets.iter().filter(|net| is_default(net)).fold(ini, |ini, net| all_of(ini, net, wireguard)),
+        Some(table) => pool.map(Prefix::net).into_iter().fold(ini, |ini, pool| of_pool(ini, pool, table)),
     }
     .render()
 }

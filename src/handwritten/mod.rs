@@ -24,23 +24,13 @@ const BESIDE_TREES: &str = "/var/lib/machines";
 
 /// What nspawn takes from a file that came with an image (systemd.nspawn(5)): it
 /// grants nothing. The rest is told, and left out.
-const HARMLESS: [(&str, &[&str]); 2] = [
+const HARMLESS: [(&str, &str); 2] = [
     (
         "Exec",
-        &[
-            "Boot",
-            "ProcessTwo",
-            "Parameters",
-            "Environment",
-            "User",
-            "WorkingDirectory",
-            "KillSignal",
-            "NotifyReady",
-            "Hostname",
-            "Timezone",
-        ],
+        "Boot ProcessTwo Parameters Environment User WorkingDirectory KillSignal NotifyReady Hostname \
+         Timezone",
     ),
-    ("Files", &["ReadOnly", "Volatile"]),
+    ("Files", "ReadOnly Volatile"),
 ];
 
 /// Why what somebody wrote by hand cannot be a definition.
@@ -129,7 +119,10 @@ fn unprivileged(text: &str) -> (String, Vec<String>) {
     for (section, settings) in Ini::parse(text).sections() {
         kept = kept.section(section);
         for (key, value) in settings {
-            if HARMLESS.iter().any(|(name, keys)| *name == section && keys.contains(&key.as_str())) {
+            if HARMLESS
+                .iter()
+                .any(|(name, keys)| *name == section && keys.split(' ').any(|known| known == key))
+            {
                 kept = kept.set(key, value);
             } else if !decided_by_network(section, key) {
                 left_out.push(format!("{key}={value}"));

@@ -123,7 +123,7 @@ impl<'t> Reader<'t> {
     }
 
     fn wrong(&mut self, place: Range<usize>, message: impl Into<String>) {
-        self.problems.push(Problem::at(self.path, self.shown, place, message));
+        self.problems.push(Problem::at(self.path, self.shown, Some(place), message));
     }
 
     fn of_interface(&mut self, setting: &Setting) {

@@ -30,11 +30,7 @@ pub enum ChangeError {
 pub struct Change<'o> {
     observed: &'o Observed,
     before: &'o Spec,
-    state: State,
-    scope: Scope,
-    /// The user's files as they are to be; none: the file goes.
-    inputs: BTreeMap<PathBuf, Option<String>>,
-    /// What else is wanted; its spec, leases and files follow.
+    /// What is wanted; its spec and leases follow from its inputs.
     wanted: Wanted,
     /// Where a new guest will be, as far as that is known already.
     chosen: Option<(MachineName, Option<u64>)>,
@@ -42,14 +38,13 @@ pub struct Change<'o> {
 
 impl<'o> Change<'o> {
     pub fn of(before: &'o Spec, state: &State, observed: &'o Observed, scope: Scope) -> Change<'o> {
-        let wanted = Wanted::new(Spec::default(), State::default(), scope.clone());
-        let inputs = BTreeMap::new();
-        Change { observed, before, state: state.clone(), scope, inputs, wanted, chosen: None }
+        let wanted = Wanted::new(Spec::default(), state.clone(), scope);
+        Change { observed, before, wanted, chosen: None }
     }
 
     /// The text of a file of the user's, as it is to be by now.
     fn text(&self, path: &Path) -> &str {
-        let edited = self.inputs.get(path).map(Option::as_deref);
+        let edited = self.wanted.inputs.get(path).map(Option::as_deref);
         edited.unwrap_or_else(|| self.observed.file(path)).unwrap_or_default()
     }
 
@@ -59,7 +54,7 @@ impl<'o> Change<'o> {
     /// When it is no TOML.
     pub fn host(mut self, host: &HostSpec) -> Result<Self, ChangeError> {
         let text = edit::host(self.text(Path::new(HOST_FILE)), &self.before.host, host)?;
-        self.inputs.insert(HOST_FILE.into(), Some(text));
+        self.wanted.inputs.insert(HOST_FILE.into(), Some(text));
         Ok(self)
     }
 
@@ -75,7 +70,7 @@ impl<'o> Change<'o> {
     /// A definition of these words.
     #[must_use]
     pub fn write(mut self, name: &MachineName, text: String) -> Self {
-        self.inputs.insert(definition_path(name), Some(text));
+        self.wanted.inputs.insert(definition_path(name), Some(text));
         self
     }
 
@@ -108,10 +103,10 @@ impl<'o> Change<'o> {
     /// and what somebody edited of them goes, too.
     #[must_use]
     pub fn forget(mut self, name: &MachineName) -> Self {
-        self.inputs.insert(definition_path(name), None);
+        self.wanted.inputs.insert(definition_path(name), None);
         let kept = kept_beside(&ManagedFile::Nspawn(name.clone()).path());
         if self.observed.file(&kept).is_some() {
-            self.inputs.insert(kept, None);
+            self.wanted.inputs.insert(kept, None);
         }
         self.wanted.take_over.extend(self.observed.edited(name));
         self
@@ -127,11 +122,11 @@ impl<'o> Change<'o> {
         ];
         for (old, new) in files {
             if let Some(text) = self.observed.file(&old) {
-                self.inputs.insert(new, Some(text.to_owned()));
-                self.inputs.insert(old, None);
+                self.wanted.inputs.insert(new, Some(text.to_owned()));
+                self.wanted.inputs.insert(old, None);
             }
         }
-        self.state.leases.rename(name, new);
+        self.wanted.leases.rename(name, new);
         let has_tree = self.observed.images.contains(name.as_str());
         self.wanted.rename_tree = has_tree.then(|| (name.clone(), new.clone()));
         self
@@ -140,7 +135,7 @@ impl<'o> Change<'o> {
     /// A file of somebody else's is kept under this name, and ours may take its place.
     #[must_use]
     pub fn take_over(mut self, path: PathBuf, text: String) -> Self {
-        self.inputs.insert(kept_beside(&path), Some(text));
+        self.wanted.inputs.insert(kept_beside(&path), Some(text));
         self.wanted.take_over.insert(path);
         self
     }
@@ -149,9 +144,9 @@ impl<'o> Change<'o> {
     #[must_use]
     pub fn keys(mut self, keys: &BTreeMap<PathBuf, String>) -> Self {
         let is_key = |path: &&PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)));
-        self.inputs.extend(self.observed.files.keys().filter(is_key).map(|path| (path.clone(), None)));
+        self.wanted.inputs.extend(self.observed.files.keys().filter(is_key).map(|path| (path.clone(), None)));
         for (path, key) in keys {
-            self.inputs.insert(path.clone(), Some(key.clone()));
+            self.wanted.inputs.insert(path.clone(), Some(key.clone()));
             self.wanted.modes.insert(path.clone(), 0o640);
         }
         self
@@ -170,9 +165,10 @@ impl<'o> Change<'o> {
         self
     }
 
+    /// It runs at once, on a host that does.
     #[must_use]
-    pub fn start(mut self, name: &MachineName) -> Self {
-        self.wanted.start.insert(name.clone());
+    pub fn start(mut self, name: &MachineName, now: bool) -> Self {
+        self.wanted.start.extend((now && self.observed.live).then(|| name.clone()));
         self
     }
 
@@ -201,17 +197,16 @@ impl<'o> Change<'o> {
         {
             machine.network.choose(*host_part);
         }
-        let leases = settle(&spec, self.state.leases.clone(), &self.scope).map_err(ChangeError::Refused)?;
-        let Wanted { modes, images, made, rename_tree, drop_images, start, take_over, .. } = self.wanted;
-        let settled = Wanted::new(spec, State { leases, ..self.state }, self.scope);
-        let inputs = self.inputs;
-        Ok(Wanted { inputs, modes, images, made, rename_tree, drop_images, start, take_over, ..settled })
+        let wanted = self.wanted;
+        let leases = settle(&spec, wanted.leases, &wanted.scope).map_err(ChangeError::Refused)?;
+        let left_out = spec.broken.keys().cloned().collect();
+        Ok(Wanted { spec, leases, left_out, ..wanted })
     }
 
     /// What is wanted afterwards.
     fn after(&self) -> Result<Spec, ChangeError> {
         let mut files = self.observed.files.clone();
-        for (path, text) in &self.inputs {
+        for (path, text) in &self.wanted.inputs {
             match text {
                 Some(text) => _ = files.insert(path.clone(), text.clone()),
                 None => _ = files.remove(path),

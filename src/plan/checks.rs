@@ -20,16 +20,11 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     if !observed.live {
         return refusals;
     }
-    for (name, port) in wanted.spec.bridge_ports() {
-        if wanted.holds(&Owner::Machine(name.clone())) {
-            refusals.extend(bridge_missing(wanted, observed, name, &port.bridge));
-        }
-    }
-    for (name, bridge) in &wanted.spec.host.bridges {
-        if wanted.holds(&Owner::Bridge(name.clone())) {
-            refusals.extend(port_refused(observed, name, bridge));
-        }
-    }
+    let mine = wanted.spec.bridge_ports().filter(|(name, _)| wanted.holds_machine(name));
+    refusals.extend(mine.filter_map(|(name, port)| bridge_missing(wanted, observed, name, &port.bridge)));
+    let bridges = wanted.spec.host.bridges.iter();
+    let bridges = bridges.filter(|(name, _)| wanted.holds(&Owner::Bridge((*name).clone())));
+    refusals.extend(bridges.filter_map(|(name, bridge)| port_refused(observed, name, bridge)));
     refusals.extend(router_in_pool(wanted, observed));
     refusals.extend(no_nft(wanted, observed));
     refusals.extend(no_translator(wanted, observed));
@@ -41,7 +36,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
 fn bridge_missing(
     wanted: &Wanted,
     observed: &Observed,
-    machine: &MachineName,
+    name: &MachineName,
     bridge: &IfName,
 ) -> Option<Refusal> {
     let ours = wanted.spec.host.bridges.contains_key(bridge);
@@ -57,8 +52,8 @@ fn bridge_missing(
         [] => format!("{makes} makes it"),
         some => format!("there are: {}; or {makes}", some.join(", ")),
     };
-    let what = format!("'{machine}' cannot be on {bridge}: there is no such bridge");
-    let path = definition_path(machine);
+    let what = format!("'{name}' cannot be on {bridge}: there is no such bridge");
+    let path = definition_path(name);
     // What a verb is only about to write has no line yet.
     let written = observed.file(&path).filter(|_| !wanted.inputs.contains_key(&path));
     let what = match written {
@@ -66,7 +61,7 @@ fn bridge_missing(
         None => what,
     };
     // The host waits with the bridge for who is on it.
-    Some(if leaves { Refusal::of_host(what, hint) } else { Refusal::of(machine, what, hint) })
+    Some(if leaves { Refusal::of_host(what, hint) } else { Refusal::of(name, what, hint) })
 }
 
 /// Whether nsctl made the bridge.
@@ -153,9 +148,11 @@ fn no_nft(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
 /// Machines that are to be translated, where this host cannot.
 fn no_translator(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let Some((why, hint)) = untranslatable(wanted, observed) else { return Vec::new() };
-    let machines = wanted.spec.machines.iter().filter(|(name, machine)| {
-        wanted.spec.host.is_translated(machine) && wanted.holds(&Owner::Machine((*name).clone()))
-    });
+    let machines = wanted
+        .spec
+        .machines
+        .iter()
+        .filter(|(name, machine)| wanted.spec.host.is_translated(machine) && wanted.holds_machine(name));
     let refused = machines.map(|(name, _)| {
         Refusal::of(name, format!("'{name}' is to reach IPv4 by nat64, and {why}"), hint.clone())
     });

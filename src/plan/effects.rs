@@ -10,6 +10,7 @@ use crate::name::kernel_name;
 use crate::nftables::table::Difference;
 use crate::observed::Observed;
 use crate::spec::Spec;
+use crate::visible::joined;
 
 /// The firewall, where something happens to it.
 const TABLE_OBJECT: &str = "table inet nsctl";
@@ -122,10 +123,9 @@ pub fn of_firewall(wanted: &Wanted, observed: &Observed, files: &[Effect]) -> Op
 /// The first of them, and how many more there are.
 pub fn few(drift: &[Difference]) -> String {
     const SHOWN: usize = 4;
-    let shown: Vec<String> = drift.iter().take(SHOWN).map(ToString::to_string).collect();
     let more = drift.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join("; "))
+    format!("{}{more}", joined(drift.iter().take(SHOWN), "; "))
 }
 
 /// What becomes of units, as the steps say; `reasons` tells why machines restart.

@@ -31,11 +31,9 @@ impl FileChange {
     }
 }
 
-/// The rendered files that change, in the order of their paths.
-///
-/// # Errors
-/// Every file in the way that is not ours, or that somebody edited.
-pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<FileChange>, Vec<Refusal>> {
+/// The rendered files that change, in the order of their paths; and every file in the way that is
+/// not ours, or that somebody edited.
+pub fn changes(wanted: &Wanted, observed: &Observed) -> (Vec<FileChange>, Vec<Refusal>) {
     let mut rendered = emit::render(&wanted.spec, &wanted.leases);
     rendered.retain(|_, rendered| wanted.holds(&rendered.file.owner()));
     let stale = stale(wanted, observed, &rendered);
@@ -53,11 +51,13 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> Result<Vec<FileChange>, 
             refusals.push(not_ours(path, old, origin, new));
             continue;
         }
-        let new = new.map(|file| file.text.clone()).or_else(|| handwritten(&path, observed));
+        // What stood in the place of a file of ours before: its owner gets it back.
+        let before = || observed.file(&kept_beside(&path)).map(str::to_owned);
+        let new = new.map(|file| file.text.clone()).or_else(before);
         changes.push(FileChange { file, old: old.map(str::to_owned), new });
     }
     changes.extend(hosts(wanted, observed));
-    if refusals.is_empty() { Ok(changes) } else { Err(refusals) }
+    (changes, refusals)
 }
 
 /// The block of machines in /etc/hosts, where nsctl keeps one.
@@ -98,11 +98,6 @@ pub fn kept_beside(path: &Path) -> PathBuf {
 /// The place of a file that is kept so.
 pub fn origin_of_kept(path: &Path) -> Option<PathBuf> {
     Some(path.with_file_name(path.file_name()?.to_str()?.strip_suffix(KEPT)?))
-}
-
-/// What stood in the place of a file of ours before: its owner gets it back.
-fn handwritten(path: &Path, observed: &Observed) -> Option<String> {
-    observed.file(&kept_beside(path)).map(str::to_owned)
 }
 
 fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&Rendered>) -> Refusal {
@@ -187,7 +182,7 @@ fn claims(wanted: &Wanted, observed: &Observed) -> Vec<(PathBuf, Option<String>)
     let renamed = wanted.rename_tree.as_ref();
     for (path, text) in observed.files.range(PathBuf::from(emit::TREES_DIR)..) {
         let Some(ManagedFile::Claim(name)) = ManagedFile::parse(path) else { continue };
-        if !wanted.holds(&Owner::Machine(name.clone())) {
+        if !wanted.holds_machine(&name) {
             continue;
         }
         // Below --root nobody sees which tree it is.

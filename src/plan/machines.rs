@@ -8,7 +8,7 @@ use super::vlans::{bridge_of, vlan_of};
 use super::{Scope, Step, Wanted, probe};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
-use crate::emit::{MOUNT_BURST, ManagedFile, Owner, Reader};
+use crate::emit::{MOUNT_BURST, ManagedFile, Reader};
 use crate::name::MachineName;
 use crate::observed::{Link, Observed};
 use crate::spec::{BridgePort, MachineSpec, Network};
@@ -40,7 +40,7 @@ pub fn actions(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> 
         }
     }
     for (name, machine) in &wanted.spec.machines {
-        if wanted.holds(&Owner::Machine(name.clone())) {
+        if wanted.holds_machine(name) {
             let mine = by_machine.get(name).map_or(&[][..], Vec::as_slice);
             actions.decide(name, machine, wanted, observed, mine);
         }
@@ -232,10 +232,8 @@ fn place<T>(text: &Option<String>, of: fn(&str) -> Option<T>) -> Option<T> {
 
 /// The values of a key of a unit.
 fn service(text: &Option<String>, key: &str) -> Vec<String> {
-    let ini = text.as_deref().map(Ini::parse);
-    let sections = ini.iter().flat_map(Ini::sections).filter(|(name, _)| *name == "Service");
-    let settings = sections.flat_map(|(_, settings)| settings).filter(|(found, _)| found == key);
-    settings.map(|(_, value)| value.clone()).collect()
+    let ini = Ini::parse(text.as_deref().unwrap_or_default());
+    ini.values("Service", key).map(str::to_owned).collect()
 }
 
 /// Whether a machine's limits change. systemd gives them to the kernel when it starts the unit,

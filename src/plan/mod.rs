@@ -87,6 +87,11 @@ impl Wanted {
         let is_left_out = matches!(owner, Owner::Machine(name) if self.left_out.contains(name));
         self.scope.holds(owner) && !is_left_out
     }
+
+    /// Whether this machine is.
+    pub fn holds_machine(&self, name: &MachineName) -> bool {
+        self.holds(&Owner::Machine(name.clone()))
+    }
 }
 
 /// What a verb is about: it leaves the rest of the host alone. A bridge needs the
@@ -167,7 +172,7 @@ fn still_translated(wanted: &Wanted, observed: &Observed) -> bool {
         emit::ManagedFile::UnitDropIn(name) => Some(name),
         _ => None,
     });
-    whose.any(|name| !wanted.holds(&Owner::Machine(name)))
+    whose.any(|name| !wanted.holds_machine(&name))
 }
 
 /// The steps from what is observed to what is wanted.
@@ -179,17 +184,13 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     settled.spec.still_translated = still_translated(wanted, observed);
     let wanted = &settled;
     let mut refusals = checks::refusals(wanted, observed);
-    let changes = match files::changes(wanted, observed) {
-        Ok(changes) if refusals.is_empty() => changes,
-        Ok(_) => return Err(refusals),
-        Err(mut more) => {
-            refusals.append(&mut more);
-            return Err(refusals);
-        }
-    };
-    let unfit = definitions::refusals(wanted, observed, &changes);
-    if !unfit.is_empty() {
-        return Err(unfit);
+    let (changes, not_ours) = files::changes(wanted, observed);
+    refusals.extend(not_ours);
+    if refusals.is_empty() {
+        refusals = definitions::refusals(wanted, observed, &changes);
+    }
+    if !refusals.is_empty() {
+        return Err(refusals);
     }
     let actions = machines::actions(wanted, observed, &changes);
     let mut notes = actions.notes();

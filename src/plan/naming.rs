@@ -2,7 +2,7 @@
 
 use super::{Refusal, Wanted};
 use crate::emit::names;
-use crate::emit::{HOSTS_FILE, ManagedFile, Origin, Owner};
+use crate::emit::{HOSTS_FILE, ManagedFile, Origin};
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::spec::Spec;
@@ -38,7 +38,7 @@ pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Ref
 /// Machines that are new, and whose names are taken.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let new =
-        wanted.spec.machines.keys().filter(|name| is_planned(name, wanted) && !is_there(name, observed));
+        wanted.spec.machines.keys().filter(|name| wanted.holds_machine(name) && !is_there(name, observed));
     // Of two new ones the first by name may have it.
     let taken = new.filter_map(|name| {
         taken(name, &wanted.spec, observed).filter(|_| !is_first_of_new(name, wanted, observed))
@@ -49,7 +49,7 @@ pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
 /// What an older nsctl took: it runs on, and is not published.
 pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
     let there =
-        wanted.spec.machines.keys().filter(|name| is_planned(name, wanted) && is_there(name, observed));
+        wanted.spec.machines.keys().filter(|name| wanted.holds_machine(name) && is_there(name, observed));
     let unheard = there.filter(|name| {
         names::is_reserved(name.as_str()) || names::is_the_hosts(name.as_str(), &observed.hostnames)
     });
@@ -58,10 +58,6 @@ pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
             format!("'{name}' is not to be found by that name, which means something else; `nsctl rename {name} NEW`")
         })
         .collect()
-}
-
-fn is_planned(name: &MachineName, wanted: &Wanted) -> bool {
-    wanted.holds(&Owner::Machine(name.clone()))
 }
 
 fn is_there(name: &MachineName, observed: &Observed) -> bool {

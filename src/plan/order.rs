@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::files::kept_beside;
-use super::{NewImage, Stale, Step, Wanted, files, machines, unreachable, vlans};
+use super::files::{self, FileChange, kept_beside};
+use super::{NewImage, Stale, Step, Wanted, machines, unreachable, vlans};
 use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Nftables, Observed};
@@ -15,14 +15,14 @@ use crate::observed::{Nftables, Observed};
 pub fn steps(
     wanted: &Wanted,
     observed: &Observed,
-    changes: &[files::FileChange],
+    changes: &[FileChange],
     actions: &machines::MachineActions,
 ) -> Vec<Step> {
     let mut steps = files::records(wanted, observed);
     steps.extend(actions.stop());
     let (listen, deafen) = sockets(observed, changes);
     steps.extend(deafen.filter(|_| observed.live));
-    let read: Vec<Step> = changes.iter().map(files::FileChange::step).chain(actions.with_host()).collect();
+    let read: Vec<Step> = changes.iter().map(FileChange::step).chain(actions.with_host()).collect();
     let mut stale = Stale::beside(observed.units.keys().cloned().collect());
     for step in steps.iter().chain(&read) {
         stale.note(step);
@@ -64,15 +64,14 @@ pub fn flushed(wanted: &Wanted, observed: &Observed) -> bool {
 
 /// The host's sockets for machines that run: those whose files are new or changed
 /// listen, those whose files change or go did.
-fn sockets(observed: &Observed, changes: &[files::FileChange]) -> (Option<Step>, Option<Step>) {
-    let unit = |change: &files::FileChange| match (&change.file, change.file.reader()) {
+fn sockets(observed: &Observed, changes: &[FileChange]) -> (Option<Step>, Option<Step>) {
+    let unit = |change: &FileChange| match (&change.file, change.file.reader()) {
         (ManagedFile::HostUnit(machine, _, "socket"), Reader::Systemd(unit)) => {
             Some((unit, observed.is_running(machine)))
         }
         _ => None,
     };
-    let named =
-        |takes: fn(&files::FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
+    let named = |takes: fn(&FileChange) -> bool| changes.iter().filter(move |c| takes(c)).filter_map(unit);
     let mut new: Vec<String> =
         named(|change| change.new.is_some()).filter(|(_, runs)| *runs).map(|(file, _)| file).collect();
     let mut old: Vec<String> = named(|change| change.old.is_some()).map(|(file, _)| file).collect();
@@ -116,7 +115,7 @@ fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
 
 /// Bridges whose files are new: wait for them, and clean their ports. Those whose
 /// files are gone: networkd does not delete what it made.
-fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
+fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
         let comes_up = changes.iter().any(|change| change.is_of_bridge(name, bridge));
@@ -143,11 +142,7 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChan
 }
 
 /// Tunnels whose device, or whose keys, are written, and whether they are new.
-fn made_tunnels(
-    wanted: &Wanted,
-    observed: &Observed,
-    changes: &[files::FileChange],
-) -> BTreeMap<IfName, bool> {
+fn made_tunnels(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> BTreeMap<IfName, bool> {
     let made = changes.iter().filter(|change| change.new.is_some());
     let devices = made.filter_map(|change| match &change.file {
         ManagedFile::TunnelNetdev(link) => Some((link.clone(), change.old.is_none())),
@@ -163,7 +158,7 @@ fn made_tunnels(
 }
 
 /// The switches now, as the sysctl.d file is read at boot only, and the pool's route.
-fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[files::FileChange]) -> Vec<Step> {
+fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Step> {
     let tunnels = made_tunnels(wanted, observed, changes).into_iter();
     let mut steps: Vec<Step> = tunnels.map(|(link, is_new)| Step::TunnelUp { link, is_new }).collect();
     if wanted.holds(&Owner::Host) {

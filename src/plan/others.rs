@@ -2,10 +2,10 @@
 //! and what to tell them.
 
 use super::Wanted;
-use crate::emit::Owner;
 use crate::name::kernel_name;
 use crate::observed::{BRIDGE_NETFILTER, Chain, Observed, Tool};
 use crate::spec::Network;
+use crate::visible::joined;
 
 /// What must get through a forward chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +62,7 @@ impl Traffic {
 /// What the machines of a plan's scope send and receive.
 fn traffic(wanted: &Wanted) -> Vec<Traffic> {
     let host = &wanted.spec.host;
-    let mine = wanted.spec.machines.iter().filter(|(name, _)| wanted.holds(&Owner::Machine((*name).clone())));
+    let mine = wanted.spec.machines.iter().filter(|(name, _)| wanted.holds_machine(name));
     let mut traffic = Vec::new();
     for (name, machine) in mine {
         match &machine.network {
@@ -134,8 +134,7 @@ fn each(traffic: &Traffic, prefix: &[&str; 2], link: &[&str; 2], command: &dyn F
         Traffic::Link(name) => link.iter().map(|word| format!("{word} {name}")).collect(),
         Traffic::Bridge(name) => vec![link.map(|word| format!("{word} {name}")).join(" ")],
     };
-    let commands: Vec<String> = rules.iter().map(|rule| command(rule)).collect();
-    commands.join(" && ")
+    joined(rules.iter().map(|rule| command(rule)), " && ")
 }
 
 /// A zone that is trusted sends where it likes; into it, a policy must let (firewalld.policies(5)).

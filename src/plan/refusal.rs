@@ -1,7 +1,10 @@
 //! What stands in the way of a plan, in words; who finds it says what mends it.
 
+use std::collections::BTreeSet;
+
 use crate::hint::Hint;
 use crate::name::MachineName;
+use crate::visible::joined;
 
 /// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,13 +35,8 @@ impl Refusal {
         Refusal::of(name, format!("'{name}' cannot start: {what}"), hint)
     }
 
-    pub fn no_image<'a>(
-        to: &MachineName,
-        image: &str,
-        there_are: impl IntoIterator<Item = &'a String>,
-    ) -> Refusal {
-        let there_are: Vec<&str> = there_are.into_iter().map(String::as_str).collect();
-        let there_are = if there_are.is_empty() { "none".to_owned() } else { there_are.join(", ") };
+    pub fn no_image(to: &MachineName, image: &str, images: &BTreeSet<String>) -> Refusal {
+        let there_are = if images.is_empty() { "none".to_owned() } else { joined(images, ", ") };
         let what = format!("there is no image '{image}'; there are: {there_are}");
         Refusal::of(to, what, "--image takes one of these, debian:trixie, or the path of a tar file")
     }

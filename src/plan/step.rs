@@ -12,6 +12,7 @@ use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
 use crate::pool::{Planned, Prefix};
 use crate::provision::FirstBoot;
+use crate::visible::joined;
 
 /// What a machine's tree is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -397,8 +398,8 @@ impl Step {
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
             Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
             Step::DropUnreachable { routes } => {
-                let nets: Vec<String> = routes.iter().map(|(net, _)| net.to_string()).collect();
-                format!("take away the unreachable route of {}", nets.join(", "))
+                let nets = routes.iter().map(|(net, _)| net);
+                format!("take away the unreachable route of {}", joined(nets, ", "))
             }
             Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
             Step::Delegation => "wait for the delegated prefix".into(),
@@ -409,8 +410,7 @@ impl Step {
             Step::FlushPort { port } => format!("take addresses and routes off {port}"),
             Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
             Step::Probe { link, addresses } => {
-                let all: Vec<String> = addresses.values().flatten().map(ToString::to_string).collect();
-                format!("see that nobody else on {link} has {}", all.join(", "))
+                format!("see that nobody else on {link} has {}", joined(addresses.values().flatten(), ", "))
             }
             Step::Answer { machine, address: Planned::Token(_) } => format!("wait until '{machine}' answers"),
             Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
@@ -425,7 +425,7 @@ fn list(machines: &[MachineName]) -> String {
         [first, .., last] if machines.len() > 6 => {
             format!("{} machines, '{first}' to '{last}'", machines.len())
         }
-        some => some.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "),
+        some => joined(some.iter().map(|name| format!("'{name}'")), ", "),
     }
 }
 

@@ -29,7 +29,7 @@ fn filters(text: &str) -> bool {
 /// What is in the way of machines' VLANs.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
     let ports = wanted.spec.bridge_ports();
-    let mine = ports.filter(|(name, _)| wanted.holds(&Owner::Machine((*name).clone())));
+    let mine = ports.filter(|(name, _)| wanted.holds_machine(name));
     let missing = mine.filter_map(|(name, port)| missing(wanted, observed, name, port));
     missing.chain(left(wanted, observed)).collect()
 }
@@ -84,7 +84,7 @@ fn left(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
             was && !spec.vlans.contains(&vlan) && wanted.holds(&Owner::Bridge(name.clone()))
         })
     };
-    let mut stay = in_vlans(observed).filter(|(name, ..)| !wanted.holds(&Owner::Machine(name.clone())));
+    let mut stay = in_vlans(observed).filter(|(name, ..)| !wanted.holds_machine(name));
     let (machine, bridge, vlan) = stay.find(|(_, bridge, vlan)| drops(bridge, *vlan))?;
     let what = format!("'{machine}' is in VLAN {vlan} of {bridge}, which is to carry that no longer");
     Some(Refusal::of_host(

@@ -8,6 +8,7 @@ use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::spec::Spec;
 use crate::state::State;
+use crate::visible::joined;
 
 /// A plan for the whole host, but for what it leaves out.
 #[derive(Debug)]
@@ -32,8 +33,7 @@ pub fn whole(
     held: Vec<Refusal>,
 ) -> Result<Whole, Vec<Refusal>> {
     let broken = spec.broken.iter().map(|(name, problems)| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Refusal::of(name, problems.join("\n"), "fix that in the file; the machine stays as it is")
+        Refusal::of(name, joined(problems, "\n"), "fix that in the file; the machine stays as it is")
     });
     let unmade = images.values().filter_map(|image| image.as_ref().err().cloned());
     let mut left_out: Vec<Refusal> = broken.chain(held).chain(unmade).collect();

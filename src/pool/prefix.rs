@@ -115,14 +115,6 @@ impl Prefix {
     }
 }
 
-impl FromStr for Prefix {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Prefix, PoolError> {
-        parse_net(text)?.try_into()
-    }
-}
-
 impl TryFrom<Ipv6Net> for Prefix {
     type Error = PoolError;
 
@@ -195,14 +187,6 @@ impl Subnet {
 /// What systemd takes for granted of a link (RFC 4862 5.5.3: 64 bits are left to the host).
 const LINK: u8 = 64;
 
-impl FromStr for Subnet {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Subnet, PoolError> {
-        parse_net(text)?.try_into()
-    }
-}
-
 impl TryFrom<Ipv6Net> for Subnet {
     type Error = PoolError;
 
@@ -216,15 +200,22 @@ impl TryFrom<Ipv6Net> for Subnet {
 }
 
 macro_rules! text_type {
-    ($type:ident, $show:expr) => {
+    ($type:ident) => {
+        impl FromStr for $type {
+            type Err = PoolError;
+
+            fn from_str(text: &str) -> Result<$type, PoolError> {
+                parse_net(text)?.try_into()
+            }
+        }
+
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let show: fn(&$type) -> String = $show;
-                f.pad(&show(self))
+                f.pad(&self.0.to_string())
             }
         }
     };
 }
 
-text_type!(Prefix, |prefix| prefix.0.to_string());
-text_type!(Subnet, |subnet| subnet.net().to_string());
+text_type!(Prefix);
+text_type!(Subnet);

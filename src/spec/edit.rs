@@ -90,11 +90,11 @@ fn merge(table: &mut dyn TableLike, old: &toml::Table, new: &toml::Table, writte
     }
 }
 
-/// Puts an entry back as it was.
-fn restore(document: &mut DocumentMut, was: &DocumentMut, key: &str) {
-    match was.get(key) {
-        Some(item) => document[key] = item.clone(),
-        None => _ = document.remove(key),
+/// Makes an entry what it is there.
+fn restore(table: &mut Table, there: &Table, key: &str) {
+    match there.get(key) {
+        Some(item) => table[key] = item.clone(),
+        None => _ = table.remove(key),
     }
 }
 
@@ -110,14 +110,7 @@ fn put_expose(document: &mut DocumentMut, expose: &[Expose]) -> Result<(), EditE
         let fresh = DocumentMut::from_str(&fresh(entry)?)?.as_table().clone();
         let place = tables.iter().position(|table| port_of(table) == Some(entry.port));
         match place.and_then(|place| tables.get_mut(place)) {
-            Some(table) => {
-                for key in ["to", "host"] {
-                    match fresh.get(key) {
-                        Some(item) => table[key] = item.clone(),
-                        None => _ = table.remove(key),
-                    }
-                }
-            }
+            Some(table) => ["to", "host"].into_iter().for_each(|key| restore(table, &fresh, key)),
             None => tables.push(fresh),
         }
     }

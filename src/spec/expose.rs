@@ -24,21 +24,17 @@ impl Expose {
     /// What is wrong with it, if anything.
     pub fn fault(&self) -> Option<String> {
         let OpenPort { protocol, first, last, from } = self.port;
-        let shown = format!("expose: {}", self.port);
-        if protocol != Protocol::Tcp {
-            return Some(format!("{shown}: only TCP can be handed on (systemd-socket-proxyd(8))"));
-        }
-        if first != last || from.is_some() {
-            return Some(format!("{shown}: one port, such as tcp/8080; `open` says who may come in"));
-        }
-        if self.to.is_none() && self.host.is_none() {
-            return Some(format!(
-                "{shown}: it names neither `to`, where the service listens, nor `host`, a port"
-            ));
-        }
-        if self.host == Some(0) {
-            return Some(format!("{shown}: 0 is no port"));
-        }
-        None
+        let wrong = if protocol != Protocol::Tcp {
+            "only TCP can be handed on (systemd-socket-proxyd(8))"
+        } else if first != last || from.is_some() {
+            "one port, such as tcp/8080; `open` says who may come in"
+        } else if self.to.is_none() && self.host.is_none() {
+            "it names neither `to`, where the service listens, nor `host`, a port"
+        } else if self.host == Some(0) {
+            "0 is no port"
+        } else {
+            return None;
+        };
+        Some(format!("expose: {}: {wrong}", self.port))
     }
 }

@@ -215,7 +215,8 @@ impl HostSpec {
     /// # Errors
     /// All that is wrong in it.
     pub fn parse(path: &Path, text: &str) -> Result<HostSpec, Vec<Problem>> {
-        let host: HostSpec = toml::from_str(text).map_err(|e| vec![Problem::from_toml(path, text, &e)])?;
+        let host: HostSpec =
+            toml::from_str(text).map_err(|e| vec![Problem::at(path, text, e.span(), e.message())])?;
         let problems: Vec<Problem> =
             host.faults().into_iter().map(|message| Problem::whole(path, message)).collect();
         if problems.is_empty() { Ok(host) } else { Err(problems) }

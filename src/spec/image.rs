@@ -67,9 +67,7 @@ impl Build {
     /// The distribution that an os-release(5) is of, at its stable release.
     pub fn of_host(os_release: &str) -> Option<Build> {
         let id = os_release.lines().find_map(|line| line.strip_prefix("ID="))?;
-        let id = id.trim_matches(['"', '\'']);
-        let distribution = Distribution::ALL.into_iter().find(|one| one.id() == id)?;
-        Some(Build { distribution, release: distribution.stable().to_owned() })
+        build(id.trim_matches(['"', '\'']), "")
     }
 
     /// The name of the image that is kept.

@@ -221,7 +221,7 @@ impl MachineSpec {
         let machine: MachineSpec = toml::from_str(text).map_err(|error| {
             vec![match network_fault(text) {
                 Some(NetworkFault { key, message }) => Problem::at_value(path, text, key, message),
-                None => Problem::from_toml(path, text, &error),
+                None => Problem::at(path, text, error.span(), error.message()),
             }]
         })?;
         let faults = machine.faults();

@@ -29,7 +29,7 @@ pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use ipv4::Ipv4;
 pub use machine::{Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network};
 pub use network::{BridgePort, Mode, Network, Routed, VLANS};
-pub use port::{OpenPort, PortError, Protocol, in_a_row};
+pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 pub use wireguard::WireGuard;

@@ -39,6 +39,14 @@ impl Network {
         }
     }
 
+    /// The same, to be changed.
+    pub fn routed_mut(&mut self) -> Option<&mut Routed> {
+        match self {
+            Network::Routed(routed) => Some(routed),
+            Network::Bridge(_) => None,
+        }
+    }
+
     /// The port that makes it a host of the LAN alone, whose addresses it takes.
     pub fn bridge(&self) -> Option<&BridgePort> {
         match self {
@@ -65,46 +73,14 @@ impl Network {
 
     /// Lets go of a subnet that it was pinned to, but not of its length; gives that.
     pub fn unpin(&mut self) -> Option<Lease> {
-        match self {
-            Network::Routed(routed) => {
-                let length = routed.length();
-                routed.prefix = Some(length).filter(|length| *length < 64);
-                routed.subnet.take()
-            }
-            Network::Bridge(_) => None,
-        }
-    }
-
-    /// Asks for no more than a /64; gives the length that it asked for.
-    pub fn narrow(&mut self) -> Option<u8> {
-        match self {
-            Network::Routed(routed) => routed.prefix.take(),
-            Network::Bridge(_) => None,
-        }
+        let routed = self.routed_mut()?;
+        routed.prefix = Some(routed.length()).filter(|length| *length < 64);
+        routed.subnet.take()
     }
 
     /// Lets go of what is routed to it beside its part of the pool; gives that.
     pub fn forget_routes(&mut self) -> Vec<Ipv6Net> {
-        match self {
-            Network::Routed(routed) => std::mem::take(&mut routed.routes),
-            Network::Bridge(_) => Vec::new(),
-        }
-    }
-
-    /// Lets go of a second interface; gives the port that it was.
-    pub fn forget_lan(&mut self) -> Option<BridgePort> {
-        match self {
-            Network::Routed(routed) => routed.lan.take(),
-            Network::Bridge(_) => None,
-        }
-    }
-
-    /// Lets go of a host part of its choice; gives that.
-    pub fn without_token(&mut self) -> Option<Ipv6Addr> {
-        match self {
-            Network::Routed(routed) => routed.token.take(),
-            Network::Bridge(_) => None,
-        }
+        self.routed_mut().map(|routed| std::mem::take(&mut routed.routes)).unwrap_or_default()
     }
 
     /// Where its guest will be, where that takes its address from the router's prefix alone.

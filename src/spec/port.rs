@@ -7,6 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
+use super::wireguard::net;
 use crate::hint::Hint;
 
 /// A port or a range of ports that is open, to everybody or to one prefix.
@@ -45,11 +46,6 @@ impl OpenPort {
     }
 }
 
-/// Ports in a row.
-pub fn in_a_row(ports: &[OpenPort]) -> String {
-    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// Why a word names no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no port: it is written tcp/8080, udp/5000-5010, or tcp/22 from 2001:db8::/32")]
@@ -63,7 +59,8 @@ impl Hint for PortError {
 
 fn parse(text: &str) -> Option<OpenPort> {
     let (port, from) = match text.split_once(" from ") {
-        Some((port, from)) => (port, Some(network(from.trim())?)),
+        // Bits beyond the prefix do not count.
+        Some((port, from)) => (port, Some(net(from.trim())?.trunc())),
         None => (text, None),
     };
     let (protocol, numbers) = port.trim().split_once('/')?;
@@ -76,14 +73,6 @@ fn parse(text: &str) -> Option<OpenPort> {
     let number = |text: &str| text.chars().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?;
     let (first, last) = (number(first)?, number(last)?);
     (first > 0 && first <= last).then_some(OpenPort { protocol, first, last, from })
-}
-
-/// A prefix, or a single address; bits beyond the prefix do not count.
-fn network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>()
-        .ok()
-        .or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)))
-        .map(|net| net.trunc())
 }
 
 impl FromStr for OpenPort {

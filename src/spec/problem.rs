@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use toml_edit::{Item, TableLike};
 
+use crate::visible::joined;
+
 /// One fault in one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -29,9 +31,9 @@ impl Problem {
         Problem { file: file.to_owned(), message: message.into(), place: None }
     }
 
-    /// A fault at a range of bytes of the file's text.
-    pub fn at(file: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Problem {
-        Problem { place: Some(locate(text, span)), ..Problem::whole(file, message) }
+    /// A fault at a range of bytes of the file's text, where that is known.
+    pub fn at(file: &Path, text: &str, span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
+        Problem { place: span.map(|span| locate(text, span)), ..Problem::whole(file, message) }
     }
 
     /// A fault at the value of `key`, in the table `[network]` or before all tables.
@@ -39,7 +41,7 @@ impl Problem {
         let span = toml_edit::Document::parse(text).ok().and_then(|document| {
             document.get("network").and_then(|table| table.get(key)).or(document.get(key))?.span()
         });
-        Problem::at_some(file, text, span, message)
+        Problem::at(file, text, span, message)
     }
 
     /// A fault of a setting in a table of a table, such as `[nspawn.Files]`: at its name, or at one of
@@ -55,7 +57,7 @@ impl Problem {
         let span = toml_edit::Document::parse(text)
             .ok()
             .and_then(|document| setting_span(document.as_item(), tables, key, value));
-        Problem::at_some(file, text, span, message)
+        Problem::at(file, text, span, message)
     }
 
     /// The line that it is in, from 1 on.
@@ -68,22 +70,7 @@ impl Problem {
         let span = toml_edit::Document::parse(text)
             .ok()
             .and_then(|document| document.get(outer)?.as_table_like()?.key(name)?.span());
-        Problem::at_some(file, text, span, message)
-    }
-
-    fn at_some(file: &Path, text: &str, span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
-        match span {
-            Some(span) => Problem::at(file, text, span, message),
-            None => Problem::whole(file, message),
-        }
-    }
-
-    /// What toml found.
-    pub fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Problem {
-        match error.span() {
-            Some(span) => Problem::at(file, text, span, error.message()),
-            None => Problem::whole(file, error.message()),
-        }
+        Problem::at(file, text, span, message)
     }
 }
 
@@ -143,12 +130,6 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
+        f.write_str(&joined(&self.0, "\n"))
     }
 }

@@ -43,7 +43,9 @@ pub fn contain(machine: &mut MachineSpec) {
     machine.forget_host_ports();
     machine.forget_own_ipv4();
     machine.network.forget_routes();
-    machine.network.forget_lan();
+    if let Some(routed) = machine.network.routed_mut() {
+        routed.lan = None;
+    }
     // Each field is looked at: a new one must be told apart here, too.
     let MachineSpec {
         image: _,

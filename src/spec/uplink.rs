@@ -160,13 +160,13 @@ impl Uplink {
     }
 
     pub fn delegated(&self) -> Option<&Delegated> {
-        match &self.kind {
-            UplinkKind::Delegated(delegated) => Some(delegated),
-            UplinkKind::Native(_)
-            | UplinkKind::OnLink(_)
-            | UplinkKind::Tunnel(_)
-            | UplinkKind::WireGuard(_) => None,
-        }
+        let UplinkKind::Delegated(delegated) = &self.kind else { return None };
+        Some(delegated)
+    }
+
+    pub fn wireguard(&self) -> Option<&WireGuard> {
+        let UplinkKind::WireGuard(wireguard) = &self.kind else { return None };
+        Some(wireguard)
     }
 
     /// Whether nsctl makes the interface itself.

@@ -188,7 +188,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// An address with a length, or one for itself, as wg(8) takes it.
+/// A prefix, or a single address, as wg(8) takes them.
 pub fn net(word: &str) -> Option<IpNet> {
     word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
 }

@@ -6,16 +6,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::upstream;
-use crate::cli::fault::{live_only, unknown};
+use crate::cli::fault::unknown;
 use crate::cli::host::reconcile::everything;
 use crate::cli::machine::look::look;
-use crate::cli::session::{bus, state};
-use crate::cli::text;
-use crate::cli::text::{err, out};
+use crate::cli::session::{bus, live_bus, must_be_root, state};
+use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
 use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
 use crate::plan::{Step, Whole, spec_of};
-use crate::sys::trace::Packets;
+use crate::sys::trace::{Packets, Route};
 use crate::sys::{self, Disk, net};
 use crate::{inspect, observe};
 
@@ -73,8 +72,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
             out!("all is well");
         }
     } else {
-        let sheets: Vec<String> = findings.iter().map(sheet).collect();
-        out!("{}", text::sanitize(&sheets.join("\n\n")));
+        out!("{}", text::sanitize(&text::joined(findings.iter().map(sheet), "\n\n")));
     }
     let bad = findings.iter().any(|finding| finding.level == Level::Error);
     Ok(u8::from(bad))
@@ -83,8 +81,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
 /// And whether all could be looked at.
 async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     let Some(bus) = bus(global).await? else {
-        return Err(Fault::new("doctor looks at a running host, not below --root")
-            .usage()
+        return Err(Fault::wrong("doctor looks at a running host, not below --root")
             .hint("`nsctl --root DIR plan` shows what is out of step in files"));
     };
     if !sys::is_root() && !global.quiet {
@@ -132,10 +129,7 @@ const USUAL: u32 = 1500;
 
 /// Asks every machine at once.
 async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Fault> {
-    crate::cli::session::must_be_root(global)?;
-    let Some(bus) = bus(global).await? else {
-        return Err(live_only("machines are asked"));
-    };
+    let bus = live_bus(global, "machines are asked").await?;
     let mut machines = bus.machines().await?;
     if let Some(name) = &args.name {
         machines.retain(|other, _| other == name);
@@ -145,20 +139,13 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
         }
     }
     let asked = machines.into_iter().map(async |(name, running)| {
-        let way = net::tracer(running.leader, to)?.run().await?;
-        let (packets, large_ones_vanish) = match way.packets {
+        let Route { reached, source, hops, packets } = net::tracer(running.leader, to)?.run().await?;
+        let (packets, large_ones_vanish) = match packets {
             Packets::UpTo(size) => (Some(size), false),
             Packets::Vanish(_) => (None, true),
             Packets::Unknown => (None, false),
         };
-        Ok::<Online, Fault>(Online {
-            name,
-            reached: way.reached,
-            source: way.source,
-            hops: way.hops,
-            packets,
-            large_ones_vanish,
-        })
+        Ok::<_, Fault>(Online { name, reached, source, hops, packets, large_ones_vanish })
     });
     let all = sys::together(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     if args.json {
@@ -173,9 +160,8 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
 
 fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Online, to: Ipv6Addr) -> String {
     let Some(source) = source else { return format!("{name} has no way to {to}: it has no route there") };
-    let way: Vec<String> =
-        hops.iter().map(|hop| hop.map_or("?".to_owned(), |address| address.to_string())).collect();
-    let way = if way.is_empty() { "nobody answers".to_owned() } else { way.join(" > ") };
+    let way = hops.iter().map(|hop| hop.map_or("?".to_owned(), |address| address.to_string()));
+    let way = if hops.is_empty() { "nobody answers".to_owned() } else { text::joined(way, " > ") };
     let verb = if *reached { "reaches" } else { "does not reach" };
     let large = match packets {
         None if *large_ones_vanish => {
@@ -198,7 +184,7 @@ fn sheet(finding: &Finding) -> String {
 }
 
 fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault> {
-    crate::cli::session::must_be_root(global)?;
+    must_be_root(global)?;
     let safe: Vec<&Finding> = findings.iter().filter(|finding| finding.safe).collect();
     for finding in findings.iter().filter(|finding| !finding.safe) {
         err!("{}", text::sanitize(&sheet(finding)));
@@ -211,9 +197,7 @@ fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault
     for finding in &safe {
         err!("{}", text::sanitize(&sheet(finding)));
     }
-    if !args.yes && !text::agree("Run these commands?")? {
-        return Err(Fault::new("nothing was changed"));
-    }
+    text::agree(args.yes, "Run these commands?")?;
     for finding in safe {
         let status = sys::run("sh", &["-c", &finding.fix])?;
         if status != 0 {

@@ -22,6 +22,7 @@ use crate::pool::{Pool, Prefix};
 use crate::spec::{AcceptRa, Delegated, Dns, HostSpec, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 use crate::sys::router::Delivery;
 use crate::sys::{self, Net};
+use crate::visible::joined;
 
 /// Tell which prefix this host has for its machines; without options, see what there is
 #[derive(Debug, Args)]
@@ -114,11 +115,8 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         (None, None) => return proposal::run(global, args.uplink).await,
     };
     if args.on_link && !pool.is_single() {
-        return Err(Fault::new(format!(
-            "{pool} cannot be on the link: each of its /64 is routed to a machine"
-        ))
-        .usage()
-        .hint("leave --on-link away, or name the /64 that is on the link"));
+        let what = format!("{pool} cannot be on the link: each of its /64 is routed to a machine");
+        return Err(Fault::wrong(what).hint("leave --on-link away, or name the /64 that is on the link"));
     }
     let tunnel = args.tunnel()?;
     let wireguard = args.wireguard.as_deref().map(wireguard::read).transpose()?;
@@ -136,9 +134,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         _ => native(&session, uplink, args.on_link).await?,
     };
     if args.on_link && uplink.is_none() {
-        return Err(Fault::new("nobody can be answered on a link that is not known")
-            .usage()
-            .hint("--uplink IFACE"));
+        return Err(Fault::wrong("nobody can be answered on a link that is not known").hint("--uplink IFACE"));
     }
     if let (Pool::Fixed(prefix), Some(uplink)) = (pool, &uplink) {
         must_come_so(&session, prefix, uplink).await?;
@@ -153,7 +149,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
     let changes = before != of_machines(&host);
     let change = session.change(Scope::Host).host(&host)?;
-    let stays = host.uplink.as_ref().is_some_and(|uplink| matches!(uplink.kind, UplinkKind::WireGuard(_)));
+    let stays = host.uplink.as_ref().and_then(Uplink::wireguard).is_some();
     let keys = wireguard.as_ref().map(Asked::keys).or((!stays).then(BTreeMap::new));
     session.make(keys.iter().fold(change, |change, keys| change.keys(keys))).await?;
     for path in keys.iter().flat_map(BTreeMap::keys) {
@@ -161,7 +157,8 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     }
     session.say(match pool {
         Pool::Delegated(_) => {
-            format!("machines get a /64 each of what is delegated; today that is {}", today().await?)
+            let today = joined(Net::host()?.delegated().await?, ", ");
+            format!("machines get a /64 each of what is delegated; today that is {today}")
         }
         Pool::Fixed(prefix) => {
             format!("machines get {} each of {prefix}; this host has {}", pool.share(), prefix.host_address())
@@ -274,8 +271,8 @@ fn default_uplink(session: &Session) -> Result<Option<IfName>, Fault> {
         [] => Ok(None),
         [one] => Ok(Some(one.name.parse()?)),
         several => {
-            let names: Vec<&str> = several.iter().map(|link| link.name.as_str()).collect();
-            Err(Fault::new(format!("several interfaces have a default route: {}", names.join(", ")))
+            let names = joined(several.iter().map(|link| &link.name), ", ");
+            Err(Fault::new(format!("several interfaces have a default route: {names}"))
                 .hint("say which one the pool's packets come in on: --uplink IFACE"))
         }
     }
@@ -284,9 +281,9 @@ fn default_uplink(session: &Session) -> Result<Option<IfName>, Fault> {
 /// What must be known of the uplink: its MTU, and who takes its router advertisements.
 async fn look(session: &Session, interface: IfName, on_link: bool) -> Result<Uplink, Fault> {
     let Some(link) = session.observed.link(interface.as_str()) else {
-        let names: Vec<&str> = session.observed.links.iter().map(|link| link.name.as_str()).collect();
+        let names = joined(session.observed.links.iter().map(|link| &link.name), ", ");
         return Err(Fault::new(format!("there is no interface '{interface}' to be the uplink"))
-            .hint(format!("there are: {}", names.join(", "))));
+            .hint(format!("there are: {names}")));
     };
     // What is not the usual is kept; under 1280 there is no IPv6 to speak of.
     let mtu = (link.mtu != 1500 && link.mtu >= 1280).then_some(link.mtu);
@@ -329,14 +326,12 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
         None => None,
     };
     let Some(file) = file else {
-        return Err(Fault::new(format!(
-            "systemd-networkd does not run {}, so it cannot ask for a prefix",
-            uplink.interface
-        ))
-        .hint(format!(
-            "give it a file /etc/systemd/network/20-{0}.network: [Match] Name={0} [Network] DHCP=yes",
-            uplink.interface
-        )));
+        let link = &uplink.interface;
+        let what = format!("systemd-networkd does not run {link}, so it cannot ask for a prefix");
+        let file = format!("/etc/systemd/network/20-{link}.network");
+        return Err(
+            Fault::new(what).hint(format!("give it a file {file}: [Match] Name={link} [Network] DHCP=yes"))
+        );
     };
     let path = Path::new(&file);
     let text = session.disk.read(path)?.unwrap_or_default();
@@ -344,12 +339,6 @@ async fn delegation(session: &Session, uplink: Option<Uplink>, length: u8) -> Re
     let dhcp4 = ["yes", "true", "1", "on", "ipv4"].contains(&dhcp.as_str());
     let kind = UplinkKind::Delegated(Delegated { length, dhcp4, network_file: file_name(&file).to_owned() });
     Ok(Uplink { kind, ..uplink })
-}
-
-/// What is delegated now, for people.
-async fn today() -> Result<String, Fault> {
-    let nets = Net::host()?.delegated().await?;
-    Ok(nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Whether a .network file or one of its drop-ins decides about RA itself.

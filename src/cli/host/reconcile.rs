@@ -1,14 +1,13 @@
 //! `nsctl plan` and `nsctl apply`: the host as its files say, as a whole.
 
 use crate::apply::StepError;
-use crate::cli::text::out;
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::image::{self, MAX_SIZE};
 use crate::cli::machine::create::new_image;
 use crate::cli::session::{About, Session, bus, held, state, tell_of_journal};
-use crate::cli::text;
+use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::hint::Hint as _;
 use crate::name::MachineName;
@@ -55,12 +54,6 @@ struct LeftOut {
     why: String,
 }
 
-impl LeftOut {
-    fn of(refusal: &Refusal) -> LeftOut {
-        LeftOut { machine: refusal.machine.clone(), why: refusal.to_string() }
-    }
-}
-
 #[derive(Serialize)]
 struct StepView<'a> {
     #[serde(flatten)]
@@ -78,7 +71,8 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, held(&unresolved))?;
     if args.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
-        let left_out: Vec<LeftOut> = left_out.iter().map(LeftOut::of).collect();
+        let told = |refusal: &Refusal| LeftOut { machine: refusal.machine.clone(), why: refusal.to_string() };
+        let left_out = left_out.iter().map(told).collect();
         text::json(&PlanView { notes: &plan.notes, effects: &plan.effects, steps, left_out })?;
     } else {
         out!("{}", sheet(&plan));
@@ -92,7 +86,9 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
 
 pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let mut session = Session::begin(global, About::Everybody).await?;
-    let leaseless: Vec<MachineName> = leaseless(&session.spec, &session.state).cloned().collect();
+    let routed = session.spec.machines.iter().filter(|(_, machine)| machine.network.routed().is_some());
+    let leaseless = routed.map(|(name, _)| name).filter(|name| session.state.leases.get(name).is_none());
+    let leaseless: Vec<MachineName> = leaseless.cloned().collect();
     if !leaseless.is_empty() {
         session.ask_neighbours(&leaseless.iter().collect::<Vec<_>>()).await?;
     }
@@ -114,9 +110,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
         if !args.yes {
             crate::cli::text::err!("{}", sheet(&plan));
         }
-        if !args.yes && plan.takes_away() && !text::agree("Do that?")? {
-            return Err(Fault::new("nothing was changed"));
-        }
+        text::agree(args.yes || !plan.takes_away(), "Do that?")?;
         for word in to_make(&session.spec, &session.observed) {
             image::ensure(global, &word).await?;
         }
@@ -175,12 +169,6 @@ async fn elsewhere(plan: &Plan) -> Result<Vec<Refusal>, Fault> {
     Ok(refusals)
 }
 
-/// Routed machines that have no lease yet.
-fn leaseless<'s>(spec: &'s Spec, state: &'s State) -> impl Iterator<Item = &'s MachineName> {
-    let routed = spec.machines.iter().filter(|(_, machine)| machine.network.routed().is_some());
-    routed.map(|(name, _)| name).filter(|name| state.leases.get(name).is_none())
-}
-
 /// The images that are made before the machines of them are.
 fn to_make(spec: &Spec, observed: &Observed) -> Vec<ImageWord> {
     let treeless =
@@ -193,7 +181,7 @@ fn to_make(spec: &Spec, observed: &Observed) -> Vec<ImageWord> {
 fn sheet(plan: &Plan) -> String {
     let notes = plan.notes.iter().map(|note| format!("note: {note}"));
     if plan.steps.is_empty() {
-        return text::sanitize(&notes.chain(["nothing to do".to_owned()]).collect::<Vec<_>>().join("\n"));
+        return text::sanitize(&text::joined(notes.chain(["nothing to do".to_owned()]), "\n"));
     }
     let steps = plan.steps.iter().map(|step| match step {
         Step::Write { path, old, new, .. } => {
@@ -203,5 +191,5 @@ fn sheet(plan: &Plan) -> String {
         step => step.describe(),
     });
     let effects = plan.effects.iter().map(Effect::describe);
-    text::sanitize(&notes.chain(effects).chain(steps).collect::<Vec<_>>().join("\n"))
+    text::sanitize(&text::joined(notes.chain(effects).chain(steps), "\n"))
 }

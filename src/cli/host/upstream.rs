@@ -98,16 +98,12 @@ fn verdict(delivery: Delivery, pool: Prefix, host: &HostSpec) -> Result<u8, Faul
                 .hint(format!("`nsctl init --pool {pool}` without --on-link")));
         }
         (Delivery::OnLink, None) => {
-            let fault = Fault::new(format!(
-                "{pool} is not routed to this host: its addresses are looked for on the link"
-            ));
-            return Err(if pool.is_single() {
-                fault.hint(format!(
-                    "`nsctl init --pool {pool} --on-link`, or ask your provider for a route to this host"
-                ))
-            } else {
-                fault.hint("ask your provider for a route to this host's own address")
-            });
+            let what = format!("{pool} is not routed to this host: its addresses are looked for on the link");
+            let answer = format!(
+                "`nsctl init --pool {pool} --on-link`, or ask your provider for a route to this host"
+            );
+            let route = "ask your provider for a route to this host's own address".to_owned();
+            return Err(Fault::new(what).hint(if pool.is_single() { answer } else { route }));
         }
     }
     Ok(0)

@@ -12,6 +12,7 @@ use crate::observed::Link;
 use crate::pool::Prefix;
 use crate::spec::{Uplink, UplinkKind, WireGuard};
 use crate::sys::Disk;
+use crate::visible::joined;
 use ipnet::IpNet;
 
 /// What WireGuard adds to a packet, whatever carries it (wg-quick(8)).
@@ -46,26 +47,23 @@ impl Asked {
         let device = ManagedFile::TunnelNetdev(interface.clone()).path();
         let observed = &session.observed;
         if observed.link(interface.as_str()).is_some() && observed.file(&device).is_none() {
-            return Err(Fault::new(format!(
-                "there is already an interface '{interface}', and nsctl did not make it"
-            ))
-            .hint(format!("`systemctl disable --now wg-quick@{interface}` hands it over")));
+            let what = format!("there is already an interface '{interface}', and nsctl did not make it");
+            return Err(Fault::new(what)
+                .hint(format!("`systemctl disable --now wg-quick@{interface}` hands it over")));
         }
         let shown = path.display();
         if let Some(net) = file.wireguard.leads_astray(pool.net()) {
             return Err(Fault::new(format!("{shown}: AllowedIPs would lead {net} of the pool to the peer"))
                 .hint("AllowedIPs names what is at the other end; the pool is at this one"));
         }
-        let around = file
-            .wireguard
-            .address
-            .iter()
-            .find(|own| matches!(own, IpNet::V6(own) if own.contains(&pool.net())));
+        let holds = |own: &&IpNet| matches!(own, IpNet::V6(own) if own.contains(&pool.net()));
+        let around = file.wireguard.address.iter().find(holds);
         if let Some(own) = around.filter(|_| !pool.is_single()) {
-            return Err(Fault::new(format!(
-                "{shown}: with the address {own} all of {pool} would be on the tunnel's own link"
-            ))
-            .hint("the address in the tunnel has a length of its own, such as /128"));
+            let what =
+                format!("{shown}: with the address {own} all of {pool} would be on the tunnel's own link");
+            return Err(
+                Fault::new(what).hint("the address in the tunnel has a length of its own, such as /128")
+            );
         }
         let mut wireguard = file.wireguard.clone();
         for (is_v6, family) in [(true, "IPv6"), (false, "IPv4")] {
@@ -82,10 +80,10 @@ impl Asked {
             ));
         }
         if !file.wireguard.takes_all() {
-            let nets: Vec<String> = file.wireguard.allowed().map(|net| net.to_string()).collect();
+            let nets = joined(file.wireguard.allowed(), ", ");
             session.say(format!(
-                "note: through {interface} machines reach {} alone, as AllowedIPs in {shown} says; ::/0 is everybody",
-                nets.join(", ")
+                "note: through {interface} machines reach {nets} alone, as AllowedIPs in {shown} says; ::/0 is \
+                 everybody"
             ));
         }
         let mtu = file.mtu.unwrap_or_else(|| mtu_through(session));

@@ -54,9 +54,7 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
     let plan = session.plan(&wanted)?;
     session.progress.end();
     text::err!("{}", sheet(&name, &plan, settings.as_deref(), host_end.as_ref()));
-    if !args.yes && !text::agree("Do that?")? {
-        return Err(Fault::new("nothing was changed"));
-    }
+    text::agree(args.yes, "Do that?")?;
     session.perform(&plan).await?;
     session.say(format!("{name} is one of nsctl's machines now"));
     Ok(0)

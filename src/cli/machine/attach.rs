@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::apply::Listener;
 use crate::cli::fault::argument;
 use crate::cli::machine::create::NetworkArgs;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
@@ -69,8 +68,8 @@ pub async fn run(global: &Global, args: Attach) -> Result<u8, Fault> {
 /// What a machine loses on a bridge.
 fn tell_lost(session: &Session, name: &MachineName, lost: &[String]) {
     if !lost.is_empty() {
-        session.progress.says(&format!(
-            "note: on a bridge '{name}' is a host of the LAN, and nsctl filters and translates nothing; forgotten: {}",
+        session.note(format!(
+            "on a bridge '{name}' is a host of the LAN, and nsctl filters and translates nothing; forgotten: {}",
             lost.join(", ")
         ));
     }

@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::apply::Listener;
 use crate::cli::fault::argument;
 use crate::cli::machine::create::{next_of, refuse_taken, resolver};
 use crate::cli::session::{About, Session};
@@ -53,30 +52,25 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
         session.ask_neighbours(&[&new]).await?;
     }
     if session.observed.is_running(&name) {
-        session
-            .progress
-            .says(&format!("note: '{name}' is running: the clone's files are as after a power cut"));
+        session.note(format!("'{name}' is running: the clone's files are as after a power cut"));
     }
     machine.network.unpin();
     for port in machine.forget_host_ports() {
-        session.progress.says(&format!("note: port {port} of this host goes on leading to '{name}'"));
+        session.note(format!("port {port} of this host goes on leading to '{name}'"));
     }
     for route in machine.network.forget_routes() {
-        session.progress.says(&format!("note: {route} stays with '{name}'"));
+        session.note(format!("{route} stays with '{name}'"));
     }
     if let Some(address) = machine.forget_own_ipv4() {
-        session.progress.says(&format!("note: {address} stays with '{name}'"));
+        session.note(format!("{address} stays with '{name}'"));
     }
     let (servers, zone) = resolver(&session, &machine);
     let first_boot = Some(FirstBoot { servers, zone, ..FirstBoot::default() });
     let image = NewImage { source: Source::Clone(name.to_string()), to: new.clone(), first_boot };
     let change =
         session.change(Scope::Machine(new.clone())).derive(&name, &new, &machine)?.image(Some(image));
-    let mut change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
-    if !args.no_start && session.observed.live {
-        change = change.start(&new);
-    }
-    let wanted = session.make(change).await?;
+    let change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
+    let wanted = session.make(change.start(&new, !args.no_start)).await?;
     if wanted.start.is_empty() {
         let next = next_of(&session, &new);
         session.say(format!("{new} is a clone of {name}; {next}"));
@@ -93,7 +87,7 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
     }
     if machine.network.port().is_some() {
-        session.progress.says("note: its MAC address depends on its name: the LAN gives it another address");
+        session.note("its MAC address depends on its name: the LAN gives it another address");
     }
     let kept = |name: &MachineName| kept_beside(&ManagedFile::Nspawn(name.clone()).path());
     let change = session.change(Scope::Renamed(name.clone(), new.clone())).rename(&name, &new);

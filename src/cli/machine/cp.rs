@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::{argument, live_only};
-use crate::cli::session::{bus, must_be_root};
+use crate::cli::fault::argument;
+use crate::cli::session::live_bus;
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -47,8 +47,7 @@ impl End {
         match word.split_once(':') {
             Some((name, path)) if !name.contains('/') => {
                 if !path.starts_with('/') {
-                    return Err(Fault::new(format!("'{}' is no whole path", word.escape_debug()))
-                        .usage()
+                    return Err(Fault::wrong(format!("'{}' is no whole path", word.escape_debug()))
                         .hint("such as web:/etc/hosts; for a file of this host with ':' in its name: ./…"));
                 }
                 Ok(End::Inside(argument(name)?, PathBuf::from(path)))
@@ -59,15 +58,11 @@ impl End {
 }
 
 pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
-    must_be_root(global)?;
-    let Some(bus) = bus(global).await? else {
-        return Err(live_only("files are copied"));
-    };
+    let bus = live_bus(global, "files are copied").await?;
     match (End::parse(&args.from)?, End::parse(&args.to)?) {
         (End::Here(from), End::Inside(name, to)) => inwards(&bus, &args, &from, &name, to).await,
         (End::Inside(name, from), End::Here(to)) => outwards(&bus, args, &name, from, &to).await,
-        _ => Err(Fault::new("one of the two is a path in a machine, and one is here")
-            .usage()
+        _ => Err(Fault::wrong("one of the two is a path in a machine, and one is here")
             .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`")),
     }
 }

@@ -17,7 +17,7 @@ use crate::name::MachineName;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
 use crate::provision::{FirstBoot, Init};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
-use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, Routed, Values};
+use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, OpenPort, Routed, Values};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
 use crate::sys::{Thing, what_is_at};
@@ -86,11 +86,9 @@ impl FirstBootArgs {
             let plain =
                 (1..=64).contains(&name.len()) && name.chars().all(label) && !name.starts_with(['-', '.']);
             if !plain || is_reserved(name) {
-                return Err(Fault::new(format!("'{}' is no name for a host", name.escape_debug()))
-                    .usage()
-                    .hint(
-                        "letters, digits, '-' and '.', and nothing that means another host: web.example.org",
-                    ));
+                return Err(Fault::wrong(format!("'{}' is no name for a host", name.escape_debug())).hint(
+                    "letters, digits, '-' and '.', and nothing that means another host: web.example.org",
+                ));
             }
         }
         let file = |path: Option<PathBuf>| match path {
@@ -144,13 +142,11 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         (routed.prefix, routed.routes) = (args.prefix, args.route.clone());
     }
     let routed_only = args.ipv4.is_some() || args.prefix.is_some() || !args.route.is_empty();
-    let open = crate::cli::network::open::parse(&args.open)?;
+    let open: Vec<OpenPort> = args.open.iter().map(|word| argument(word)).collect::<Result<_, _>>()?;
     if network.bridge().is_some() && (routed_only || !open.is_empty()) {
-        return Err(Fault::new(
-            "--open, --ipv4, --prefix and --route are for routed machines: a bridged one is a host of the LAN",
-        )
-        .usage()
-        .hint("leave them away, or make it --routed"));
+        let what = "--open, --ipv4, --prefix and --route are for routed machines: a bridged one is a host of \
+                    the LAN";
+        return Err(Fault::wrong(what).hint("leave them away, or make it --routed"));
     }
     let max_size = args.first_boot.max_size;
     let mut first_boot = args.first_boot.first_boot()?;
@@ -207,10 +203,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     if let Some(Init::Busybox | Init::Other) = init {
         change = change.chosen(&name, guests::host_part(&name, &session.observed));
     }
-    if !args.no_start && session.observed.live {
-        change = change.start(&name);
-    }
-    let wanted = session.make(change).await?;
+    let wanted = session.make(change.start(&name, !args.no_start)).await?;
     if wanted.start.is_empty() {
         let subnet = wanted.leases.get(&name).map_or(String::new(), |subnet| format!(" with {subnet}"));
         let next = next_of(&session, &name);

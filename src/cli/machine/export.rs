@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::apply::{self, Listener};
+use crate::apply;
 use crate::cli::fault::argument;
 use crate::cli::machine::clone::must_be_free;
 use crate::cli::machine::create::next_of;
@@ -57,7 +57,7 @@ pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Those(&[&name])).await?;
     session.machine(&name)?;
     if session.observed.is_running(&name) {
-        session.progress.says(&format!("note: '{name}' is running: its files are as after a power cut"));
+        session.note(format!("'{name}' is running: its files are as after a power cut"));
     }
     let definition = session.observed.file(&definition_path(&name)).unwrap_or_default();
     let file = std::path::absolute(&args.file)?;
@@ -69,8 +69,7 @@ pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
 pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let file = std::path::absolute(&args.file)?;
     let name = args.name.or_else(|| name_for(&file.to_string_lossy()));
-    let name =
-        name.ok_or_else(|| Fault::new("that makes no name for a machine").usage().hint("--name NAME"))?;
+    let name = name.ok_or_else(|| Fault::wrong("that makes no name for a machine").hint("--name NAME"))?;
     let name: MachineName = argument(&name)?;
     let (definition, _) = Unpacked::open(&file)?.definition()?;
     let path = definition_path(&name);
@@ -104,17 +103,12 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
         return Err(Fault::new("nobody can be asked whether it may do that; nothing was changed")
             .hint(format!("read the definition above; `nsctl import --yes {}` grants it", file.display())));
     }
-    if !args.yes && !text::agree("What it may do here is what that says. Make this machine?")? {
-        return Err(Fault::new("nothing was changed"));
-    }
+    text::agree(args.yes, "What it may do here is what that says. Make this machine?")?;
     let source = Source::File { path: file, limit: args.max_size };
     // It is the same machine as before: its tree stays as it is.
     let image = NewImage { source, to: name.clone(), first_boot: None };
     let change = session.change(Scope::Machine(name.clone())).write(&name, definition);
-    let mut change = change.mode(path, Some(mode)).image(Some(image));
-    if !args.no_start && session.observed.live {
-        change = change.start(&name);
-    }
+    let change = change.mode(path, Some(mode)).image(Some(image)).start(&name, !args.no_start);
     let wanted = session.make(change).await?;
     if wanted.start.is_empty() {
         session.say(format!("{name} is here; {}", next_of(&session, &name)));
@@ -128,23 +122,21 @@ fn at_home_here(session: &Session, machine: &mut MachineSpec) {
     let pool = session.spec.host.pool();
     let pinned = machine.network.routed().and_then(|routed| routed.subnet);
     if let Some(subnet) = pinned.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {
-        session.progress.says(&format!("note: {subnet}, which it had, is not this host's: it gets another"));
+        session.note(format!("{subnet}, which it had, is not this host's: it gets another"));
         machine.network.unpin();
     }
     let has_prefixes = pool.is_none_or(|pool| !pool.is_single() && !pool.is_delegated());
-    if let Some(length) = (!has_prefixes).then(|| machine.network.narrow()).flatten() {
-        session.progress.says(&format!("note: its /{length} cannot be had of this host's pool"));
+    if let Some(length) =
+        machine.network.routed_mut().filter(|_| !has_prefixes).and_then(|asks| asks.prefix.take())
+    {
+        session.note(format!("its /{length} cannot be had of this host's pool"));
     }
     let stays = pool.is_none_or(|pool| !pool.is_delegated());
     for route in if stays { Vec::new() } else { machine.network.forget_routes() } {
-        session
-            .progress
-            .says(&format!("note: {route} cannot be routed to it here, where its address may change"));
+        session.note(format!("{route} cannot be routed to it here, where its address may change"));
     }
     let single = pool.is_some_and(Pool::is_single);
-    if let Some(token) = single.then(|| machine.network.without_token()).flatten() {
-        session.progress.says(&format!(
-            "note: of this host's pool a machine has one address: its token {token} is dropped"
-        ));
+    if let Some(token) = machine.network.routed_mut().filter(|_| single).and_then(|asks| asks.token.take()) {
+        session.note(format!("of this host's pool a machine has one address: its token {token} is dropped"));
     }
 }

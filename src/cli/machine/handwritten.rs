@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::apply::Listener;
 use crate::cli::Fault;
 use crate::cli::session::Session;
 use crate::handwritten::{FOLDERS, Handwritten};
@@ -18,10 +17,9 @@ pub fn find(session: &Session, name: &str) -> Result<Option<Handwritten>, Fault>
         let Some(text) = session.disk.read(&path)? else { continue };
         let found = Handwritten::new(&path, text)?;
         if let Some(file) = found.as_ref().filter(|file| !file.left_out.is_empty()) {
-            session.progress.says(&format!(
-                "note: {} came with the image; left out is what it may not grant itself: {}",
-                path.display(),
-                file.left_out.join(", ")
+            let (path, less) = (path.display(), file.left_out.join(", "));
+            session.note(format!(
+                "{path} came with the image; left out is what it may not grant itself: {less}"
             ));
         }
         return Ok(found);

@@ -1,12 +1,11 @@
 //! `nsctl list`: all machines, with the addresses that they really have.
 
-use crate::cli::text::{err, out};
 use clap::Args;
 
 use crate::cli::fault::unknown;
 use crate::cli::machine::look::{Looked, look, mark_old};
 use crate::cli::machine::view::Row;
-use crate::cli::text;
+use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
 
 /// Show all machines, those of others too

@@ -2,13 +2,13 @@
 
 use clap::Args;
 
-use crate::cli::fault::{argument, live_only};
-use crate::cli::session::{bus, must_be_root};
+use crate::cli::fault::{argument, unknown};
+use crate::cli::session::live_bus;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::provision::Init;
+use crate::sys;
 use crate::sys::tree::Tree;
-use crate::sys::{self};
 
 /// Show the journal of a machine
 #[derive(Debug, Args)]
@@ -28,17 +28,11 @@ pub struct Logs {
 
 pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
-    must_be_root(global)?;
-    let Some(bus) = bus(global).await? else {
-        return Err(live_only("a machine's journal is read"));
-    };
+    let bus = live_bus(global, "a machine's journal is read").await?;
     let tree = Tree::of(name.as_str());
     let runs = bus.leader(&name).await?.is_some();
     if tree.is_none() && !runs && !bus.images().await?.contains(name.as_str()) {
-        return Err(crate::cli::fault::unknown(
-            name.as_str(),
-            bus.images().await?.iter().map(String::as_str),
-        ));
+        return Err(unknown(name.as_str(), bus.images().await?.iter().map(String::as_str)));
     }
     let systemd = tree.as_ref().is_some_and(|tree| matches!(tree.guest().init, Init::Systemd(_)));
     let kept = tree.as_ref().is_some_and(|tree| tree.has("var/log/journal"));

@@ -43,14 +43,9 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     for path in edited {
         text::err!("note: {} was edited by hand, and goes, too", text::sanitize(&path.display().to_string()));
     }
-    if !args.yes {
-        let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
-        let tree =
-            if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
-        if !text::agree(&format!("This {running}deletes the configuration of {name}{tree}. Go on?"))? {
-            return Err(Fault::new("nothing was changed"));
-        }
-    }
+    let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
+    let tree = if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
+    text::agree(args.yes, &format!("This {running}deletes the configuration of {name}{tree}. Go on?"))?;
     session.perform(&plan).await?;
     let subnet = session.state.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
     let tree = if there && !delete {

@@ -65,19 +65,19 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     }
     let started = sys::now();
     let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
+    let ours = machines.iter().filter_map(|name| Some((name, wanted.spec.machines.get(name)?)));
     if way != Way::Stop {
-        let ours = machines.iter().filter_map(|name| Some((name, wanted.spec.machines.get(name)?)));
+        let each = ours.clone();
         let missing: Vec<Refusal> =
-            ours.flat_map(|(name, machine)| unbound(name, machine, &wanted, &session.observed)).collect();
+            each.flat_map(|(name, machine)| unbound(name, machine, &wanted, &session.observed)).collect();
         if !missing.is_empty() {
             return Err(missing.into());
         }
-    }
-    if way != Way::Stop {
         must_have_trees(&session, &machines).await?;
         must_be_apart(&session, &machines).await?;
     }
-    let checks = checks(&session, &machines, &wanted);
+    // How those of the machines that are ours are proved to be where they should be.
+    let checks: Vec<Step> = ours.flat_map(|(name, machine)| proof(name, machine, &wanted)).collect();
     let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
     let asked = probe(&wanted, &machines);
     let steps = steps(way, &machines, running, &checks, asked, flushed(&wanted, &session.observed));
@@ -90,12 +90,6 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         Way::Start | Way::Restart => verify(&session, &machines, &checks, started).await?,
     }
     Ok(0)
-}
-
-/// How those of the machines that are ours are proved to be where they should be.
-fn checks(session: &Session, machines: &[MachineName], wanted: &Wanted) -> Vec<Step> {
-    let ours = machines.iter().filter_map(|name| Some((name, session.spec.machines.get(name)?)));
-    ours.flat_map(|(name, machine)| proof(name, machine, wanted)).collect()
 }
 
 /// A machine whose tree has gone would only fail, and so would its start when that is undone.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::{argument, live_only};
-use crate::cli::session::{bus, must_be_root};
+use crate::cli::fault::argument;
+use crate::cli::session::live_bus;
 use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
@@ -45,10 +45,7 @@ const LOGIN: &str =
 
 pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
-    must_be_root(global)?;
-    let Some(bus) = bus(global).await? else {
-        return Err(live_only("a shell is opened"));
-    };
+    let bus = live_bus(global, "a shell is opened").await?;
     if bus.leader(&name).await?.is_none() {
         return Err(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
     }

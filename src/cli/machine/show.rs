@@ -1,15 +1,13 @@
 //! `nsctl show`: one machine, what was planned beside what is there.
 
 use crate::cli::fault::unknown;
-use crate::cli::text::out;
 use clap::Args;
 
 use crate::cli::machine::look::{look, mark_old};
 use crate::cli::machine::view::Row;
-use crate::cli::text;
+use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::spec::in_a_row;
 use crate::spec::{Expose, OpenPort, definition_path};
 use crate::sys::Disk;
 
@@ -41,8 +39,8 @@ fn sheet(global: &Global, row: &Row) -> String {
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
     add("network", Some(row.network.mode.word().to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
-    let routes: Vec<String> = row.network.routes.iter().map(ToString::to_string).collect();
-    add("routes", (!routes.is_empty()).then(|| routes.join(", ")));
+    let routes = &row.network.routes;
+    add("routes", (!routes.is_empty()).then(|| text::joined(routes, ", ")));
     add("number", row.network.number.map(|number| format!("{number:#x} of the delegated prefix")));
     let planned = row.network.address.map(|address| match row.own_choice {
         Some(own) => format!("{address}; its guest gave itself {own}, which no name leads to"),
@@ -57,7 +55,8 @@ fn sheet(global: &Global, row: &Row) -> String {
     for address in has {
         add("has", Some(address));
     }
-    let open = |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { in_a_row(ports) };
+    let open =
+        |ports: &[OpenPort]| if ports.is_empty() { "nothing".into() } else { text::joined(ports, ", ") };
     add("open", row.open.as_deref().map(open));
     for expose in &row.exposed {
         add("exposed", Some(exposed(expose)));
@@ -72,8 +71,7 @@ fn sheet(global: &Global, row: &Row) -> String {
     let definition = row.name.parse::<MachineName>().ok().map(|name| definition_path(&name));
     let definition = definition.filter(|path| Disk::new(&global.root).exists(path));
     add("definition", definition.map(|path| path.display().to_string()));
-    let rows = lines.into_iter().map(|(key, value)| format!("{key:>12}  {}", text::sanitize(&value)));
-    rows.collect::<Vec<_>>().join("\n")
+    text::joined(lines.iter().map(|(key, value)| format!("{key:>12}  {}", text::sanitize(value))), "\n")
 }
 
 /// Where connections to a port go, in words.

@@ -17,7 +17,7 @@ use crate::pool::{Lease, Leases, Subnet};
 use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Row {
     pub name: String,
     pub state: String,
@@ -43,11 +43,12 @@ pub struct Row {
 }
 
 /// How it meets the world, as far as nsctl knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeView {
     Routed,
     Bridge,
+    #[default]
     Unmanaged,
 }
 
@@ -61,7 +62,7 @@ impl ModeView {
     }
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct NetworkView {
     pub mode: ModeView,
     /// What was planned.
@@ -176,7 +177,6 @@ fn row(
     let seen = addresses.get(&name).into_iter().flatten();
     Row {
         state: state(observed, machine.as_ref(), running.is_some()).to_owned(),
-        old_addresses: Vec::new(),
         network: match machine.as_ref().filter(|name| spec.broken.contains_key(*name)) {
             Some(name) => network_of_files(observed, name, lease),
             None => network(
@@ -191,10 +191,8 @@ fn row(
         exposed: definition.map(|m| m.expose.clone()).unwrap_or_default(),
         uid_shift: running.and_then(|running| running.uid_shift),
         mac: mac(observed, machine.as_ref(), definition),
-        duid: None,
-        drift: Vec::new(),
-        own_choice: None,
         name,
+        ..Row::default()
     }
 }
 
@@ -261,16 +259,6 @@ fn old_addresses(row: &Row, observed: &Observed, addresses: &BTreeMap<String, Ve
     old.collect()
 }
 
-const UNMANAGED: NetworkView = NetworkView {
-    mode: ModeView::Unmanaged,
-    prefix: None,
-    number: None,
-    address: None,
-    routes: Vec::new(),
-    bridge: None,
-    vlan: None,
-};
-
 /// Of a machine whose definition cannot be used: what it has been given.
 fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease>) -> NetworkView {
     let file = |file: ManagedFile| observed.file(&file.path());
@@ -281,7 +269,7 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
             mode: ModeView::Bridge,
             bridge: Some(bridge),
             vlan: file(ManagedFile::HostEnd(name.clone())).and_then(vlan_of),
-            ..UNMANAGED
+            ..NetworkView::default()
         },
         (None, Some(lease)) => {
             let second = file(ManagedFile::LanEnd(name.clone()));
@@ -291,19 +279,19 @@ fn network_of_files(observed: &Observed, name: &MachineName, lease: Option<Lease
                 number: lease.number(),
                 bridge: second.and_then(bridge_of),
                 vlan: second.and_then(vlan_of),
-                ..UNMANAGED
+                ..NetworkView::default()
             }
         }
-        (None, None) => UNMANAGED,
+        (None, None) => NetworkView::default(),
     }
 }
 
 fn network(definition: Option<&MachineSpec>, prefix: Option<Lease>, lease: Option<Lease>) -> NetworkView {
-    let Some(network) = definition.map(|machine| &machine.network) else { return UNMANAGED };
+    let Some(network) = definition.map(|machine| &machine.network) else { return NetworkView::default() };
     let port = network.port();
     let (bridge, vlan) = (port.map(|port| port.bridge.to_string()), port.and_then(|port| port.vlan));
     match network {
-        Network::Bridge(_) => NetworkView { mode: ModeView::Bridge, bridge, vlan, ..UNMANAGED },
+        Network::Bridge(_) => NetworkView { mode: ModeView::Bridge, bridge, vlan, ..NetworkView::default() },
         Network::Routed(routed) => NetworkView {
             mode: ModeView::Routed,
             prefix,

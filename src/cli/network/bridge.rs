@@ -1,13 +1,12 @@
 //! `nsctl bridge create`: a bridge, its network, and its port to the LAN.
 
-use std::net::IpAddr;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use ipnet::IpNet;
 
 use crate::cli::fault::argument;
 use crate::cli::session::{About, Session};
-use crate::cli::{Fault, Global};
+use crate::cli::{Fault, Global, text};
 use crate::name::IfName;
 use crate::plan::Scope;
 use crate::spec::{BridgeSpec, HOST_FILE};
@@ -43,10 +42,12 @@ pub struct Create {
 
 pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fault> {
     let name: IfName = argument(&args.name)?;
+    let address = |word: &String| parsed(word, "an address with its length", "192.168.5.9/24");
+    let gateway = |word: &String| parsed(word, "an address", "192.168.5.1 or fe80::1");
     let bridge = BridgeSpec {
         uplink: argument(&args.uplink)?,
-        address: addresses(&args.address)?,
-        gateway: args.gateway.iter().map(|word| gateway(word)).collect::<Result<_, _>>()?,
+        address: args.address.iter().map(address).collect::<Result<_, _>>()?,
+        gateway: args.gateway.iter().map(gateway).collect::<Result<_, _>>()?,
         vlans: args.vlan.iter().copied().collect(),
     };
     let session = Session::begin(global, About::Nobody).await?;
@@ -68,33 +69,16 @@ pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fa
     let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();
-        crate::cli::text::err!("note: {}", crate::cli::text::sanitize(note));
+        text::err!("note: {}", text::sanitize(note));
     }
-    if !plan.notes.is_empty() && !args.yes && !crate::cli::text::agree("Go on?")? {
-        return Err(Fault::new("nothing was changed"));
-    }
+    text::agree(args.yes || plan.notes.is_empty(), "Go on?")?;
     session.perform(&plan).await?;
     session.say(format!("{name} is a bridge to the LAN of {uplink}"));
     Ok(0)
 }
 
-fn addresses(words: &[String]) -> Result<Vec<IpNet>, Fault> {
-    words
-        .iter()
-        .map(|word| {
-            word.parse().map_err(|_| {
-                Fault::new(format!("'{}' is not an address with its length", word.escape_debug()))
-                    .usage()
-                    .hint("write it as 192.168.5.9/24")
-            })
-        })
-        .collect()
-}
-
-fn gateway(word: &str) -> Result<IpAddr, Fault> {
-    word.parse().map_err(|_| {
-        Fault::new(format!("'{}' is not an address", word.escape_debug()))
-            .usage()
-            .hint("write it as 192.168.5.1 or fe80::1")
-    })
+/// What a word means that is this.
+fn parsed<T: FromStr>(word: &str, what: &str, example: &str) -> Result<T, Fault> {
+    let wrong = || Fault::wrong(format!("'{}' is not {what}", word.escape_debug()));
+    word.parse().map_err(|_| wrong().hint(format!("write it as {example}")))
 }

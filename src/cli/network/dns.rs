@@ -55,9 +55,8 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
     let zone = args.zone.or(configured).unwrap_or_else(|| DnsSpec::ZONE.to_owned());
     let zone = zone.trim_end_matches('.').to_owned();
     if let Some(wrong) = zone_fault(&zone) {
-        return Err(Fault::new(format!("--zone: '{}' {wrong}", zone.escape_debug()))
-            .usage()
-            .hint("--zone example.org"));
+        let what = format!("--zone: '{}' {wrong}", zone.escape_debug());
+        return Err(Fault::wrong(what).hint("--zone example.org"));
     }
     let entries = entries(&spec, &state(&observed)?.leases, &observed.hostnames);
     let own = own_ipv4(&spec, &entries);

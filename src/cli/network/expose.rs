@@ -50,9 +50,7 @@ pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
     let to = inside.then(|| args.to.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port.first))));
     let asked = Spec { port, to, host: args.host };
     if let Some(fault) = asked.fault() {
-        return Err(Fault::new(fault)
-            .usage()
-            .hint("for example `nsctl expose web tcp/8080 --to 127.0.0.1:8080`"));
+        return Err(Fault::wrong(fault).hint("for example `nsctl expose web tcp/8080 --to 127.0.0.1:8080`"));
     }
     change(global, &args.name, |machine, _| {
         match machine.expose.iter_mut().find(|there| there.port == port) {
@@ -66,16 +64,12 @@ pub async fn expose(global: &Global, args: Expose) -> Result<u8, Fault> {
         if let Some(to) = asked.to {
             let closed = machine.is_filtered() && !machine.open.iter().any(|open| open.lets_in(port));
             let hint = format!("; the firewall lets nobody in yet: `nsctl open {} {port}`", args.name);
-            said.push(format!(
-                "{port} of {} leads to {to} inside{}",
-                args.name,
-                if closed { &hint } else { "" }
-            ));
+            let more = if closed { &hint } else { "" };
+            said.push(format!("{port} of {} leads to {to} inside{more}", args.name));
         }
+        let host = asked.host;
         said.extend(
-            asked
-                .host
-                .map(|host| format!("port {host} of this host's IPv4 leads to {port} of {}", args.name)),
+            host.map(|host| format!("port {host} of this host's IPv4 leads to {port} of {}", args.name)),
         );
         Ok(said.join("\n"))
     })

@@ -7,7 +7,8 @@ use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::Scope;
-use crate::spec::{OpenPort, definition_path, in_a_row};
+use crate::spec::{OpenPort, definition_path};
+use crate::visible::joined;
 
 /// A port of a machine
 #[derive(Debug, Args)]
@@ -35,10 +36,9 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
     if machine.network.bridge().is_some() {
-        return Err(Fault::new(format!(
-            "'{name}' is on a bridge, where nsctl filters nothing: all its ports are open"
-        ))
-        .hint(format!("`nsctl attach {name} --routed` puts it behind the firewall")));
+        let what = format!("'{name}' is on a bridge, where nsctl filters nothing: all its ports are open");
+        let hint = format!("`nsctl attach {name} --routed` puts it behind the firewall");
+        return Err(Fault::new(what).hint(hint));
     }
     if !machine.has_firewall() {
         return Err(Fault::new(format!("'{name}' has no firewall: all its ports are open"))
@@ -47,13 +47,13 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let before = machine.open.clone();
     change(&mut machine.open, &ports, way, &name)?;
     if machine.open == before {
-        session.say(format!("{} is open on {name} already", in_a_row(&ports)));
+        session.say(format!("{} is open on {name} already", joined(&ports, ", ")));
         return Ok(0);
     }
     let change = session.change(Scope::Machine(name.clone())).edit(&name, &machine)?;
     session.make(change).await?;
     let verb = if way == Way::Open { "open" } else { "closed" };
-    session.say(format!("{} is {verb} on {name}", in_a_row(&ports)));
+    session.say(format!("{} is {verb} on {name}", joined(&ports, ", ")));
     Ok(0)
 }
 
@@ -69,19 +69,13 @@ fn change(open: &mut Vec<OpenPort>, ports: &[OpenPort], way: Way, name: &Machine
             (Way::Open, true) => {}
             (Way::Close, true) => open.retain(|other| other != port),
             (Way::Close, false) => {
-                return Err(Fault::new(format!("{port} is not open on '{name}'")).hint(
-                    match open.as_slice() {
-                        [] => "nothing is".to_owned(),
-                        open => format!("open are: {}; name one as it stands here", in_a_row(open)),
-                    },
-                ));
+                let hint = match open.as_slice() {
+                    [] => "nothing is".to_owned(),
+                    open => format!("open are: {}; name one as it stands here", joined(open, ", ")),
+                };
+                return Err(Fault::new(format!("{port} is not open on '{name}'")).hint(hint));
             }
         }
     }
     Ok(())
-}
-
-/// The ports that `create --open` names.
-pub fn parse(words: &[String]) -> Result<Vec<OpenPort>, Fault> {
-    words.iter().map(|word| argument(word)).collect()
 }

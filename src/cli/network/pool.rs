@@ -1,11 +1,10 @@
 //! `nsctl pool`: the prefix, and who holds what.
 
-use crate::cli::text::out;
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::session::{state, tell_of_journal};
-use crate::cli::text;
+use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
@@ -76,11 +75,8 @@ fn sheet(view: &View) -> String {
     let rest = view.resting.iter().map(|subnet| vec![subnet.to_string(), "resting".into()]);
     let mut held: Vec<&Held> = view.leases.iter().collect();
     held.sort_by_key(|lease| lease.subnet);
-    let rows: Vec<Vec<String>> = held
-        .iter()
-        .map(|lease| vec![lease.subnet.to_string(), lease.machine.to_string()])
-        .chain(rest)
-        .collect();
+    let held = held.iter().map(|lease| vec![lease.subnet.to_string(), lease.machine.to_string()]);
+    let rows: Vec<Vec<String>> = held.chain(rest).collect();
     let head = format!(
         "{}: {} leased, {} resting, {} never used, of {}",
         view.pool,
@@ -89,12 +85,6 @@ fn sheet(view: &View) -> String {
         many(view.free),
         many(view.size)
     );
-    if rows.is_empty() {
-        head
-    } else {
-        format!(
-            "{head}\n{}",
-            text::table(&[if view.pool.is_single() { "ADDRESS" } else { "SUBNET" }, "MACHINE"], &rows)
-        )
-    }
+    let header = [if view.pool.is_single() { "ADDRESS" } else { "SUBNET" }, "MACHINE"];
+    if rows.is_empty() { head } else { format!("{head}\n{}", text::table(&header, &rows)) }
 }

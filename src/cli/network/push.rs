@@ -84,10 +84,10 @@ fn must_be_private(key: &Path) -> Result<(), Fault> {
     let (_, is_public) = Disk::read_foreign(key)?;
     if is_public {
         let shown = key.display();
-        return Err(Fault::new(format!(
-            "everybody on this host can read {shown}, and change the zone by it"
-        ))
-        .hint(format!("`chmod 640 {shown}`; if it has been so for long, have the server give you another")));
+        let what = format!("everybody on this host can read {shown}, and change the zone by it");
+        return Err(Fault::new(what).hint(format!(
+            "`chmod 640 {shown}`; if it has been so for long, have the server give you another"
+        )));
     }
     Ok(())
 }
@@ -122,11 +122,10 @@ fn recall(disk: &Disk, push: &Push) -> Result<Record, Fault> {
         })?,
     };
     if !record.names.is_empty() && record.zone != push.zone {
-        return Err(Fault::new(format!(
-            "this host has published names in {}, and they are still there",
-            record.zone
-        ))
-        .hint(format!("take them out with that zone in nsctl.toml, or delete {RECORD} if they are gone")));
+        let what = format!("this host has published names in {}, and they are still there", record.zone);
+        return Err(Fault::new(what).hint(format!(
+            "take them out with that zone in nsctl.toml, or delete {RECORD} if they are gone"
+        )));
     }
     Ok(Record { zone: push.zone.clone(), ..record })
 }
@@ -164,13 +163,11 @@ async fn publish(change: &Change, push: &Push, mark: &str) -> Result<String, Fau
     }
     match nsupdate::send(&push.key, &change.of_new(push, mark)).await {
         Ok(()) => Ok(format!("{whole} is {}", list.join(", "))),
-        Err(UpdateError::Prerequisite) => Err(Fault::new(format!(
-            "{whole} is somebody else's: there is no TXT record \"{mark}\""
-        ))
-        .hint(format!(
-            "take it out of the zone, or give '{}' another name: `nsctl rename {} NEW`",
-            change.name, change.name
-        ))),
+        Err(UpdateError::Prerequisite) => {
+            let what = format!("{whole} is somebody else's: there is no TXT record \"{mark}\"");
+            let other = format!("give '{0}' another name: `nsctl rename {0} NEW`", change.name);
+            Err(Fault::new(what).hint(format!("take it out of the zone, or {other}")))
+        }
         Err(error) => Err(failed(error)),
     }
 }

@@ -76,11 +76,9 @@ fn addresses(row: &Row, asked: &[IpAddr]) -> Result<(Option<Ipv4Addr>, Option<Ip
         }
     }
     if found == (None, None) {
-        return Err(Fault::new(format!(
-            "'{}' has no IPv4 address of the LAN now that could be made to stay",
-            row.name
-        ))
-        .hint("say which it shall have: --address 192.168.5.50 --address 2001:db8:5::50"));
+        let what = format!("'{}' has no IPv4 address of the LAN now that could be made to stay", row.name);
+        let hint = "say which it shall have: --address 192.168.5.50 --address 2001:db8:5::50";
+        return Err(Fault::new(what).hint(hint));
     }
     Ok(found)
 }
