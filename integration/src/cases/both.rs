@@ -99,16 +99,19 @@ fn vlans(lab: &Lab) -> Result<()> {
     refused(lab, "create red --bridge vbr0 --vlan 20 --image debian-13", 1, "does not carry that")?;
     refused(lab, "create red --bridge br9 --vlan 20 --image debian-13", 1, "which nsctl did not make")?;
     refused(lab, "create red --routed --vlan 20", 2, "--bridge")?;
-    lab.sh("mkdir -p /root/host/etc/systemd /root/host/var/lib/machines/web")?;
+    lab.sh("mkdir -p /root/host/etc/systemd /root/host/var/lib/machines/tagged")?;
     lab.nsctl_ok("--root /root/host bridge create vbr7 --uplink eth7 --vlan 20 --vlan 30")?;
-    lab.nsctl_ok("--root /root/host create web --bridge vbr7 --vlan 20")?;
-    lab.sh("cp -a /root/host/etc/systemd/network/05-nsctl-* /etc/systemd/network/
-            networkctl reload; journalctl --sync
-            rm /etc/systemd/network/05-nsctl-*vbr7* /etc/systemd/network/05-nsctl-*eth7*")?;
-    let journal = lab
-        .sh("journalctl -b -u systemd-networkd --no-pager | grep -e vbr7 -e eth7 -e 05-nsctl-ve- || true")?;
+    lab.nsctl_ok("--root /root/host create tagged --bridge vbr7 --vlan 20")?;
+    lab.sh(
+        "cp -a /root/host/etc/systemd/network/05-nsctl-* /etc/systemd/network/; networkctl reload; journalctl --sync",
+    )?;
+    let journal = "journalctl -b -u systemd-networkd --no-pager | grep -e vbr7 -e eth7 -e ve-tagged || true";
+    let journal = lab.sh(journal)?;
     must!(!journal.contains(".netdev:") && !journal.contains(".network:"), "networkd: {journal}");
-    lab.sh("ip link del vbr7 2> /dev/null; rm -f /etc/systemd/network/05-nsctl-ve-web.network; nsctl apply --yes; networkctl reload")?;
+    lab.sh(
+        "rm /etc/systemd/network/05-nsctl-*vbr7* /etc/systemd/network/05-nsctl-*eth7* /etc/systemd/network/05-nsctl-ve-tagged*
+         networkctl reload; ip link del vbr7 2> /dev/null || true",
+    )?;
     let has = lab.run(&[
         "sh",
         "-c",

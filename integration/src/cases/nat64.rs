@@ -166,7 +166,12 @@ fn names(lab: &Lab) -> Result<()> {
 /// The prefix, in the router's advertisement (RFC 8781 4), where systemd can.
 fn advertised(lab: &Lab) -> Result<()> {
     let index = lab.inside("web", "ip -o link show host0 | cut -d: -f1")?;
-    let heard = capture_ra(lab, index.stdout.trim())?;
+    let mut heard = String::new();
+    // A router that has just begun leaves some time between two (RFC 4861 6.2.6).
+    until(Duration::from_secs(30), "a router's advertisement", || {
+        heard = capture_ra(lab, index.stdout.trim())?;
+        Ok(heard.starts_with("86"))
+    })?;
     let tells = heard.contains("0064ff9b0000000000000000");
     must!(tells == (lab.suite() != Suite::Bookworm), "PREF64: {heard}");
     Ok(())
