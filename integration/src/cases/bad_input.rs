@@ -19,7 +19,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         "",
         "frobnicate",
         "create web",
-        "create web --routed --bridge vbr0",
+        "create web --routed --vlan 20",
         "init --on-link",
         "list --frob",
         "start",

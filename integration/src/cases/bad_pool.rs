@@ -44,7 +44,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 
 /// This host would take the address of its own gateway.
 fn of_the_router(lab: &Lab) -> Result<()> {
-    lab.sh("ip -6 addr add 2001:db8:a::9/64 dev wan0 nodad; ip -6 route add default via 2001:db8:a::1 dev wan0 metric 10")?;
+    // networkd takes what is not its own off an uplink that it is still setting up.
+    lab.sh("timeout 20 sh -c 'until networkctl status wan0 | grep -q \"(configured)\"; do sleep 0.1; done'
+            ip -6 addr add 2001:db8:a::9/64 dev wan0 nodad; ip -6 route add default via 2001:db8:a::1 dev wan0 metric 10")?;
     refused(
         lab,
         "init --pool 2001:db8:a::/48 --uplink wan0",
