@@ -74,7 +74,7 @@ pub async fn bridge_up(bridge: &IfName, port: &IfName) -> Result<(), StepError> 
     if joined { Ok(()) } else { Err(StepError::Networkd { look_at: format!("{bridge} {port}") }) }
 }
 
-/// networkd has read where each port is to be, and may not have said so yet.
+/// networkd says where each port is to be, too, but not in one moment.
 pub async fn filter_vlans(
     bridge: &IfName,
     on: bool,

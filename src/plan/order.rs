@@ -38,6 +38,9 @@ pub fn steps(
         // networkd of systemd 252 does not change a tunnel that is there: it is made anew.
         let again = tunnels.iter().filter(|(_, is_new)| !**is_new);
         steps.extend(again.map(|(link, _)| Step::DeleteLink { name: link.clone() }));
+        // Before networkd reads that a bridge keeps VLANs apart: where it does so by itself (systemd 258
+        // and later), ports are in none for a moment.
+        steps.extend(vlan_steps(wanted, observed, changes, true));
         steps.append(&mut stale.reloads());
         // After the .nspawn file: machined copies the image's where there is none,
         // and when a tree is deleted its .nspawn goes with it.
@@ -118,17 +121,14 @@ fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {
 fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (name, bridge) in &wanted.spec.host.bridges {
-        let comes_up = changes.iter().any(|change| change.is_of_bridge(name, bridge));
-        if comes_up {
+        if changes.iter().any(|change| change.is_of_bridge(name, bridge)) {
             let is_new = observed.link(name.as_str()).is_none();
             let port = bridge.uplink.clone();
             steps.push(Step::BridgeUp { bridge: name.clone(), port: port.clone(), is_new });
             steps.push(Step::FlushPort { port });
         }
-        if wanted.holds(&Owner::Bridge(name.clone())) {
-            steps.extend(vlans::step(observed, changes, name, bridge, comes_up));
-        }
     }
+    steps.extend(vlan_steps(wanted, observed, changes, false));
     let gone = changes.iter().filter(|change| change.new.is_none());
     steps.extend(gone.filter_map(|change| match &change.file {
         ManagedFile::TunnelNetdev(name) => Some(Step::DeleteLink { name: name.clone() }),
@@ -139,6 +139,19 @@ fn bridge_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) ->
         _ => None,
     }));
     steps
+}
+
+/// VLANs of bridges that are there, or of those that come.
+fn vlan_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange], are_there: bool) -> Vec<Step> {
+    let bridges = wanted.spec.host.bridges.iter();
+    let mine = bridges.filter(|(name, _)| wanted.holds(&Owner::Bridge((*name).clone())));
+    let due = mine.filter_map(|(name, bridge)| {
+        let is_there = observed.link(name.as_str()).is_some();
+        let comes = changes.iter().any(|change| change.is_of_bridge(name, bridge));
+        let step = vlans::step(observed, changes, name, bridge)?;
+        (is_there == are_there && (is_there || comes)).then_some(step)
+    });
+    due.collect()
 }
 
 /// Tunnels whose device, or whose keys, are written, and whether they are new.

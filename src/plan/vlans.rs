@@ -103,22 +103,12 @@ fn in_vlans(observed: &Observed) -> impl Iterator<Item = (MachineName, String, u
 
 /// Has a bridge keep VLANs apart, or not, where it does not do so yet. What the user has set up
 /// by other files stays.
-pub fn step(
-    observed: &Observed,
-    changes: &[FileChange],
-    name: &IfName,
-    bridge: &BridgeSpec,
-    comes_up: bool,
-) -> Option<Step> {
+pub fn step(observed: &Observed, changes: &[FileChange], name: &IfName, bridge: &BridgeSpec) -> Option<Step> {
     let link = observed.link(name.as_str());
     let was = link.is_some_and(|link| link.vlan_filtering);
     let netdev = changes.iter().find(|change| change.file == ManagedFile::BridgeNetdev(name.clone()));
     let ours = netdev.and_then(|change| change.old.as_deref()).is_some_and(filters);
-    let due = if bridge.filters() {
-        (link.is_some() || comes_up) && !link.is_some_and(Link::keeps_vlans_apart)
-    } else {
-        was && ours
-    };
+    let due = if bridge.filters() { !link.is_some_and(Link::keeps_vlans_apart) } else { was && ours };
     let places = places(observed, changes, name);
     due.then(|| Step::FilterVlans { bridge: name.clone(), on: bridge.filters(), was, places })
 }

@@ -65,7 +65,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 fn adopted(lab: &Lab) -> Result<()> {
     lab.sh("printf '[Match]\\nName=ve-hand\\n[Network]\\nAddress=fe80::1/64\\nIPv6AcceptRA=no\\n[Route]\\nDestination=2001:db8:b::77\\n' > /etc/systemd/network/20-hand.network
             networkctl reload; machinectl clone debian-13 hand; mkdir -p /etc/systemd/nspawn
-            printf '[Exec]\\nParameters=systemd.firstboot=no\\n[Network]\\nVirtualEthernet=yes\\n' > /etc/systemd/nspawn/hand.nspawn
+            printf '[Exec]\\nBoot=yes\\nPrivateUsers=pick\\nParameters=systemd.firstboot=no\\n[Network]\\nVirtualEthernet=yes\\n' > /etc/systemd/nspawn/hand.nspawn
             systemctl start systemd-nspawn@hand
             timeout 20 sh -c 'until ip -6 route show dev ve-hand | grep -q b::77; do sleep 0.1; done'")?;
     let said = lab.nsctl("adopt hand --yes")?;
