@@ -20,7 +20,8 @@ pub struct NameError {
 impl Hint for NameError {
     fn hint(&self) -> Option<String> {
         let (longest, example) = if self.kind == "interface" { (15, "vbr0") } else { (64, "web-1") };
-        Some(format!("letters, digits, '-', '_' and '.', {longest} at the most, such as {example}"))
+        let underscore = if self.kind == "interface" { ", '_'" } else { "" };
+        Some(format!("letters, digits, '-'{underscore} and '.', {longest} at the most, such as {example}"))
     }
 }
 
@@ -89,10 +90,13 @@ fn machine_name_fault(word: &str) -> Option<&'static str> {
     if word.len() > 64 {
         return Some("it has more than 64 characters");
     }
-    if !word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
-        return Some("only letters, digits, '-', '_' and '.' may stand in it");
+    if word.contains('_') {
+        return Some("systemd-nspawn takes no name with '_'");
     }
-    if word.starts_with(['-', '.', '_']) || word.ends_with(['-', '.']) {
+    if !word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')) {
+        return Some("only letters, digits, '-' and '.' may stand in it");
+    }
+    if word.starts_with(['-', '.']) || word.ends_with(['-', '.']) {
         return Some("it begins or ends with a sign");
     }
     word.contains("..").then_some("it holds two dots in a row")
@@ -162,10 +166,24 @@ mod tests {
 
     #[test]
     fn takes_what_systemd_takes() {
-        for good in ["a", "minecraft", "Build_Bot", "web-1.example", "0day", &"n".repeat(64)] {
+        for good in ["a", "minecraft", "BuildBot", "web-1.example", "0day", &"n".repeat(64)] {
             assert!(good.parse::<MachineName>().is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", ".a", "a.", "a..b", "a b", "a/b", "ä", "a\n", "../x", &"n".repeat(65)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            ".a",
+            "a.",
+            "a..b",
+            "a b",
+            "Build_Bot",
+            "a/b",
+            "ä",
+            "a\n",
+            "../x",
+            &"n".repeat(65),
+        ] {
             assert!(bad.parse::<MachineName>().is_err(), "{bad:?}");
         }
     }

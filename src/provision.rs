@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::hint::Hint;
+use crate::name::MachineName;
 
 /// What a tree is, as far as it concerns its first boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub struct Texts {
 pub enum TreeEdit {
     Write { path: String, text: String, mode: u32 },
     Link { path: String, to: String },
+    Remove { path: String },
 }
 
 /// Why a tree cannot be made so.
@@ -103,12 +105,13 @@ pub fn changes(
     guest: &Guest,
     first_boot: &FirstBoot,
     texts: &Texts,
+    machine: &MachineName,
     id: &str,
 ) -> Result<Vec<TreeEdit>, ProvisionError> {
     let mut changes = identity(guest, id);
     changes.extend(network(guest));
     changes.extend(resolver(guest, first_boot));
-    changes.extend(first_boot.hostname.iter().map(|name| file("etc/hostname", format!("{name}\n"), 0o644)));
+    changes.push(hostname(guest, first_boot.hostname.as_deref(), machine));
     changes.extend(texts.ssh_key.iter().map(|key| ssh_key(guest, key)));
     if let Some(hash) = &texts.password_hash {
         changes.push(password(guest, hash).ok_or(ProvisionError::NoShadow)?);
@@ -125,6 +128,16 @@ fn file(path: &str, text: impl Into<String>, mode: u32) -> TreeEdit {
 
 fn link(path: &str, to: &str) -> TreeEdit {
     TreeEdit::Link { path: path.to_owned(), to: to.to_owned() }
+}
+
+/// Its own name for itself: the one asked for, or the machine's, as nspawn gives it. systemd takes that
+/// where no file says otherwise (hostname(5)), so that a machine that is renamed, or has a Hostname= in its
+/// settings, is called so; others read the file.
+fn hostname(guest: &Guest, asked: Option<&str>, machine: &MachineName) -> TreeEdit {
+    match (asked, guest.init) {
+        (None, Init::Systemd(_)) => TreeEdit::Remove { path: "etc/hostname".to_owned() },
+        (asked, _) => file("etc/hostname", format!("{}\n", asked.unwrap_or(machine.as_str())), 0o644),
+    }
 }
 
 /// A machine-id of its own: DHCP leases depend on it. With one, systemd does not take
@@ -227,9 +240,15 @@ mod tests {
         changes
             .iter()
             .map(|change| match change {
-                TreeEdit::Write { path, .. } | TreeEdit::Link { path, .. } => path.as_str(),
+                TreeEdit::Write { path, .. } | TreeEdit::Link { path, .. } | TreeEdit::Remove { path } => {
+                    path.as_str()
+                }
             })
             .collect()
+    }
+
+    fn web() -> MachineName {
+        "web".parse().unwrap()
     }
 
     fn debian() -> Guest {
@@ -239,25 +258,29 @@ mod tests {
     #[test]
     fn what_is_there_stays() {
         let managed = Guest { network_managed: true, resolv_conf: Some("nameserver ::1".into()), ..debian() };
-        let all = changes(&managed, &FirstBoot::default(), &Texts::default(), "1").unwrap();
-        assert_eq!(paths(&all), ["etc/machine-id"]);
-        let all = changes(&debian(), &FirstBoot::default(), &Texts::default(), "1").unwrap();
+        let all = changes(&managed, &FirstBoot::default(), &Texts::default(), &web(), "1").unwrap();
+        assert_eq!(paths(&all), ["etc/machine-id", "etc/hostname"]);
+        let all = changes(&debian(), &FirstBoot::default(), &Texts::default(), &web(), "1").unwrap();
         assert!(paths(&all).iter().any(|path| path.ends_with("systemd-networkd.service")));
         assert!(paths(&all).contains(&"etc/resolv.conf"));
         let other = Guest::default();
-        assert_eq!(changes(&other, &FirstBoot::default(), &Texts::default(), "1").unwrap(), []);
+        let all = changes(&other, &FirstBoot::default(), &Texts::default(), &web(), "1").unwrap();
+        assert_eq!(all, [file("etc/hostname", "web\n", 0o644)]);
     }
 
     #[test]
     fn root_gets_the_password_and_nobody_else() {
         let guest = Guest { shadow: Some("root:*:1:0:99999:7:::\nbin:*:1::::::\n".into()), ..debian() };
         let texts = Texts { password_hash: Some("$6$x".into()), ..Texts::default() };
-        let all = changes(&guest, &FirstBoot::default(), &texts, "1").unwrap();
+        let all = changes(&guest, &FirstBoot::default(), &texts, &web(), "1").unwrap();
         let text = "root:$6$x:1:0:99999:7:::\nbin:*:1::::::\n".to_owned();
         assert!(all.contains(&TreeEdit::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
-        assert_eq!(changes(&debian(), &FirstBoot::default(), &texts, "1"), Err(ProvisionError::NoShadow));
+        assert_eq!(
+            changes(&debian(), &FirstBoot::default(), &texts, &web(), "1"),
+            Err(ProvisionError::NoShadow)
+        );
         let guest = Guest { shadow: Some("root:*:1\nbin:*:1\r\n".into()), ..debian() };
-        let all = changes(&guest, &FirstBoot::default(), &texts, "1").unwrap();
+        let all = changes(&guest, &FirstBoot::default(), &texts, &web(), "1").unwrap();
         let text = "root:$6$x:1\nbin:*:1\r\n".to_owned();
         assert!(all.contains(&TreeEdit::Write { path: "etc/shadow".into(), text, mode: 0o640 }));
     }
@@ -265,15 +288,16 @@ mod tests {
     #[test]
     fn keys_and_scripts_go_where_the_guest_looks() {
         let texts = Texts { ssh_key: Some("k".into()), run: Some("x".into()), ..Texts::default() };
-        let all = changes(&debian(), &FirstBoot::default(), &texts, "1").unwrap();
+        let all = changes(&debian(), &FirstBoot::default(), &texts, &web(), "1").unwrap();
         assert!(
             paths(&all).contains(&"etc/credstore/ssh.authorized_keys.root") && paths(&all).contains(&UNIT)
         );
         let alpine = Guest { init: Init::Busybox, has_local_d: true, ..Guest::default() };
-        let all = changes(&alpine, &FirstBoot::default(), &texts, "1").unwrap();
-        assert_eq!(paths(&all), ["root/.ssh/authorized_keys", SCRIPT, "etc/local.d/nsctl-first-boot.start"]);
+        let all = changes(&alpine, &FirstBoot::default(), &texts, &web(), "1").unwrap();
+        let local = "etc/local.d/nsctl-first-boot.start";
+        assert_eq!(paths(&all), ["etc/hostname", "root/.ssh/authorized_keys", SCRIPT, local]);
         assert_eq!(
-            changes(&Guest::default(), &FirstBoot::default(), &texts, "1"),
+            changes(&Guest::default(), &FirstBoot::default(), &texts, &web(), "1"),
             Err(ProvisionError::NoFirstBoot)
         );
     }

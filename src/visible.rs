@@ -1,6 +1,8 @@
 //! Text as it may be shown: what a terminal would obey, or nobody would see, comes as an
 //! escape. With marks of direction, say, a line reads otherwise than it is (CVE-2021-42574). Pure.
 
+use std::fmt::Display;
+
 /// Characters of Unicode's class Cf, those that are ignorable by default, and the
 /// separators of lines and paragraphs, as the first and the last of each range (UAX #44; DerivedCoreProperties.txt).
 const UNSEEN: [u32; 52] = [
@@ -28,6 +30,15 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// The first words of a list, and how many more there are: a line that one reads.
+pub fn few<T: Display>(all: impl IntoIterator<Item = T>) -> String {
+    const FEW: usize = 8;
+    let all: Vec<T> = all.into_iter().collect();
+    let more = all.len().saturating_sub(FEW);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", joined(all.iter().take(FEW), ", "))
+}
+
 /// Words in a row, with this between them.
 pub fn joined(words: impl IntoIterator<Item: ToString>, between: &str) -> String {
     words.into_iter().map(|word| word.to_string()).collect::<Vec<_>>().join(between)
@@ -36,6 +47,12 @@ pub fn joined(words: impl IntoIterator<Item: ToString>, between: &str) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_words_are_enough() {
+        assert_eq!(few(["a", "b"]), "a, b");
+        assert_eq!(few(0..10), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+    }
 
     #[test]
     fn nothing_unseen_is_shown() {

@@ -169,7 +169,8 @@ pub fn shadow(bytes: &[u8]) {
     let init = Init::Systemd(257);
     let guest = Guest { init, shadow: Some(text.clone()), ..Guest::default() };
     let texts = Texts { password_hash: Some("$6$hash".into()), ..Texts::default() };
-    for change in changes(&guest, &FirstBoot::default(), &texts, "1").into_iter().flatten() {
+    let Ok(web) = "web".parse() else { return };
+    for change in changes(&guest, &FirstBoot::default(), &texts, &web, "1").into_iter().flatten() {
         if let nsctl::provision::TreeEdit::Write { path, text: new, .. } = change
             && path == "etc/shadow"
         {

@@ -13,6 +13,8 @@ use crate::sys;
 
 /// Hears of each step as it begins.
 pub trait Listener {
+    /// What is to come.
+    fn plans(&self, _steps: &[Step]) {}
     fn begins(&self, step: &Step);
     /// What a tool says that is at work.
     fn says_in_passing(&self, line: &str);

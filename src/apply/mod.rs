@@ -77,6 +77,7 @@ pub async fn apply(host: &impl Executor, plan: &Plan, command: &str) -> Result<V
     if plan.steps.is_empty() {
         return Ok(Vec::new());
     }
+    host.listener().plans(&plan.steps);
     fault::point();
     let mut journal = Journal::begin(host, command, &plan.steps)?;
     let waits = first_wait(&plan.steps);

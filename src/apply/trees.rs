@@ -53,7 +53,7 @@ pub fn provision_tree(machine: &MachineName, first_boot: &FirstBoot) -> Result<(
         run: text(&first_boot.run)?,
     };
     let id = format!("{:032x}", random()? | 1);
-    for change in provision::changes(&tree.guest(), first_boot, &texts, &id)? {
+    for change in provision::changes(&tree.guest(), first_boot, &texts, machine, &id)? {
         tree.change(&change)?;
     }
     Ok(())

@@ -1,14 +1,17 @@
 //! What went wrong, for people: the chain of causes, then hints.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::iter;
 use std::str::FromStr;
 
 use crate::apply::{Failure, StepError};
+use crate::cli::report::ErrorView;
 use crate::cli::text::{err, joined, sanitize};
 use crate::hint::Hint;
 use crate::plan::{ChangeError, Refusal};
 use crate::spec::{Problem, Problems};
+use crate::visible::few;
 
 /// Errors on their way to the terminal, each with what fixes it.
 #[derive(Debug)]
@@ -54,6 +57,15 @@ impl Fault {
         if self.is_usage { 2 } else { 1 }
     }
 
+    /// For a program: each error with what fixes it.
+    pub fn views(&self) -> Vec<ErrorView> {
+        let view = |(error, hints): &(anyhow::Error, Vec<String>)| ErrorView {
+            message: describe(error),
+            hint: (!hints.is_empty()).then(|| hints.join("; ")),
+        };
+        self.errors.iter().map(view).collect()
+    }
+
     /// Prints it to standard error.
     pub fn print(&self) {
         let (red, bold, reset) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
@@ -85,12 +97,12 @@ where
 
 /// There is no machine of that name.
 pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Fault {
-    let known: Vec<&str> = known.collect();
+    let known: BTreeSet<&str> = known.collect();
     let fault = Fault::new(format!("there is no machine named '{}'", name.escape_debug()));
-    match known.as_slice() {
-        [] => fault.hint("`nsctl create NAME --routed --image IMAGE` makes one"),
-        known => fault.hint(format!("there are: {}", known.join(", "))),
+    if known.is_empty() {
+        return fault.hint("`nsctl create NAME --routed --image IMAGE` makes one");
     }
+    fault.hint(format!("there are: {}", few(known.iter())))
 }
 
 /// What went wrong, without hints.

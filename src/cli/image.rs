@@ -10,6 +10,7 @@ use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::progress::Progress;
+use crate::cli::report::Report;
 use crate::cli::session::{bus, live_bus};
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
@@ -26,11 +27,7 @@ use crate::sys::{Bus, Disk, Lock, Thing, build, lock, what_is_at};
 #[derive(Debug, Subcommand)]
 pub enum Image {
     /// Show all images and trees in /var/lib/machines
-    List {
-        /// For scripts
-        #[arg(long)]
-        json: bool,
-    },
+    List,
     /// Build one of a distribution's packages: debian:trixie, ubuntu:resolute, arch:, fedora:43
     Build {
         /// The distribution and its release
@@ -61,6 +58,7 @@ pub enum Image {
     /// Delete an image
     Remove {
         /// The image's name
+        #[arg(add = crate::cli::complete::images())]
         name: String,
         /// Do not ask
         #[arg(long, short)]
@@ -114,7 +112,7 @@ pub fn size(word: &str) -> Result<u64, String> {
 
 pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
     match verb {
-        Image::List { json } => list(global, json).await,
+        Image::List => list(global).await,
         Image::Build { word, mirror } => {
             let ImageWord::Build(wanted) = argument(&word)? else {
                 return Err(Fault::wrong(format!("'{}' is no distribution", word.escape_debug()))
@@ -181,7 +179,7 @@ pub struct Works {
     bus: Bus,
     progress: Progress,
     mirror: Option<String>,
-    quiet: bool,
+    report: Report,
     _lock: Lock,
 }
 
@@ -190,11 +188,11 @@ impl Works {
         let bus = live_bus(global, "images are made").await?;
         let disk = Disk::new(&global.root);
         let mirror = spec_of(&observe::host(&disk, None).await?)?.host.images.mirror;
-        let progress = Progress::new(global.quiet);
+        let progress = Progress::new(global);
         let wait = Duration::from_secs(global.wait.max(3600));
         let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
         let lock = Lock::take(&disk, lock::OF_IMAGES, wait, tell).await?;
-        Ok(Works { disk, bus, progress, mirror, quiet: global.quiet, _lock: lock })
+        Ok(Works { disk, bus, progress, mirror, report: global.report.clone(), _lock: lock })
     }
 
     /// Makes an image, and says so; one that is there is as good where it is always the same.
@@ -211,10 +209,10 @@ impl Works {
                 .hint(format!("say another name: --name NAME; or delete it: `nsctl image remove {name}`")));
         }
         self.progress.end();
-        if !self.quiet {
-            let how = if made { "is" } else { "was there already: it is" };
-            out!("the image {how} {name}; `nsctl create NAME --routed --image {name}` makes a machine of it");
-        }
+        let how = if made { "is" } else { "was there already: it is" };
+        self.report.say(format!(
+            "the image {how} {name}; `nsctl create NAME --routed --image {name}` makes a machine of it"
+        ));
         Ok(0)
     }
 
@@ -275,13 +273,13 @@ struct Row {
     machine: bool,
 }
 
-async fn list(global: &Global, json: bool) -> Result<u8, Fault> {
+async fn list(global: &Global) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?.ok_or_else(|| live_only("images are listed"))?;
     let mut rows: Vec<Row> = bus.all_images().await?.into_iter().map(|image| row(&disk, image)).collect();
     rows.sort_by(|a, b| (a.machine, &a.name).cmp(&(b.machine, &b.name)));
-    if json {
-        text::json(&rows)?;
+    if global.json {
+        global.report.answer(&rows)?;
         return Ok(0);
     }
     if rows.is_empty() {
@@ -341,8 +339,6 @@ async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {
     };
     text::agree(yes, &format!("This deletes {}{of}. Go on?", place.display()))?;
     works.bus.remove_image(name).await?;
-    if !works.quiet {
-        out!("removed {name}");
-    }
+    works.report.say(format!("removed {name}"));
     Ok(0)
 }

@@ -1,13 +1,17 @@
 //! The command line: types, and one file a verb. Nothing imports this room but `main`.
 
+mod complete;
 mod fault;
 mod image;
+mod planned;
 mod progress;
+mod report;
 mod session;
 pub mod text;
 
 /// About the host as a whole.
 mod host {
+    pub mod deinit;
     pub mod doctor;
     pub mod init;
     mod proposal;
@@ -24,6 +28,7 @@ mod machine {
     pub mod clone;
     pub mod cp;
     pub mod create;
+    pub mod edit;
     pub mod export;
     pub mod handwritten;
     pub mod list;
@@ -54,9 +59,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{doctor, init, reconcile, state};
-use machine::{adopt, attach, clone, cp, create, export, list, logs, remove, run, shell, show};
+use host::{deinit, doctor, init, reconcile, state};
+use machine::{adopt, attach, clone, cp, create, edit, export, list, logs, remove, run, shell, show};
 use network::{bridge, dns, expose, open, pool, reservation};
+use report::Report;
+pub use report::usage;
 
 /// Container host manager for systemd-nspawn with routed IPv6.
 #[derive(Debug, Parser)]
@@ -74,17 +81,27 @@ struct Global {
     #[arg(long, global = true, value_name = "DIR", default_value = "/", help_heading = "Everywhere")]
     root: PathBuf,
     /// Say only what was asked for and what went wrong
-    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    #[arg(long, short, global = true, help_heading = "Everywhere", conflicts_with = "verbose")]
     quiet: bool,
+    /// Show each step, and what systemd, its services and the kernel are asked
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    verbose: bool,
+    /// One JSON document for scripts, errors too
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
     /// How long to wait for another nsctl that is changing the host
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 180, help_heading = "Everywhere")]
     wait: u64,
+    #[arg(skip)]
+    report: Report,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Tell which prefix is routed to this host: forwarding, and the pool's unreachable route
     Init(init::Init),
+    /// Take back what `init` set up: forwarding, routes, rules, names and drop-ins
+    Deinit(deinit::Deinit),
     /// Make a machine, start it, and see that it answers
     Create(create::Create),
     /// Move a machine to a bridge or to a subnet of its own, also one made by hand
@@ -106,6 +123,7 @@ enum Verb {
     #[command(subcommand)]
     Image(image::Image),
     /// Show all machines, those of others too
+    #[command(visible_aliases = ["ls", "ps"])]
     List(list::List),
     /// Show one machine: what was planned, and what is there
     Show(show::Show),
@@ -114,8 +132,20 @@ enum Verb {
     /// Stop machines
     Stop(run::Names),
     /// Stop machines and start them again
+    #[command(visible_alias = "reboot")]
     Restart(run::Names),
+    /// End machines at once, or send them a signal
+    Kill(run::Kill),
+    /// Have machines start with the host
+    Enable(edit::Names),
+    /// Have machines start with the host no longer
+    Disable(edit::Names),
+    /// Change settings of a machine
+    Set(edit::Set),
+    /// Edit a machine's definition, see what comes of it, and apply that
+    Edit(edit::Edit),
     /// Open a shell in a machine, or run a command there
+    #[command(visible_aliases = ["exec", "enter"])]
     Shell(shell::Shell),
     /// Show the journal of a machine
     Logs(logs::Logs),
@@ -124,12 +154,14 @@ enum Verb {
     /// Make another machine of a machine
     Clone(clone::Clone),
     /// Give a machine another name
+    #[command(visible_alias = "mv")]
     Rename(clone::Rename),
     /// Write a machine, definition and tree, to a file
     Export(export::Export),
     /// Make the machine that `nsctl export` wrote
     Import(export::Import),
-    /// Stop a machine and delete it
+    /// Stop machines and delete them
+    #[command(visible_alias = "rm")]
     Remove(remove::Remove),
     /// Show what `apply` would do, and why
     Plan(reconcile::PlanArgs),
@@ -138,7 +170,7 @@ enum Verb {
     /// Find what is wrong with this host and its machines, and say what fixes it
     Doctor(doctor::Doctor),
     /// Show the prefix: what is leased, resting and free
-    Pool(pool::PoolArgs),
+    Pool,
     /// Print the names and planned addresses of routed machines
     Dns(dns::Dns),
     /// Print what gives a bridged machine a fixed address from the LAN's DHCP server
@@ -154,12 +186,20 @@ enum Verb {
 }
 
 impl Cli {
-    /// Does what was asked; gives the exit status.
-    ///
-    /// # Errors
-    /// What went wrong, with hints.
-    pub async fn run(self) -> Result<u8, Fault> {
+    /// Does what was asked, and says what went wrong, with hints; gives the exit status.
+    pub async fn run(self) -> u8 {
         let Cli { global, verb } = self;
+        let report = global.report.clone();
+        report.begin(global.json, global.quiet);
+        if global.verbose {
+            sys::calls::show();
+        }
+        report.end(verb.run(&global).await)
+    }
+}
+
+impl Verb {
+    async fn run(self, global: &Global) -> Result<u8, Fault> {
         if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
             let what = format!("{} is not a folder", global.root.display());
             return Err(Fault::new(what).hint("name the folder that holds the files of a host"));
@@ -167,42 +207,45 @@ impl Cli {
         if global.root != Path::new("/") {
             sys::may_open_many_files();
         }
-        match verb {
-            Verb::Init(args) => init::run(&global, args).await,
-            Verb::Create(args) => create::run(&global, args).await,
-            Verb::Attach(args) => attach::run(&global, args).await,
-            Verb::Adopt(args) => adopt::run(&global, args).await,
-            Verb::Open(args) => open::run(&global, args, open::Way::Open).await,
-            Verb::Close(args) => open::run(&global, args, open::Way::Close).await,
-            Verb::Expose(args) => expose::expose(&global, args).await,
-            Verb::Unexpose(args) => expose::unexpose(&global, args).await,
-            Verb::Bridge(args) => bridge::run(&global, args).await,
-            Verb::Image(args) => image::run(&global, args).await,
-            Verb::List(args) => list::run(&global, args).await,
-            Verb::Show(args) => show::run(&global, args).await,
-            Verb::Start(args) => run::run(&global, args, run::Way::Start).await,
-            Verb::Stop(args) => run::run(&global, args, run::Way::Stop).await,
-            Verb::Restart(args) => run::run(&global, args, run::Way::Restart).await,
-            Verb::Shell(args) => shell::run(&global, args).await,
-            Verb::Logs(args) => logs::run(&global, args).await,
-            Verb::Cp(args) => cp::run(&global, args).await,
-            Verb::Clone(args) => clone::clone(&global, args).await,
-            Verb::Rename(args) => clone::rename(&global, args).await,
-            Verb::Export(args) => export::export(&global, args).await,
-            Verb::Import(args) => export::import(&global, args).await,
-            Verb::Remove(args) => remove::run(&global, args).await,
-            Verb::Plan(args) => reconcile::plan(&global, args).await,
-            Verb::Apply(args) => reconcile::apply(&global, args).await,
-            Verb::Doctor(args) => doctor::run(&global, args).await,
-            Verb::Pool(args) => pool::run(&global, args).await,
-            Verb::Dns(args) => dns::run(&global, args).await,
-            Verb::Reservation(args) => reservation::run(&global, args).await,
-            Verb::State(args) => state::run(&global, args).await,
+        match self {
+            Verb::Init(args) => init::run(global, args).await,
+            Verb::Deinit(args) => deinit::run(global, args).await,
+            Verb::Create(args) => create::run(global, args).await,
+            Verb::Attach(args) => attach::run(global, args).await,
+            Verb::Adopt(args) => adopt::run(global, args).await,
+            Verb::Open(args) => open::run(global, args, open::Way::Open).await,
+            Verb::Close(args) => open::run(global, args, open::Way::Close).await,
+            Verb::Expose(args) => expose::expose(global, args).await,
+            Verb::Unexpose(args) => expose::unexpose(global, args).await,
+            Verb::Bridge(args) => bridge::run(global, args).await,
+            Verb::Image(args) => image::run(global, args).await,
+            Verb::List(args) => list::run(global, args).await,
+            Verb::Show(args) => show::run(global, args).await,
+            Verb::Start(args) => run::run(global, args, run::Way::Start).await,
+            Verb::Stop(args) => run::run(global, args, run::Way::Stop).await,
+            Verb::Restart(args) => run::run(global, args, run::Way::Restart).await,
+            Verb::Kill(args) => run::kill(global, args).await,
+            Verb::Enable(args) => edit::autostart(global, args, true).await,
+            Verb::Disable(args) => edit::autostart(global, args, false).await,
+            Verb::Set(args) => edit::set(global, args).await,
+            Verb::Edit(args) => edit::edit(global, args).await,
+            Verb::Shell(args) => shell::run(global, args).await,
+            Verb::Logs(args) => logs::run(global, args).await,
+            Verb::Cp(args) => cp::run(global, args).await,
+            Verb::Clone(args) => clone::clone(global, args).await,
+            Verb::Rename(args) => clone::rename(global, args).await,
+            Verb::Export(args) => export::export(global, args).await,
+            Verb::Import(args) => export::import(global, args).await,
+            Verb::Remove(args) => remove::run(global, args).await,
+            Verb::Plan(args) => reconcile::plan(global, args).await,
+            Verb::Apply(args) => reconcile::apply(global, args).await,
+            Verb::Doctor(args) => doctor::run(global, args).await,
+            Verb::Pool => pool::run(global).await,
+            Verb::Dns(args) => dns::run(global, args).await,
+            Verb::Reservation(args) => reservation::run(global, args).await,
+            Verb::State(args) => state::run(global, args).await,
             Verb::Completions { shell } => {
-                let mut command = <Cli as clap::CommandFactory>::command();
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut command, "nsctl", &mut script);
-                text::out!("{}", String::from_utf8_lossy(&script).trim_end());
+                global.report.print(complete::script(shell)?);
                 Ok(0)
             }
         }

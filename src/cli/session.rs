@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::text::{err, joined, out, sanitize};
+use crate::cli::report::Report;
+use crate::cli::text::{err, joined, sanitize};
 use crate::hint::Hint;
 
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
@@ -29,7 +30,7 @@ pub struct Session {
     pub progress: Progress,
     /// What could be neither finished nor undone: its machines are left alone.
     unresolved: Vec<Unresolved>,
-    quiet: bool,
+    pub report: Report,
     lock: Lock,
     /// None before the host is read: until then a signal just ends us.
     interrupt: Option<RefCell<Interrupt>>,
@@ -142,13 +143,14 @@ impl Session {
     async fn take_as_it_is(global: &Global) -> Result<Session, Fault> {
         must_be_root(global)?;
         let disk = Disk::new(&global.root);
-        let progress = Progress::new(global.quiet);
+        let progress = Progress::new(global);
         let wait = Duration::from_secs(global.wait);
         let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
         let lock = Lock::take(&disk, lock::OF_HOST, wait, tell).await?;
-        let (bus, quiet, unresolved, interrupt) = (bus(global).await?, global.quiet, Vec::new(), None);
+        let (bus, report, unresolved, interrupt) =
+            (bus(global).await?, global.report.clone(), Vec::new(), None);
         let (observed, spec, state) = Default::default();
-        Ok(Session { disk, bus, observed, spec, state, progress, unresolved, quiet, lock, interrupt })
+        Ok(Session { disk, bus, observed, spec, state, progress, unresolved, report, lock, interrupt })
     }
 
     async fn recover(&mut self) -> Result<(), Fault> {
@@ -194,7 +196,7 @@ impl Session {
         let mut host = Session::take_as_it_is(global).await?;
         if let Err(fault) = host.recover().await {
             host.progress.end();
-            fault.print();
+            host.report.fault(&fault);
         }
         let bus = host.bus.as_ref().ok_or_else(not_below_root)?;
         let observed = Observed { machines: bus.machines().await?, live: true, ..Observed::default() };
@@ -277,25 +279,20 @@ impl Session {
         let verified = apply::apply(&self.world(), &plan, &command).await;
         self.progress.end();
         let verified = verified?;
-        if !self.quiet {
-            for verified in &verified {
-                out!("{}", tell(verified));
-            }
-        }
+        verified.iter().for_each(|verified| self.report.saw(verified));
         Ok(verified)
     }
 
     /// Tells what the user should know, even if quiet.
     pub fn note(&self, note: impl AsRef<str>) {
+        self.report.note(note.as_ref());
         self.progress.says(&format!("note: {}", note.as_ref()));
     }
 
     /// Prints a line of a result, unless quiet.
     pub fn say(&self, line: impl AsRef<str>) {
         self.progress.end();
-        if !self.quiet {
-            out!("{}", sanitize(line.as_ref()));
-        }
+        self.report.say(line);
     }
 }
 
@@ -309,29 +306,4 @@ pub fn state(observed: &Observed) -> Result<State, StateError> {
 
 fn not_below_root() -> Fault {
     live_only("machines are started and stopped")
-}
-
-/// A verified as a sentence.
-pub fn tell(verified: &Verified) -> String {
-    match verified {
-        Verified::Answers { machine, address, planned, after } => {
-            let after = after.map(|after| format!(" ({:.2} s after its start)", after.as_secs_f64()));
-            let after = after.unwrap_or_default();
-            if planned.address().is_none() {
-                format!("{machine} answers at {address} today{after}")
-            } else if planned.address() == Some(*address) {
-                format!("{machine} answers at {address}{after}")
-            } else {
-                format!(
-                    "{machine} answers at {address}, which its guest chose by RA; {planned} is planned, and not there"
-                )
-            }
-        }
-        Verified::OnLan { machine, addresses } if addresses.is_empty() => {
-            format!("{machine} has no address from the LAN yet; `nsctl show {machine}` tells")
-        }
-        Verified::OnLan { machine, addresses } => {
-            format!("{machine} has {} from the LAN", joined(addresses, ", "))
-        }
-    }
 }

@@ -28,12 +28,17 @@ pub fn sanitize(text: &str) -> String {
     crate::visible::visible(text)
 }
 
+/// The columns of the terminal that standard output is; none where it is a pipe or a file.
+pub fn width() -> Option<usize> {
+    Table::new().width().map(usize::from)
+}
+
 /// A table without lines, as wide as it must be.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(header: &[impl AsRef<str>], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
+    table.set_header(header.iter().map(|title| title.as_ref().to_owned()).collect::<Vec<_>>());
     for row in rows {
         table.add_row(row.iter().map(|cell| sanitize(cell)).collect::<Vec<_>>());
     }
@@ -41,13 +46,6 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         column.set_padding((0, 2));
     }
     joined(table.lines().map(|line| line.trim_end().to_owned()), "\n")
-}
-
-/// Prints JSON for a script.
-pub fn json(value: &impl serde::Serialize) -> Result<(), super::Fault> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| super::Fault::new(e.to_string()))?;
-    out!("{text}");
-    Ok(())
 }
 
 /// Asks for a yes at the terminal, whatever standard error is, unless that was said already. Where

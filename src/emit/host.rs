@@ -103,6 +103,24 @@ pub fn switches(host: &HostSpec) -> Vec<(String, u32)> {
     switches
 }
 
+/// What the kernel has for a switch where nobody sets it (ip-sysctl.rst); none of limits, which do no harm
+/// until the next boot.
+pub fn kernels_own(key: &str) -> Option<u32> {
+    let last = key.rsplit('/').next()?;
+    match last {
+        "forwarding" | "proxy_ndp" | "src_valid_mark" => Some(0),
+        "accept_ra" | "ndisc_evict_nocarrier" => Some(1),
+        "proxy_delay" => Some(80),
+        _ => None,
+    }
+}
+
+/// The switches that a text of ours sets.
+pub fn switches_of(sysctl: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = sysctl.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.trim_start_matches('-').split_once(" = "))
+}
+
 fn sysctl(host: &HostSpec) -> String {
     let may_be_missing = |key: &str| if key == NEIGHBOURS || key.ends_with("_nocarrier") { "-" } else { "" };
     let lines = switches(host).into_iter();

@@ -23,7 +23,7 @@ pub use file::{
     FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Owner, Reader,
     TREES_DIR,
 };
-pub use host::switches;
+pub use host::{kernels_own, switches, switches_of};
 pub use lan::LAN;
 use machine::MachineFiles;
 pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};

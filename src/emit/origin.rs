@@ -17,6 +17,12 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// A text without the line that tells who wrote it.
+    pub fn body(text: &str) -> &str {
+        let signed = text.split_once('\n').filter(|(first, _)| first.starts_with(MARK));
+        signed.map_or(text, |(_, body)| body)
+    }
+
     pub fn of(text: &str) -> Origin {
         let Some((first, body)) = text.split_once('\n') else { return Origin::Foreign };
         if !first.starts_with(MARK) {

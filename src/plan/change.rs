@@ -1,13 +1,14 @@
 //! The desired state, edited: a verb says what is to be otherwise, and the files that say so, what
 //! they mean, the leases and all else follow. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{NewImage, Refusal, Scope, Wanted, guests, kept_beside, settle};
-use crate::emit::{ManagedFile, nftables_unit};
+use super::{NewImage, Refusal, Scope, Wanted, guests, kept_beside, settle_those};
+use crate::emit::{ManagedFile, Owner, nftables_unit};
 use crate::name::MachineName;
 use crate::observed::Observed;
+use crate::pool::Pool;
 use crate::spec::edit::{self, EditError};
 use crate::spec::{
     Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, Problem, Problems, Spec, definition_path,
@@ -34,12 +35,14 @@ pub struct Change<'o> {
     wanted: Wanted,
     /// Where a new guest will be, as far as that is known already.
     chosen: Option<(MachineName, Option<u64>)>,
+    /// Machines that have nothing on this host for now.
+    parked: BTreeSet<MachineName>,
 }
 
 impl<'o> Change<'o> {
     pub fn of(before: &'o Spec, state: &State, observed: &'o Observed, scope: Scope) -> Change<'o> {
         let wanted = Wanted::new(Spec::default(), state.clone(), scope);
-        Change { observed, before, wanted, chosen: None }
+        Change { observed, before, wanted, chosen: None, parked: BTreeSet::new() }
     }
 
     /// The text of a file of the user's, as it is to be by now.
@@ -172,6 +175,20 @@ impl<'o> Change<'o> {
         self
     }
 
+    /// Their definitions, trees and leases stay, and nothing else of them.
+    #[must_use]
+    pub fn park<'n>(mut self, names: impl IntoIterator<Item = &'n MachineName>) -> Self {
+        self.parked.extend(names.into_iter().cloned());
+        self
+    }
+
+    /// Machines get subnets of another pool, where that has them those of the same number.
+    #[must_use]
+    pub fn renumber(mut self, from: Option<Pool>, to: Pool) -> Self {
+        self.wanted.leases = self.wanted.leases.renumbered(from, to);
+        self
+    }
+
     /// Its tree is deleted.
     #[must_use]
     pub fn drop_tree(mut self, name: &MachineName) -> Self {
@@ -197,8 +214,15 @@ impl<'o> Change<'o> {
         {
             machine.network.choose(*host_part);
         }
+        spec.machines.retain(|name, _| !self.parked.contains(name));
         let wanted = self.wanted;
-        let leases = settle(&spec, wanted.leases, &wanted.scope).map_err(ChangeError::Refused)?;
+        let takes = |name: &MachineName| {
+            wanted.scope.holds(&Owner::Machine(name.clone())) && !self.parked.contains(name)
+        };
+        let (leases, refusals) = settle_those(&spec, wanted.leases.clone(), takes);
+        if !refusals.is_empty() {
+            return Err(ChangeError::Refused(refusals));
+        }
         let left_out = spec.broken.keys().cloned().collect();
         Ok(Wanted { spec, leases, left_out, ..wanted })
     }

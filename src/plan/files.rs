@@ -118,21 +118,28 @@ fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Optio
     }
 }
 
-/// A unified diff of a file as it is and as it would be.
+/// A unified diff of a file as it is and as it would be, without the line that carries a checksum.
 pub fn diff(path: &Path, old: &str, new: &str) -> String {
     let name = path.display().to_string();
+    let (old, new) = (Origin::body(old), Origin::body(new));
     similar::TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(&name, &name).to_string()
 }
 
 /// Files that nsctl wrote and that nothing asks for any more. What others
 /// wrote beside them is theirs.
 fn stale(wanted: &Wanted, observed: &Observed, rendered: &emit::Files) -> Vec<(PathBuf, ManagedFile)> {
+    // A port's file does not tell whose it is: only a view of the whole host can call it stale, or who
+    // takes its bridge away.
+    let ports = match &wanted.scope {
+        super::Scope::All => true,
+        super::Scope::Bridge(bridge) => !wanted.spec.host.bridges.contains_key(bridge),
+        _ => false,
+    };
     let gone = observed.files.iter().filter(|(path, _)| !rendered.contains_key(*path));
     let ours = gone.filter(|(_, text)| Origin::of(text) != Origin::Foreign);
     ours.filter_map(|(path, _)| Some((path.clone(), ManagedFile::parse(path)?)))
         .filter(|(_, file)| file.is_rendered() && wanted.holds(&file.owner()))
-        // A port's file does not tell whose it is: only a view of the whole host can call it stale.
-        .filter(|(_, file)| wanted.scope == super::Scope::All || !matches!(file, ManagedFile::Port(_)))
+        .filter(|(_, file)| ports || !matches!(file, ManagedFile::Port(_)))
         .collect()
 }
 

@@ -10,6 +10,7 @@ mod machines;
 mod naming;
 mod order;
 pub mod others;
+mod phase;
 mod probe;
 mod refusal;
 mod stale;
@@ -30,6 +31,7 @@ pub use files::{diff, kept_beside, origin_of_kept};
 pub use machines::{proof, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
+pub use phase::{Phase, phases};
 pub use probe::{next_addresses, probe};
 pub use refusal::Refusal;
 pub use stale::Stale;
@@ -46,6 +48,7 @@ use crate::pool::Leases;
 use crate::provision::FirstBoot;
 use crate::spec::Spec;
 use crate::state::{self, State};
+use crate::visible::joined;
 
 /// What a verb wants the host to be.
 #[derive(Debug, Clone, Default)]
@@ -144,6 +147,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What is to be done, in a line.
+    pub fn summary(&self) -> String {
+        if self.steps.is_empty() {
+            return "nothing to do".to_owned();
+        }
+        format!("to do: {}", joined(phases(&self.steps).into_iter().map(|(_, line)| line), "; "))
+    }
+
     /// Whether something is deleted, replaced or stopped, and not only added.
     pub fn takes_away(&self) -> bool {
         let shared = |path: &Path| path == state::path() || path == Path::new(emit::HOSTS_FILE);

@@ -177,6 +177,7 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> V
     if wanted.holds(&Owner::Host) {
         let all = emit::switches(&wanted.spec.host);
         steps.extend(all.into_iter().filter_map(|(key, value)| switch(observed, key, value)));
+        steps.extend(switches_back(wanted, observed, changes));
         let changed = changes.iter().any(|change| change.file.owner() == Owner::Host);
         if changed {
             let host = &wanted.spec.host;
@@ -186,6 +187,22 @@ fn host_steps(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> V
         }
     }
     steps
+}
+
+/// Switches that our file sets no longer are as the kernel has them by itself, the last of them first; those
+/// that somebody else has set since stay.
+fn switches_back(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Step> {
+    let file = changes.iter().find(|change| change.file == ManagedFile::Sysctl);
+    let Some(before) = file.and_then(|change| change.old.as_deref()) else { return Vec::new() };
+    let stay: BTreeMap<String, u32> = emit::switches(&wanted.spec.host).into_iter().collect();
+    let back =
+        emit::switches_of(before).filter(|(key, _)| !stay.contains_key(*key)).filter_map(|(key, ours)| {
+            let old = observed.sysctls.get(key).filter(|now| *now == ours)?.clone();
+            Some(Step::Switch { key: key.to_owned(), old, new: emit::kernels_own(key)?.to_string() })
+        });
+    let mut back: Vec<Step> = back.collect();
+    back.reverse();
+    back
 }
 
 /// A switch that is as it should be, or a limit that is higher, stays.

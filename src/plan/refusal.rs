@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::hint::Hint;
 use crate::name::MachineName;
-use crate::visible::joined;
+use crate::visible::few;
 
 /// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,9 +36,10 @@ impl Refusal {
     }
 
     pub fn no_image(to: &MachineName, image: &str, images: &BTreeSet<String>) -> Refusal {
-        let there_are = if images.is_empty() { "none".to_owned() } else { joined(images, ", ") };
-        let what = format!("there is no image '{image}'; there are: {there_are}");
-        Refusal::of(to, what, "--image takes one of these, debian:trixie, or the path of a tar file")
+        let there_are = if images.is_empty() { "none".to_owned() } else { few(images) };
+        let what = format!("'{to}' cannot be made: there is no image '{image}'; there are: {there_are}");
+        let hint = "an image is one of these, debian:trixie, or the path of a tar file; `nsctl image list`";
+        Refusal::of(to, what, hint)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use super::ranges::Ranges;
-use super::{Lease, Pool, PoolError};
+use super::{Lease, Pool, PoolError, Prefix};
 use crate::name::MachineName;
 
 /// A subnet that was freed, and who held it last, if that is known: it gets it back.
@@ -196,6 +196,25 @@ impl Leases {
             }
             at += size;
         }
+    }
+
+    /// The same machines in another pool: where that has it, each with the subnet of the same number, the
+    /// others without one. What rests of the old pool is forgotten.
+    #[must_use]
+    pub fn renumbered(&self, from: Option<Pool>, to: Pool) -> Leases {
+        const LOOKED_AT: u64 = 1 << 16;
+        let stays = |lease: Lease| to.contains(lease);
+        let fixed = from.and_then(Pool::fixed);
+        let first = fixed.map_or(0, Prefix::first);
+        let all = (first..first + LOOKED_AT).filter_map(|number| Some((fixed?.lease(number)?, number)));
+        let numbers: BTreeMap<Lease, u64> = all.collect();
+        let moved = |lease: Lease| {
+            let number = lease.number().map(u64::from).or_else(|| numbers.get(&lease).copied());
+            if stays(lease) { Some(lease) } else { to.lease(number?).filter(|lease| stays(*lease)) }
+        };
+        let held = self.held.iter().filter_map(|(name, lease)| Some((name.clone(), moved(*lease)?)));
+        let resting = self.resting.iter().filter(|rested| stays(rested.lease)).cloned().collect();
+        Leases::new(held.collect(), resting).unwrap_or_default()
     }
 
     /// Gives what one machine holds to another, which is the same under a new name.

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use serde::Serialize;
-use toml_edit::{Array, DocumentMut, Item, Table, TableLike, TomlError, value};
+use toml_edit::{Array, DocumentMut, Item, Key, Table, TableLike, TomlError, Value, value};
 
 use super::{Expose, HostSpec, MachineSpec, OpenPort};
 use crate::hint::Hint;
@@ -35,6 +35,47 @@ pub fn definition(text: &str, old: &MachineSpec, new: &MachineSpec) -> Result<St
     Ok(document.to_string())
 }
 
+/// A definition in which one key is otherwise: a dotted path, and a value of TOML, or a plain word for a
+/// text; an empty one takes the key away.
+///
+/// # Errors
+/// When the text is no TOML, the key none, or what it leads through is no table.
+pub fn set(text: &str, key: &str, word: &str) -> Result<String, EditError> {
+    let mut document = DocumentMut::from_str(text)?;
+    let path = Key::parse(key).map_err(|error| EditError::Key(key.to_owned(), error.to_string()))?;
+    let Some((last, tables)) = path.split_last() else { return Ok(document.to_string()) };
+    let mut table: &mut dyn TableLike = document.as_table_mut();
+    for part in tables {
+        if word.is_empty() && table.get(part.get()).is_none() {
+            return Ok(text.to_owned());
+        }
+        let next = table.entry(part.get()).or_insert_with(|| Item::Table(Table::new()));
+        table = next.as_table_like_mut().ok_or_else(|| EditError::NoTable(part.get().to_owned()))?;
+    }
+    if word.is_empty() {
+        table.remove(last.get());
+        prune(document.as_table_mut(), tables);
+        return Ok(document.to_string());
+    }
+    let mut after = word.parse::<Value>().unwrap_or_else(|_| Value::from(word));
+    // What stands behind it on its line stays.
+    if let Some(before) = table.get(last.get()).and_then(Item::as_value) {
+        *after.decor_mut() = before.decor().clone();
+    }
+    table.insert(last.get(), Item::Value(after));
+    Ok(document.to_string())
+}
+
+/// Takes away the tables on a path that hold nothing any more.
+fn prune(table: &mut dyn TableLike, path: &[Key]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    let Some(inner) = table.get_mut(first.get()).and_then(Item::as_table_like_mut) else { return };
+    prune(inner, rest);
+    if inner.is_empty() {
+        table.remove(first.get());
+    }
+}
+
 /// nsctl.toml, likewise.
 ///
 /// # Errors
@@ -50,9 +91,22 @@ pub enum EditError {
     Text(#[from] TomlError),
     #[error(transparent)]
     Value(#[from] toml::ser::Error),
+    #[error("'{0}' is no key: {1}")]
+    Key(String, String),
+    #[error("'{0}' is no table, and has no settings of its own")]
+    NoTable(String),
 }
 
-impl Hint for EditError {}
+impl Hint for EditError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            EditError::Key(..) | EditError::NoTable(_) => {
+                Some("keys are written as in nsctl-machine(5): limits.memory, network.token".into())
+            }
+            EditError::Text(_) | EditError::Value(_) => None,
+        }
+    }
+}
 
 fn changed(text: &str, old: &impl Serialize, new: &impl Serialize) -> Result<DocumentMut, EditError> {
     let mut document = DocumentMut::from_str(text)?;
@@ -214,6 +268,24 @@ mod tests {
         );
         let more = edited(text, |machine| machine.limits.memory = Some("3G".into()));
         assert_eq!(more, text.replace("2G", "3G"));
+    }
+
+    #[test]
+    fn one_key_is_set_and_taken_away() {
+        let text = "image = \"debian-13\" # stable\n[network]\nmode = \"routed\"\n";
+        let more = set(text, "limits.memory", "2G").unwrap();
+        assert_eq!(more, format!("{text}\n[limits]\nmemory = \"2G\"\n"));
+        assert_eq!(set(&more, "limits.memory", "").unwrap(), text);
+        assert_eq!(set(text, "limits.memory", "").unwrap(), text);
+        assert_eq!(set(text, "image", "x").unwrap(), text.replace("debian-13", "x"));
+        let listed = set(text, "open", "[\"tcp/22\"]").unwrap();
+        assert!(listed.contains("open = [\"tcp/22\"]\n[network]"), "{listed}");
+        assert!(
+            set(text, "nspawn.Exec.Hostname", "mc").unwrap().contains("[nspawn.Exec]\nHostname = \"mc\"")
+        );
+        for key in ["", "a b", "image.x", "limits..memory"] {
+            assert!(set(text, key, "1").is_err(), "{key}");
+        }
     }
 
     #[test]

@@ -196,11 +196,14 @@ mod tests {
     #[test]
     fn interfaces_that_collide_are_shown() {
         let routed = "[network]\nmode = \"routed\"\n";
-        let long = "a-machine-with-a-long-name-1";
-        let short = crate::name::kernel_name(&format!("ve-{long}")).split_off(3);
+        let short_of = |long: &str| crate::name::kernel_name(&format!("ve-{long}")).split_off(3);
+        let mut names = (0..100).map(|number| format!("a-machine-with-a-long-name-{number}"));
+        // Most have a sign in their hash that no machine's name has.
+        let long = names.find(|long| short_of(long).parse::<MachineName>().is_ok()).unwrap();
+        let short = short_of(&long);
         let problems = parse(
             "pool = \"2001:db8:a::/48\"\n[bridge.ve-web]\nuplink = \"enp6s0\"\n",
-            &[("web", routed), (long, routed), (&short, routed)],
+            &[("web", routed), (&long, routed), (&short, routed)],
         )
         .unwrap_err();
         insta::assert_snapshot!(problems.to_string());

@@ -6,8 +6,10 @@
 pub mod archive;
 pub mod build;
 pub mod bus;
+pub mod calls;
 pub mod carry;
 pub mod disk;
+pub mod editor;
 mod error;
 pub mod fault;
 pub mod guest;
@@ -112,6 +114,17 @@ pub fn command_line() -> String {
 pub fn run(program: &str, words: &[&str]) -> std::io::Result<u8> {
     let status = std::process::Command::new(program).args(words).env("PATH", build::PATH).status()?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// What is in a folder of this host: names, and whether they are folders.
+pub fn entries(folder: &Path) -> Vec<(String, bool)> {
+    let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    found.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path().is_dir()))).collect()
+}
+
+/// The words of a line that a shell is about to complete.
+pub fn completed_words() -> Vec<String> {
+    std::env::args().skip_while(|word| word != "--").skip(2).collect()
 }
 
 /// The kind of terminal that we are in.

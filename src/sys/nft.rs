@@ -47,6 +47,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<String, NftError> {
 }
 
 async fn unlimited(arguments: &[&str], input: &str) -> Result<String, NftError> {
+    tracing::debug!(call = %arguments.join(" "), bytes = input.len(), "nft");
     let mut command = Command::new("nft");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C");
     // Who gives up on a load must not have it come about later.
@@ -171,6 +172,10 @@ fn intended_elsewhere(file: &str) -> Result<String, NftError> {
 pub async fn look() -> Result<Option<Nftables>, NftError> {
     match nft(&["-j", "list", "ruleset"], "").await {
         Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        // Only root is told: nothing is known to be wrong.
+        Err(NftError::Refused(_)) if !super::is_root() => {
+            Ok(Some(Nftables { ours: true, ..Nftables::default() }))
+        }
         Err(NftError::Refused(_)) => Ok(None),
         listed => Ok(Some(nftables::read(&serde_json::from_str(&listed?).unwrap_or_default()))),
     }

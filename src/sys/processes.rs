@@ -1,11 +1,21 @@
 //! Processes of machines, from /proc (proc(5)).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// When a process was started, in ticks since the boot: with its number, that is it and no
 /// later one (proc_pid_stat(5)).
 pub fn started(pid: u32) -> Option<u64> {
     fields(pid)?.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// How long ago a process was started (proc_uptime(5)).
+pub fn age(pid: u32) -> Option<Duration> {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let age = uptime - started(pid)? as f64 / ticks as f64;
+    Some(Duration::from_secs_f64(age.max(0.0)))
 }
 
 /// Whether a process that was started then still does anything: one that has been killed may

@@ -17,7 +17,8 @@ const LIMIT: Duration = Duration::from_millis(1500);
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// How a router brings packets for a prefix to this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Delivery {
     /// They come here, whoever of the prefix they are for.
     Routed,

@@ -115,6 +115,19 @@ impl Tree {
         within::open(&self.root, path, flags)
     }
 
+    /// Its root, to open what is below.
+    ///
+    /// # Errors
+    /// When no more files can be open.
+    pub fn folder(&self) -> std::io::Result<OwnedFd> {
+        self.root.try_clone()
+    }
+
+    /// Whose its root is: what the machine's own root makes is his.
+    pub fn owner(&self) -> (Uid, Gid) {
+        self.owner
+    }
+
     /// A small text file; none if there is no such plain file.
     pub fn text(&self, path: &str) -> Option<String> {
         let file = File::from(self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?);
@@ -122,6 +135,18 @@ impl Tree {
         let mut text = String::new();
         let read = plain.then(|| file.take(LIMIT + 1).read_to_string(&mut text))?.ok()?;
         (read as u64 <= LIMIT).then_some(text)
+    }
+
+    /// What is in a folder: names, and whether they are folders.
+    pub fn entries(&self, path: &str) -> Vec<(String, bool)> {
+        let path = if path.trim_matches('/').is_empty() { "." } else { path };
+        let Ok(folder) = self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
+        let Ok(mut dir) = nix::dir::Dir::from_fd(folder) else { return Vec::new() };
+        let entries = dir.iter().flatten().filter_map(|entry| {
+            let name = entry.file_name().to_str().ok()?.to_owned();
+            Some((name, entry.file_type() == Some(nix::dir::Type::Directory)))
+        });
+        entries.filter(|(name, _)| name != "." && name != "..").collect()
     }
 
     /// Whether a path leads to something.
@@ -233,6 +258,7 @@ impl Tree {
     pub fn change(&self, change: &TreeEdit) -> std::io::Result<()> {
         match change {
             TreeEdit::Write { path, text, mode } => self.write(path, text, *mode),
+            TreeEdit::Remove { path } => self.remove(path),
             TreeEdit::Link { path, to } => {
                 let (folder, name) = self.folder_of(path)?;
                 let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
@@ -240,6 +266,20 @@ impl Tree {
                 let (uid, gid) = self.owner;
                 Ok(fchownat(&folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
             }
+        }
+    }
+
+    /// Removes a file, or a link, and not what it leads to.
+    fn remove(&self, path: &str) -> std::io::Result<()> {
+        let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
+        // It is not made for that.
+        if !folders.is_empty() && self.open(folders, OFlag::O_RDONLY | OFlag::O_DIRECTORY).is_err() {
+            return Ok(());
+        }
+        let (folder, name) = self.folder_of(path)?;
+        match unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -39,7 +39,7 @@ fn ways(round: usize) -> Vec<Way> {
         Way {
             name: "nsctl",
             create: format!("nsctl create {name} --routed --image debian-13"),
-            delete: format!("nsctl remove {name}"),
+            delete: format!("nsctl remove -y {name}"),
             // Freed subnets rest: each round has the next.
             address: format!("2001:db8:a:{hex}::2"),
             link: format!("ve-{name}"),

@@ -22,10 +22,8 @@ use crate::{inspect, observe};
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Just this machine [default: the host and all machines]
+    #[arg(add = crate::cli::complete::machines())]
     name: Option<String>,
-    /// For scripts
-    #[arg(long)]
-    json: bool,
     /// Run the commands that fix what they can fix without harm
     #[arg(long)]
     fix: bool,
@@ -52,7 +50,7 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
     let (mut findings, looked) = findings(global).await?;
     // What keeps doctor from looking at a machine is that machine's matter, too.
     if let Some(name) = args.name.as_ref().filter(|_| looked) {
-        let rows = look(global).await?.rows;
+        let rows = look(global, &[]).await?.rows;
         let Some(row) = rows.iter().find(|row| row.name == *name) else {
             return Err(unknown(name, rows.iter().map(|row| row.name.as_str())));
         };
@@ -65,12 +63,10 @@ pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
         fix(global, &args, &findings)?;
         return Ok(0);
     }
-    if args.json {
-        text::json(&findings)?;
+    if global.json {
+        global.report.answer(&findings)?;
     } else if findings.is_empty() {
-        if !global.quiet {
-            out!("all is well");
-        }
+        global.report.say("all is well");
     } else {
         out!("{}", text::sanitize(&text::joined(findings.iter().map(sheet), "\n\n")));
     }
@@ -148,8 +144,8 @@ async fn online(global: &Global, args: &Doctor, to: Ipv6Addr) -> Result<u8, Faul
         Ok::<_, Fault>(Online { name, reached, source, hops, packets, large_ones_vanish })
     });
     let all = sys::together(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    if args.json {
-        text::json(&all)?;
+    if global.json {
+        global.report.answer(&all)?;
     } else {
         for one in &all {
             out!("{}", text::sanitize(&told(one, to)));
@@ -191,7 +187,7 @@ fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault
         err!("    left to you: it takes something away, or touches what is yours\n");
     }
     if safe.is_empty() {
-        out!("nothing that can be fixed without you");
+        global.report.say("nothing that can be fixed without you");
         return Ok(());
     }
     for finding in &safe {
@@ -204,7 +200,7 @@ fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault
             return Err(Fault::new(format!("`{}` ended with {status}", finding.fix))
                 .hint("`nsctl doctor` says what is left"));
         }
-        out!("done: {}", finding.fix);
+        global.report.say(format!("done: {}", finding.fix));
     }
     Ok(())
 }

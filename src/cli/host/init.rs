@@ -10,8 +10,9 @@ use ipnet::Ipv6Net;
 use super::wireguard::{self, Asked};
 use super::{proposal, upstream};
 use crate::cli::fault::{argument, live_only};
+use crate::cli::planned::brief;
 use crate::cli::session::{About, Session};
-use crate::cli::{Fault, Global};
+use crate::cli::{Fault, Global, text};
 use crate::emit::Origin;
 use crate::emit::ini::Ini;
 use crate::identity;
@@ -72,6 +73,12 @@ pub struct Init {
     /// The length of the prefix to ask the ISP for
     #[arg(long, value_name = "BITS", default_value_t = 56, requires = "delegated")]
     length: u8,
+    /// Give machines that hold subnets of another pool new ones of this; those that run restart
+    #[arg(long)]
+    renumber: bool,
+    /// Do not ask before that
+    #[arg(long, short, requires = "renumber")]
+    yes: bool,
 }
 
 const WAYS: &str = "\
@@ -123,10 +130,11 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let uplink = args.uplink.or(args.delegated).map(|word| argument(&word)).transpose()?;
     let uplink: Option<IfName> = uplink;
     let session = Session::begin(global, About::Nobody).await?;
-    if let Some((name, lease)) = session.state.leases.held().iter().find(|(_, lease)| !pool.contains(**lease))
-    {
-        return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}"))
-            .hint("remove the machines of the old pool first; `nsctl pool` lists them"));
+    let mut held = session.state.leases.held().iter();
+    if let Some((name, lease)) = held.find(|(_, lease)| !pool.contains(**lease)).filter(|_| !args.renumber) {
+        return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}")).hint(
+            "--renumber gives the machines of the old pool subnets of the new one; `nsctl pool` lists them",
+        ));
     }
     let uplink = match (tunnel, &wireguard, pool) {
         (Some(tunnel), _, _) => Some(tunnel),
@@ -148,10 +156,21 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let before = of_machines(&host);
     (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
     let changes = before != of_machines(&host);
-    let change = session.change(Scope::Host).host(&host)?;
+    let scope = if args.renumber { Scope::All } else { Scope::Host };
+    let mut change = session.change(scope).host(&host)?;
+    if args.renumber {
+        change = change.renumber(session.spec.host.pool(), pool);
+    }
     let stays = host.uplink.as_ref().and_then(Uplink::wireguard).is_some();
     let keys = wireguard.as_ref().map(Asked::keys).or((!stays).then(BTreeMap::new));
-    session.make(keys.iter().fold(change, |change, keys| change.keys(keys))).await?;
+    let wanted = keys.iter().fold(change, |change, keys| change.keys(keys)).settle()?;
+    if args.renumber {
+        let plan = session.plan(&wanted)?;
+        session.progress.end();
+        text::err!("{}", brief(&plan));
+        text::agree(args.yes, "Machines get other addresses, and those that run restart. Go on?")?;
+    }
+    session.carry_out(&wanted).await?;
     for path in keys.iter().flat_map(BTreeMap::keys) {
         session.disk.narrow(path, 0o640).map_err(sys::Error::from)?;
     }
@@ -164,7 +183,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             format!("machines get {} each of {prefix}; this host has {}", pool.share(), prefix.host_address())
         }
     });
-    if changes && !session.state.leases.held().is_empty() {
+    if changes && !args.renumber && !session.state.leases.held().is_empty() {
         session.say("`nsctl apply` brings that to the machines that there are; those that run restart");
     }
     if args.on_link {

@@ -7,6 +7,8 @@ use std::path::Path;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::upstream;
+use serde::Serialize;
+
 use crate::cli::fault::{argument, live_only};
 use crate::cli::session::{is_live, must_be_root};
 use crate::cli::text::{out, sanitize};
@@ -21,7 +23,7 @@ use crate::sys::router::Delivery;
 use crate::sys::{Disk, Net};
 
 /// A way to the world.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Way {
     interface: String,
     router: Option<Ipv6Addr>,
@@ -40,9 +42,9 @@ pub async fn run(global: &Global, uplink: Option<String>) -> Result<u8, Fault> {
     must_be_root(global)?;
     let files = observe::host(&Disk::new(Path::new("/")), None).await?;
     if let Some(pool) = spec_of(&files)?.host.pool() {
-        out!(
+        global.report.say(format!(
             "this host has a pool, {pool}; `nsctl pool` tells of it, `nsctl init --pool PREFIX` names another"
-        );
+        ));
         return Ok(0);
     }
     let net = Net::host()?;
@@ -77,7 +79,11 @@ pub async fn run(global: &Global, uplink: Option<String>) -> Result<u8, Fault> {
         });
     }
     let taken: BTreeSet<Ipv6Addr> = v6(observed.own_addresses()).collect();
-    out!("{}", sanitize(&sheet(&ways, &observed.routers(), &taken)));
+    if global.json {
+        global.report.answer(&ways)?;
+    } else {
+        out!("{}", sanitize(&sheet(&ways, &observed.routers(), &taken)));
+    }
     Ok(0)
 }
 

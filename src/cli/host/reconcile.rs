@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::image::{self, MAX_SIZE};
 use crate::cli::machine::create::new_image;
+use crate::cli::planned;
 use crate::cli::session::{About, Session, bus, held, state, tell_of_journal};
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
@@ -13,12 +14,12 @@ use crate::hint::Hint as _;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Effect, Plan, Refusal, Step, Whole, diff, spec_of, whole};
+use crate::plan::{Effect, Plan, Refusal, Step, Whole, spec_of, whole};
 use crate::provision::FirstBoot;
 use crate::spec::Spec;
 use crate::spec::image::ImageWord;
 use crate::state::State;
-use crate::sys::Disk;
+use crate::sys::{Disk, is_root};
 
 /// Show what `apply` would do, and why
 #[derive(Debug, Args)]
@@ -26,9 +27,6 @@ pub struct PlanArgs {
     /// End with status 3 when something would change
     #[arg(long)]
     exit_code: bool,
-    /// For scripts
-    #[arg(long)]
-    json: bool,
 }
 
 /// Make the host what nsctl.toml and machines.d say
@@ -41,6 +39,7 @@ pub struct Apply {
 
 #[derive(Serialize)]
 struct PlanView<'a> {
+    summary: String,
     notes: &'a [String],
     effects: &'a [Effect],
     steps: Vec<StepView<'a>>,
@@ -52,6 +51,7 @@ struct PlanView<'a> {
 struct LeftOut {
     machine: Option<MachineName>,
     why: String,
+    hint: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -66,19 +66,28 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     let bus = bus(global).await?;
     let unresolved = crate::apply::cut_short(&disk)?;
     tell_of_journal(&disk);
+    if bus.is_some() && !is_root() && !global.quiet {
+        text::err!("note: the firewall's rules and machines' own networks are seen by root alone");
+    }
     let observed = observe::host(&disk, bus.as_ref()).await?;
     let (spec, state) = (spec_of(&observed)?, state(&observed)?);
     let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, held(&unresolved))?;
-    if args.json {
+    if global.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
-        let told = |refusal: &Refusal| LeftOut { machine: refusal.machine.clone(), why: refusal.to_string() };
+        let told = |refusal: &Refusal| LeftOut {
+            machine: refusal.machine.clone(),
+            why: refusal.to_string(),
+            hint: refusal.hint(),
+        };
         let left_out = left_out.iter().map(told).collect();
-        text::json(&PlanView { notes: &plan.notes, effects: &plan.effects, steps, left_out })?;
+        let (summary, notes, effects) = (plan.summary(), &plan.notes, &plan.effects);
+        global.report.answer(&PlanView { summary, notes, effects, steps, left_out })?;
     } else {
-        out!("{}", sheet(&plan));
+        out!("{}", planned::whole(&plan));
     }
     if !left_out.is_empty() || !spec.strays.is_empty() {
-        tell(&spec, left_out);
+        // A program has read of them already.
+        tell(global, &spec, if global.json { Vec::new() } else { left_out });
         return Ok(1);
     }
     Ok(if args.exit_code && !plan.steps.is_empty() { 3 } else { 0 })
@@ -93,22 +102,26 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
         session.ask_neighbours(&leaseless.iter().collect::<Vec<_>>()).await?;
     }
     let mut held = session.held(|_| true);
-    let planned = |held| everything(&session.spec, &session.state, &session.observed, held);
-    let mut whole = planned(held.clone())?;
+    let judged = |held| everything(&session.spec, &session.state, &session.observed, held);
+    let mut whole = judged(held.clone())?;
     let taken = elsewhere(&whole.plan).await?;
     if !taken.is_empty() {
         // They stay as they are, and hold up nobody else.
         held.extend(taken);
-        whole = planned(held)?;
+        whole = judged(held)?;
     }
     let Whole { plan, left_out, .. } = whole;
     session.progress.end();
     crate::apply::modes::follow(&session.disk, session.observed.files.keys())?;
     if plan.steps.is_empty() {
-        session.say(sheet(&plan));
+        plan.notes.iter().for_each(|note| session.note(note));
+        session.say(plan.summary());
     } else {
-        if !args.yes {
-            crate::cli::text::err!("{}", sheet(&plan));
+        if args.yes {
+            plan.notes.iter().for_each(|note| session.note(note));
+        } else if !global.quiet {
+            plan.notes.iter().for_each(|note| global.report.note(note));
+            text::err!("{}", if global.verbose { planned::whole(&plan) } else { planned::brief(&plan) });
         }
         text::agree(args.yes || !plan.takes_away(), "Do that?")?;
         for word in to_make(&session.spec, &session.observed) {
@@ -120,15 +133,15 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
         return Ok(0);
     }
     session.progress.end();
-    tell(&session.spec, left_out);
+    tell(global, &session.spec, left_out);
     Ok(1)
 }
 
 /// Says which machines stay as they are, and why.
-fn tell(spec: &Spec, left_out: Vec<Refusal>) {
+fn tell(global: &Global, spec: &Spec, left_out: Vec<Refusal>) {
     let hint = "name the file after its machine, or move it away";
     let strays = spec.strays.iter().map(|problem| Refusal::of_host(problem, hint));
-    Fault::from(left_out.into_iter().chain(strays).collect::<Vec<_>>()).print();
+    global.report.fault(&Fault::from(left_out.into_iter().chain(strays).collect::<Vec<_>>()));
 }
 
 /// The host as its files say: machines without a tree get one of their image,
@@ -175,21 +188,4 @@ fn to_make(spec: &Spec, observed: &Observed) -> Vec<ImageWord> {
         spec.machines.iter().filter(|(name, _)| observed.live && !observed.images.contains(name.as_str()));
     let words = treeless.filter_map(|(_, machine)| machine.image.as_deref()?.parse::<ImageWord>().ok());
     words.filter(|word| image::kept(word).is_some_and(|name| !observed.images.contains(&name))).collect()
-}
-
-/// A plan for people: what to know, what changes in files, what happens.
-fn sheet(plan: &Plan) -> String {
-    let notes = plan.notes.iter().map(|note| format!("note: {note}"));
-    if plan.steps.is_empty() {
-        return text::sanitize(&text::joined(notes.chain(["nothing to do".to_owned()]), "\n"));
-    }
-    let steps = plan.steps.iter().map(|step| match step {
-        Step::Write { path, old, new, .. } => {
-            let (old, new) = (old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
-            format!("{}\n{}", step.describe(), diff(path, old, new).trim_end())
-        }
-        step => step.describe(),
-    });
-    let effects = plan.effects.iter().map(Effect::describe);
-    text::sanitize(&text::joined(notes.chain(effects).chain(steps), "\n"))
 }

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::cli::session::must_be_root;
-use crate::cli::text::{err, out};
+use crate::cli::text::err;
 use crate::cli::{Fault, Global};
 use crate::observe;
 use crate::observed::{Link, Observed, v6};
@@ -52,7 +52,7 @@ pub async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
         None => None,
     };
     if let Some(delivery) = told {
-        return verdict(delivery, pool, &host);
+        return verdict(global, delivery, pool, &host);
     }
     if host.answers_on().is_some() {
         return Err(Fault::new(format!("the router does not let see what it does with {pool}"))
@@ -61,7 +61,7 @@ pub async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
     let address = pool.host_address();
     err!("ping {address} from somewhere else in the world; waiting for {seconds} s");
     if let Some(from) = trace::arrives(address, Duration::from_secs(seconds)).await? {
-        out!("{from} has reached {address}: {pool} is routed to this host");
+        global.report.say(format!("{from} has reached {address}: {pool} is routed to this host"));
         return Ok(0);
     }
     Err(Fault::new(format!("no ping to {address} came in within {seconds} s"))
@@ -85,13 +85,13 @@ async fn ask_router(uplink: &str, pool: Prefix) -> Result<Option<Delivery>, Faul
 }
 
 /// Whether that is as the host is set up.
-fn verdict(delivery: Delivery, pool: Prefix, host: &HostSpec) -> Result<u8, Fault> {
+fn verdict(global: &Global, delivery: Delivery, pool: Prefix, host: &HostSpec) -> Result<u8, Fault> {
     match (delivery, host.answers_on()) {
-        (Delivery::Routed, None) => out!("{pool} is routed to this host"),
+        (Delivery::Routed, None) => global.report.say(format!("{pool} is routed to this host")),
         (Delivery::OnLink, Some(link)) => {
-            out!(
+            global.report.say(format!(
                 "{pool} is on the link: its addresses are looked for on {link}, where this host answers for its machines"
-            );
+            ));
         }
         (Delivery::Routed, Some(link)) => {
             return Err(Fault::new(format!("{pool} is routed to this host, and not looked for on {link}"))

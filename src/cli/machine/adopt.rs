@@ -10,6 +10,7 @@ use clap::Args;
 use crate::cli::fault::argument;
 use crate::cli::machine::attach::must_be_there;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
+use crate::cli::planned::coloured;
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -24,6 +25,7 @@ use crate::spec::definition_path;
 #[derive(Debug, Args)]
 pub struct Adopt {
     /// The machine's name
+    #[arg(add = crate::cli::complete::any_machines())]
     name: String,
     /// Do not ask
     #[arg(long, short)]
@@ -99,5 +101,5 @@ fn sheet(name: &MachineName, plan: &Plan, nspawn: Option<&str>, host_end: Option
     if let Some(HostEnd { path, .. }) = host_end {
         lines.push(format!("{} stays; nsctl's own file comes before it", path.display()));
     }
-    text::sanitize(&lines.join("\n"))
+    coloured(&text::sanitize(&lines.join("\n"))).trim_end().to_owned()
 }

@@ -16,6 +16,7 @@ use crate::spec::{MachineSpec, Network, Routed};
 #[derive(Debug, Args)]
 pub struct Attach {
     /// The machine's name
+    #[arg(add = crate::cli::complete::any_machines())]
     name: String,
     #[command(flatten)]
     network: NetworkArgs,

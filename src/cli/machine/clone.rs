@@ -16,6 +16,7 @@ use crate::spec::definition_path;
 #[derive(Debug, Args)]
 pub struct Clone {
     /// The machine that is there
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// The new machine's name
     new: String,
@@ -28,6 +29,7 @@ pub struct Clone {
 #[derive(Debug, Args)]
 pub struct Rename {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// Its new name
     new: String,

@@ -7,23 +7,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::argument;
-use crate::cli::session::live_bus;
+use crate::cli::fault::{argument, unknown};
+use crate::cli::session::{Session, live_bus};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::sys::carry::{Inside, LeftOut, Target, Terms};
+use crate::sys::tree::Tree;
 use crate::sys::{Bus, what_is_at};
 
-/// Copy files or folders between this host and a machine that runs
+/// Copy files or folders between this host and a machine
 ///
 /// What comes out of a machine is root's here, without setuid and capabilities; devices, pipes and
 /// links are left out. Where a link stands in the way here, nothing is copied.
 #[derive(Debug, Args)]
 pub struct Cp {
     /// A path here, or NAME:/path in a machine
+    #[arg(add = crate::cli::complete::ends())]
     from: String,
     /// A path here, or NAME:/path in a machine; a folder where it ends in '/'
+    #[arg(add = crate::cli::complete::ends())]
     to: String,
     /// Replace files that are there, and fill folders that are there
     #[arg(long, short)]
@@ -60,7 +63,7 @@ impl End {
 pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
     let bus = live_bus(global, "files are copied").await?;
     match (End::parse(&args.from)?, End::parse(&args.to)?) {
-        (End::Here(from), End::Inside(name, to)) => inwards(&bus, &args, &from, &name, to).await,
+        (End::Here(from), End::Inside(name, to)) => inwards(global, &bus, &args, &from, &name, to).await,
         (End::Inside(name, from), End::Here(to)) => outwards(&bus, args, &name, from, &to).await,
         _ => Err(Fault::wrong("one of the two is a path in a machine, and one is here")
             .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`")),
@@ -69,18 +72,67 @@ pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
 
 async fn inside(bus: &Bus, name: &MachineName) -> Result<Inside, Fault> {
     let stopped = || Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`"));
-    let leader = bus.leader(name).await?.ok_or_else(stopped)?;
+    let Some(leader) = bus.leader(name).await? else {
+        return Ok(Inside::at_rest(&at_rest(bus, name).await?)?);
+    };
     let inside = Inside::of(leader)
         .map_err(|error| Fault::new(format!("the files of '{name}' cannot be reached: {error}")))?;
     // The number is still that of this machine's first process.
     if bus.leader(name).await? == Some(leader) { Ok(inside) } else { Err(stopped()) }
 }
 
+/// The tree of a machine that is stopped.
+async fn at_rest(bus: &Bus, name: &MachineName) -> Result<Tree, Fault> {
+    if let Some(tree) = Tree::of(name.as_str()) {
+        return Ok(tree);
+    }
+    let images = bus.images().await?;
+    if images.contains(name.as_str()) {
+        return Err(Fault::new(format!("'{name}' is not running, and its tree is a disk image"))
+            .hint(format!("`nsctl start {name}`")));
+    }
+    Err(unknown(name.as_str(), images.iter().map(String::as_str)))
+}
+
+/// Into a tree at rest, whole or not at all, as its root's. Nobody starts it with nsctl meanwhile.
+async fn into_tree(
+    global: &Global,
+    bus: &Bus,
+    args: &Cp,
+    from: &Path,
+    name: &MachineName,
+    to: &Path,
+) -> Result<u8, Fault> {
+    let session = Session::begin_to_stop(global).await?;
+    let tree = at_rest(bus, name).await?;
+    let shown = format!("{name}:{}", to.display());
+    let place = Target::within(&tree, to, from.file_name().unwrap_or(name.as_str().as_ref()), &shown)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let owner = Some(tree.owner());
+    let terms = Terms { links: true, force: args.force, limit: args.max_size, owner, stop: stop.clone() };
+    let left_out = carried(Inside::here()?, from.to_owned(), args.from.clone(), place, terms, stop).await?;
+    drop(session);
+    if !left_out.is_empty() {
+        text::err!("note: left out: {left_out}");
+    }
+    Ok(0)
+}
+
 /// machined copies in the machine's own view: whatever stands there leads nowhere else.
-async fn inwards(bus: &Bus, args: &Cp, from: &str, name: &MachineName, to: PathBuf) -> Result<u8, Fault> {
+async fn inwards(
+    global: &Global,
+    bus: &Bus,
+    args: &Cp,
+    from: &str,
+    name: &MachineName,
+    to: PathBuf,
+) -> Result<u8, Fault> {
     let from = std::path::absolute(from)?;
     if what_is_at(&from).is_none() {
         return Err(Fault::new(format!("{} does not exist", from.display())).hint("nothing was copied"));
+    }
+    if bus.leader(name).await?.is_none() {
+        return into_tree(global, bus, args, &from, name, &to).await;
     }
     let inside = inside(bus, name).await?;
     let to = match from.file_name() {
@@ -102,7 +154,8 @@ async fn outwards(bus: &Bus, args: Cp, name: &MachineName, from: PathBuf, to: &s
     let place = Target::of(to, own)?;
     let inside = inside(bus, name).await?;
     let stop = Arc::new(AtomicBool::new(false));
-    let terms = Terms { links: args.links, force: args.force, limit: args.max_size, stop: stop.clone() };
+    let terms =
+        Terms { links: args.links, force: args.force, limit: args.max_size, owner: None, stop: stop.clone() };
     let left_out = carried(inside, from, args.from, place, terms, stop).await?;
     if !left_out.is_empty() {
         text::err!("note: left out: {left_out}");

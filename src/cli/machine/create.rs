@@ -40,10 +40,8 @@ pub struct Create {
     /// An image's name, debian:trixie, a tar file, disk image or folder, https://…, oci:…
     /// [default: an existing tree of that name, else defaults.image, else this host's own
     /// distribution]
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", add = crate::cli::complete::images())]
     image: Option<String>,
-    #[command(flatten)]
-    first_boot: FirstBootArgs,
     /// Let the world in to this port: tcp/443, udp/5000-5010, "tcp/22 from 2001:db8::/32"; may be
     /// given several times
     #[arg(long, value_name = "PROTO/PORT")]
@@ -55,6 +53,8 @@ pub struct Create {
     /// Do not start it now; it still starts with the host
     #[arg(long)]
     no_start: bool,
+    #[command(flatten)]
+    first_boot: FirstBootArgs,
 }
 
 /// What a new tree gets for its first boot.
@@ -117,7 +117,7 @@ pub struct NetworkArgs {
     routed: bool,
     /// Put it on this bridge; its addresses come from the LAN. With --routed: by a second interface,
     /// lan0
-    #[arg(long, value_name = "BR")]
+    #[arg(long, value_name = "BR", add = crate::cli::complete::bridges())]
     bridge: Option<String>,
     /// In this VLAN of the bridge's, without seeing its tags
     #[arg(long, value_name = "ID", requires = "bridge", value_parser = clap::value_parser!(u16).range(2..=4094))]
@@ -159,6 +159,9 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let tar = word.as_ref().and_then(tar_file);
     let mut scanned = None;
     if made_first.is_some() || tar.is_some() {
+        let machine =
+            MachineSpec { open: open.clone(), ipv4: args.ipv4, ..MachineSpec::new(network.clone()) };
+        must_be_possible(&session, &name, &machine)?;
         // That takes long, and others may change the host meanwhile.
         drop(session);
         if let Some(word) = made_first {
@@ -210,6 +213,12 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         session.say(format!("created {name}{subnet}; {next}"));
     }
     Ok(0)
+}
+
+/// Nobody waits for an image of a machine that cannot be.
+fn must_be_possible(session: &Session, name: &MachineName, machine: &MachineSpec) -> Result<(), Fault> {
+    let wanted = session.change(Scope::Machine(name.clone())).define(name, machine)?.settle()?;
+    session.plan(&wanted).map(drop)
 }
 
 /// What is to be done with a machine that was made and does not run.

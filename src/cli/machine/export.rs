@@ -15,7 +15,7 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source};
 use crate::pool::Pool;
-use crate::spec::image::name_for;
+use crate::spec::image::{Kind, kind_of, name_for};
 use crate::spec::reach;
 use crate::spec::{MachineSpec, Problems, definition_path, edit};
 use crate::sys::archive::Unpacked;
@@ -24,6 +24,7 @@ use crate::sys::archive::Unpacked;
 #[derive(Debug, Args)]
 pub struct Export {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// A new file; its ending says how it is packed: web.tar, web.tar.zst, web.tar.xz, web.tar.gz
     file: PathBuf,
@@ -54,6 +55,10 @@ pub struct Import {
 
 pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
+    if kind_of(&args.file.to_string_lossy()) != Some(Kind::Tar) {
+        return Err(Fault::wrong(format!("the ending of {} is of no tar file", args.file.display()))
+            .hint(format!("{name}.tar, or packed: {name}.tar.zst, {name}.tar.xz, {name}.tar.gz")));
+    }
     let session = Session::begin(global, About::Those(&[&name])).await?;
     session.machine(&name)?;
     if session.observed.is_running(&name) {

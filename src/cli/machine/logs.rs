@@ -14,6 +14,7 @@ use crate::sys::tree::Tree;
 #[derive(Debug, Args)]
 pub struct Logs {
     /// The machine's name
+    #[arg(add = crate::cli::complete::any_machines())]
     name: String,
     /// Go on showing what comes
     #[arg(long, short)]
@@ -22,8 +23,20 @@ pub struct Logs {
     #[arg(long, short = 'n', default_value_t = 100)]
     lines: u32,
     /// What nsctl's host has from its console, instead of its own journal
-    #[arg(long)]
+    #[arg(long, conflicts_with = "unit")]
     console: bool,
+    /// Only what this unit of the machine's says; may be given several times
+    #[arg(long, short, value_name = "UNIT")]
+    unit: Vec<String>,
+    /// Only what is not older: "2026-11-28 12:00", yesterday, -1h (systemd.time(7))
+    #[arg(long, short = 'S', value_name = "TIME")]
+    since: Option<String>,
+    /// Only what is not newer
+    #[arg(long, short = 'U', value_name = "TIME")]
+    until: Option<String>,
+    /// Only of this boot of the machine: 0 for the last one, -1 for the one before
+    #[arg(long, short, value_name = "BOOT", num_args = 0..=1, default_missing_value = "0", allow_hyphen_values = true)]
+    boot: Option<String>,
 }
 
 pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
@@ -45,8 +58,20 @@ pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
     } else {
         format!("--unit={}", name.unit())
     };
-    let lines = format!("--lines={}", args.lines);
-    let mut words = vec!["--no-pager", &lines, &whose];
-    words.extend(args.follow.then_some("--follow"));
+    let of_console = whose.starts_with("--unit=");
+    if of_console && !args.unit.is_empty() {
+        return Err(Fault::new(format!("'{name}' keeps no journal in which units could be told apart"))
+            .hint("leave --unit away: what its console said is shown"));
+    }
+    let mut words = vec!["--no-pager".to_owned(), format!("--lines={}", args.lines), whose];
+    words.extend(args.follow.then(|| "--follow".to_owned()));
+    words.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));
+    words.extend(args.since.map(|time| format!("--since={time}")));
+    words.extend(args.until.map(|time| format!("--until={time}")));
+    // Boots are counted in the machine's own journal; its console is the host's.
+    words.extend(args.boot.filter(|_| !of_console).map(|boot| format!("--boot={boot}")));
+    words.extend(global.json.then(|| "--output=json".to_owned()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    global.report.streams();
     Ok(sys::run("journalctl", &words)?)
 }

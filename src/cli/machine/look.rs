@@ -20,13 +20,18 @@ pub struct Looked {
     pub is_whole: bool,
 }
 
-/// Every machine as it is now. Takes no lock: it never waits. What is wrong in
-/// the user's files is told, and does not hide what runs.
-pub async fn look(global: &Global) -> Result<Looked, Fault> {
+/// Every machine as it is now, and those of the trees asked for that belong to none. Takes no lock: it
+/// never waits. What is wrong in the user's files is told, and does not hide what runs.
+pub async fn look(global: &Global, asked: &[String]) -> Result<Looked, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?;
     tell_of_journal(&disk);
-    let (observed, addresses) = observe::machines(&disk, bus.as_ref()).await?;
+    let (mut observed, addresses) = observe::machines(&disk, bus.as_ref()).await?;
+    if let Some(bus) = &bus {
+        for name in asked.iter().filter(|name| name.parse::<MachineName>().is_ok()) {
+            observed.images.extend(bus.has_image(name).await?.then(|| name.clone()));
+        }
+    }
     let (leases, state_fault) = match state(&observed) {
         Ok(state) => (state.leases, None),
         Err(error) => (rebuild(&observed.files).map(|state| state.leases).unwrap_or_default(), Some(error)),
@@ -35,10 +40,10 @@ pub async fn look(global: &Global) -> Result<Looked, Fault> {
     problems.extend(spec.strays.iter().cloned());
     let is_whole = problems.is_empty() && state_fault.is_none() && spec.broken.is_empty();
     if !problems.is_empty() {
-        Fault::from(Problems(problems)).print();
+        global.report.fault(&Fault::from(Problems(problems)));
     }
     if let Some(error) = state_fault {
-        Fault::from(error).print();
+        global.report.fault(&Fault::from(error));
     }
     if observed.live && !is_root() && !observed.machines.is_empty() && !global.quiet {
         err!("note: addresses are read from the machines' own networks, which takes root");

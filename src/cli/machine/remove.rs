@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use crate::cli::fault::{argument, unknown};
+use crate::cli::fault::unknown;
+use crate::cli::machine::run::Names;
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -10,12 +11,12 @@ use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::plan::Scope;
 
-/// Stop a machine and delete it
+/// Stop machines and delete them
 #[derive(Debug, Args)]
 pub struct Remove {
-    /// The machine's name
-    name: String,
-    /// Keep its tree in /var/lib/machines
+    #[command(flatten)]
+    names: Names,
+    /// Keep their trees in /var/lib/machines
     #[arg(long)]
     keep_image: bool,
     /// Do not ask
@@ -24,18 +25,44 @@ pub struct Remove {
 }
 
 pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
-    let name: MachineName = argument(&args.name)?;
-    let session = Session::begin(global, About::Those(&[&name])).await?;
-    if !session.spec.machines.contains_key(&name) && !session.spec.broken.contains_key(&name) {
-        return Err(nobody(&session, &name));
+    let names = args.names.machines(global)?;
+    if names.is_empty() {
+        global.report.say("no machines");
     }
-    let mut change = session.change(Scope::Machine(name.clone())).forget(&name);
-    let edited = session.observed.edited(&name);
+    if let [_, _, ..] = names.as_slice() {
+        // Asked once, and not for a name that nobody has.
+        let session = Session::begin(global, About::Those(&names.iter().collect::<Vec<_>>())).await?;
+        names.iter().try_for_each(|name| must_be_ours(&session, name))?;
+        session.progress.end();
+        let trees = if args.keep_image { "" } else { ", and the trees that nsctl made for them" };
+        let question = format!(
+            "This stops and deletes {} machines{trees}: {}. Go on?",
+            names.len(),
+            text::joined(&names, ", ")
+        );
+        text::agree(args.yes, &question)?;
+    }
+    for name in &names {
+        remove(global, name, args.keep_image, args.yes || names.len() > 1).await?;
+    }
+    Ok(0)
+}
+
+fn must_be_ours(session: &Session, name: &MachineName) -> Result<(), Fault> {
+    let ours = session.spec.machines.contains_key(name) || session.spec.broken.contains_key(name);
+    if ours { Ok(()) } else { Err(nobody(session, name)) }
+}
+
+async fn remove(global: &Global, name: &MachineName, keep_image: bool, yes: bool) -> Result<(), Fault> {
+    let session = Session::begin(global, About::Those(&[name])).await?;
+    must_be_ours(&session, name)?;
+    let mut change = session.change(Scope::Machine(name.clone())).forget(name);
+    let edited = session.observed.edited(name);
     // A tree that is not the one that nsctl made is not nsctl's to delete.
-    let there = session.observed.trees.contains_key(&name);
-    let delete = session.observed.live && there && is_made(&session, &name) && !args.keep_image;
+    let there = session.observed.trees.contains_key(name);
+    let delete = session.observed.live && there && is_made(&session, name) && !keep_image;
     if delete {
-        change = change.drop_tree(&name);
+        change = change.drop_tree(name);
     }
     let wanted = change.settle()?;
     let plan = session.plan(&wanted)?;
@@ -43,18 +70,18 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
     for path in edited {
         text::err!("note: {} was edited by hand, and goes, too", text::sanitize(&path.display().to_string()));
     }
-    let running = if session.observed.is_running(&name) { "stops it and " } else { "" };
+    let running = if session.observed.is_running(name) { "stops it and " } else { "" };
     let tree = if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
-    text::agree(args.yes, &format!("This {running}deletes the configuration of {name}{tree}. Go on?"))?;
+    text::agree(yes, &format!("This {running}deletes the configuration of {name}{tree}. Go on?"))?;
     session.perform(&plan).await?;
-    let subnet = session.state.leases.get(&name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
+    let subnet = session.state.leases.get(name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
     let tree = if there && !delete {
         format!("; its tree stays in /var/lib/machines/{name}")
     } else {
         String::new()
     };
     session.say(format!("removed {name}{subnet}{tree}"));
-    Ok(0)
+    Ok(())
 }
 
 /// An nsctl before this one wrote down the names of trees alone.

@@ -7,19 +7,50 @@ use clap::Args;
 
 use crate::apply;
 use crate::cli::fault::{argument, unknown};
-use crate::cli::session::{About, Session, tell};
+use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, mixed, probe, proof, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
-use crate::sys::{self, Net, tree};
+use crate::sys::{self, Disk, Net, tree};
 
 /// Which machines
 #[derive(Debug, Args)]
 pub struct Names {
     /// The machines' names
-    #[arg(required = true)]
+    #[arg(required_unless_present = "all", value_name = "NAME", add = crate::cli::complete::any_machines())]
     names: Vec<String>,
+    /// All of nsctl's machines
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+impl Names {
+    /// Which those are, each once.
+    ///
+    /// # Errors
+    /// When one is no name, or the folder of definitions cannot be read.
+    pub fn machines(&self, global: &Global) -> Result<Vec<MachineName>, Fault> {
+        let mut names: Vec<MachineName> = if self.all {
+            let files = Disk::new(&global.root).names(Path::new(MACHINES_DIR))?;
+            files.iter().filter_map(|file| file.strip_suffix(".toml")?.parse().ok()).collect()
+        } else {
+            self.names.iter().map(|name| argument(name)).collect::<Result<_, _>>()?
+        };
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+}
+
+/// End machines at once, or send them a signal
+#[derive(Debug, Args)]
+pub struct Kill {
+    #[command(flatten)]
+    names: Names,
+    /// A signal for the first process of each, such as TERM or RTMIN+4, instead
+    #[arg(long, short, value_name = "SIGNAL", value_parser = signal_number)]
+    signal: Option<i32>,
 }
 
 /// What to do with them.
@@ -27,16 +58,59 @@ pub struct Names {
 pub enum Way {
     Start,
     Stop,
+    /// At once.
+    Kill,
     Restart,
 }
 
+impl Way {
+    /// Whether they run afterwards.
+    fn starts(self) -> bool {
+        matches!(self, Way::Start | Way::Restart)
+    }
+}
+
+pub async fn kill(global: &Global, args: Kill) -> Result<u8, Fault> {
+    let Some(signal) = args.signal else { return run(global, args.names, Way::Kill).await };
+    let names = args.names.machines(global)?;
+    let session = Session::begin_to_stop(global).await?;
+    for name in &names {
+        refuse_unknown(&session, name).await?;
+        if !session.observed.is_running(name) {
+            return Err(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
+        }
+    }
+    if let Some(bus) = &session.bus {
+        bus.signal(&names, signal).await?;
+    }
+    names.iter().for_each(|name| session.say(format!("{name} has been sent the signal {signal}")));
+    Ok(0)
+}
+
+/// A signal by its name or number (signal(7)).
+fn signal_number(word: &str) -> Result<i32, String> {
+    let name = word.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let (first, last) = (nix::libc::SIGRTMIN(), nix::libc::SIGRTMAX());
+    let real_time = name.strip_prefix("RTMIN").map(|more| match more {
+        "" => Some(first),
+        more => more.strip_prefix('+')?.parse::<i32>().ok().and_then(|more| first.checked_add(more)),
+    });
+    let number = match real_time {
+        Some(number) => number,
+        None => name.parse().ok().or_else(|| {
+            format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+        }),
+    };
+    number
+        .filter(|number| (1..=last).contains(number))
+        .ok_or_else(|| "it is TERM, INT, RTMIN+4, 15, …".to_owned())
+}
+
 pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
-    let mut names: Vec<MachineName> =
-        args.names.iter().map(|name| argument(name)).collect::<Result<_, _>>()?;
-    names.sort();
-    names.dedup();
+    let names = args.machines(global)?;
     let session = match way {
-        Way::Stop => Session::begin_to_stop(global).await?,
+        Way::Stop | Way::Kill => Session::begin_to_stop(global).await?,
         Way::Start | Way::Restart => {
             let about: Vec<&MachineName> = names.iter().collect();
             Session::begin_to_start(global, About::Those(&about)).await?
@@ -45,14 +119,14 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     for name in &names {
         refuse_unknown(&session, name).await?;
     }
-    if way != Way::Stop
+    if way.starts()
         && let Some(refusal) = session.held(|name| names.contains(name)).into_iter().next()
     {
         return Err(vec![refusal].into());
     }
     let idle = |name: &&MachineName| match way {
         Way::Start => session.observed.is_running(name),
-        Way::Stop => !session.observed.is_running(name),
+        Way::Stop | Way::Kill => !session.observed.is_running(name),
         Way::Restart => false,
     };
     let (idle, busy): (Vec<_>, Vec<_>) = names.iter().partition(idle);
@@ -66,7 +140,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let started = sys::now();
     let wanted = Wanted::new(session.spec.clone(), session.state.clone(), Scope::All);
     let ours = machines.iter().filter_map(|name| Some((name, wanted.spec.machines.get(name)?)));
-    if way != Way::Stop {
+    if way.starts() {
         let each = ours.clone();
         let missing: Vec<Refusal> =
             each.flat_map(|(name, machine)| unbound(name, machine, &wanted, &session.observed)).collect();
@@ -83,7 +157,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     let steps = steps(way, &machines, running, &checks, asked, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     match way {
-        Way::Stop => {
+        Way::Stop | Way::Kill => {
             apply::remember_stopped(&session.disk, &machines);
             machines.iter().for_each(|name| session.say(format!("{name} is stopped")));
         }
@@ -130,13 +204,16 @@ fn steps(
     asked: Option<Step>,
     flushed: bool,
 ) -> Vec<Step> {
+    if way == Way::Kill {
+        return vec![Step::Kill { machines: running }];
+    }
     let stop = Step::Stop { machines: running };
     let start = asked.into_iter().chain([Step::start(machines.to_vec(), checks)]);
     // A machine does not start without its firewall.
-    let firewall = (flushed && way != Way::Stop).then_some(Step::ReloadFirewall { prune: true });
+    let firewall = (flushed && way.starts()).then_some(Step::ReloadFirewall { prune: true });
     let steps: Vec<Step> = match way {
         Way::Start => start.collect(),
-        Way::Stop => vec![stop],
+        Way::Stop | Way::Kill => vec![stop],
         Way::Restart if stop.machines().is_empty() => start.collect(),
         Way::Restart => [stop].into_iter().chain(start).collect(),
     };
@@ -174,7 +251,7 @@ async fn verify(
     let mut fault = None;
     for verified in seen {
         match verified {
-            Ok(verified) => verified.iter().for_each(|verified| session.say(tell(verified))),
+            Ok(verified) => verified.iter().for_each(|verified| session.report.saw(verified)),
             Err(error) => fault = Some(error),
         }
     }

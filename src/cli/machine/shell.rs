@@ -1,18 +1,21 @@
 //! `nsctl shell`: a terminal in a machine, or one command.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::fault::argument;
+use crate::cli::fault::{argument, unknown};
 use crate::cli::session::live_bus;
+use crate::cli::text::err;
 use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
-use crate::sys::guest;
+use crate::spec::MACHINES_DIR;
 use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
+use crate::sys::{Bus, Disk, guest};
 
 /// Open a shell in a machine, or run a command there; its exit status is ours
 ///
@@ -20,8 +23,12 @@ use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
 /// command runs as, and the machine's root, can.
 #[derive(Debug, Args)]
 pub struct Shell {
-    /// The machine's name
-    name: String,
+    /// The machine's name; several: web,db
+    #[arg(required_unless_present = "all", add = crate::cli::complete::any_machines())]
+    name: Option<String>,
+    /// In all machines of nsctl's that run, one after the other
+    #[arg(long)]
+    all: bool,
     /// The user inside the machine
     #[arg(long, short, default_value = "root")]
     user: String,
@@ -44,27 +51,74 @@ const LOGIN: &str =
     "shell=$(getent passwd \"$(id -un)\" 2>/dev/null | cut -d: -f7); exec \"${shell:-/bin/sh}\" -l";
 
 pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
-    let name: MachineName = argument(&args.name)?;
     let bus = live_bus(global, "a shell is opened").await?;
-    if bus.leader(&name).await?.is_none() {
-        return Err(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
+    let Shell { name, all, user, mut command } = args;
+    let names = match name {
+        Some(first) if all => {
+            command.insert(0, first);
+            running(global, &bus).await?
+        }
+        name => {
+            let words = name.unwrap_or_default();
+            words.split(',').map(argument).collect::<Result<Vec<MachineName>, _>>()?
+        }
+    };
+    global.report.streams();
+    if let [name] = names.as_slice() {
+        return open(&bus, name, &user, command).await;
     }
-    let command = match args.command.is_empty() {
+    if command.is_empty() {
+        return Err(Fault::wrong("a terminal is in one machine at a time")
+            .hint("name a command, which runs in each: `nsctl shell --all uptime`"));
+    }
+    let mut worst = 0;
+    for name in &names {
+        err!("{name}:");
+        let status = open(&bus, name, &user, command.clone()).await.unwrap_or_else(|fault| {
+            fault.print();
+            1
+        });
+        worst = worst.max(status);
+    }
+    Ok(worst)
+}
+
+/// Those of nsctl's machines that run.
+async fn running(global: &Global, bus: &Bus) -> Result<Vec<MachineName>, Fault> {
+    let running = bus.machines().await?;
+    let files = Disk::new(&global.root).names(Path::new(MACHINES_DIR))?;
+    let ours = files.iter().filter_map(|file| file.strip_suffix(".toml")?.parse::<MachineName>().ok());
+    Ok(ours.filter(|name| running.contains_key(name.as_str())).collect())
+}
+
+/// A machine that there is, but does not run, is not one that nobody knows.
+async fn not_running(bus: &Bus, name: &MachineName) -> Result<Fault, Fault> {
+    let known = bus.images().await?;
+    if known.contains(name.as_str()) {
+        return Ok(Fault::new(format!("'{name}' is not running")).hint(format!("`nsctl start {name}`")));
+    }
+    Ok(unknown(name.as_str(), bus.machines().await?.keys().map(String::as_str)))
+}
+
+async fn open(bus: &Bus, name: &MachineName, user: &str, command: Vec<String>) -> Result<u8, Fault> {
+    if bus.leader(name).await?.is_none() {
+        return Err(not_running(bus, name).await?);
+    }
+    let command = match command.is_empty() {
         true => vec!["/bin/sh".to_owned(), "-c".to_owned(), LOGIN.to_owned()],
-        false => args.command,
+        false => command,
     };
     let person = is_terminal();
     let token = Token::new(random()?);
     let words = Token::wrap(&command, !person);
     let environment = crate::sys::terminal_kind().map(|kind| format!("TERM={kind}")).into_iter().collect();
-    let pty =
-        bus.open_shell(name.as_str(), &args.user, "/bin/sh", words, environment).await.map_err(|e| {
-            Fault::from(e)
-                .hint(format!("a shell is opened by the guest's own systemd: is it up? `nsctl logs {name}`"))
-        })?;
+    let pty = bus.open_shell(name.as_str(), user, "/bin/sh", words, environment).await.map_err(|e| {
+        Fault::from(e)
+            .hint(format!("a shell is opened by the guest's own systemd: is it up? `nsctl logs {name}`"))
+    })?;
     pty.fit();
     let raw = person.then(Raw::begin).transpose()?;
-    let status = forward(&pty, ExecStream::new(token), &name).await;
+    let status = forward(&pty, ExecStream::new(token), name).await;
     drop(raw);
     status?.ok_or_else(|| Fault::new(format!("the connection to '{name}' ended before the command did")))
 }

@@ -8,26 +8,25 @@ use crate::cli::machine::view::Row;
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::spec::{Expose, OpenPort, definition_path};
-use crate::sys::Disk;
+use crate::spec::{Expose, Limits, OpenPort, definition_path};
+use crate::sys::{Disk, processes};
 
 /// Show one machine: what was planned, and what is there
 #[derive(Debug, Args)]
 pub struct Show {
     /// The machine's name
+    #[arg(add = crate::cli::complete::any_machines())]
     name: String,
-    /// For scripts: the machine's object of `list --json`
-    #[arg(long)]
-    json: bool,
 }
 
 pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
-    let rows = look(global).await?.rows;
+    let mut rows = look(global, std::slice::from_ref(&args.name)).await?.rows;
+    with_ages(&mut rows);
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };
-    if args.json {
-        text::json(row)?;
+    if global.json {
+        global.report.answer(row)?;
     } else {
         out!("{}", sheet(global, row));
     }
@@ -37,6 +36,11 @@ pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
 fn sheet(global: &Global, row: &Row) -> String {
     let mut lines = vec![("name", row.name.clone()), ("state", row.state.clone())];
     let mut add = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
+    add("description", row.description.clone());
+    add("running for", row.uptime.map(duration));
+    add("PID", row.pid.map(|pid| pid.to_string()));
+    add("autostart", row.autostart.map(|on| if on { "starts with the host" } else { "no" }.to_owned()));
+    add("image", row.image.clone());
     add("network", Some(row.network.mode.word().to_owned()));
     add("prefix", row.network.prefix.map(|prefix| prefix.to_string()));
     let routes = &row.network.routes;
@@ -64,6 +68,11 @@ fn sheet(global: &Global, row: &Row) -> String {
     add("interface", row.host_interface.clone());
     add("MAC", row.mac.clone().filter(|_| row.network.bridge.is_some()));
     add("DUID", row.duid.clone());
+    add("limits", row.limits.as_ref().map(limits));
+    let read_only = row.bind_read_only.iter().map(|path| format!("{path} (to read)"));
+    for path in row.bind.iter().cloned().chain(read_only) {
+        add("bind", Some(path));
+    }
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {
         add("drift", Some(line.clone()));
@@ -72,6 +81,31 @@ fn sheet(global: &Global, row: &Row) -> String {
     let definition = definition.filter(|path| Disk::new(&global.root).exists(path));
     add("definition", definition.map(|path| path.display().to_string()));
     text::joined(lines.iter().map(|(key, value)| format!("{key:>12}  {}", text::sanitize(value))), "\n")
+}
+
+/// Since when machines run.
+pub fn with_ages(rows: &mut [Row]) {
+    for row in rows {
+        row.uptime = row.pid.and_then(processes::age).map(|age| age.as_secs());
+    }
+}
+
+/// So many seconds, in the two units that matter.
+pub fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn limits(limits: &Limits) -> String {
+    let memory = limits.memory.as_ref().map(|memory| format!("memory {memory}"));
+    let cpu = limits.cpu.as_ref().map(|cpu| format!("cpu {cpu}"));
+    let tasks = limits.tasks.map(|tasks| format!("{tasks} tasks"));
+    text::joined([memory, cpu, tasks].into_iter().flatten(), ", ")
 }
 
 /// Where connections to a port go, in words.

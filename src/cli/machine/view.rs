@@ -14,7 +14,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::{bridge_of, vlan_of, wrong_link};
 use crate::pool::{Lease, Leases, Subnet};
-use crate::spec::{Expose, MachineSpec, Network, OpenPort, Spec};
+use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -35,6 +35,20 @@ pub struct Row {
     /// What the LAN's DHCP server knows it by.
     pub mac: Option<String>,
     pub duid: Option<String>,
+    /// What its definition says it was made of.
+    pub image: Option<String>,
+    pub description: Option<String>,
+    /// Whether it starts with the host; none of machines that are not nsctl's.
+    pub autostart: Option<bool>,
+    /// What it may take, those of the host's defaults too.
+    pub limits: Option<Limits>,
+    /// Folders of the host that it sees.
+    pub bind: Vec<String>,
+    pub bind_read_only: Vec<String>,
+    /// Its first process, seen from the host.
+    pub pid: Option<u32>,
+    /// Seconds since its start.
+    pub uptime: Option<u64>,
     /// Where planned, configured and live are apart, in sentences.
     pub drift: Vec<String>,
     /// The address that a guest which reads no file of networkd's gave itself in its /64, where
@@ -99,7 +113,10 @@ pub fn rows(
     let written = written.filter(|path| path.extension().is_some_and(|end| end == "nspawn"));
     let written = written.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
     let running = observed.machines.keys().cloned();
-    let names: BTreeSet<String> = ours.chain(running).chain(units).chain(enabled).chain(written).collect();
+    // Trees of no machine, where somebody asked for them.
+    let trees = observed.images.iter().cloned();
+    let names: BTreeSet<String> =
+        ours.chain(trees).chain(running).chain(units).chain(enabled).chain(written).collect();
     let files = by_machine(emit::render(spec, leases));
     let mut rows: Vec<Row> =
         names.into_iter().map(|name| row(name, observed, spec, leases, addresses)).collect();
@@ -190,6 +207,13 @@ fn row(
         open: definition.filter(|m| m.is_filtered()).map(|m| m.open.clone()),
         exposed: definition.map(|m| m.expose.clone()).unwrap_or_default(),
         uid_shift: running.and_then(|running| running.uid_shift),
+        image: definition.and_then(|m| m.image.clone()),
+        description: definition.and_then(|m| m.description.clone()),
+        autostart: definition.map(|m| m.autostart),
+        limits: definition.map(|m| m.limits.or(&spec.host.defaults.limits).or(&Limits::usual())),
+        bind: definition.map(|m| m.bind.clone()).unwrap_or_default(),
+        bind_read_only: definition.map(|m| m.bind_read_only.clone()).unwrap_or_default(),
+        pid: running.map(|running| running.leader),
         mac: mac(observed, machine.as_ref(), definition),
         name,
         ..Row::default()

@@ -1,21 +1,43 @@
-//! `nsctl bridge create`: a bridge, its network, and its port to the LAN.
+//! `nsctl bridge create|list|remove`: a bridge, its network, and its port to the LAN.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use crate::cli::fault::argument;
-use crate::cli::session::{About, Session};
+use crate::cli::planned::brief;
+use crate::cli::session::{About, Session, bus};
 use crate::cli::{Fault, Global, text};
-use crate::name::IfName;
-use crate::plan::Scope;
-use crate::spec::{BridgeSpec, HOST_FILE};
+use crate::name::{IfName, MachineName};
+use crate::observe;
+use crate::observed::{Address, Observed};
+use crate::plan::{Scope, spec_of};
+use crate::spec::{BridgeSpec, HOST_FILE, Spec};
+use crate::sys::Disk;
+use crate::visible::few;
 
 /// Bridges that put machines on the LAN
 #[derive(Debug, Subcommand)]
 pub enum Bridge {
     /// Make a bridge of an interface, so that machines can be on its LAN
     Create(Create),
+    /// Show all bridges of nsctl's
+    List,
+    /// Take a bridge away: its port is an interface of its own again
+    Remove(Remove),
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The bridge's name
+    #[arg(add = crate::cli::complete::bridges())]
+    name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -40,7 +62,102 @@ pub struct Create {
     yes: bool,
 }
 
-pub async fn run(global: &Global, Bridge::Create(args): Bridge) -> Result<u8, Fault> {
+pub async fn run(global: &Global, verb: Bridge) -> Result<u8, Fault> {
+    match verb {
+        Bridge::Create(args) => create(global, args).await,
+        Bridge::List => list(global).await,
+        Bridge::Remove(args) => remove(global, args).await,
+    }
+}
+
+/// A bridge, in the words of `bridge list --json`.
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a IfName,
+    uplink: &'a IfName,
+    vlans: &'a BTreeSet<u16>,
+    /// What this host has on it.
+    addresses: Vec<IpAddr>,
+    machines: Vec<&'a MachineName>,
+    /// Whether it is there, and its port on it.
+    up: bool,
+}
+
+async fn list(global: &Global) -> Result<u8, Fault> {
+    let (disk, bus) = (Disk::new(&global.root), bus(global).await?);
+    let observed = observe::host(&disk, bus.as_ref()).await?;
+    let spec = spec_of(&observed)?;
+    let rows: Vec<Row> =
+        spec.host.bridges.iter().map(|(name, bridge)| row(name, bridge, &spec, &observed)).collect();
+    if global.json {
+        global.report.answer(&rows)?;
+    } else if rows.is_empty() {
+        global.report.say("no bridges; `nsctl bridge create BR --uplink IFACE` makes one");
+    } else {
+        let header = ["NAME", "UPLINK", "STATE", "VLANS", "ADDRESSES", "MACHINES"];
+        text::out!("{}", text::table(&header, &rows.iter().map(cells).collect::<Vec<_>>()));
+    }
+    Ok(0)
+}
+
+fn row<'a>(name: &'a IfName, bridge: &'a BridgeSpec, spec: &'a Spec, observed: &Observed) -> Row<'a> {
+    let link = observed.link(name.as_str());
+    let port = observed.link(bridge.uplink.as_str());
+    let up = link.is_some_and(|link| port.is_some_and(|port| port.master == Some(link.index)));
+    let on_it =
+        |address: &&Address| link.is_some_and(|link| address.interface == link.index) && address.global;
+    let ports = spec.machines.iter().filter_map(|(machine, spec)| Some((machine, spec.network.port()?)));
+    Row {
+        name,
+        uplink: &bridge.uplink,
+        vlans: &bridge.vlans,
+        addresses: observed.addresses.iter().filter(on_it).map(|address| address.address).collect(),
+        machines: ports.filter(|(_, port)| port.bridge == *name).map(|(machine, _)| machine).collect(),
+        up,
+    }
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    vec![
+        row.name.to_string(),
+        row.uplink.to_string(),
+        if row.up { "up" } else { "down" }.to_owned(),
+        or_none(text::joined(row.vlans, ", ")),
+        or_none(text::joined(&row.addresses, "\n")),
+        or_none(text::joined(&row.machines, "\n")),
+    ]
+}
+
+async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
+    let name: IfName = argument(&args.name)?;
+    let session = Session::begin(global, About::Nobody).await?;
+    let mut host = session.spec.host.clone();
+    let Some(bridge) = host.bridges.remove(&name) else {
+        let known = text::joined(session.spec.host.bridges.keys(), ", ");
+        let hint = if known.is_empty() { "there is none".to_owned() } else { format!("there are: {known}") };
+        return Err(Fault::new(format!("nsctl has no bridge named {name}")).hint(hint));
+    };
+    let ports =
+        session.spec.machines.iter().filter_map(|(machine, spec)| Some((machine, spec.network.port()?)));
+    let on_it: Vec<&MachineName> =
+        ports.filter(|(_, port)| port.bridge == name).map(|(machine, _)| machine).collect();
+    if !on_it.is_empty() {
+        return Err(Fault::new(format!("machines are on {name}: {}", few(&on_it)))
+            .hint("`nsctl attach NAME --routed`, or to another bridge, or `nsctl remove NAME`, first"));
+    }
+    let wanted = session.change(Scope::Bridge(name.clone())).host(&host)?.settle()?;
+    let plan = session.plan(&wanted)?;
+    session.progress.end();
+    text::err!("{}", brief(&plan));
+    let uplink = &bridge.uplink;
+    text::agree(args.yes, &format!("This host's addresses go from {name} back to {uplink}. Go on?"))?;
+    session.perform(&plan).await?;
+    session.say(format!("{name} is gone; {uplink} is an interface of its own again"));
+    Ok(0)
+}
+
+async fn create(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: IfName = argument(&args.name)?;
     let address = |word: &String| parsed(word, "an address with its length", "192.168.5.9/24");
     let gateway = |word: &String| parsed(word, "an address", "192.168.5.1 or fe80::1");

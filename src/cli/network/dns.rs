@@ -1,8 +1,9 @@
 //! `nsctl dns`: the names of machines, for a name server.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::cli::session::{state, tell_of_journal};
 use crate::cli::text::out;
@@ -65,9 +66,26 @@ pub async fn run(global: &Global, args: Dns) -> Result<u8, Fault> {
         Format::Zone => forward(&entries, &zone),
         Format::Reverse => reverse(&entries, &zone, pool),
     };
+    if global.json {
+        global.report.answer(&records(&entries, &own, &zone))?;
+        return Ok(0);
+    }
     let own = own.iter().map(|(address, name)| args.format.of_ipv4(*address, name, &zone));
     out!("{}", (text + &own.collect::<String>()).trim_end());
     Ok(0)
+}
+
+/// A name and its planned address.
+#[derive(Serialize)]
+struct Record {
+    name: String,
+    address: IpAddr,
+}
+
+fn records(entries: &[Entry], own: &[(Ipv4Addr, &str)], zone: &str) -> Vec<Record> {
+    let v6 = entries.iter().map(|entry| (&*entry.name, IpAddr::V6(entry.address)));
+    let all = v6.chain(own.iter().map(|(address, name)| (*name, IpAddr::V4(*address))));
+    all.map(|(name, address)| Record { name: format!("{name}.{zone}"), address }).collect()
 }
 
 /// The IPv4 addresses that machines have for themselves. Not in this host's own names: those lead

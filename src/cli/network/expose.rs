@@ -15,6 +15,7 @@ use crate::spec::{Expose as Spec, MachineSpec, OpenPort};
 #[derive(Debug, Args)]
 pub struct Expose {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// The port on the machine's IPv6 address: tcp/8080
     #[arg(value_name = "PROTO/PORT")]
@@ -32,9 +33,10 @@ pub struct Expose {
 #[derive(Debug, Args)]
 pub struct Unexpose {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// The port on the machine's IPv6 address: tcp/8080
-    #[arg(value_name = "PROTO/PORT")]
+    #[arg(value_name = "PROTO/PORT", add = crate::cli::complete::exposed_ports())]
     port: String,
     /// Just the listener inside the machine
     #[arg(long, conflicts_with = "host")]

@@ -14,12 +14,13 @@ use crate::visible::joined;
 #[derive(Debug, Args)]
 pub struct Port {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// tcp/443, udp/5000-5010; several at once
-    #[arg(required = true, value_name = "PROTO/PORT[-PORT]")]
+    #[arg(required = true, value_name = "PROTO/PORT[-PORT]", add = crate::cli::complete::open_ports())]
     ports: Vec<String>,
     /// Just for this prefix or address [default: everybody]
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", add = crate::cli::complete::subnets())]
     from: Option<String>,
 }
 

@@ -1,6 +1,5 @@
 //! `nsctl pool`: the prefix, and who holds what.
 
-use clap::Args;
 use serde::Serialize;
 
 use crate::cli::session::{state, tell_of_journal};
@@ -11,14 +10,6 @@ use crate::observe;
 use crate::plan::spec_of;
 use crate::pool::{Lease, Leases, Pool};
 use crate::sys::Disk;
-
-/// Show the prefix: what is leased, resting and free
-#[derive(Debug, Args)]
-pub struct PoolArgs {
-    /// For scripts
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -37,7 +28,7 @@ struct Held<'a> {
     subnet: Lease,
 }
 
-pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
+pub async fn run(global: &Global) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
@@ -45,8 +36,8 @@ pub async fn run(global: &Global, args: PoolArgs) -> Result<u8, Fault> {
     let Some(pool) = spec_of(&observed)?.host.pool() else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };
-    if args.json {
-        text::json(&view(pool, &leases))?;
+    if global.json {
+        global.report.answer(&view(pool, &leases))?;
     } else {
         out!("{}", sheet(&view(pool, &leases)));
     }

@@ -8,7 +8,6 @@ use super::dns::Dns;
 use crate::cli::machine::look::look;
 use crate::cli::machine::view::Row;
 use crate::cli::session::must_be_root;
-use crate::cli::text::out;
 use crate::cli::{Fault, Global};
 use crate::emit::names;
 use crate::hint::Hint as _;
@@ -33,7 +32,7 @@ pub async fn run(global: &Global, args: &Dns) -> Result<u8, Fault> {
     };
     let mark = mark(&disk)?;
     must_be_private(&push.key)?;
-    let looked = look(global).await?;
+    let looked = look(global, &[]).await?;
     let wanted = wanted(&looked.rows, &spec);
     let mut record = recall(&disk, &push)?;
     let mut due = changes(&record, &wanted, !args.if_changed);
@@ -52,19 +51,17 @@ pub async fn run(global: &Global, args: &Dns) -> Result<u8, Fault> {
         match publish(change, &push, &mark).await {
             Ok(said) => {
                 settle(&mut record, change);
-                if !global.quiet {
-                    out!("{said}");
-                }
+                global.report.say(said);
             }
             Err(fault) => {
                 faults += 1;
-                fault.print();
+                global.report.fault(&fault);
             }
         }
     }
     keep(&disk, &record)?;
-    if due.is_empty() && !global.quiet {
-        out!("nothing has changed");
+    if due.is_empty() {
+        global.report.say("nothing has changed");
     }
     Ok(u8::from(faults > 0))
 }

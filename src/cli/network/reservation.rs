@@ -9,13 +9,14 @@ use serde_json::json;
 use crate::cli::fault::unknown;
 use crate::cli::machine::look::look;
 use crate::cli::machine::view::{ModeView, Row};
-use crate::cli::text;
+use crate::cli::text::out;
 use crate::cli::{Fault, Global};
 
 /// Print what gives a bridged machine a fixed address from the LAN's DHCP server
 #[derive(Debug, Args)]
 pub struct Reservation {
     /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
     name: String,
     /// Whose configuration it is for
     #[arg(long, value_enum)]
@@ -41,7 +42,7 @@ struct Client {
 }
 
 pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
-    let rows = look(global).await?.rows;
+    let rows = look(global, &[]).await?.rows;
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
         return Err(unknown(&args.name, rows.iter().map(|row| row.name.as_str())));
     };
@@ -59,7 +60,12 @@ pub async fn run(global: &Global, args: Reservation) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{}' has no machine-id yet, on which its DUID hangs", row.name))
             .hint(format!("`nsctl start {}` once, then ask again", row.name)));
     }
-    text::out!("{}", client.entry(args.format, v4, v6).trim_end());
+    if global.json {
+        let Client { name, mac, duid } = client;
+        global.report.answer(&json!({ "name": name, "mac": mac, "duid": duid, "ipv4": v4, "ipv6": v6 }))?;
+    } else {
+        out!("{}", client.entry(args.format, v4, v6).trim_end());
+    }
     Ok(0)
 }
 

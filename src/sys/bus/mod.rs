@@ -31,8 +31,8 @@ pub enum BusError {
     NoService { service: &'static str, source: zbus::Error },
     #[error("{doing}: {answer}")]
     Refused { doing: String, answer: String },
-    #[error("{unit} did not {verb}: its job ended as '{result}'")]
-    Job { unit: String, verb: &'static str, result: String },
+    #[error("{unit} did not {verb}: its job ended as '{result}'{}{said}", if .said.is_empty() { "" } else { "; its last words: " })]
+    Job { unit: String, verb: &'static str, result: String, said: String },
     #[error("the transfer of '{name}' failed{}{said}", if .said.is_empty() { "" } else { ": " })]
     Transfer { name: String, said: String, fetches: bool },
     #[error("{0} answered with something that cannot be read")]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use zbus_systemd::zbus::proxy::{Builder, CacheProperties, Defaults, MethodFlags};
@@ -88,7 +88,10 @@ impl Patience {
         call: impl Future<Output = zbus::Result<T>>,
     ) -> Result<T, BusError> {
         let limit = if self.is_deaf(service) { limit.min(AGAIN) } else { limit };
-        match timeout(limit, call).await {
+        let (doing, begun) = (doing.into(), Instant::now());
+        let answer = timeout(limit, call).await;
+        tracing::debug!(service, call = %doing, microseconds = begun.elapsed().as_micros(), "D-Bus");
+        match answer {
             Ok(answer) => {
                 self.note(service, false);
                 answer.map_err(sort(service, doing))

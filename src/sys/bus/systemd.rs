@@ -12,7 +12,7 @@ use super::patience::{look, question};
 use super::{Bus, BusError, SYSTEMD};
 use crate::name::MachineName;
 use crate::observed::Service;
-use crate::sys::together;
+use crate::sys::{build, together};
 
 /// What to do with units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,37 @@ impl Jobs {
     fn conclude(&mut self, unit: String, result: String) {
         self.since = Instant::now();
         if result != "done" {
-            self.faults.push(BusError::Job { unit, verb: self.verb.word(), result });
+            let (verb, said) = (self.verb.word(), String::new());
+            self.faults.push(BusError::Job { unit, verb, result, said });
         }
     }
+}
+
+/// How long one waits for the journal.
+const JOURNAL_TIME: Duration = Duration::from_secs(2);
+
+/// What a unit's own program said at last of what went wrong, in a line: not what systemd says of the unit,
+/// and not what a guest says on its console, which comes without a level of its own.
+async fn with_last_words(fault: BusError) -> BusError {
+    let BusError::Job { unit, verb, result, .. } = fault else { return fault };
+    let unit_field = format!("_SYSTEMD_UNIT={unit}");
+    let mut command = tokio::process::Command::new("journalctl");
+    command.args([
+        "--quiet",
+        "--no-pager",
+        "--boot",
+        "--lines=1",
+        "--output=cat",
+        "--priority=err",
+        &unit_field,
+    ]);
+    command.env("PATH", build::PATH).kill_on_drop(true);
+    let said = tokio::time::timeout(JOURNAL_TIME, command.output()).await;
+    let said = said
+        .ok()
+        .and_then(Result::ok)
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    BusError::Job { unit, verb, result, said: said.unwrap_or_default() }
 }
 
 fn doing(verb: Verb) -> String {
@@ -178,7 +206,8 @@ impl Bus {
             let free = if jobs.faults.is_empty() { AT_ONCE - busy } else { 0 };
             asked.extend(todo.by_ref().take(free).map(|unit| self.queue(verb, unit)));
             if asked.is_empty() && jobs.under_way.is_empty() {
-                return jobs.faults.into_iter().next().map_or(Ok(()), Err);
+                let Some(fault) = jobs.faults.into_iter().next() else { return Ok(()) };
+                return Err(with_last_words(fault).await);
             }
             tokio::select! {
                 Some(job) = asked.next() => match job {

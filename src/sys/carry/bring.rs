@@ -15,7 +15,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, futimens, mkdirat};
 use nix::sys::statfs::{self, FsType};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Whence, linkat, lseek, symlinkat};
+use nix::unistd::{Whence, fchown, fchownat, linkat, lseek, symlinkat};
 
 use super::draft::{Draft, WHOLE};
 use super::{CarryError, FOLDER, Terms, io};
@@ -159,7 +159,7 @@ impl Bringing<'_> {
         for name in names(&from).map_err(cannot())? {
             self.entry(&from, stat, &made, &path.join(&name))?;
         }
-        finish(&made, stat, Mode::S_IRWXU).map_err(cannot())
+        finish(&made, stat, Mode::S_IRWXU, self.terms).map_err(cannot())
     }
 
     /// One thing in a folder.
@@ -196,8 +196,12 @@ impl Bringing<'_> {
         }
         self.spend(ENTRY)?;
         match readlinkat(found, "") {
-            Ok(target) if stays_within(Path::new(&target), self.depth) => symlinkat(&*target, into, name)
-                .map_err(io(format!("the link {} cannot be made", name.display()))),
+            Ok(target) if stays_within(Path::new(&target), self.depth) => {
+                let cannot = || io(format!("the link {} cannot be made", name.display()));
+                symlinkat(&*target, into, name).map_err(cannot())?;
+                let Some((uid, gid)) = self.terms.owner else { return Ok(()) };
+                fchownat(into, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot())
+            }
             _ => leave(&mut self.left_out.astray),
         }
     }
@@ -217,7 +221,7 @@ impl Bringing<'_> {
         let made = openat(into, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed(e.into()))?;
         let (from, mut to) = (File::from(from), File::from(made));
         self.content(&from, &mut to, u64::try_from(stat.st_size).unwrap_or(0), &failed)?;
-        finish(&OwnedFd::from(to), stat, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        finish(&OwnedFd::from(to), stat, Mode::empty(), self.terms).map_err(|errno| failed(errno.into()))?;
         if let Some(key) = several.filter(|_| self.made.len() < SEVERAL) {
             self.made.insert(key, path.to_owned());
         }
@@ -267,8 +271,11 @@ fn extent(from: &File, at: u64, end: u64) -> (u64, u64) {
     }
 }
 
-/// Its mode, without what grants rights, and its time.
-fn finish(made: &OwnedFd, stat: FileStat, least: Mode) -> nix::Result<()> {
+/// Its owner, its mode, without what grants rights, and its time.
+fn finish(made: &OwnedFd, stat: FileStat, least: Mode, terms: &Terms) -> nix::Result<()> {
+    if let Some((uid, gid)) = terms.owner {
+        fchown(made, Some(uid), Some(gid))?;
+    }
     fchmod(made, Mode::from_bits_truncate(stat.st_mode & MODE) | least)?;
     let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
     futimens(made, &time, &time)

@@ -14,10 +14,12 @@ use std::sync::atomic::AtomicBool;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Uid};
 
 pub use bring::LeftOut;
 pub use target::Target;
 
+use super::tree::Tree;
 use super::within;
 
 use crate::hint::Hint;
@@ -35,6 +37,8 @@ pub struct Terms {
     pub force: bool,
     /// How many bytes at the most; each file, folder and link counts for some.
     pub limit: u64,
+    /// Whose it is then; none: ours.
+    pub owner: Option<(Uid, Gid)>,
     /// Set by who does not want to wait for it.
     pub stop: Arc<AtomicBool>,
 }
@@ -106,6 +110,22 @@ impl Inside {
             return Err(std::io::Error::other("it has no files of its own"));
         }
         Ok(Inside { root: root.into() })
+    }
+
+    /// Those of a machine that is stopped, as its tree has them.
+    ///
+    /// # Errors
+    /// When no more files can be open.
+    pub fn at_rest(tree: &Tree) -> std::io::Result<Inside> {
+        Ok(Inside { root: tree.folder()? })
+    }
+
+    /// Those of this host.
+    ///
+    /// # Errors
+    /// When no more files can be open.
+    pub fn here() -> std::io::Result<Inside> {
+        Ok(Inside { root: std::fs::File::open("/")?.into() })
     }
 
     /// What a path leads to there; links lead nowhere but there.

@@ -12,6 +12,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use super::bring::{kind, names};
 use super::draft::{Draft, WHOLE};
 use super::{CarryError, FOLDER, io};
+use crate::sys::tree::Tree;
+use crate::sys::within;
 
 /// A name in a folder that we hold open.
 #[derive(Debug)]
@@ -45,6 +47,28 @@ impl Target {
         let missing = |_| CarryError::NoFolder(folder.display().to_string());
         let flags = if is_folder { FOLDER } else { FOLDER.difference(OFlag::O_NOFOLLOW) };
         let parent = nix::fcntl::open(folder, flags, Mode::empty()).map_err(missing)?;
+        Ok(Target { parent, name: name.to_owned(), shown: folder.join(name) })
+    }
+
+    /// A place in the tree of a machine that is stopped: links lead nowhere but there.
+    ///
+    /// # Errors
+    /// When the folder is not there, or the last part is a link.
+    pub fn within(tree: &Tree, path: &Path, own_name: &OsStr, shown: &str) -> Result<Target, CarryError> {
+        let missing = || CarryError::NoFolder(shown.to_owned());
+        let root = tree.folder().map_err(|_| missing())?;
+        let path_only = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let stat = within::open(&root, path, path_only).and_then(fstat).map(kind);
+        if stat == Ok(SFlag::S_IFLNK) {
+            return Err(CarryError::Link(shown.to_owned()));
+        }
+        let (folder, name) = match (stat, path.parent(), path.file_name()) {
+            (Ok(SFlag::S_IFDIR), ..) => (path, own_name),
+            (_, Some(parent), Some(name)) => (parent, name),
+            _ => return Err(missing()),
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let parent = within::open(&root, folder, flags).map_err(|_| missing())?;
         Ok(Target { parent, name: name.to_owned(), shown: folder.join(name) })
     }
 

@@ -120,6 +120,7 @@ impl Net {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
+        tracing::debug!(call = "links", "netlink");
         let links = self.handle.link().get().execute();
         Ok(links.try_filter_map(async |message| Ok(Some(link(&message)))).try_collect().await?)
     }
@@ -129,6 +130,7 @@ impl Net {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetError> {
+        tracing::debug!(call = "addresses", "netlink");
         let messages = self.handle.address().get().execute();
         let mut all: Vec<Address> =
             messages.try_filter_map(async |message| Ok(address(&message))).try_collect().await?;
@@ -138,6 +140,7 @@ impl Net {
     }
 
     async fn routes(&self, v6: bool) -> Result<Vec<RouteMessage>, NetError> {
+        tracing::debug!(call = "routes", "netlink");
         let filter = if v6 {
             RouteMessageBuilder::<Ipv6Addr>::new().build()
         } else {
@@ -180,6 +183,7 @@ impl Net {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn drop_unreachable(&self, routes: &[(Ipv6Net, u32)]) -> Result<(), NetError> {
+        tracing::debug!(call = "the end of unreachable routes", "netlink");
         let ours = |message: &RouteMessage| {
             let is_static = message.header.protocol == RouteProtocol::Static;
             let is_meant = |seen: &Route| {
@@ -223,6 +227,7 @@ impl Net {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn proxies(&self) -> Result<BTreeSet<(u32, IpAddr)>, NetError> {
+        tracing::debug!(call = "proxies", "netlink");
         let asked = self.handle.neighbours().get().proxies();
         Ok(asked.execute().try_filter_map(async |message| Ok(proxied(&message))).try_collect().await?)
     }
@@ -272,6 +277,7 @@ impl Net {
     /// # Errors
     /// When that end is not in this namespace, or the kernel refuses.
     pub async fn plug(&self, near: u32, address: Ipv6Addr, gateway: Ipv6Addr) -> Result<(), NetError> {
+        tracing::debug!(call = "an address and a route", "netlink");
         let far = self.far_end(near).await?.index;
         let mut add = self.handle.address().add(far, address.into(), 64).replace();
         add.message_mut().header.flags = AddressHeaderFlags::Nodad;
@@ -290,6 +296,7 @@ impl Net {
     }
 
     async fn set(&self, message: LinkMessage) -> Result<(), NetError> {
+        tracing::debug!(call = "a change of a link", "netlink");
         Ok(self.handle.link().set(message).execute().await?)
     }
 
@@ -333,6 +340,7 @@ impl Net {
     /// # Errors
     /// When it stays.
     pub async fn delete(&self, name: &str) -> Result<(), NetError> {
+        tracing::debug!(call = "the end of a link", "netlink");
         match self.find(name).await {
             Ok(link) => {
                 self.handle.link().del(link.index).execute().await?;
@@ -346,6 +354,7 @@ impl Net {
     /// Takes away the rules that lead into a tunnel which has gone.
     /// networkd does so itself, but for that of systemd 252; nobody says when.
     async fn drop_rules(&self) -> Result<(), NetError> {
+        tracing::debug!(call = "the end of rules", "netlink");
         let end = Instant::now() + OWN_RULES;
         while !self.rules_into_tunnel().await?.is_empty() && Instant::now() < end {
             tokio::time::sleep(OWN_RULES / 20).await;
@@ -358,6 +367,7 @@ impl Net {
     }
 
     async fn rules_into_tunnel(&self) -> Result<Vec<RuleMessage>, NetError> {
+        tracing::debug!(call = "rules", "netlink");
         let mut found = Vec::new();
         for family in [IpVersion::V4, IpVersion::V6] {
             let rules: Vec<RuleMessage> = self.handle.rule().get(family).execute().try_collect().await?;
