@@ -716,6 +716,10 @@ pictures! {
     json_of_names: house(), "dns --json", "reservation buildbot --format kea --address 192.0.2.5 --json";
     verbose_steps: pool(), "create web --routed --verbose";
     usage_tips: BARE, "top", "lst", "shel";
+    doctor_explain: BARE,
+        "doctor --explain accept-ra",
+        "doctor --explain nothing",
+        "doctor web --explain mtu --json";
 }
 
 #[test]

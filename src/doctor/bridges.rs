@@ -1,7 +1,7 @@
 //! Bridges and their ports: a port that has something of its own, one that was
 //! taken off, a bridge without ports.
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::UNTAGGED;
 use crate::emit::ini::Ini;
 use crate::name::MachineName;
@@ -35,7 +35,8 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
         .map(|address| {
             let what = format!("is the port of a bridge and has {} of its own", address.address);
             let causes = "answers come in on the bridge, and are not taken for this address";
-            Finding::error(&port.name, what, causes).fix(format!("ip addr flush dev {}", port.name))
+            Finding::error(Trap::PortWithAddresses, &port.name, what, causes)
+                .fix(format!("ip addr flush dev {}", port.name))
         })
         .collect();
     let stale = facts.routes.iter().filter(|route| {
@@ -47,7 +48,7 @@ fn beside(facts: &Facts, port: &Link) -> Vec<Finding> {
         let causes =
             "it beats the bridge's own: the LAN is not reached over IPv6, which looks healthy otherwise";
         let fix = format!("ip route flush dev {0} && ip -6 route flush dev {0}", port.name);
-        Finding::error(&port.name, what, causes).fix_safely(fix)
+        Finding::error(Trap::PortWithAddresses, &port.name, what, causes).fix_safely(fix)
     }));
     findings
 }
@@ -67,7 +68,12 @@ fn empty(facts: &Facts) -> Vec<Finding> {
         let port = facts.observed.link(bridge.uplink.as_str());
         let joined = port.is_some_and(|port| port.master == Some(link.index));
         let what = format!("{} is not its port any more", bridge.uplink);
-        let finding = Finding::error(name.as_str(), what, "machines on it are cut off from the LAN");
+        let finding = Finding::error(
+            Trap::PortTakenOff,
+            name.as_str(),
+            what,
+            "machines on it are cut off from the LAN",
+        );
         let usual = || format!("ip link set {0} up && networkctl reconfigure {0}", bridge.uplink);
         (!joined).then(|| finding.fix(port.and_then(|port| facts.let_ours_win(port)).unwrap_or_else(usual)))
     });
@@ -80,7 +86,7 @@ fn mixed(facts: &Facts) -> Vec<Finding> {
     let found = filtering.filter_map(|(name, _)| {
         let link = facts.observed.link(name.as_str())?;
         let causes = "machines in a VLAN are in what is untagged on its port, or do not start";
-        let finding = Finding::error(name.as_str(), "does not keep VLANs apart", causes);
+        let finding = Finding::error(Trap::VlansNotApart, name.as_str(), "does not keep VLANs apart", causes);
         (!link.keeps_vlans_apart()).then(|| finding.fix("nsctl apply"))
     });
     found.collect()
@@ -102,7 +108,10 @@ fn misplaced(facts: &Facts, bridge: &str, port: &Link) -> Option<Finding> {
     let Some(is) = facts.pvids.get(&port.index) else {
         let what = format!("is in no VLAN of {bridge}");
         let fix = format!("networkctl reconfigure {}", port.name);
-        return Some(Finding::error(&port.name, what, "nobody reaches it, and it reaches nobody").fix(fix));
+        return Some(
+            Finding::error(Trap::WrongVlan, &port.name, what, "nobody reaches it, and it reaches nobody")
+                .fix(fix),
+        );
     };
     let is_end = |name: &MachineName| {
         [name.routed_link(), name.bridged_link(), name.lan_link()].iter().any(|end| port.is_called(end))
@@ -112,7 +121,8 @@ fn misplaced(facts: &Facts, bridge: &str, port: &Link) -> Option<Finding> {
     let theirs = facts.spec.machines.get(name)?.networkd.contains_key("BridgeVLAN");
     let what = format!("is in VLAN {is} of {bridge}, and '{name}' is to be in {vlan}");
     (*is != vlan && !theirs).then(|| {
-        Finding::error(&port.name, what, "it is in another network").fix(format!("nsctl restart {name}"))
+        Finding::error(Trap::WrongVlan, &port.name, what, "it is in another network")
+            .fix(format!("nsctl restart {name}"))
     })
 }
 
@@ -128,7 +138,8 @@ fn tapped(facts: &Facts) -> Vec<Finding> {
         taps.map(move |tap| {
             let what = format!("is a VLAN of {}, the port of {name}", bridge.uplink);
             let causes = "frames of that VLAN come in there, and no machine gets them";
-            Finding::warning(&tap.name, what, causes).fix(format!("ip link del {}", tap.name))
+            Finding::warning(Trap::VlanBesideBridge, &tap.name, what, causes)
+                .fix(format!("ip link del {}", tap.name))
         })
     });
     found.collect()
@@ -149,7 +160,8 @@ fn taken_off(facts: &Facts) -> Vec<Finding> {
             None => format!("ip link set {} master {bridge}", link.name),
         };
         let fix = facts.let_ours_win(link).unwrap_or_else(usual);
-        (master != Some(bridge.as_str())).then(|| Finding::error(name.as_str(), what, causes).fix(fix))
+        (master != Some(bridge.as_str()))
+            .then(|| Finding::error(Trap::PortTakenOff, name.as_str(), what, causes).fix(fix))
     });
     found.collect()
 }
@@ -171,7 +183,7 @@ fn configured_beside(facts: &Facts) -> Vec<Finding> {
             let (path, what) = (path.display(), format!("{key}= for the port of a bridge"));
             let causes =
                 "the port stays 'configuring', or gets addresses beside its bridge that nobody reaches";
-            Finding::warning(format!("{path}:{line}"), what, causes)
+            Finding::warning(Trap::PortWithAddresses, format!("{path}:{line}"), what, causes)
                 .fix(format!("sed -i '{line}d' {path} && networkctl reload"))
         })
     });

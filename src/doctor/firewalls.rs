@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::FIREWALL_FILE;
 use crate::name::kernel_name;
 use crate::nftables::table::Difference;
@@ -15,8 +15,9 @@ pub const OUR_TABLE: &str = "table inet nsctl";
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let wanted = Wanted::new(facts.spec.clone(), facts.state.clone(), Scope::All);
     let causes = "machines are cut off, also where nsctl lets them be reached";
-    let dropped = drops(&wanted, &facts.observed).into_iter().map(|Drops { who, what, command }| {
-        Finding::error(who, format!("drops {what}"), causes).fix(command)
+    let dropped = drops(&wanted, &facts.observed).into_iter().map(|Drops { who, what, command, bridged }| {
+        let trap = if bridged { Trap::BridgeNetfilter } else { Trap::ForeignFirewall };
+        Finding::error(trap, who, format!("drops {what}"), causes).fix(command)
     });
     let mut findings: Vec<Finding> = dropped.collect();
     if flushed(&wanted, &facts.observed) {
@@ -25,8 +26,13 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(inputs(facts));
     if !facts.loopback_answers {
         findings.push(
-            Finding::error("::1", "does not answer", "programs of this host that talk to it itself hang")
-                .fix("nft insert rule inet filter input iifname lo accept"),
+            Finding::error(
+                Trap::LoopbackDropped,
+                "::1",
+                "does not answer",
+                "programs of this host that talk to it itself hang",
+            )
+            .fix("nft insert rule inet filter input iifname lo accept"),
         );
     }
     findings
@@ -50,7 +56,7 @@ fn drift(facts: &Facts) -> Vec<Finding> {
         };
         let causes =
             "ports that nobody opened may be open, open ones closed, and machines may feign addresses";
-        let finding = Finding::error(object, what, causes);
+        let finding = Finding::error(Trap::FirewallChanged, object, what, causes);
         if drift.iter().any(|one| one.added) {
             // What somebody put there goes.
             return finding.fix("nsctl apply");
@@ -77,7 +83,7 @@ fn inputs(facts: &Facts) -> Vec<Finding> {
     let found = inputs.filter(|chain| !chain.icmp).map(|chain| {
         let place = format!("{} {} {}", chain.family, chain.table, chain.name);
         let causes = "neighbours are not found, router advertisements not heard, and large packets vanish";
-        Finding::error(format!("chain {place}"), "drops ICMPv6", causes)
+        Finding::error(Trap::Icmpv6Dropped, format!("chain {place}"), "drops ICMPv6", causes)
             .fix(format!("nft insert rule {place} icmpv6 type {NEEDED} accept"))
     });
     found.collect()

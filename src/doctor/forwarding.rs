@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::ini::Ini;
 use crate::observed::{FORWARDING, accept_ra};
 
@@ -15,7 +15,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     if off {
         let what = "is off; some program turned it off since nsctl turned it on";
         let causes = "no packet reaches or leaves a routed machine";
-        let finding = Finding::error("net.ipv6.conf.all.forwarding", what, causes);
+        let finding = Finding::error(Trap::ForwardingOff, "net.ipv6.conf.all.forwarding", what, causes);
         return vec![finding.fix_safely("sysctl -w net.ipv6.conf.all.forwarding=1")];
     }
     [off_again(facts), ignored(facts), not_pinned(facts)].into_iter().flatten().collect()
@@ -27,8 +27,13 @@ fn off_again(facts: &Facts) -> Option<Finding> {
     let key = format!("net/ipv6/conf/{}/disable_ipv6", uplink.name);
     let disabled = facts.switch(&key) == Some("1");
     disabled.then(|| {
-        Finding::error(&uplink.name, "has IPv6 turned off (disable_ipv6)", "nothing comes in from the world")
-            .fix(format!("sysctl -w {}=0", key.replace('/', ".")))
+        Finding::error(
+            Trap::Ipv6Disabled,
+            &uplink.name,
+            "has IPv6 turned off (disable_ipv6)",
+            "nothing comes in from the world",
+        )
+        .fix(format!("sysctl -w {}=0", key.replace('/', ".")))
     })
 }
 
@@ -42,7 +47,7 @@ fn ignored(facts: &Facts) -> Option<Finding> {
     let causes = "the host loses its IPv6 default route when it runs out";
     let fix = format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", uplink.name);
     (ignores && !by_networkd && !host.is_tunnel())
-        .then(|| Finding::error(&uplink.name, what, causes).fix_safely(fix))
+        .then(|| Finding::error(Trap::AcceptRa, &uplink.name, what, causes).fix_safely(fix))
 }
 
 /// networkd takes them on a host that forwards only where its file says so (systemd.network(5)).
@@ -61,6 +66,7 @@ fn not_pinned(facts: &Facts) -> Option<Finding> {
     let known = facts.settings.contains_key(Path::new(file));
     (known && !decided).then(|| {
         Finding::error(
+            Trap::AcceptRa,
             &uplink.name,
             format!("networkd ignores router advertisements of a host that forwards: IPv6AcceptRA= is not pinned in {file}"),
             "the host loses its IPv6 default route when the next machine starts, or at the next boot",

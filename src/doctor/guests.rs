@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::facts::GuestFacts;
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::name::MachineName;
 use crate::observed::Address;
 use crate::pool::Lease;
@@ -28,7 +28,7 @@ fn waits(name: &MachineName, guest: &GuestFacts) -> Option<Finding> {
         let what = "waits in its first boot for answers on a console that nobody reads";
         let tree = format!("/var/lib/machines/{name}");
         let fix = format!("systemd-firstboot --root={tree} --setup-machine-id; nsctl restart {name}");
-        Finding::error(name.as_str(), what, "none of its services start").fix(fix)
+        Finding::error(Trap::FirstBoot, name.as_str(), what, "none of its services start").fix(fix)
     })
 }
 
@@ -41,7 +41,8 @@ fn addressless(
 ) -> Option<Finding> {
     if let Some(Address { address, .. }) = guest.addresses.iter().find(|address| address.duplicate) {
         let what = format!("{address} is a duplicate: somebody else on its link has it");
-        let finding = Finding::error(name.as_str(), what, "it is not used (RFC 4862 5.4.5)");
+        let finding =
+            Finding::error(Trap::AddressTaken, name.as_str(), what, "it is not used (RFC 4862 5.4.5)");
         return Some(finding.fix(format!("nsctl restart {name}")));
     }
     let has = match &machine.network {
@@ -58,25 +59,28 @@ fn addressless(
         return None;
     }
     let causes = "nobody reaches it, and it reaches nobody";
-    let finding = |what: &str| Finding::error(name.as_str(), format!("has no address: {what}"), causes);
+    let finding =
+        |trap, what: &str| Finding::error(trap, name.as_str(), format!("has no address: {what}"), causes);
+    let networkd = |what| finding(Trap::GuestWithoutNetworkd, what);
+    let itself = |what| finding(Trap::GuestWithoutSystemd, what);
     let runs = |process: &str| guest.processes.contains(process);
     let systemd = guest.tree.as_ref().is_some_and(|tree| matches!(tree.init, Init::Systemd(_)));
     let shell = |command: &str| format!("nsctl shell {name} {command}");
     let single = matches!(facts.state.leases.get(name), Some(Lease::Address(_)));
     if single && !systemd && machine.network.routed().is_some() {
         // No router advertisement tells of a single address: its unit gives it, at its start.
-        return Some(finding("what its start gave it is gone").fix(format!("nsctl restart {name}")));
+        return Some(itself("what its start gave it is gone").fix(format!("nsctl restart {name}")));
     }
     Some(if runs("NetworkManager") {
-        finding("NetworkManager runs in it, which leaves host0 alone, and networkd does not")
+        networkd("NetworkManager runs in it, which leaves host0 alone, and networkd does not")
             .fix(shell("systemctl enable --now systemd-networkd"))
     } else if systemd && !runs("systemd-networkd") {
-        finding("systemd-networkd does not run in it").fix(shell("systemctl enable --now systemd-networkd"))
+        networkd("systemd-networkd does not run in it").fix(shell("systemctl enable --now systemd-networkd"))
     } else if systemd {
-        finding("systemd-networkd runs in it, and does not configure host0")
+        networkd("systemd-networkd runs in it, and does not configure host0")
             .fix(shell("networkctl reconfigure host0"))
     } else {
-        finding("it takes no router advertisements on host0").fix(format!(
+        itself("it takes no router advertisements on host0").fix(format!(
             "nsenter --net=/proc/$(machinectl show {name} -p Leader --value)/ns/net sysctl -w \
              net.ipv6.conf.host0.accept_ra=1 net.ipv6.conf.host0.disable_ipv6=0"
         ))
@@ -101,7 +105,7 @@ fn unheard(name: &MachineName, machine: &MachineSpec, guest: &GuestFacts) -> Vec
             let what = format!("listens on {address} port {port} alone, which is open for IPv6");
             let to = std::net::SocketAddr::new(to, port);
             findings.push(
-                Finding::error(name.as_str(), what, "who connects is refused")
+                Finding::error(Trap::UnheardService, name.as_str(), what, "who connects is refused")
                     .fix(format!("nsctl expose {name} tcp/{port} --to {to}")),
             );
         }

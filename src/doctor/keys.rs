@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::{ManagedFile, Origin};
 use crate::settings::{Program, Verdict, judge};
 use crate::spec::{Problem, definition_path};
@@ -68,13 +68,15 @@ impl Setting<'_> {
             Verdict::Renamed(new) => {
                 let what = format!("{key}= is out of date; it is {new}= now");
                 let causes = format!("systemd {version} logs it, and a later one will pass over it");
-                Finding::warning(object, what, causes).fix(self.replace(key, new))
+                Finding::warning(Trap::SettingOfAnotherVersion, object, what, causes)
+                    .fix(self.replace(key, new))
             }
             // nsctl writes it for those that know it, and needs it of nobody.
             Verdict::Since(_) if section == "IPv6PREF64Prefix" && is_rendered(&self.path) => return None,
             Verdict::Since(since) => {
                 let what = format!("systemd {version} does not know {key}= in [{section}]; {since} does");
-                Finding::warning(object, what, "it is passed over").fix(self.comment_out())
+                Finding::warning(Trap::SettingOfAnotherVersion, object, what, "it is passed over")
+                    .fix(self.comment_out())
             }
             Verdict::NoSetting(near) => {
                 let what = match near {
@@ -82,7 +84,8 @@ impl Setting<'_> {
                     None => format!("{key}= is no setting of [{section}]"),
                 };
                 let fix = near.map_or_else(|| self.comment_out(), |near| self.replace(key, near));
-                Finding::error(object, what, "systemd passes over it in silence").fix(fix)
+                Finding::error(Trap::MisspeltSetting, object, what, "systemd passes over it in silence")
+                    .fix(fix)
             }
             // The first setting of a section tells for all of it.
             Verdict::NoSection(near) => {
@@ -94,7 +97,8 @@ impl Setting<'_> {
                     (format!("^\\[{section}\\]"), format!("[{near}]"))
                 };
                 let command = format!("sed -i 's/{old}/{new}/' {}", self.path.display());
-                Finding::error(object, what, "systemd passes over all of it").fix(self.then_reload(command))
+                Finding::error(Trap::MisspeltSetting, object, what, "systemd passes over all of it")
+                    .fix(self.then_reload(command))
             }
         })
     }

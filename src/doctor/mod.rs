@@ -1,5 +1,5 @@
-//! What is wrong with a host and its machines: one trap a file, each a pure
-//! function of what was seen.
+//! What is wrong with a host and its machines: one subject a file, each a pure
+//! function of what was seen. Each finding is of a trap, which has a page.
 
 mod bridges;
 pub mod facts;
@@ -13,12 +13,14 @@ mod records;
 mod routes;
 pub mod services;
 mod translation;
+mod trap;
 mod tunnel;
 
 use serde::Serialize;
 
 pub use facts::Facts;
 pub use firewalls::OUR_TABLE;
+pub use trap::Trap;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,8 @@ pub struct Finding {
     pub fix: String,
     /// Whether that command takes nothing away that somebody may want.
     pub safe: bool,
+    /// What somebody fell into; last, as findings are sorted by what they say.
+    pub trap: Trap,
 }
 
 impl Finding {
@@ -58,7 +62,12 @@ impl Finding {
             || owner_of(Path::new(file)).is_some_and(|owner| owner.as_str() == machine)
     }
 
-    fn error(object: impl Into<String>, what: impl Into<String>, causes: impl Into<String>) -> Finding {
+    fn error(
+        trap: Trap,
+        object: impl Into<String>,
+        what: impl Into<String>,
+        causes: impl Into<String>,
+    ) -> Finding {
         Finding {
             level: Level::Error,
             object: object.into(),
@@ -66,11 +75,17 @@ impl Finding {
             causes: causes.into(),
             fix: String::new(),
             safe: false,
+            trap,
         }
     }
 
-    fn warning(object: impl Into<String>, what: impl Into<String>, causes: impl Into<String>) -> Finding {
-        Finding { level: Level::Warning, ..Finding::error(object, what, causes) }
+    fn warning(
+        trap: Trap,
+        object: impl Into<String>,
+        what: impl Into<String>,
+        causes: impl Into<String>,
+    ) -> Finding {
+        Finding { level: Level::Warning, ..Finding::error(trap, object, what, causes) }
     }
 
     fn fix(self, command: impl Into<String>) -> Finding {
@@ -124,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_machines_files_are_its_own() {
-        let of = |object: &str| Finding::error(object, "", "").is_of("web", Some("ve-web"));
+        let of = |object: &str| Finding::error(Trap::OutOfStep, object, "", "").is_of("web", Some("ve-web"));
         for object in [
             "web",
             "db, web",

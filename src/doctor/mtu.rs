@@ -1,6 +1,6 @@
 //! The bytes that a packet may have: on the uplink, and on machines' veths.
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::spec::HOST_FILE;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -9,7 +9,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         let what = format!("takes packets of {} bytes only", uplink.mtu);
         let causes = "IPv6 needs 1280 (RFC 8200 5): the kernel turns it off on such a link";
         let fix = format!("ip link set {0} mtu 1500 && networkctl reconfigure {0}", uplink.name);
-        return vec![Finding::error(&uplink.name, what, causes).fix(fix)];
+        return vec![Finding::error(Trap::Mtu, &uplink.name, what, causes).fix(fix)];
     }
     let running = facts.spec.machines.keys().filter(|name| facts.observed.is_running(name));
     let routed = running.filter_map(|name| facts.observed.link(&name.routed_link()));
@@ -24,7 +24,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         "each new connection loses its first large packets, and hangs where packet-too-big is filtered";
     let fix =
         format!("sed -i '/^mtu = /d; s/^interface = .*/&\\nmtu = {mtu}/' {HOST_FILE} && nsctl apply --yes");
-    vec![Finding::warning(wide.join(", "), what, causes).fix(fix)]
+    vec![Finding::warning(Trap::Mtu, wide.join(", "), what, causes).fix(fix)]
 }
 
 #[cfg(test)]

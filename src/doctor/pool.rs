@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::nat64::LINK;
 use crate::observed::{Route, proxy_ndp};
 use crate::pool::{Lease, Prefix};
@@ -25,6 +25,7 @@ fn taken(facts: &Facts) -> Vec<Finding> {
         .filter(|(_, lease)| matches!(lease, Lease::Address(address) if own.contains(&IpAddr::V6(*address))));
     let findings = twice.map(|(name, lease)| {
         Finding::error(
+            Trap::AddressTaken,
             name.as_str(),
             format!("has {lease}, and so has this host, or its router"),
             "the machine is not reached",
@@ -46,8 +47,8 @@ fn unanswered(facts: &Facts) -> Vec<Finding> {
     let findings = missing.map(|(name, address)| {
         let what = format!("is not answered for on {}: nobody there is told where {address} is", uplink.name);
         let fix = format!("ip neigh replace proxy {address} dev {}", uplink.name);
-        Finding::error(name.as_str(), what, "the machine is not reached, where its address is looked for")
-            .fix_safely(fix)
+        let causes = "the machine is not reached, where its address is looked for";
+        Finding::error(Trap::NotAnsweredFor, name.as_str(), what, causes).fix_safely(fix)
     });
     findings.collect()
 }
@@ -58,7 +59,7 @@ fn unreachable(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let there = facts.routes.iter().any(|route| route.destination == net && route.unreachable);
     (!there && facts.spec.host.answers_on().is_none()).then(|| {
         let causes = "packets for what is unused of it go round between this host and the router, and leak";
-        Finding::error(pool.to_string(), "has no unreachable route", causes)
+        Finding::error(Trap::PoolLoops, pool.to_string(), "has no unreachable route", causes)
             .fix_safely("networkctl reconfigure lo || systemctl restart systemd-networkd")
     })
 }
@@ -70,7 +71,8 @@ fn address(facts: &Facts, pool: Prefix) -> Option<Finding> {
         let what = format!("this host has no address of it: {own} is missing");
         let causes =
             "machines cannot ask this host for names, and its own packets to them have a foreign sender";
-        Finding::error(pool.to_string(), what, causes).fix_safely(format!("ip addr add {own}/128 dev lo"))
+        Finding::error(Trap::PoolAddressMissing, pool.to_string(), what, causes)
+            .fix_safely(format!("ip addr add {own}/128 dev lo"))
     })
 }
 
@@ -96,7 +98,7 @@ fn on_link(facts: &Facts, pool: Prefix) -> Option<Finding> {
     );
     let what = format!("is on-link on {}: {} is a route of that interface", uplink.name, route.destination);
     let causes = "the provider does not route it to this host, but looks for each address as a neighbour";
-    Some(Finding::error(pool.to_string(), what, causes).fix(fix))
+    Some(Finding::error(Trap::PoolNotRouted, pool.to_string(), what, causes).fix(fix))
 }
 
 /// Whether the host answers for neighbours of the pool: a sign that it is not routed.
@@ -105,6 +107,7 @@ fn proxied(facts: &Facts, pool: Prefix) -> Option<Finding> {
     let key = proxy_ndp(&uplink.name);
     (facts.switch(&key) == Some("1")).then(|| {
         Finding::warning(
+            Trap::PoolNotRouted,
             pool.to_string(),
             format!("{} proxies neighbour discovery", uplink.name),
             "a pool that answers only so is not routed: each machine costs the router a neighbour entry, and breaks at its limits",
@@ -132,7 +135,10 @@ fn overlaps(facts: &Facts, pool: Prefix) -> Vec<Finding> {
         let name = facts.link_name(route.interface?);
         let what = format!("of the pool is routed to {name}, which is no machine of nsctl's");
         let (net, causes) = (route.destination, "the machine that gets this subnet is not reached");
-        Some(Finding::error(net.to_string(), what, causes).fix(format!("ip -6 route del {net} dev {name}")))
+        Some(
+            Finding::error(Trap::RouteIntoPool, net.to_string(), what, causes)
+                .fix(format!("ip -6 route del {net} dev {name}")),
+        )
     });
     findings.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::spec::MACHINES_DIR;
@@ -13,11 +13,17 @@ const RANGE: u32 = 65_536;
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(facts.cut_short.as_ref().map(|command| {
-        Finding::error("the journal", format!("`nsctl {command}` was cut short"), "half of it is done")
-            .fix_safely("nsctl apply --yes")
+        Finding::error(
+            Trap::CutShort,
+            "the journal",
+            format!("`nsctl {command}` was cut short"),
+            "half of it is done",
+        )
+        .fix_safely("nsctl apply --yes")
     }));
     findings.extend(facts.damaged_journal.as_ref().map(|(what, fix)| {
-        Finding::error("the journal", what, "no command changes anything until it is gone").fix(fix)
+        Finding::error(Trap::CutShort, "the journal", what, "no command changes anything until it is gone")
+            .fix(fix)
     }));
     findings.extend(leases(facts));
     findings.extend(left_out(facts));
@@ -33,12 +39,18 @@ fn leases(facts: &Facts) -> Vec<Finding> {
     };
     let idle = held.iter().filter(|(name, _)| !routed(name)).map(|(name, subnet)| {
         let what = format!("holds {subnet}, and no definition of a routed machine has that name");
-        Finding::warning(name.as_str(), what, "the subnet is not free for others").fix("nsctl apply --yes")
+        Finding::warning(Trap::OutOfStep, name.as_str(), what, "the subnet is not free for others")
+            .fix("nsctl apply --yes")
     });
     let bare = facts.spec.machines.keys().filter(|name| routed(name) && !held.contains_key(*name));
     let bare = bare.map(|name| {
-        Finding::error(name.as_str(), "is defined and holds no subnet", "it cannot be started as it is")
-            .fix("nsctl apply --yes")
+        Finding::error(
+            Trap::OutOfStep,
+            name.as_str(),
+            "is defined and holds no subnet",
+            "it cannot be started as it is",
+        )
+        .fix("nsctl apply --yes")
     });
     idle.chain(bare).collect()
 }
@@ -47,13 +59,19 @@ fn leases(facts: &Facts) -> Vec<Finding> {
 fn left_out(facts: &Facts) -> Vec<Finding> {
     let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine.clone()?, refusal)));
     let strays = facts.spec.strays.iter().map(|problem| {
-        Finding::error("the definitions", problem.to_string(), "it defines no machine")
-            .fix(format!("ls -l {MACHINES_DIR}"))
+        Finding::error(
+            Trap::DefinitionLeftOut,
+            "the definitions",
+            problem.to_string(),
+            "it defines no machine",
+        )
+        .fix(format!("ls -l {MACHINES_DIR}"))
     });
     let found = machines.map(|(name, refusal)| {
         let fix = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
         let what = format!("stays as it is: {refusal}");
-        Finding::error(name.as_str(), what, "what its definition says has no effect").fix(fix)
+        let trap = if refusal.over_a_file { Trap::EditedFile } else { Trap::DefinitionLeftOut };
+        Finding::error(trap, name.as_str(), what, "what its definition says has no effect").fix(fix)
     });
     found.chain(strays).collect()
 }
@@ -65,7 +83,7 @@ fn pending(facts: &Facts) -> Option<Finding> {
     let more = if steps.len() > 3 { format!("; and {} more", steps.len() - 3) } else { String::new() };
     let what = format!("is not as its files say: {first}{more}");
     let causes = "what was edited or lost has no effect, or another than one thinks";
-    Some(Finding::warning("the host", what, causes).fix("nsctl apply --yes"))
+    Some(Finding::warning(Trap::OutOfStep, "the host", what, causes).fix("nsctl apply --yes"))
 }
 
 /// Two machines whose users are the same to the kernel.
@@ -82,7 +100,7 @@ fn user_ids(facts: &Facts) -> Vec<Finding> {
     });
     let causes = "who breaks out of one of them is root in the other";
     let found = pairs.map(|(name, other)| {
-        Finding::error(format!("{name}, {other}"), "share user ids on this host", causes)
+        Finding::error(Trap::SharedUserIds, format!("{name}, {other}"), "share user ids on this host", causes)
             .fix(apart(facts, name, other))
     });
     found.collect()
@@ -106,6 +124,7 @@ fn apart(facts: &Facts, name: &str, other: &str) -> String {
 mod tests {
     use super::*;
     use crate::observed::Running;
+    use crate::plan::Refusal;
 
     #[test]
     fn machines_have_user_ids_of_their_own() {
@@ -116,6 +135,15 @@ mod tests {
         assert_eq!(check(&facts), []);
         facts.observed.machines.insert("e".into(), Running { leader: 1, uid_shift: Some(100_000) });
         assert_eq!(check(&facts).len(), 2);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_a_trap_of_its_own() {
+        let refusal = Refusal::of(&"web".parse().unwrap(), "x", "y");
+        let left_out = vec![refusal.clone(), refusal.over_a_file()];
+        let traps: Vec<Trap> =
+            check(&Facts { left_out, ..Facts::default() }).iter().map(|finding| finding.trap).collect();
+        assert_eq!(traps, [Trap::DefinitionLeftOut, Trap::EditedFile]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Default routes: none, or two that fight.
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::observed::Route;
 use crate::spec::{Uplink, WireGuard};
 
@@ -22,7 +22,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     let Some(best) = defaults.iter().map(|route| route.metric).min() else {
         let uplink = facts.spec.host.uplink.as_ref().map_or("the uplink", |uplink| uplink.interface.as_str());
         let causes = "machines are reached by nobody beyond this host's own links";
-        let finding = Finding::error("the host", "has no IPv6 default route", causes);
+        let finding = Finding::error(Trap::NoDefaultRoute, "the host", "has no IPv6 default route", causes);
         return vec![finding.fix(format!("networkctl reconfigure {uplink}"))];
     };
     let mut interfaces: Vec<u32> =
@@ -42,7 +42,7 @@ fn fight(facts: &Facts, interfaces: &[u32]) -> Option<Finding> {
     let other = *interfaces.iter().find(|index| Some(**index) != uplink)?;
     let what = "have IPv6 default routes of the same metric";
     let causes = "packets of machines leave now here, now there, and one of the two drops them";
-    Some(Finding::error(names.join(", "), what, causes).fix(without(facts, other)))
+    Some(Finding::error(Trap::TwoDefaultRoutes, names.join(", "), what, causes).fix(without(facts, other)))
 }
 
 /// What takes an interface its default route for good: the next advertisement

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::observed::{Link, Service};
 
 /// The services that doctor asks systemd about.
@@ -33,7 +33,8 @@ fn untranslated(facts: &Facts) -> Vec<Finding> {
         .flatten()
         .filter(|(name, _)| !services.get(*name).is_some_and(|service| service.active));
     down.map(|(name, causes)| {
-        Finding::error(name, "does not run", causes).fix_safely(format!("systemctl start {name}"))
+        Finding::error(Trap::ServiceDown, name, "does not run", causes)
+            .fix_safely(format!("systemctl start {name}"))
     })
     .collect()
 }
@@ -53,7 +54,13 @@ pub fn hanging(all: &[&str]) -> Vec<Finding> {
             "systemd" => "systemctl status init.scope".to_owned(),
             service => format!("systemctl restart {service}"),
         };
-        Finding::error(*service, "runs, but does not answer", "whoever asks it waits in vain").fix(fix)
+        Finding::error(
+            Trap::ServiceHangs,
+            *service,
+            "runs, but does not answer",
+            "whoever asks it waits in vain",
+        )
+        .fix(fix)
     });
     told.collect()
 }
@@ -67,13 +74,19 @@ fn fault(services: &BTreeMap<String, Service>, name: &str) -> Option<Finding> {
     };
     if service.masked {
         let fix = format!("systemctl unmask {name} && systemctl enable --now {name}");
-        Some(Finding::error(name, "is masked", why).fix(fix))
+        Some(Finding::error(Trap::ServiceDown, name, "is masked", why).fix(fix))
     } else if !service.active {
-        Some(Finding::error(name, "does not run", why).fix_safely(format!("systemctl enable --now {name}")))
+        Some(
+            Finding::error(Trap::ServiceDown, name, "does not run", why)
+                .fix_safely(format!("systemctl enable --now {name}")),
+        )
     } else if !service.enabled {
         let what = "runs, but does not start with the host";
         let fix = format!("systemctl enable {name}");
-        Some(Finding::error(name, what, format!("after the next boot {why}")).fix_safely(fix))
+        Some(
+            Finding::error(Trap::ServiceDown, name, what, format!("after the next boot {why}"))
+                .fix_safely(fix),
+        )
     } else {
         None
     }
@@ -94,11 +107,13 @@ fn run_by_both(facts: &Facts) -> Vec<Finding> {
         .map(|link| {
             let name = &link.name;
             let causes = "each takes away the addresses and routes that the other sets";
-            Finding::error(name, "is run by NetworkManager and by networkd", causes).fix(format!(
-                "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
+            Finding::error(Trap::TwoManagers, name, "is run by NetworkManager and by networkd", causes).fix(
+                format!(
+                    "printf '[device-{name}]\\nmatch-device=interface-name:{name}\\nmanaged=0\\n' > \
                  /etc/NetworkManager/conf.d/50-{name}.conf && nmcli general reload conf && \
                  nmcli device set {name} managed no && networkctl reconfigure {name}"
-            ))
+                ),
+            )
         })
         .collect()
 }
@@ -116,11 +131,16 @@ fn unmanaged(facts: &Facts) -> Vec<Finding> {
             let causes = "the machine has neither its subnet nor its gateway";
             let usual = || "nsctl apply --yes && networkctl reload".into();
             let fix = facts.let_ours_win(link).unwrap_or_else(usual);
-            findings.push(Finding::error(&link.name, what, causes).fix(fix));
+            findings.push(Finding::error(Trap::LinkNotConfigured, &link.name, what, causes).fix(fix));
         } else if managed.state == "failed" {
             findings.push(
-                Finding::error(&link.name, "networkd could not configure it", "the machine is cut off")
-                    .fix(format!("networkctl reconfigure {}", link.name)),
+                Finding::error(
+                    Trap::LinkNotConfigured,
+                    &link.name,
+                    "networkd could not configure it",
+                    "the machine is cut off",
+                )
+                .fix(format!("networkctl reconfigure {}", link.name)),
             );
         }
     }

@@ -1,7 +1,7 @@
 //! networkd's `IPMasquerade=both`, which the stock file of veths has, translates
 //! IPv6, too: machines lose the addresses that they were given.
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::ini::Ini;
 
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -25,7 +25,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         let what = "is translated by networkd (IPMasquerade=both)";
         let causes =
             "machines go out with this host's address instead of their own, and nobody can answer them";
-        Finding::error(net.to_string(), what, causes).fix(fix)
+        Finding::error(Trap::Ipv6Translated, net.to_string(), what, causes).fix(fix)
     });
     found.collect()
 }

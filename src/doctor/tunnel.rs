@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Facts, Finding};
+use super::{Facts, Finding, Trap};
 use crate::emit::ManagedFile;
 use crate::observed::Readers;
 use crate::spec::Uplink;
@@ -17,7 +17,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     if !is_there && findings.is_empty() && facts.observed.live {
         let what = "is not there, though nsctl.toml says that the pool comes through it";
         let causes = "no machine is reached, and none reaches the world";
-        let finding = Finding::error(uplink.interface.as_str(), what, causes);
+        let finding = Finding::error(Trap::TunnelMissing, uplink.interface.as_str(), what, causes);
         findings.push(finding.fix_safely("networkctl reload"));
     }
     findings
@@ -36,7 +36,7 @@ fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
     let pool = facts.spec.host.prefix.map(|pool| format!(" --pool {pool}")).unwrap_or_default();
     let findings = gone.map(|path| {
         let what = format!("has no key: {} is not there", path.display());
-        Finding::error(uplink.interface.as_str(), what, "the tunnel comes up no more")
+        Finding::error(Trap::TunnelKey, uplink.interface.as_str(), what, "the tunnel comes up no more")
             .fix(format!("nsctl init --wireguard {}.conf{pool}", uplink.interface))
     });
     findings.collect()
@@ -53,7 +53,7 @@ fn misread(path: &Path, readers: Readers) -> Option<Finding> {
     };
     let shown = path.display();
     let fix = format!("chgrp systemd-network {shown} && chmod 640 {shown} && networkctl reload");
-    Some(Finding::error(shown.to_string(), what, effect).fix_safely(fix))
+    Some(Finding::error(Trap::TunnelKey, shown.to_string(), what, effect).fix_safely(fix))
 }
 
 #[cfg(test)]

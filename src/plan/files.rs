@@ -112,10 +112,11 @@ fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Optio
         let what = format!("{shown} is in the way and was not written by nsctl:\n{diff}");
         (what, format!("move {shown} away and try again"))
     };
-    match ManagedFile::parse(&path).and_then(|file| file.machine()) {
+    let refusal = match ManagedFile::parse(&path).and_then(|file| file.machine()) {
         Some(machine) => Refusal::of(&machine, what, hint),
         None => Refusal::of_host(what, hint),
-    }
+    };
+    refusal.over_a_file()
 }
 
 /// A unified diff of a file as it is and as it would be, without the line that carries a checksum.

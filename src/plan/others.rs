@@ -24,11 +24,13 @@ pub struct Drops {
     pub who: String,
     pub what: String,
     pub command: String,
+    /// It is between the ports of a bridge, which a firewall of IP need not see.
+    pub bridged: bool,
 }
 
 /// What the user should know before machines are cut off.
 pub fn notes(wanted: &Wanted, observed: &Observed) -> Vec<String> {
-    let note = |Drops { who, what, command }| format!("{who} drops {what}; let it through: `{command}`");
+    let note = |Drops { who, what, command, .. }| format!("{who} drops {what}; let it through: `{command}`");
     drops(wanted, observed).into_iter().map(note).collect()
 }
 
@@ -46,7 +48,8 @@ pub fn drops(wanted: &Wanted, observed: &Observed) -> Vec<Drops> {
                     format!("what machines on {bridge} exchange with the LAN, as br_netfilter shows it to it")
                 }
             };
-            Drops { who: who(chain), what, command: pass(chain, traffic) }
+            let bridged = matches!(traffic, Traffic::Bridge(_));
+            Drops { who: who(chain), what, command: pass(chain, traffic), bridged }
         })
         .collect()
 }

@@ -12,6 +12,8 @@ use crate::visible::few;
 pub struct Refusal {
     /// The machine that alone it is about; none: the host, or a bridge.
     pub machine: Option<MachineName>,
+    /// A file is in the way that somebody edited, or wrote.
+    pub over_a_file: bool,
     what: String,
     hint: Option<String>,
 }
@@ -24,7 +26,11 @@ impl Refusal {
     /// An empty hint is none.
     pub fn of_host(what: impl ToString, hint: impl Into<String>) -> Refusal {
         let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
-        Refusal { machine: None, what: what.to_string(), hint }
+        Refusal { machine: None, over_a_file: false, what: what.to_string(), hint }
+    }
+
+    pub fn over_a_file(self) -> Refusal {
+        Refusal { over_a_file: true, ..self }
     }
 
     pub fn no_tree(name: &MachineName) -> Refusal {

@@ -113,6 +113,9 @@ pub fn fixed(lab: &Lab, says: &str) -> Result<()> {
             let error = one["level"] == "error";
             must!(done.status == 1 || !error, "exit status {} for an error", done.status);
             command = one["fix"].as_str().map(str::to_owned);
+            let trap = one["trap"].as_str().unwrap_or_default();
+            let page = lab.nsctl_ok(&format!("doctor --explain {trap}"))?;
+            must!(page.starts_with(&format!("# {trap}: ")), "the page of '{trap}': {page}");
         }
         Ok(command.is_some())
     });

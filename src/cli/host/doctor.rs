@@ -12,7 +12,7 @@ use crate::cli::machine::look::look;
 use crate::cli::session::{bus, live_bus, must_be_root, state};
 use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
-use crate::doctor::{Finding, Level, OUR_TABLE, examine, services};
+use crate::doctor::{Finding, Level, OUR_TABLE, Trap, examine, services};
 use crate::plan::{Step, Whole, spec_of};
 use crate::sys::trace::{Packets, Route};
 use crate::sys::{self, Disk, net};
@@ -38,9 +38,18 @@ pub struct Doctor {
     /// Do not ask before that
     #[arg(long, short, requires = "fix")]
     yes: bool,
+    /// Print the page about a trap: what one sees of it, why it is so, what fixes it. Each finding
+    /// ends in the name of its trap
+    #[arg(long, value_name = "TRAP", hide_possible_values = true,
+          conflicts_with_all = ["name", "json", "fix", "online", "probe", "yes"])]
+    explain: Option<Trap>,
 }
 
 pub async fn run(global: &Global, args: Doctor) -> Result<u8, Fault> {
+    if let Some(trap) = args.explain {
+        out!("{}", trap.page().trim_end());
+        return Ok(0);
+    }
     if let Some(to) = args.online {
         return online(global, &args, to).await;
     }
@@ -174,9 +183,9 @@ fn told(Online { name, reached, source, hops, packets, large_ones_vanish }: &Onl
 
 /// A finding in a few lines.
 fn sheet(finding: &Finding) -> String {
-    let Finding { level, object, what, causes, fix, .. } = finding;
+    let Finding { level, object, what, causes, fix, trap, .. } = finding;
     let level = if *level == Level::Error { "error" } else { "warning" };
-    format!("{level}: {object} {what}\n    {causes}\n    fix: {fix}")
+    format!("{level}: {object} {what}\n    {causes}\n    fix: {fix}\n    more: nsctl doctor --explain {trap}")
 }
 
 fn fix(global: &Global, args: &Doctor, findings: &[Finding]) -> Result<(), Fault> {
