@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: build faults tools test unit lab emulated demo bench lint torture fuzz
+.PHONY: deb build faults tools test unit lab emulated demo bench lint torture fuzz
 
 build:
 	$(CARGO) build --release --workspace
@@ -12,6 +12,15 @@ build:
 # The nsctl that tests can kill between any two steps.
 faults:
 	$(CARGO) build --profile faults --features faults
+
+# The Debian package, in this folder; what it is made with is installed where it is missing.
+deb:
+	@missing=$$(for p in debhelper fakeroot; do \
+	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+	test -z "$$missing" || { apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+	rm -f nsctl_*.deb
+	fakeroot debian/rules clean binary
 
 # What the laboratory needs besides a Rust toolchain.
 PACKAGES = mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \

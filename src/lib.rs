@@ -12,6 +12,7 @@ pub mod handwritten;
 pub mod hint;
 pub mod identity;
 pub mod inspect;
+pub mod manual;
 pub mod name;
 pub mod nftables;
 pub mod observe;

@@ -715,6 +715,7 @@ pictures! {
     json_of_what_is_left_out: pool().file(WEB, "mode = 1\n"), "apply --yes --json", "list --json";
     json_of_names: house(), "dns --json", "reservation buildbot --format kea --address 192.0.2.5 --json";
     verbose_steps: pool(), "create web --routed --verbose";
+    explain_keys: BARE, "explain limits.memory", "explain bridge.vbr0.vlans", "explain memory", "explain nothing", "explain uplink.mtu --json";
     usage_tips: BARE, "top", "lst", "shel";
     doctor_explain: BARE,
         "doctor --explain accept-ra",
@@ -764,6 +765,7 @@ fn help_of_every_verb() {
         "plan",
         "apply",
         "doctor",
+        "explain",
         "pool",
         "dns",
         "reservation",

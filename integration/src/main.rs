@@ -5,10 +5,12 @@ mod cases;
 mod demo;
 mod emulated;
 mod lab;
+mod manuals;
 mod report;
 mod shell;
 mod torture;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +26,8 @@ const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab bench [SUBJECT]
        lab torture SUITE [SEED [COUNT]]
        lab emulated [SUITE]
-       lab trees";
+       lab trees
+       lab manuals FOLDER";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -38,6 +41,7 @@ fn main() -> Result<()> {
             let suite = arguments.next().unwrap_or_else(|| Suite::Trixie.name().to_owned());
             emulated::run(Suite::named(&suite).context(USAGE)?)
         }
+        Some("manuals") => manuals::write(Path::new(&arguments.next().context(USAGE)?)),
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),
     }

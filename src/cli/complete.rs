@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 
 use crate::cli::Fault;
+use crate::manual::entries;
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
@@ -122,6 +123,11 @@ pub fn subnets() -> ArgValueCandidates {
         let pool = host().host.pool().map(|pool| pool.to_string());
         all(pool.into_iter().chain(leases.held().values().map(ToString::to_string)))
     })
+}
+
+/// Keys of nsctl's files.
+pub fn keys() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| all(entries().iter().map(|entry| entry.key.to_owned())))
 }
 
 /// Files here, `NAME:`, and files of a machine's tree behind it.

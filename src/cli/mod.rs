@@ -13,6 +13,7 @@ pub mod text;
 mod host {
     pub mod deinit;
     pub mod doctor;
+    pub mod explain;
     pub mod init;
     mod proposal;
     pub mod reconcile;
@@ -59,7 +60,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{deinit, doctor, init, reconcile, state};
+use host::{deinit, doctor, explain, init, reconcile, state};
 use machine::{adopt, attach, clone, cp, create, edit, export, list, logs, remove, run, shell, show};
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -169,6 +170,8 @@ enum Verb {
     Apply(reconcile::Apply),
     /// Find what is wrong with this host and its machines, and say what fixes it
     Doctor(doctor::Doctor),
+    /// Explain a key of nsctl.toml, or of a machine's definition
+    Explain(explain::Explain),
     /// Show the prefix: what is leased, resting and free
     Pool,
     /// Print the names and planned addresses of routed machines
@@ -240,6 +243,7 @@ impl Verb {
             Verb::Plan(args) => reconcile::plan(global, args).await,
             Verb::Apply(args) => reconcile::apply(global, args).await,
             Verb::Doctor(args) => doctor::run(global, args).await,
+            Verb::Explain(args) => explain::run(global, &args),
             Verb::Pool => pool::run(global).await,
             Verb::Dns(args) => dns::run(global, args).await,
             Verb::Reservation(args) => reservation::run(global, args).await,

@@ -32,7 +32,7 @@ end
     ended_input(lab)?;
     forged(lab)?;
     hostile(lab)?;
-    refused(lab, "shell nobody", 1, "is not running")?;
+    refused(lab, "shell nobody", 1, "there is no machine named")?;
     lab.nsctl_ok("stop web")?;
     refused(lab, "shell web true", 1, "is not running")?;
     Ok(())
