@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LAB = target/release/lab
 
-.PHONY: deb build faults tools test unit lab emulated demo bench lint torture fuzz
+.PHONY: deb twice check-deb shells build faults tools test unit lab emulated demo bench lint torture fuzz
 
 build:
 	$(CARGO) build --release --workspace
@@ -19,11 +19,29 @@ deb:
 	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
 	test -z "$$missing" || { apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
-	rm -f nsctl_*.deb
+	rm -f nsctl_*.deb nsctl_*.cdx.json
 	fakeroot debian/rules clean binary
 
+# Built again elsewhere, the package is the same, byte for byte.
+twice: deb
+	mkdir -p target/first && mv nsctl_*.deb nsctl_*.cdx.json target/first/
+	rm -rf target/twice
+	fakeroot debian/rules BUILD=target/twice clean binary
+	for file in nsctl_*.deb nsctl_*.cdx.json; do cmp $$file target/first/$$file || exit 1; done
+	rm -r target/twice target/first
+
+# What Debian's own tools say of the package and its pages.
+check-deb: deb
+	@missing=$$(for p in lintian man-db; do \
+	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+	test -z "$$missing" || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+	lintian --fail-on error,warning --suppress-tags bad-distribution-in-changes-file nsctl_*.deb
+	for page in debian/man/*; do \
+	    said=$$(LC_ALL=C.UTF-8 MANROFFSEQ= man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 > /dev/null); \
+	    test -z "$$said" || { echo "$$page: $$said"; exit 1; }; done
+
 # What the laboratory needs besides a Rust toolchain.
-PACKAGES = mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
+PACKAGES = expect zsh fish mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
     kea-dhcp6-server kea-dhcp4-server radvd
 tools:
 	@missing=$$(for p in $(PACKAGES); do \
@@ -56,8 +74,12 @@ emulated: build tools
 	for suite in $(SUITES); do $(LAB) emulated $$suite || exit 1; done
 
 # Of the emulated machines one, for the sake of time: `make emulated` has all three.
-test: unit lab
+test: unit deb lab shells
 	$(MAKE) emulated SUITES=trixie
+
+# Names completed in bash, zsh and fish.
+shells: build tools
+	$(LAB) shells
 
 # The session of the README on a throwaway host, for real.
 demo: build tools

@@ -790,3 +790,41 @@ fn completions_of_every_shell() {
         assert!(said.contains("nsctl") && said.contains("COMPLETE"), "{shell}");
     }
 }
+
+/// Documents for programs are as docs/schema.json says, and have nothing that it does not.
+#[test]
+fn json_is_as_its_schema_says() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../docs/schema.json")).unwrap();
+    let folder = folder();
+    let root = folder.path().canonicalize().unwrap();
+    house().make(&root);
+    for (line, name) in [
+        ("list", "list"),
+        ("show web", "machine"),
+        ("show buildbot", "machine"),
+        ("plan", "plan"),
+        ("open web tcp/80", "change"),
+        ("expose web tcp/8080 --host 80", "change"),
+        ("list", "list"),
+        ("pool", "pool"),
+        ("dns", "dns"),
+        ("bridge list", "bridges"),
+        ("reservation buildbot --format kea --address 192.0.2.5", "reservation"),
+        ("explain limits.memory", "explain"),
+        ("attach web --bridge vbr0", "change"),
+        ("remove web --yes", "change"),
+        ("apply --yes", "change"),
+        ("list nobody", "failure"),
+        ("create web", "failure"),
+        ("frobnicate", "failure"),
+    ] {
+        let (_, said) = run(&root, &format!("{line} --json"));
+        let text = said.strip_prefix("--- stdout\n").unwrap_or_else(|| panic!("{line}: {said}"));
+        let text = text.split("--- stderr").next().unwrap();
+        let document: serde_json::Value = serde_json::from_str(text).unwrap();
+        let wanted = serde_json::json!({ "$ref": format!("#/$defs/{name}"), "$defs": schema["$defs"] });
+        let validator = jsonschema::validator_for(&wanted).unwrap();
+        let wrong: Vec<String> = validator.iter_errors(&document).map(|error| format!("{error}")).collect();
+        assert!(wrong.is_empty(), "{line}: {wrong:?}\n{text}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Every key that the parser takes is in a man page, and nothing else is.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

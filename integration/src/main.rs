@@ -7,7 +7,9 @@ mod emulated;
 mod lab;
 mod manuals;
 mod report;
+mod sbom;
 mod shell;
+mod shells;
 mod torture;
 
 use std::path::Path;
@@ -22,25 +24,29 @@ use report::Report;
 
 const USAGE: &str = "usage: lab test [FILTER...] [OPTIONS OF cargo test]
        lab shell SUITE [COMMAND...]
-       lab demo
+       lab demo [--draw]
        lab bench [SUBJECT]
        lab torture SUITE [SEED [COUNT]]
        lab emulated [SUITE]
        lab trees
-       lab manuals FOLDER";
+       lab shells
+       lab manuals FOLDER
+       lab sbom FILE";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("test") => test(arguments),
         Some("shell") => shell::run(&arguments.collect::<Vec<_>>()),
-        Some("demo") => demo::run(),
+        Some("demo") => demo::run(arguments.next().as_deref() == Some("--draw")),
         Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("torture") => torture::run(&arguments.collect::<Vec<_>>()),
         Some("emulated") => {
             let suite = arguments.next().unwrap_or_else(|| Suite::Trixie.name().to_owned());
             emulated::run(Suite::named(&suite).context(USAGE)?)
         }
+        Some("sbom") => sbom::write(Path::new(&arguments.next().context(USAGE)?)),
+        Some("shells") => shells::run(),
         Some("manuals") => manuals::write(Path::new(&arguments.next().context(USAGE)?)),
         Some("trees") => Trees::open(&Suite::ALL).map(drop),
         _ => bail!(USAGE),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Facts, Finding, Trap};
 use crate::hint::Hint;
 use crate::name::MachineName;
+use crate::plan::Refusal;
 use crate::spec::MACHINES_DIR;
 
 /// How many user ids a machine has (systemd-nspawn(1), `--private-users=`).
@@ -57,7 +58,10 @@ fn leases(facts: &Facts) -> Vec<Finding> {
 
 /// Machines that cannot be as they should; each by itself.
 fn left_out(facts: &Facts) -> Vec<Finding> {
-    let machines = facts.left_out.iter().filter_map(|refusal| Some((refusal.machine.clone()?, refusal)));
+    // What stands in the way of the host itself stops all.
+    let whose =
+        |refusal: &Refusal| refusal.machine.as_ref().map_or("the host".to_owned(), ToString::to_string);
+    let machines = facts.left_out.iter().map(|refusal| (whose(refusal), refusal));
     let strays = facts.spec.strays.iter().map(|problem| {
         Finding::error(
             Trap::DefinitionLeftOut,
@@ -68,10 +72,10 @@ fn left_out(facts: &Facts) -> Vec<Finding> {
         .fix(format!("ls -l {MACHINES_DIR}"))
     });
     let found = machines.map(|(name, refusal)| {
-        let fix = refusal.hint().unwrap_or_else(|| format!("nsctl show {name}"));
+        let fix = refusal.hint().unwrap_or_else(|| "nsctl plan".to_owned());
         let what = format!("stays as it is: {refusal}");
         let trap = if refusal.over_a_file { Trap::EditedFile } else { Trap::DefinitionLeftOut };
-        Finding::error(trap, name.as_str(), what, "what its definition says has no effect").fix(fix)
+        Finding::error(trap, name, what, "what its definition says has no effect").fix(fix)
     });
     found.chain(strays).collect()
 }
@@ -124,7 +128,6 @@ fn apart(facts: &Facts, name: &str, other: &str) -> String {
 mod tests {
     use super::*;
     use crate::observed::Running;
-    use crate::plan::Refusal;
 
     #[test]
     fn machines_have_user_ids_of_their_own() {
@@ -144,6 +147,8 @@ mod tests {
         let traps: Vec<Trap> =
             check(&Facts { left_out, ..Facts::default() }).iter().map(|finding| finding.trap).collect();
         assert_eq!(traps, [Trap::DefinitionLeftOut, Trap::EditedFile]);
+        let of_host = Facts { left_out: vec![Refusal::of_host("x", "y")], ..Facts::default() };
+        assert_eq!(check(&of_host)[0].object, "the host");
     }
 
     #[test]

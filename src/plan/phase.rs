@@ -68,7 +68,12 @@ fn summary(steps: &[Step]) -> String {
     {
         return written(steps);
     }
-    let told = joined(steps.iter().take(TOLD).map(Step::describe), "; ");
+    // What a new tree gets beside itself goes without saying.
+    let aside =
+        |step: &&Step| matches!(step, Step::Provision { .. } | Step::Claim { .. } | Step::Disclaim { .. });
+    let main: Vec<&Step> = steps.iter().filter(|step| !aside(step)).collect();
+    let steps = if main.is_empty() { steps.iter().collect() } else { main };
+    let told = joined(steps.iter().take(TOLD).map(|step| step.describe()), "; ");
     match steps.len().saturating_sub(TOLD) {
         0 => told,
         more => format!("{told}; and {more} more"),

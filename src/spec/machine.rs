@@ -265,7 +265,7 @@ impl MachineSpec {
         faults.extend(networkd_faults(&self.networkd));
         faults.extend(self.routed_only());
         let two = self.networkd.contains_key("BridgeVLAN")
-            && self.network.bridge().is_some_and(|port| port.vlan.is_some());
+            && self.network.port().is_some_and(|port| port.vlan.is_some() || self.network.routed().is_some());
         faults.extend(
             two.then(|| "[networkd.BridgeVLAN]: the VLAN is what `vlan` in [network] says".to_owned()),
         );

@@ -20,6 +20,8 @@ mod default_route;
 mod definitions;
 mod delegated;
 mod doctor;
+mod documents;
+mod drawn;
 mod drift;
 mod early;
 mod edited_file;
@@ -48,6 +50,7 @@ mod offline;
 mod on_link;
 mod other_tools;
 mod others;
+mod package;
 mod path_mtu;
 mod power_cut;
 mod private;
@@ -111,6 +114,7 @@ cases! {
     shell,
     reserved,
     delegated,
+    package,
     path_mtu,
     replaced,
     rules,
@@ -141,6 +145,8 @@ cases! {
     definitions,
     lost_state,
     units,
+    documents,
+    drawn,
     drift,
     offline,
     in_parallel,

@@ -108,9 +108,12 @@ async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     let mut facts = inspect::host(&disk, &bus, observed, spec, state, services).await?;
     if facts.cut_short.is_none() {
         let whole = everything(&facts.spec, &facts.state, &facts.observed, Vec::new());
-        if let Ok(Whole { plan, left_out, .. }) = whole {
-            facts.pending = Some(plan.steps.iter().map(Step::describe).collect());
-            facts.left_out = left_out;
+        match whole {
+            Ok(Whole { plan, left_out, .. }) => {
+                facts.pending = Some(plan.steps.iter().map(Step::describe).collect());
+                facts.left_out = left_out;
+            }
+            Err(refusals) => facts.left_out = refusals,
         }
     }
     Ok((examine(&facts), true))

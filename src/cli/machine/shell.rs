@@ -63,9 +63,8 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
             words.split(',').map(argument).collect::<Result<Vec<MachineName>, _>>()?
         }
     };
-    global.report.streams();
     if let [name] = names.as_slice() {
-        return open(&bus, name, &user, command).await;
+        return open(global, &bus, name, &user, command).await;
     }
     if command.is_empty() {
         return Err(Fault::wrong("a terminal is in one machine at a time")
@@ -74,7 +73,7 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     let mut worst = 0;
     for name in &names {
         err!("{name}:");
-        let status = open(&bus, name, &user, command.clone()).await.unwrap_or_else(|fault| {
+        let status = open(global, &bus, name, &user, command.clone()).await.unwrap_or_else(|fault| {
             fault.print();
             1
         });
@@ -100,7 +99,13 @@ async fn not_running(bus: &Bus, name: &MachineName) -> Result<Fault, Fault> {
     Ok(unknown(name.as_str(), bus.machines().await?.keys().map(String::as_str)))
 }
 
-async fn open(bus: &Bus, name: &MachineName, user: &str, command: Vec<String>) -> Result<u8, Fault> {
+async fn open(
+    global: &Global,
+    bus: &Bus,
+    name: &MachineName,
+    user: &str,
+    command: Vec<String>,
+) -> Result<u8, Fault> {
     if bus.leader(name).await?.is_none() {
         return Err(not_running(bus, name).await?);
     }
@@ -116,6 +121,7 @@ async fn open(bus: &Bus, name: &MachineName, user: &str, command: Vec<String>) -
         Fault::from(e)
             .hint(format!("a shell is opened by the guest's own systemd: is it up? `nsctl logs {name}`"))
     })?;
+    global.report.streams();
     pty.fit();
     let raw = person.then(Raw::begin).transpose()?;
     let status = forward(&pty, ExecStream::new(token), name).await;
