@@ -91,7 +91,7 @@ pub fn is_drawn(text: &[String]) -> bool {
 }
 
 /// A line without what is another each time.
-fn settled(line: &str) -> String {
+pub fn settled(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let word = word.trim_end_matches(',');
         let other = ["2001:db8:5:", "2001:db8:ffff:", "192.168.5."];

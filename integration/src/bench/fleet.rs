@@ -17,7 +17,8 @@ pub fn run(trees: &Trees, suite: Suite, sheet: &mut Sheet) -> Result<()> {
         "mkdir -p /etc/nsctl/machines.d; for k in $(seq {MACHINES}); do printf 'image = \"tiny\"\\n[network]\\nmode = \"routed\"\\n' > /etc/nsctl/machines.d/m$k.toml; done"
     ))?;
     cost(&lab, "nsctl apply --yes")?;
-    let stop = format!("nsctl -q stop $(seq -f m%g {MACHINES})");
+    // Not by nsctl: who was stopped with it stays so.
+    let stop = format!("systemctl stop $(seq -f systemd-nspawn@m%g {MACHINES})");
     let start = format!("systemctl start $(seq -f systemd-nspawn@m%g {MACHINES})");
     let (mut ours, mut theirs, mut share) = (Figures::default(), Figures::default(), Figures::default());
     for _ in 0..ROUNDS {

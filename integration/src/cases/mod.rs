@@ -27,6 +27,7 @@ mod early;
 mod edited_file;
 mod exposed;
 mod firewall;
+mod guides;
 mod handmade;
 mod hanging;
 mod ifupdown;
@@ -97,6 +98,7 @@ cases! {
     bridged,
     both,
     static_bridge,
+    guides,
     handmade,
     adopted,
     moves,
