@@ -26,19 +26,46 @@ use crate::sys::{self, Bus, Disk, Net, is_root, kernel, nft, together};
 /// # Errors
 /// When a file cannot be read, or machined, networkd or the kernel does not answer.
 pub async fn host(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, sys::Error> {
+    read(disk, bus, true).await
+}
+
+/// The same for who changes one machine: its rules are loaded in any case, and whether all others are as their
+/// files say, rule for rule, takes nft(8) and us as long as all else.
+///
+/// # Errors
+/// As [`host`].
+pub async fn host_but_rules(disk: &Disk, bus: Option<&Bus>) -> Result<Observed, sys::Error> {
+    read(disk, bus, false).await
+}
+
+async fn read(disk: &Disk, bus: Option<&Bus>, rules: bool) -> Result<Observed, sys::Error> {
     let mut observed = match bus {
         None => {
             let images = disk.names(Path::new("/var/lib/machines"))?.into_iter().collect();
             Observed { images, ..files(disk).await? }
         }
-        Some(bus) => live(disk, bus).await?,
+        Some(bus) => live(disk, bus, rules).await?,
     };
     observed.hostnames = hostnames(disk)?;
+    observed.set_elsewhere = set_elsewhere(disk)?;
     observed.strangers = strangers(disk, &observed);
     Ok(observed)
 }
 
-async fn live(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
+/// The switches that files of others set to anything but nothing (sysctl.d(5)).
+fn set_elsewhere(disk: &Disk) -> Result<BTreeSet<String>, sys::Error> {
+    let mut texts: Vec<String> = disk.read(Path::new("/etc/sysctl.conf"))?.into_iter().collect();
+    for folder in ["/etc/sysctl.d", "/run/sysctl.d", "/usr/lib/sysctl.d"] {
+        texts.extend(disk.folder(Path::new(folder), |name| name.ends_with(".conf"))?.into_values());
+    }
+    let theirs = texts.iter().filter(|text| Origin::of(text) == Origin::Foreign);
+    let lines = theirs.flat_map(|text| text.lines()).filter_map(|line| line.split_once('='));
+    let set = lines.filter(|(_, value)| value.trim() != "0");
+    Ok(set.map(|(key, _)| key.trim().trim_start_matches('-').replace('.', "/")).collect())
+}
+
+async fn live(disk: &Disk, bus: &Bus, rules: bool) -> Result<Observed, sys::Error> {
+    let table = async { if rules { nft::list().await } else { Ok(Listing::Unknown) } };
     let (networkd, machines, images, units, systemd, net, nftables, table, files) = tokio::join!(
         bus.networkd_answers(),
         bus.machines(),
@@ -47,7 +74,7 @@ async fn live(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
         bus.systemd_version(),
         network(),
         nft::look(),
-        nft::list(),
+        table,
         files(disk),
     );
     networkd?;

@@ -49,6 +49,8 @@ pub struct Observed {
     pub sysctls: BTreeMap<String, String>,
     /// Trees whose guests read no file of networkd's as they are, those of others too.
     pub strangers: BTreeMap<String, Stranger>,
+    /// Switches that other files of sysctl.d(5) set, too.
+    pub set_elsewhere: BTreeSet<String>,
     /// The host's names for itself.
     pub hostnames: BTreeSet<String>,
     /// What machines' mounts need of the host's files, and is not there.

@@ -663,6 +663,9 @@ pictures! {
         "set web limits.memory=2G",
         "set web limits.memory=2G",
         "set web limits.memory=",
+        "set web environment.PORT=8080 description=2026",
+        "set web autostart=no",
+        "set web network.mode=bridge network.bridge=vbr0",
         "set web description=mine \"open=['tcp/22']\"";
     set_refused: house(),
         "set web memory",
@@ -691,7 +694,8 @@ pictures! {
         "init --pool 2001:db8:b::/56 --uplink wan0 --renumber --yes";
     bridge_listed: house().done("bridge create vbr1 --uplink enp7s0 --vlan 20"), "bridge list", "bridge list --json";
     bridge_none: BARE, "bridge list", "bridge remove vbr0";
-    bridge_removed: house(),
+    bridge_removed_from_the_only_file: house().done("attach buildbot --routed"), "bridge remove vbr0 --yes";
+    bridge_removed: house().file("etc/systemd/network/20-lan.network", "[Match]\nName=enp*\n[Network]\nDHCP=yes\n"),
         "bridge remove vbr0 --yes",
         "attach buildbot --routed",
         "bridge remove vbr0",

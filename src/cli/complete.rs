@@ -152,7 +152,9 @@ fn here(word: &str) -> Candidates {
     let (folder, start) = folder_and_start(word);
     let found = crate::sys::entries(Path::new(if folder.is_empty() { "." } else { folder }));
     let fitting = found.into_iter().filter(|(name, _)| name.starts_with(start));
-    all(fitting.map(|(name, is_folder)| format!("{folder}{name}{}", if is_folder { "/" } else { "" })))
+    let paths =
+        fitting.map(|(name, is_folder)| format!("{folder}{name}{}", if is_folder { "/" } else { "" }));
+    all(paths.filter(|path| is_plain(path)))
 }
 
 /// What a machine's tree has; what is mounted in a machine that runs is not seen.
@@ -162,7 +164,27 @@ fn within(name: &str, path: &str) -> Vec<String> {
     };
     let (folder, start) = folder_and_start(path);
     let fitting = tree.entries(folder).into_iter().filter(|(name, _)| name.starts_with(start));
-    // What a shell would obey, or nobody see, is typed by hand.
-    let plain = fitting.filter(|(name, _)| name.chars().all(|c| c.is_alphanumeric() || "-_.+@,".contains(c)));
-    plain.map(|(name, is_folder)| format!("{folder}{name}{}", if is_folder { "/" } else { "" })).collect()
+    let paths =
+        fitting.map(|(name, is_folder)| format!("{folder}{name}{}", if is_folder { "/" } else { "" }));
+    paths.filter(|path| is_plain(path)).collect()
+}
+
+/// What a shell would obey, or nobody see, is typed by hand: a shell puts it on the line as it is.
+fn is_plain(path: &str) -> bool {
+    path.chars().all(|c| c.is_alphanumeric() || "-_.+@,/".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_shell_obeys_is_proposed() {
+        assert!(is_plain("./srv/world-1.20_b.tar") && is_plain("über/x"));
+        for path in
+            ["k$(touch x)", "a b", "`x`", "a;b", "a*", "~x", "a\\b", "a\u{202e}b", "'", "\"", "!x", "{a,b}"]
+        {
+            assert!(!is_plain(path), "{path}");
+        }
+    }
 }

@@ -177,7 +177,11 @@ impl Session {
         state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
         let host = Session::take(global, about).await?;
-        let observed = observe::host(&host.disk, host.bus.as_ref()).await?;
+        let (disk, bus) = (&host.disk, host.bus.as_ref());
+        let observed = match about {
+            About::Everybody => observe::host(disk, bus).await?,
+            About::Nobody | About::Those(_) => observe::host_but_rules(disk, bus).await?,
+        };
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         Ok(host.known(observed, spec, state))
     }
@@ -259,7 +263,8 @@ impl Session {
         let named = |name: &MachineName| match &wanted.scope {
             Scope::Machine(one) => name == one,
             Scope::Renamed(old, new) => name == old || name == new,
-            Scope::All | Scope::Records | Scope::Host | Scope::Bridge(_) => false,
+            Scope::All => true,
+            Scope::Records | Scope::Host | Scope::Bridge(_) => false,
         };
         let held = self.held(named);
         if held.is_empty() { Ok(plan(wanted, &self.observed)?) } else { Err(held.into()) }

@@ -1,7 +1,7 @@
 //! The desired state, edited: a verb says what is to be otherwise, and the files that say so, what
 //! they mean, the leases and all else follow. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{NewImage, Refusal, Scope, Wanted, guests, kept_beside, settle_those};
@@ -35,14 +35,12 @@ pub struct Change<'o> {
     wanted: Wanted,
     /// Where a new guest will be, as far as that is known already.
     chosen: Option<(MachineName, Option<u64>)>,
-    /// Machines that have nothing on this host for now.
-    parked: BTreeSet<MachineName>,
 }
 
 impl<'o> Change<'o> {
     pub fn of(before: &'o Spec, state: &State, observed: &'o Observed, scope: Scope) -> Change<'o> {
         let wanted = Wanted::new(Spec::default(), state.clone(), scope);
-        Change { observed, before, wanted, chosen: None, parked: BTreeSet::new() }
+        Change { observed, before, wanted, chosen: None }
     }
 
     /// The text of a file of the user's, as it is to be by now.
@@ -178,14 +176,15 @@ impl<'o> Change<'o> {
     /// Their definitions, trees and leases stay, and nothing else of them.
     #[must_use]
     pub fn park<'n>(mut self, names: impl IntoIterator<Item = &'n MachineName>) -> Self {
-        self.parked.extend(names.into_iter().cloned());
+        self.wanted.parked.extend(names.into_iter().cloned());
         self
     }
 
     /// Machines get subnets of another pool, where that has them those of the same number.
     #[must_use]
     pub fn renumber(mut self, from: Option<Pool>, to: Pool) -> Self {
-        self.wanted.leases = self.wanted.leases.renumbered(from, to);
+        let own = super::v6(self.before.own_addresses.iter().copied()).collect();
+        self.wanted.leases = self.wanted.leases.renumbered(from, to, &own);
         self
     }
 
@@ -214,10 +213,10 @@ impl<'o> Change<'o> {
         {
             machine.network.choose(*host_part);
         }
-        spec.machines.retain(|name, _| !self.parked.contains(name));
         let wanted = self.wanted;
+        spec.machines.retain(|name, _| !wanted.parked.contains(name));
         let takes = |name: &MachineName| {
-            wanted.scope.holds(&Owner::Machine(name.clone())) && !self.parked.contains(name)
+            wanted.scope.holds(&Owner::Machine(name.clone())) && !wanted.parked.contains(name)
         };
         let (leases, refusals) = settle_those(&spec, wanted.leases.clone(), takes);
         if !refusals.is_empty() {

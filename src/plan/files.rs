@@ -52,7 +52,8 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> (Vec<FileChange>, Vec<Re
             continue;
         }
         // What stood in the place of a file of ours before: its owner gets it back.
-        let before = || observed.file(&kept_beside(&path)).map(str::to_owned);
+        let parked = file.machine().is_some_and(|name| wanted.parked.contains(&name));
+        let before = || observed.file(&kept_beside(&path)).filter(|_| !parked).map(str::to_owned);
         let new = new.map(|file| file.text.clone()).or_else(before);
         changes.push(FileChange { file, old: old.map(str::to_owned), new });
     }
@@ -198,7 +199,9 @@ fn claims(wanted: &Wanted, observed: &Observed) -> Vec<(PathBuf, Option<String>)
         if let Some((_, new)) = renamed.filter(|(from, _)| *from == name && is_ours) {
             claims.push((ManagedFile::Claim(new.clone()).path(), Some(text.clone())));
         }
-        let known = wanted.spec.machines.contains_key(&name) || wanted.spec.broken.contains_key(&name);
+        let known = wanted.spec.machines.contains_key(&name)
+            || wanted.spec.broken.contains_key(&name)
+            || wanted.parked.contains(&name);
         if !known || !is_ours {
             claims.push((path.clone(), None));
         }

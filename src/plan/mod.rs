@@ -74,6 +74,8 @@ pub struct Wanted {
     pub start: BTreeSet<MachineName>,
     /// Files of others that the user agreed to replace.
     pub take_over: BTreeSet<PathBuf>,
+    /// Machines that have nothing on this host for now but their definitions, trees and leases.
+    pub parked: BTreeSet<MachineName>,
     /// Machines that stay as they are, whatever the scope.
     pub left_out: BTreeSet<MachineName>,
 }

@@ -7,7 +7,7 @@ use super::files::{self, FileChange, kept_beside};
 use super::{NewImage, Stale, Step, Wanted, machines, unreachable, vlans};
 use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
-use crate::observed::{Nftables, Observed};
+use crate::observed::{FORWARDING, Nftables, Observed};
 
 /// The order matters: the lease is on disk before anything uses it, a machine
 /// is stopped before its files change, everybody has read the files before a
@@ -195,11 +195,17 @@ fn switches_back(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -
     let file = changes.iter().find(|change| change.file == ManagedFile::Sysctl);
     let Some(before) = file.and_then(|change| change.old.as_deref()) else { return Vec::new() };
     let stay: BTreeMap<String, u32> = emit::switches(&wanted.spec.host).into_iter().collect();
-    let back =
-        emit::switches_of(before).filter(|(key, _)| !stay.contains_key(*key)).filter_map(|(key, ours)| {
-            let old = observed.sysctls.get(key).filter(|now| *now == ours)?.clone();
-            Some(Step::Switch { key: key.to_owned(), old, new: emit::kernels_own(key)?.to_string() })
-        });
+    // While the host forwards, the kernel would drop the uplink's router advertisements.
+    let forwards = stay.contains_key(FORWARDING) || observed.set_elsewhere.contains(FORWARDING);
+    let bound = |key: &str| {
+        stay.contains_key(key)
+            || observed.set_elsewhere.contains(key)
+            || (forwards && key.ends_with("/accept_ra"))
+    };
+    let back = emit::switches_of(before).filter(|(key, _)| !bound(key)).filter_map(|(key, ours)| {
+        let old = observed.sysctls.get(key).filter(|now| *now == ours)?.clone();
+        Some(Step::Switch { key: key.to_owned(), old, new: emit::kernels_own(key)?.to_string() })
+    });
     let mut back: Vec<Step> = back.collect();
     back.reverse();
     back

@@ -198,23 +198,39 @@ impl Leases {
         }
     }
 
-    /// The same machines in another pool: where that has it, each with the subnet of the same number, the
-    /// others without one. What rests of the old pool is forgotten.
+    /// The same machines in another pool: what is of it stays; of others, where both pools are of one kind,
+    /// each gets the subnet of the same number if that is free, and else none yet. What rests of the old
+    /// pool is forgotten. `own` are addresses of the host and of its routers.
     #[must_use]
-    pub fn renumbered(&self, from: Option<Pool>, to: Pool) -> Leases {
+    pub fn renumbered(&self, from: Option<Pool>, to: Pool, own: &BTreeSet<Ipv6Addr>) -> Leases {
         const LOOKED_AT: u64 = 1 << 16;
         let stays = |lease: Lease| to.contains(lease);
         let fixed = from.and_then(Pool::fixed);
         let first = fixed.map_or(0, Prefix::first);
         let all = (first..first + LOOKED_AT).filter_map(|number| Some((fixed?.lease(number)?, number)));
         let numbers: BTreeMap<Lease, u64> = all.collect();
+        let alike = from.is_some_and(|from| from.is_single() == to.is_single());
         let moved = |lease: Lease| {
-            let number = lease.number().map(u64::from).or_else(|| numbers.get(&lease).copied());
-            if stays(lease) { Some(lease) } else { to.lease(number?).filter(|lease| stays(*lease)) }
+            let number = lease.number().map(u64::from).or_else(|| numbers.get(&lease).copied())?;
+            to.lease(number).filter(|lease| alike && number >= to.first() && stays(*lease))
         };
-        let held = self.held.iter().filter_map(|(name, lease)| Some((name.clone(), moved(*lease)?)));
-        let resting = self.resting.iter().filter(|rested| stays(rested.lease)).cloned().collect();
-        Leases::new(held.collect(), resting).unwrap_or_default()
+        let (stay, go): (Vec<_>, Vec<_>) = self.held.iter().partition(|(_, lease)| stays(**lease));
+        let mut leases = Leases { reserved: own.clone(), ..Leases::default() };
+        for (name, lease) in stay {
+            leases.used.insert(lease.range());
+            leases.held.insert(name.clone(), *lease);
+        }
+        for rested in self.resting.iter().filter(|rested| stays(rested.lease)) {
+            leases.used.insert(rested.lease.range());
+            leases.resting.push(rested.clone());
+        }
+        for (name, lease) in go {
+            let free = moved(*lease).filter(|lease| !leases.is_reserved(to, *lease));
+            if let Some(lease) = free.filter(|lease| leases.used.insert(lease.range())) {
+                leases.held.insert(name.clone(), lease);
+            }
+        }
+        leases
     }
 
     /// Gives what one machine holds to another, which is the same under a new name.
@@ -269,6 +285,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn in_another_pool_nobody_gets_what_is_anothers() {
+        let mut leases = Leases::default();
+        let old = pool("2001:db8:a::/48");
+        for (machine, pin) in [("a", "1"), ("b", "2"), ("c", "53"), ("d", "f00a")] {
+            let pin: Lease = format!("2001:db8:a:{pin}::/64").parse().unwrap();
+            leases.lease(old, &name(machine), Some(pin)).unwrap();
+        }
+        let same = leases.renumbered(Some(old), pool("2001:db8:b::/48"), &BTreeSet::new());
+        assert_eq!(same.get(&name("c")).unwrap().to_string(), "2001:db8:b:53::/64");
+        // The host's and its router's are nobody's, whatever number a machine had.
+        let single = leases.renumbered(Some(old), pool("2001:db8:b::/64"), &BTreeSet::new());
+        assert!(single.held().is_empty());
+        // What is of the new pool stays, and nobody else gets it, or what rests there.
+        let rests = Resting { lease: "2001:db8:a:f001::/64".parse().unwrap(), machine: None };
+        leases.used.insert(rests.lease.range());
+        leases.resting.push(rests);
+        let part = leases.renumbered(Some(old), pool("2001:db8:a:f000::/52"), &BTreeSet::new());
+        assert_eq!(part.get(&name("d")), leases.get(&name("d")));
+        assert_eq!((part.get(&name("a")), part.resting().len()), (None, 1));
+        assert_eq!(part.get(&name("b")).unwrap().to_string(), "2001:db8:a:f002::/64");
+        let own = BTreeSet::from(["2001:db8:b:2::1".parse().unwrap()]);
+        assert_eq!(leases.renumbered(Some(old), pool("2001:db8:b::/48"), &own).get(&name("b")), None);
+    }
 
     fn name(text: &str) -> MachineName {
         text.parse().unwrap()

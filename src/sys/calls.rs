@@ -6,12 +6,20 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+/// Whether standard error is the journal: what is inherited may be of another (systemd.exec(5)).
+fn is_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let here =
+        nix::sys::stat::fstat(std::io::stderr()).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    here.is_ok_and(|here| here == said)
+}
+
 /// Shows each call from now on: on standard error, or, where that is the journal (systemd.exec(5),
 /// `$JOURNAL_STREAM`), there, with fields of its own: SERVICE, CALL, MICROSECONDS.
 pub fn show() {
     // What libraries say of themselves is nobody's business.
     let ours = Targets::new().with_target("nsctl", Level::DEBUG);
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let journal = is_journal().then(tracing_journald::layer).and_then(Result::ok);
     // A second time, in a test, is no harm.
     let _ = match journal {
         Some(journal) => {

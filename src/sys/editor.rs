@@ -37,12 +37,11 @@ impl Draft {
         std::fs::read_to_string(self.0.path())
     }
 
-    /// Leaves it where it is.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn keep(self) -> std::io::Result<PathBuf> {
-        Ok(self.0.into_temp_path().keep()?)
+    /// Leaves it where it is, if it is not what it was; where that is.
+    pub fn keep_unless(self, before: &str) -> Option<PathBuf> {
+        let path = self.0.into_temp_path();
+        let same = std::fs::read(&path).is_ok_and(|bytes| bytes == before.as_bytes());
+        if same { None } else { path.keep().ok() }
     }
 }
 

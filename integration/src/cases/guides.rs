@@ -1,11 +1,12 @@
 //! What the guides say that one types, typed, and what they say that comes of it, seen.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::demo::settled;
-use crate::lab::Lab;
+use crate::lab::{Lab, until};
 use crate::must;
 
 const VPS: &str = include_str!("../../../docs/guides/vps-48.md");
@@ -17,6 +18,8 @@ const HOST: &str =
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh(HOST)?;
+    let routed = || Ok(lab.sh("ip -6 route show default")?.contains("dev wan0"));
+    until(Duration::from_secs(20), "the host has a router", routed)?;
     // What `doctor --probe` waits for.
     let mut ping = lab.router.command(&["ping", "-6", "-i0.2", "2001:db8:a::1"]);
     let mut ping = ping.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -50,6 +50,7 @@ pub async fn run(global: &Global, args: Deinit) -> Result<u8, Fault> {
     let wanted = change.settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();
+    plan.notes.iter().for_each(|note| session.report.note(note));
     err!("{}", whole(&plan));
     let running: Vec<_> = routed.iter().filter(|name| session.observed.is_running(name)).collect();
     let stops =

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::wireguard::{self, Asked};
 use super::{proposal, upstream};
@@ -129,7 +129,8 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let wireguard = args.wireguard.as_deref().map(wireguard::read).transpose()?;
     let uplink = args.uplink.or(args.delegated).map(|word| argument(&word)).transpose()?;
     let uplink: Option<IfName> = uplink;
-    let session = Session::begin(global, About::Nobody).await?;
+    let about = if args.renumber { About::Everybody } else { About::Nobody };
+    let session = Session::begin(global, about).await?;
     let mut held = session.state.leases.held().iter();
     if let Some((name, lease)) = held.find(|(_, lease)| !pool.contains(**lease)).filter(|_| !args.renumber) {
         return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}")).hint(
@@ -164,13 +165,16 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let stays = host.uplink.as_ref().and_then(Uplink::wireguard).is_some();
     let keys = wireguard.as_ref().map(Asked::keys).or((!stays).then(BTreeMap::new));
     let wanted = keys.iter().fold(change, |change, keys| change.keys(keys)).settle()?;
+    let plan = session.plan(&wanted)?;
     if args.renumber {
-        let plan = session.plan(&wanted)?;
+        tell_rules(&session, pool);
         session.progress.end();
         text::err!("{}", brief(&plan));
         text::agree(args.yes, "Machines get other addresses, and those that run restart. Go on?")?;
+    } else {
+        plan.notes.iter().for_each(|note| session.note(note));
     }
-    session.carry_out(&wanted).await?;
+    session.perform(&plan).await?;
     for path in keys.iter().flat_map(BTreeMap::keys) {
         session.disk.narrow(path, 0o640).map_err(sys::Error::from)?;
     }
@@ -193,6 +197,19 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         );
     }
     Ok(0)
+}
+
+/// Rules that let in who had addresses of the pool that goes: they are its owner's to change.
+fn tell_rules(session: &Session, pool: Pool) {
+    let Some(old) = session.spec.host.prefix.filter(|old| Pool::Fixed(*old) != pool) else { return };
+    for (name, machine) in &session.spec.machines {
+        let inside = |from: &IpNet| matches!(from, IpNet::V6(from) if old.net().contains(from));
+        for port in machine.open.iter().filter(|port| port.from.as_ref().is_some_and(inside)) {
+            session.note(format!(
+                "'{name}' still lets in {port}, which is of the old pool: `nsctl close {name} …`"
+            ));
+        }
+    }
 }
 
 /// What of the host stands in machines' files.

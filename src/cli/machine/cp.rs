@@ -64,7 +64,7 @@ pub async fn run(global: &Global, args: Cp) -> Result<u8, Fault> {
     let bus = live_bus(global, "files are copied").await?;
     match (End::parse(&args.from)?, End::parse(&args.to)?) {
         (End::Here(from), End::Inside(name, to)) => inwards(global, &bus, &args, &from, &name, to).await,
-        (End::Inside(name, from), End::Here(to)) => outwards(&bus, args, &name, from, &to).await,
+        (End::Inside(name, from), End::Here(to)) => outwards(global, &bus, args, &name, from, &to).await,
         _ => Err(Fault::wrong("one of the two is a path in a machine, and one is here")
             .hint("`nsctl cp web:/etc/hosts .`, or `nsctl cp key web:/root/`")),
     }
@@ -104,6 +104,10 @@ async fn into_tree(
     to: &Path,
 ) -> Result<u8, Fault> {
     let session = Session::begin_to_stop(global).await?;
+    // Another nsctl may have started it meanwhile: what lies below its mounts is seen by nobody.
+    if session.observed.is_running(name) {
+        return Err(Fault::new(format!("'{name}' has been started meanwhile")).hint("try it again"));
+    }
     let tree = at_rest(bus, name).await?;
     let shown = format!("{name}:{}", to.display());
     let place = Target::within(&tree, to, from.file_name().unwrap_or(name.as_str().as_ref()), &shown)?;
@@ -112,10 +116,16 @@ async fn into_tree(
     let terms = Terms { links: true, force: args.force, limit: args.max_size, owner, stop: stop.clone() };
     let left_out = carried(Inside::here()?, from.to_owned(), args.from.clone(), place, terms, stop).await?;
     drop(session);
-    if !left_out.is_empty() {
-        text::err!("note: left out: {left_out}");
-    }
+    tell(global, &left_out);
     Ok(0)
+}
+
+fn tell(global: &Global, left_out: &LeftOut) {
+    if !left_out.is_empty() {
+        let note = format!("left out: {left_out}");
+        global.report.note(&note);
+        text::err!("note: {note}");
+    }
 }
 
 /// machined copies in the machine's own view: whatever stands there leads nowhere else.
@@ -149,7 +159,14 @@ async fn inwards(
     Ok(0)
 }
 
-async fn outwards(bus: &Bus, args: Cp, name: &MachineName, from: PathBuf, to: &str) -> Result<u8, Fault> {
+async fn outwards(
+    global: &Global,
+    bus: &Bus,
+    args: Cp,
+    name: &MachineName,
+    from: PathBuf,
+    to: &str,
+) -> Result<u8, Fault> {
     let own = from.file_name().unwrap_or(name.as_str().as_ref());
     let place = Target::of(to, own)?;
     let inside = inside(bus, name).await?;
@@ -157,9 +174,7 @@ async fn outwards(bus: &Bus, args: Cp, name: &MachineName, from: PathBuf, to: &s
     let terms =
         Terms { links: args.links, force: args.force, limit: args.max_size, owner: None, stop: stop.clone() };
     let left_out = carried(inside, from, args.from, place, terms, stop).await?;
-    if !left_out.is_empty() {
-        text::err!("note: left out: {left_out}");
-    }
+    tell(global, &left_out);
     Ok(0)
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::fault::argument;
-use crate::cli::planned::{brief, whole};
+use crate::cli::planned::whole;
 use crate::cli::session::{About, Session, must_be_root};
 use crate::cli::text::{self, err};
 use crate::cli::{Fault, Global};
@@ -60,16 +60,18 @@ pub async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
             Fault::wrong(format!("'{}' is no setting", word.escape_debug()))
                 .hint("write it as KEY=VALUE, such as limits.memory=2G")
         })?;
-        text = text_of::set(&text, key.trim(), value.trim())?;
+        text = set_one(&name, &text, key.trim(), value.trim())?;
     }
+    must_be_read(&name, &text, &args.settings)?;
     if text == before {
         session.say(format!("{name} is set so already"));
         return Ok(0);
     }
     let plan = planned(&session, &name, text)?;
+    plan.notes.iter().for_each(|note| session.note(note));
     if restarts(&plan) {
         session.progress.end();
-        err!("{}", brief(&plan));
+        err!("{}", plan.summary());
         text::agree(args.yes, &format!("This restarts {name}. Go on?"))?;
     }
     session.perform(&plan).await?;
@@ -79,6 +81,26 @@ pub async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
         .map(|word| word.strip_suffix('=').map_or(word.clone(), |key| format!("no {key}")));
     session.say(format!("{name} has now {}", told.collect::<Vec<_>>().join(", ")));
     Ok(0)
+}
+
+/// A value is one of TOML, or, where the definition could not be read with that, a plain text.
+fn set_one(name: &MachineName, text: &str, key: &str, value: &str) -> Result<String, Fault> {
+    let typed = text_of::set(text, key, value)?;
+    let quoted = text_of::set(text, key, &toml::Value::from(value).to_string())?;
+    let is_read = |text: &str| MachineSpec::parse(&definition_path(name), text).is_ok();
+    Ok(if !is_read(&typed) && !value.is_empty() && is_read(&quoted) { quoted } else { typed })
+}
+
+/// Whether all of them together make a definition.
+fn must_be_read(name: &MachineName, text: &str, settings: &[String]) -> Result<(), Fault> {
+    let Err(problems) = MachineSpec::parse(&definition_path(name), text) else { return Ok(()) };
+    let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let key = settings.first().and_then(|word| word.split('=').next()).unwrap_or_default();
+    Err(Fault::new(format!(
+        "with {} the definition of '{name}' could not be read: {why}",
+        settings.join(", ")
+    ))
+    .hint(format!("nothing was changed; `nsctl explain {key}` tells what it takes")))
 }
 
 pub async fn edit(global: &Global, args: Edit) -> Result<u8, Fault> {
@@ -92,11 +114,14 @@ pub async fn edit(global: &Global, args: Edit) -> Result<u8, Fault> {
     })?;
     let draft = Draft::new(name.as_str(), &before)?;
     let text = loop {
-        let text = draft.edit()?;
+        let text = match draft.edit() {
+            Ok(text) => text,
+            Err(error) => return Err(kept(draft, &before, error.into())),
+        };
         let Err(problems) = MachineSpec::parse(&path, &text) else { break text };
         Fault::from(Problems(problems)).print();
         if let Err(fault) = text::agree(false, "Edit it again?") {
-            return Err(fault.hint(format!("what you wrote is in {}", draft.keep()?.display())));
+            return Err(kept(draft, &before, fault));
         }
     };
     if text == before {
@@ -105,7 +130,15 @@ pub async fn edit(global: &Global, args: Edit) -> Result<u8, Fault> {
     }
     match carry_out(global, &name, &before, text, args.yes).await {
         Ok(()) => Ok(0),
-        Err(fault) => Err(fault.hint(format!("what you wrote is in {}", draft.keep()?.display()))),
+        Err(fault) => Err(kept(draft, &before, fault)),
+    }
+}
+
+/// What was written is not lost by what went wrong.
+fn kept(draft: Draft, before: &str, fault: Fault) -> Fault {
+    match draft.keep_unless(before) {
+        Some(path) => fault.hint(format!("what you wrote is in {}", path.display())),
+        None => fault,
     }
 }
 
@@ -123,6 +156,7 @@ async fn carry_out(
     }
     let plan = planned(&session, name, text)?;
     session.progress.end();
+    plan.notes.iter().for_each(|note| session.report.note(note));
     err!("{}", whole(&plan));
     text::agree(yes, "Do that?")?;
     session.perform(&plan).await?;

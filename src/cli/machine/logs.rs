@@ -34,8 +34,8 @@ pub struct Logs {
     /// Only what is not newer
     #[arg(long, short = 'U', value_name = "TIME")]
     until: Option<String>,
-    /// Only of this boot of the machine: 0 for the last one, -1 for the one before
-    #[arg(long, short, value_name = "BOOT", num_args = 0..=1, default_missing_value = "0", allow_hyphen_values = true)]
+    /// Only of this boot of the machine: the last one, or --boot=-1 for the one before
+    #[arg(long, short, value_name = "BOOT", num_args = 0..=1, default_missing_value = "0", require_equals = true)]
     boot: Option<String>,
 }
 
@@ -59,17 +59,18 @@ pub async fn run(global: &Global, args: Logs) -> Result<u8, Fault> {
         format!("--unit={}", name.unit())
     };
     let of_console = whose.starts_with("--unit=");
-    if of_console && !args.unit.is_empty() {
-        return Err(Fault::new(format!("'{name}' keeps no journal in which units could be told apart"))
-            .hint("leave --unit away: what its console said is shown"));
+    if of_console && (!args.unit.is_empty() || args.boot.is_some()) {
+        return Err(Fault::new(format!(
+            "'{name}' keeps no journal in which units and boots could be told apart"
+        ))
+        .hint("leave --unit and --boot away: what its console said is shown"));
     }
     let mut words = vec!["--no-pager".to_owned(), format!("--lines={}", args.lines), whose];
     words.extend(args.follow.then(|| "--follow".to_owned()));
     words.extend(args.unit.iter().map(|unit| format!("--unit={unit}")));
     words.extend(args.since.map(|time| format!("--since={time}")));
     words.extend(args.until.map(|time| format!("--until={time}")));
-    // Boots are counted in the machine's own journal; its console is the host's.
-    words.extend(args.boot.filter(|_| !of_console).map(|boot| format!("--boot={boot}")));
+    words.extend(args.boot.map(|boot| format!("--boot={boot}")));
     words.extend(global.json.then(|| "--output=json".to_owned()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     global.report.streams();

@@ -81,7 +81,9 @@ pub async fn kill(global: &Global, args: Kill) -> Result<u8, Fault> {
         }
     }
     if let Some(bus) = &session.bus {
-        bus.signal(&names, signal).await?;
+        for name in &names {
+            bus.send_signal(name, signal).await?;
+        }
     }
     names.iter().for_each(|name| session.say(format!("{name} has been sent the signal {signal}")));
     Ok(0)

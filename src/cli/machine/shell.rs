@@ -54,6 +54,10 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
     let bus = live_bus(global, "a shell is opened").await?;
     let Shell { name, all, user, mut command } = args;
     let names = match name {
+        None if all => {
+            return Err(Fault::wrong("a terminal is in one machine at a time")
+                .hint("name a command, which runs in each: `nsctl shell --all uptime`"));
+        }
         Some(first) if all => {
             command.insert(0, first);
             running(global, &bus).await?
@@ -64,19 +68,20 @@ pub async fn run(global: &Global, args: Shell) -> Result<u8, Fault> {
         }
     };
     if let [name] = names.as_slice() {
-        return open(global, &bus, name, &user, command).await;
+        return open(global, &bus, name, &user, command, &mut stdin()).await;
     }
     if command.is_empty() {
         return Err(Fault::wrong("a terminal is in one machine at a time")
             .hint("name a command, which runs in each: `nsctl shell --all uptime`"));
     }
-    let mut worst = 0;
+    let (mut worst, mut pieces) = (0, stdin());
     for name in &names {
         err!("{name}:");
-        let status = open(global, &bus, name, &user, command.clone()).await.unwrap_or_else(|fault| {
-            fault.print();
-            1
-        });
+        let status =
+            open(global, &bus, name, &user, command.clone(), &mut pieces).await.unwrap_or_else(|fault| {
+                global.report.fault(&fault);
+                1
+            });
         worst = worst.max(status);
     }
     Ok(worst)
@@ -105,6 +110,7 @@ async fn open(
     name: &MachineName,
     user: &str,
     command: Vec<String>,
+    pieces: &mut Pieces,
 ) -> Result<u8, Fault> {
     if bus.leader(name).await?.is_none() {
         return Err(not_running(bus, name).await?);
@@ -124,10 +130,13 @@ async fn open(
     global.report.streams();
     pty.fit();
     let raw = person.then(Raw::begin).transpose()?;
-    let status = forward(&pty, ExecStream::new(token), name).await;
+    let status = forward(&pty, ExecStream::new(token), name, pieces).await;
     drop(raw);
     status?.ok_or_else(|| Fault::new(format!("the connection to '{name}' ended before the command did")))
 }
+
+/// What is typed, or comes through a pipe: of one reader, whichever machine it is for.
+type Pieces = tokio::sync::mpsc::Receiver<Vec<u8>>;
 
 /// What is on its way in.
 #[derive(Default)]
@@ -154,7 +163,12 @@ impl Input {
 }
 
 /// Hands everything on, both ways, until the command ends.
-async fn forward(pty: &Pty, mut stream: ExecStream, name: &MachineName) -> Result<Option<u8>, Fault> {
+async fn forward(
+    pty: &Pty,
+    mut stream: ExecStream,
+    name: &MachineName,
+    pieces: &mut Pieces,
+) -> Result<Option<u8>, Fault> {
     let deaf = |_| {
         Fault::new(format!("'{name}' started no shell within {} s", BEGIN_TIME.as_secs()))
             .hint(format!("`nsctl logs {name}` may tell why"))
@@ -165,7 +179,6 @@ async fn forward(pty: &Pty, mut stream: ExecStream, name: &MachineName) -> Resul
     if status.is_some() {
         return Ok(status);
     }
-    let mut pieces = stdin();
     let mut resized = signal(SignalKind::window_change())?;
     let mut again = tokio::time::interval(END_AGAIN);
     let mut buffer = [0; 4096];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -11,6 +12,8 @@ use crate::cli::fault::argument;
 use crate::cli::planned::brief;
 use crate::cli::session::{About, Session, bus};
 use crate::cli::{Fault, Global, text};
+use crate::emit::Origin;
+use crate::emit::ini::Ini;
 use crate::name::{IfName, MachineName};
 use crate::observe;
 use crate::observed::{Address, Observed};
@@ -146,15 +149,61 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
         return Err(Fault::new(format!("machines are on {name}: {}", few(&on_it)))
             .hint("`nsctl attach NAME --routed`, or to another bridge, or `nsctl remove NAME`, first"));
     }
+    must_be_left_by_others(&session, &name, &bridge)?;
+    must_have_a_file(&session, &bridge)?;
     let wanted = session.change(Scope::Bridge(name.clone())).host(&host)?.settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();
+    plan.notes.iter().for_each(|note| session.report.note(note));
     text::err!("{}", brief(&plan));
     let uplink = &bridge.uplink;
-    text::agree(args.yes, &format!("This host's addresses go from {name} back to {uplink}. Go on?"))?;
+    text::agree(
+        args.yes,
+        &format!("This host has its addresses on {uplink} then, as its own files say. Go on?"),
+    )?;
     session.perform(&plan).await?;
     session.say(format!("{name} is gone; {uplink} is an interface of its own again"));
     Ok(0)
+}
+
+/// Nobody but its uplink is a port of it: machines of others, virtual machines.
+fn must_be_left_by_others(session: &Session, name: &IfName, bridge: &BridgeSpec) -> Result<(), Fault> {
+    let observed = &session.observed;
+    let Some(link) = observed.link(name.as_str()) else { return Ok(()) };
+    let ports = observed.links.iter().filter(|port| port.master == Some(link.index));
+    let others: Vec<&str> =
+        ports.map(|port| port.name.as_str()).filter(|port| *port != bridge.uplink.as_str()).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::new(format!("others are ports of {name}: {}", few(&others)))
+        .hint(format!("take them off it first: `ip link show master {name}` lists them")))
+}
+
+/// What sets the uplink up when it is no port any more: without that, this host would have no address there.
+fn must_have_a_file(session: &Session, bridge: &BridgeSpec) -> Result<(), Fault> {
+    let uplink = bridge.uplink.as_str();
+    let is_for_it = |text: &String| {
+        let ini = Ini::parse(text);
+        let names = ini.get("Match", "Name").unwrap_or_default().to_owned();
+        let fits = |word: &str| glob::Pattern::new(word).is_ok_and(|pattern| pattern.matches(uplink));
+        Origin::of(text) == Origin::Foreign && names.split_whitespace().any(fits)
+    };
+    for folder in ["/etc/systemd/network", "/run/systemd/network", "/usr/lib/systemd/network"] {
+        let files = session.disk.folder(Path::new(folder), |name| name.ends_with(".network"))?;
+        if files.values().any(is_for_it) {
+            return Ok(());
+        }
+    }
+    let file = format!("/etc/systemd/network/20-{uplink}.network");
+    let how = match bridge.address.first() {
+        Some(address) => format!("[Match] Name={uplink} [Network] Address={address} and its Gateway="),
+        None => format!("[Match] Name={uplink} [Network] DHCP=yes"),
+    };
+    Err(Fault::new(format!(
+        "no file of networkd's is for {uplink}: without its bridge this host would have no address there"
+    ))
+    .hint(format!("give it one first, {file}: {how}")))
 }
 
 async fn create(global: &Global, args: Create) -> Result<u8, Fault> {
@@ -186,6 +235,7 @@ async fn create(global: &Global, args: Create) -> Result<u8, Fault> {
     let plan = session.plan(&wanted)?;
     for note in &plan.notes {
         session.progress.end();
+        session.report.note(note);
         text::err!("note: {}", text::sanitize(note));
     }
     text::agree(args.yes || plan.notes.is_empty(), "Go on?")?;

@@ -75,14 +75,22 @@ impl Bus {
     /// When machined does not answer; that a machine does not run is no error.
     pub async fn signal(&self, machines: &[MachineName], signal: i32) -> Result<(), BusError> {
         for name in machines {
-            let doing = format!("cannot send a signal to '{name}'");
-            let send = async |m: &Proxy| m.kill_machine(name.to_string(), "leader".into(), signal).await;
-            match self.machined.ask(doing, send).await {
+            match self.send_signal(name, signal).await {
                 Ok(()) | Err(BusError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// The same to one that runs.
+    ///
+    /// # Errors
+    /// When machined does not answer, or refuses.
+    pub async fn send_signal(&self, name: &MachineName, signal: i32) -> Result<(), BusError> {
+        let doing = format!("cannot send a signal to '{name}'");
+        let send = async |m: &Proxy| m.kill_machine(name.to_string(), "leader".into(), signal).await;
+        self.machined.ask(doing, send).await
     }
 
     /// The process that is PID 1 of a machine, if it runs.

@@ -12,7 +12,7 @@ use super::patience::{look, question};
 use super::{Bus, BusError, SYSTEMD};
 use crate::name::MachineName;
 use crate::observed::Service;
-use crate::sys::{build, together};
+use crate::sys::{build, stamp, together};
 
 /// What to do with units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +92,13 @@ impl Jobs {
 /// How long one waits for the journal.
 const JOURNAL_TIME: Duration = Duration::from_secs(2);
 
-/// What a unit's own program said at last of what went wrong, in a line: not what systemd says of the unit,
-/// and not what a guest says on its console, which comes without a level of its own.
-async fn with_last_words(fault: BusError) -> BusError {
+/// What a unit's own program said at last of what went wrong since then, in a line: not what systemd says of
+/// the unit.
+async fn with_last_words(fault: BusError, since: Duration) -> BusError {
     let BusError::Job { unit, verb, result, .. } = fault else { return fault };
+    // What comes over the journal's own socket nspawn says itself; what its guest says on the console comes
+    // through a stream, and may claim any level (sd-daemon(3)).
+    let since = format!("--since=@{}", since.as_secs());
     let unit_field = format!("_SYSTEMD_UNIT={unit}");
     let mut command = tokio::process::Command::new("journalctl");
     command.args([
@@ -105,6 +108,8 @@ async fn with_last_words(fault: BusError) -> BusError {
         "--lines=1",
         "--output=cat",
         "--priority=err",
+        &since,
+        "_TRANSPORT=journal",
         &unit_field,
     ]);
     command.env("PATH", build::PATH).kill_on_drop(true);
@@ -200,6 +205,7 @@ impl Bus {
         let mut todo = units.iter();
         let mut asked = FuturesUnordered::new();
         let mut jobs = Jobs::new(verb);
+        let began = Duration::from_nanos(u64::try_from(stamp()).unwrap_or_default());
         loop {
             // Stops take no time of each other's; but systemd's answers are read in time.
             let busy = asked.len() + if verb == Verb::Start { jobs.under_way.len() } else { 0 };
@@ -207,7 +213,7 @@ impl Bus {
             asked.extend(todo.by_ref().take(free).map(|unit| self.queue(verb, unit)));
             if asked.is_empty() && jobs.under_way.is_empty() {
                 let Some(fault) = jobs.faults.into_iter().next() else { return Ok(()) };
-                return Err(with_last_words(fault).await);
+                return Err(with_last_words(fault, began).await);
             }
             tokio::select! {
                 Some(job) = asked.next() => match job {

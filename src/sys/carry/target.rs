@@ -62,6 +62,9 @@ impl Target {
         if stat == Ok(SFlag::S_IFLNK) {
             return Err(CarryError::Link(shown.to_owned()));
         }
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") && stat != Ok(SFlag::S_IFDIR) {
+            return Err(missing());
+        }
         let (folder, name) = match (stat, path.parent(), path.file_name()) {
             (Ok(SFlag::S_IFDIR), ..) => (path, own_name),
             (_, Some(parent), Some(name)) => (parent, name),
