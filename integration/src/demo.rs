@@ -94,7 +94,7 @@ pub fn is_drawn(text: &[String]) -> bool {
 pub fn settled(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let word = word.trim_end_matches(',');
-        let other = ["2001:db8:5:", "2001:db8:ffff:0:", "192.168.5.", "fe80:"];
+        let other = ["2001:db8:5:", "2001:db8:ffff:0:", "192.168.5.", "fe80:", "dhcp-host="];
         let is_lan = other.iter().any(|start| word.starts_with(start));
         let digits = word.trim_start_matches("time=").trim_start_matches('(').trim_end_matches("ms");
         let is_time =

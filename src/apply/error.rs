@@ -34,8 +34,8 @@ pub enum StepError {
     Provision(#[from] ProvisionError),
     #[error("it takes more than {limit} bytes")]
     TooLarge { limit: u64 },
-    #[error("'{0}' ended right after its start")]
-    Ended(MachineName),
+    #[error("'{machine}' ended right after its start{}{said}", if .said.is_empty() { "" } else { "; it said at last: " })]
+    Ended { machine: MachineName, said: String },
     #[error("no answer from {address} within {} s; the machine has {seen}", ANSWER_TIME.as_secs())]
     NoAnswer { machine: MachineName, address: Planned, seen: String },
     #[error("somebody else on {link} has {address} already")]
@@ -71,7 +71,7 @@ impl Hint for StepError {
             StepError::Journal(error) => error.hint(),
             StepError::Provision(error) => error.hint(),
             StepError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
-            StepError::Ended(machine) => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
+            StepError::Ended { machine, .. } => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
             StepError::NoAnswer { machine, .. } => Some(format!(
                 "is systemd-networkd enabled in the image? `nsctl create {machine} … --no-start` makes the machine \
                  without waiting; `machinectl start {machine}` and `machinectl login {machine}` then show what it does"

@@ -82,7 +82,14 @@ pub async fn one(
         Step::Inside { machine, old, new } => exchange(bus?, machine, old, new).await?,
         Step::ReloadSystemd { units } => bus?.reload_systemd(units).await?,
         Step::ReloadNetworkd => bus?.reload_networkd().await?,
-        Step::RestartResolved => bus?.run(Verb::TryRestart, &["systemd-resolved.service".to_owned()]).await?,
+        Step::RestartResolved => {
+            // systemd lets a service begin five times in ten seconds, and counts anew after this
+            // (systemd.unit(5), StartLimitBurst=).
+            let resolved = ["systemd-resolved.service".to_owned()];
+            let bus = bus?;
+            bus.reset_failed(&resolved).await;
+            bus.run(Verb::TryRestart, &resolved).await?;
+        }
         Step::ReloadFirewall { prune } => reload_firewall(*prune).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,

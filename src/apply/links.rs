@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::error::{DELEGATION_TIME, NETWORKD_TIME, StepError};
+use super::verify;
 use crate::name::{IfName, MachineName};
 use crate::pool::Prefix;
 use crate::sys::{self, Bus, Net, neighbour};
@@ -101,7 +102,7 @@ async fn joined(net: &mut Net, port: &str, bridge: &str, limit: Duration) -> Res
 /// networkd joins the link to a bridge that it made; to others we do. Then the
 /// guest must see its cable pulled, or it keeps the lease of another network.
 pub async fn replug(bus: &Bus, machine: &MachineName, link: &str, bridge: &IfName) -> Result<(), StepError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
+    let leader = verify::leader(bus, machine).await?;
     let mut guest = Net::watch_machine(leader)?;
     let mut net = Net::watch_host()?;
     let mut is_joined = joined(&mut net, link, bridge.as_str(), Duration::from_secs(1)).await?;

@@ -14,6 +14,22 @@ use crate::sys::{self, Bus, Net, now, ping};
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
 const LAN_TIME: Duration = Duration::from_secs(15);
 
+/// The first process of a machine that has been started.
+///
+/// # Errors
+/// When it has ended, with what it said at last.
+pub async fn leader(bus: &Bus, machine: &MachineName) -> Result<u32, StepError> {
+    match bus.leader(machine).await? {
+        Some(leader) => Ok(leader),
+        None => Err(ended(machine).await),
+    }
+}
+
+async fn ended(machine: &MachineName) -> StepError {
+    let said = sys::bus::last_words(&machine.unit(), ANSWER_TIME).await;
+    StepError::Ended { machine: machine.clone(), said }
+}
+
 /// Waits in the machine's own namespace until its address is there, then asks
 /// it. A neighbour that is asked before it is there costs a second (RFC 4861
 /// 7.2.2). A guest that goes by RA chooses another address in its /64.
@@ -24,7 +40,7 @@ pub async fn answer(
     started: Option<Instant>,
 ) -> Result<Verified, StepError> {
     let begin = now();
-    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
+    let leader = leader(bus, machine).await?;
     let mut net = Net::watch_machine(leader)?;
     let mut crowded = false;
     while begin.elapsed() < ANSWER_TIME {
@@ -40,7 +56,7 @@ pub async fn answer(
             }
         }
         if bus.leader(machine).await? != Some(leader) {
-            return Err(StepError::Ended(machine.clone()));
+            return Err(ended(machine).await);
         }
     }
     if crowded {
@@ -74,7 +90,7 @@ pub async fn lan_address(
     link: Option<&str>,
     moved: bool,
 ) -> Result<Verified, StepError> {
-    let leader = bus.leader(machine).await?.ok_or_else(|| StepError::Ended(machine.clone()))?;
+    let leader = leader(bus, machine).await?;
     let mut net = Net::watch_machine(leader)?;
     let old = if moved { global(&net, link).await? } else { Vec::new() };
     let seen = async |net: &Net| {

@@ -27,6 +27,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     ping.kill()?;
     ping.wait()?;
     done?;
+    lab.nsctl_ok("remove minecraft --yes")?;
     // The other way to a bridge, which is there by then; and what its owner must answer.
     follow(lab, LAN, &["--address 192.168.5.9/24"])
 }

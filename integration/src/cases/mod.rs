@@ -68,10 +68,12 @@ mod shell;
 mod single_routed;
 mod static_bridge;
 mod swapped;
+mod taken_back;
 mod torture;
 mod tunnel_files;
 mod undo;
 mod units;
+mod verbs;
 mod wide;
 
 use anyhow::Result;
@@ -147,6 +149,7 @@ cases! {
     definitions,
     lost_state,
     units,
+    verbs,
     documents,
     drawn,
     drift,
@@ -158,6 +161,7 @@ cases! {
     crash,
     asks,
     swapped,
+    taken_back,
     neighbours,
     move_undone,
     single_routed,

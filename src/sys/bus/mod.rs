@@ -18,7 +18,7 @@ mod systemd;
 pub use importd::{Hears, Transfer};
 pub use machined::Image;
 use patience::{Manager, Patience};
-pub use systemd::Verb;
+pub use systemd::{Verb, last_words};
 use zbus_systemd::zbus::{self, DBusError, fdo::PropertiesProxy};
 use zbus_systemd::{machine1, network1, systemd1};
 
@@ -31,7 +31,7 @@ pub enum BusError {
     NoService { service: &'static str, source: zbus::Error },
     #[error("{doing}: {answer}")]
     Refused { doing: String, answer: String },
-    #[error("{unit} did not {verb}: its job ended as '{result}'{}{said}", if .said.is_empty() { "" } else { "; its last words: " })]
+    #[error("{unit} did not {verb}: its job ended as '{result}'{}{said}", if .said.is_empty() { "" } else { "; it said at last: " })]
     Job { unit: String, verb: &'static str, result: String, said: String },
     #[error("the transfer of '{name}' failed{}{said}", if .said.is_empty() { "" } else { ": " })]
     Transfer { name: String, said: String, fetches: bool },

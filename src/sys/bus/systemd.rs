@@ -92,33 +92,24 @@ impl Jobs {
 /// How long one waits for the journal.
 const JOURNAL_TIME: Duration = Duration::from_secs(2);
 
-/// What a unit's own program said at last of what went wrong since then, in a line: not what systemd says of
-/// the unit.
-async fn with_last_words(fault: BusError, since: Duration) -> BusError {
-    let BusError::Job { unit, verb, result, .. } = fault else { return fault };
-    // What comes over the journal's own socket nspawn says itself; what its guest says on the console comes
-    // through a stream, and may claim any level (sd-daemon(3)).
-    let since = format!("--since=@{}", since.as_secs());
-    let unit_field = format!("_SYSTEMD_UNIT={unit}");
+/// The last line that the journal has of a unit's own processes, of the last so long: nspawn's, or of its guest's
+/// console, which the journal does not tell apart. Not what systemd says of the unit.
+pub async fn last_words(unit: &str, ago: Duration) -> String {
+    let now = Duration::from_nanos(u64::try_from(stamp()).unwrap_or_default());
+    let since = format!("--since=@{}", now.saturating_sub(ago).as_secs());
+    let unit = format!("_SYSTEMD_UNIT={unit}");
     let mut command = tokio::process::Command::new("journalctl");
-    command.args([
-        "--quiet",
-        "--no-pager",
-        "--boot",
-        "--lines=1",
-        "--output=cat",
-        "--priority=err",
-        &since,
-        "_TRANSPORT=journal",
-        &unit_field,
-    ]);
+    command.args(["--quiet", "--no-pager", "--lines=1", "--output=cat", &since, &unit]);
     command.env("PATH", build::PATH).kill_on_drop(true);
     let said = tokio::time::timeout(JOURNAL_TIME, command.output()).await;
-    let said = said
-        .ok()
-        .and_then(Result::ok)
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    BusError::Job { unit, verb, result, said: said.unwrap_or_default() }
+    let said = said.ok().and_then(Result::ok).map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&said).trim().to_owned()
+}
+
+async fn with_last_words(fault: BusError, ago: Duration) -> BusError {
+    let BusError::Job { unit, verb, result, .. } = fault else { return fault };
+    let said = last_words(&unit, ago).await;
+    BusError::Job { unit, verb, result, said }
 }
 
 fn doing(verb: Verb) -> String {
@@ -205,7 +196,7 @@ impl Bus {
         let mut todo = units.iter();
         let mut asked = FuturesUnordered::new();
         let mut jobs = Jobs::new(verb);
-        let began = Duration::from_nanos(u64::try_from(stamp()).unwrap_or_default());
+        let began = Instant::now();
         loop {
             // Stops take no time of each other's; but systemd's answers are read in time.
             let busy = asked.len() + if verb == Verb::Start { jobs.under_way.len() } else { 0 };
@@ -213,7 +204,7 @@ impl Bus {
             asked.extend(todo.by_ref().take(free).map(|unit| self.queue(verb, unit)));
             if asked.is_empty() && jobs.under_way.is_empty() {
                 let Some(fault) = jobs.faults.into_iter().next() else { return Ok(()) };
-                return Err(with_last_words(fault, began).await);
+                return Err(with_last_words(fault, began.elapsed()).await);
             }
             tokio::select! {
                 Some(job) = asked.next() => match job {
