@@ -69,6 +69,10 @@ pub fn play(lab: &Lab, mut hear: impl FnMut(&str)) -> Result<Vec<String>> {
         let mut command = if place == "host" { lab.enter(&words)? } else { lab.router.command(&words) };
         let output = command.stderr(std::process::Stdio::inherit()).output()?;
         String::from_utf8_lossy(&output.stdout).lines().for_each(&mut put);
+        // A person looks, too, before it goes on.
+        if let Some(machine) = words.last().and_then(|word| word.strip_prefix("systemd-nspawn@")) {
+            lab.booted(machine)?;
+        }
         // The last ping is to fail.
         ensure!(output.status.success() || place == "router", "{words:?} ended with {}", output.status);
     }
