@@ -69,9 +69,14 @@ pub fn play(lab: &Lab, mut hear: impl FnMut(&str)) -> Result<Vec<String>> {
         let mut command = if place == "host" { lab.enter(&words)? } else { lab.router.command(&words) };
         let output = command.stderr(std::process::Stdio::inherit()).output()?;
         String::from_utf8_lossy(&output.stdout).lines().for_each(&mut put);
+        // With a machine-id it asks nobody anything at its first boot (systemd-firstboot(1)).
+        if let ["machinectl", "clone", _, machine] = words[..] {
+            lab.sh(&format!("systemd-machine-id-setup --root=/var/lib/machines/{machine} 2> /dev/null"))?;
+        }
         // A person looks, too, before it goes on.
         if let Some(machine) = words.last().and_then(|word| word.strip_prefix("systemd-nspawn@")) {
-            lab.booted(machine)?;
+            // Its guest has set its end up.
+            lab.sh(&format!("until ip link show ve-{machine} | grep -q LOWER_UP; do sleep 0.2; done"))?;
         }
         // The last ping is to fail.
         ensure!(output.status.success() || place == "router", "{words:?} ended with {}", output.status);
