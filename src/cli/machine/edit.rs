@@ -71,7 +71,7 @@ pub async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
     plan.notes.iter().for_each(|note| session.note(note));
     if restarts(&plan) {
         session.progress.end();
-        err!("{}", plan.summary());
+        err!("{}", text::sanitize(&plan.summary()));
         text::agree(args.yes, &format!("This restarts {name}. Go on?"))?;
     }
     session.perform(&plan).await?;
