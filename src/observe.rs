@@ -287,7 +287,9 @@ fn read_claims(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
         _ => None,
     });
     let machines: BTreeSet<MachineName> = machines.collect();
-    let trees = machines.into_iter().filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
+    let there = disk.tree_names()?;
+    let trees = machines.into_iter().filter(|name| there.contains(name.as_str()));
+    let trees = trees.filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
     observed.trees = trees.map(|(id, name)| (name, id)).collect();
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 const SLOWEST: usize = 12;
 /// Longest reason printed, in characters, of its end.
 const REASON: usize = 1500;
+/// The same of its beginning.
+const BEGINNING: usize = 250;
 
 #[derive(Debug, Default)]
 pub struct Report(Mutex<Vec<Line>>);
@@ -39,7 +41,17 @@ impl Report {
                 eprintln!("\n{} failed: {}", line.case, end_of(why));
             }
         }
+        // Once more in a line each: the end of one long reason must not hide the others.
+        for line in lines.iter() {
+            if let Some(why) = &line.failed {
+                eprintln!("FAILED {}: {}", line.case, beginning_of(why));
+            }
+        }
     }
+}
+
+fn beginning_of(text: &str) -> String {
+    text.chars().take(BEGINNING).map(|letter| if letter == '\n' { ' ' } else { letter }).collect()
 }
 
 fn end_of(text: &str) -> &str {

@@ -1,6 +1,5 @@
 //! Which files change: ours are replaced, those of others are left alone.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Refusal, Step, Wanted};
@@ -39,22 +38,22 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> (Vec<FileChange>, Vec<Re
     let stale = stale(wanted, observed, &rendered);
     let mut changes = Vec::new();
     let mut refusals = Vec::new();
-    let fresh = rendered.iter().map(|(path, rendered)| (path.clone(), rendered.file.clone()));
-    for (path, file) in fresh.chain(stale).collect::<BTreeMap<PathBuf, ManagedFile>>() {
+    let fresh = rendered.into_iter().map(|(path, Rendered { file, text })| (path, file, Some(text)));
+    let differs = |(path, _, new): &(PathBuf, _, Option<String>)| observed.file(path) != new.as_deref();
+    let gone = stale.into_iter().map(|(path, file)| (path, file, None));
+    let mut differing: Vec<_> = fresh.chain(gone).filter(differs).collect();
+    differing.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    for (path, file, new) in differing {
         let old = observed.file(&path);
-        let new = rendered.get(&path);
-        if old == new.map(|file| file.text.as_str()) {
-            continue;
-        }
         let origin = old.map(Origin::of);
         if matches!(origin, Some(Origin::Edited | Origin::Foreign)) && !wanted.take_over.contains(&path) {
-            refusals.push(not_ours(path, old, origin, new));
+            refusals.push(not_ours(path, old, origin, new.as_deref()));
             continue;
         }
         // What stood in the place of a file of ours before: its owner gets it back.
         let parked = file.machine().is_some_and(|name| wanted.parked.contains(&name));
         let before = || observed.file(&kept_beside(&path)).filter(|_| !parked).map(str::to_owned);
-        let new = new.map(|file| file.text.clone()).or_else(before);
+        let new = new.or_else(before);
         changes.push(FileChange { file, old: old.map(str::to_owned), new });
     }
     changes.extend(hosts(wanted, observed));
@@ -101,8 +100,8 @@ pub fn origin_of_kept(path: &Path) -> Option<PathBuf> {
     Some(path.with_file_name(path.file_name()?.to_str()?.strip_suffix(KEPT)?))
 }
 
-fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&Rendered>) -> Refusal {
-    let (old, new) = (old.unwrap_or_default(), new.map_or("", |file| file.text.as_str()));
+fn not_ours(path: PathBuf, old: Option<&str>, origin: Option<Origin>, new: Option<&str>) -> Refusal {
+    let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
     let (diff, shown) = (diff(&path, old, new), path.display());
     let (what, hint) = if origin == Some(Origin::Edited) {
         let hint = format!(

@@ -31,7 +31,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("ip link add br9 type bridge && ip link set br9 up && ip addr add 192.168.9.1/24 dev br9")?;
     lab.nsctl_ok("attach web --routed --bridge br9")?;
     must!(lab.sh("ip -o link show vb-web")?.contains("master br9"), "not on br9");
-    must!(lab.inside("web", "ip addr add 192.168.9.2/24 dev lan0; ping -c1 -W5 192.168.9.1")?.ok(), "no br9");
+    // The guest's networkd takes away what it did not set when it begins with a link: so, until it has.
+    until(Duration::from_secs(30), "web reaches who is on br9", || {
+        Ok(lab.inside("web", "ip addr replace 192.168.9.2/24 dev lan0; ping -c1 -W1 192.168.9.1")?.ok())
+    })?;
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
 
     // Taken off, it is brought back; and then it has none any more.
@@ -67,7 +70,12 @@ fn reached(lab: &Lab, name: &str, bridge: &str) -> Result<()> {
     let machine = lab.machine(name)?;
     must!(machine["network"]["mode"] == "routed" && machine["network"]["bridge"] == bridge, "{machine}");
     let ping = lab.router.run(&["ping", "-6", "-c1", "-W5", PREFIX])?;
-    must!(ping.ok(), "not by its prefix: {}", ping.all());
+    must!(
+        ping.ok(),
+        "not by its prefix: {}\n{}",
+        ping.all(),
+        lab.inside(name, "ip addr; ip -6 route")?.all()
+    );
     let all = machine["addresses"].as_array().into_iter().flatten().filter_map(|one| one.as_str());
     for address in all.filter(|one| one.starts_with("192.168.5.") || one.starts_with("2001:db8:5:")) {
         // One that has just come is still looked for by its guest (RFC 4862 5.4).

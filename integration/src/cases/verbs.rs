@@ -23,8 +23,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     editor(lab)?;
     several(lab)?;
     at_rest(lab)?;
-    words(lab)?;
-    refused(lab, "create a_b --routed --image debian-13", 2, "systemd-nspawn takes no name with '_'")
+    refused(lab, "create a_b --routed --image debian-13", 2, "systemd-nspawn takes no name with '_'")?;
+    words(lab)
 }
 
 fn settings(lab: &Lab) -> Result<()> {

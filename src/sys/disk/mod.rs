@@ -5,7 +5,7 @@ mod place;
 mod space;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -38,6 +38,15 @@ impl Disk {
     /// The tree of a machine or image; none if there is none, or if it is a disk image.
     pub fn tree(&self, name: &str) -> Option<super::tree::Tree> {
         super::tree::Tree::at(self.at(&Path::new(MACHINES).join(name)).ok()?.way())
+    }
+
+    /// The machines that have a tree or a disk image, of which [`Disk::tree_identity`] knows more.
+    ///
+    /// # Errors
+    /// When their folder cannot be read.
+    pub fn tree_names(&self) -> Result<BTreeSet<String>, DiskError> {
+        let names = self.names(Path::new(MACHINES))?.into_iter();
+        Ok(names.map(|name| name.strip_suffix(".raw").map(str::to_owned).unwrap_or(name)).collect())
     }
 
     /// Which tree that is.
