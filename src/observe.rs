@@ -287,8 +287,15 @@ fn read_claims(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
         _ => None,
     });
     let machines: BTreeSet<MachineName> = machines.collect();
-    let there = disk.tree_names()?;
-    let trees = machines.into_iter().filter(|name| there.contains(name.as_str()));
+    // Read once: a thousand definitions without a tree open nothing.
+    let listed = disk.tree_names();
+    let may_be = |name: &MachineName| {
+        let has = |names: &BTreeSet<String>| {
+            names.contains(name.as_str()) || names.contains(&format!("{name}.raw"))
+        };
+        listed.as_ref().is_none_or(has)
+    };
+    let trees = machines.into_iter().filter(may_be);
     let trees = trees.filter_map(|name| Some((disk.tree_identity(name.as_str())?, name)));
     observed.trees = trees.map(|(id, name)| (name, id)).collect();
     Ok(())

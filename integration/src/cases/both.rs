@@ -31,7 +31,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.sh("ip link add br9 type bridge && ip link set br9 up && ip addr add 192.168.9.1/24 dev br9")?;
     lab.nsctl_ok("attach web --routed --bridge br9")?;
     must!(lab.sh("ip -o link show vb-web")?.contains("master br9"), "not on br9");
-    // The guest's networkd takes away what it did not set when it begins with a link: so, until it has.
+    // The guest's networkd takes away what it did not set when it begins with a link: set until that is over.
     until(Duration::from_secs(30), "web reaches who is on br9", || {
         Ok(lab.inside("web", "ip addr replace 192.168.9.2/24 dev lan0; ping -c1 -W1 192.168.9.1")?.ok())
     })?;

@@ -40,13 +40,10 @@ impl Disk {
         super::tree::Tree::at(self.at(&Path::new(MACHINES).join(name)).ok()?.way())
     }
 
-    /// The machines that have a tree or a disk image, of which [`Disk::tree_identity`] knows more.
-    ///
-    /// # Errors
-    /// When their folder cannot be read.
-    pub fn tree_names(&self) -> Result<BTreeSet<String>, DiskError> {
-        let names = self.names(Path::new(MACHINES))?.into_iter();
-        Ok(names.map(|name| name.strip_suffix(".raw").map(str::to_owned).unwrap_or(name)).collect())
+    /// The trees and disk images there are; none is known to who may not list them, as the folder is
+    /// root's alone (mode 0700).
+    pub fn tree_names(&self) -> Option<BTreeSet<String>> {
+        Some(self.names(Path::new(MACHINES)).ok()?.into_iter().collect())
     }
 
     /// Which tree that is.
