@@ -141,8 +141,10 @@ pub async fn import_file(
 
 /// An archive, once its beginning has been read: what unpacks it may be slow to say anything.
 async fn begun(path: &Path) -> Result<Unpacked, StepError> {
-    let path = path.to_owned();
-    let begin = move || Ok(Unpacked::open(&path)?.definition()?.1);
+    // Its tool is the child of this thread, which lives as long as nsctl: tokio ends an idle one of its
+    // own after ten seconds, and with that thread its children (PR_SET_PDEATHSIG, prctl(2)).
+    let archive = Unpacked::open(path)?;
+    let begin = move || Ok(archive.definition()?.1);
     tokio::task::spawn_blocking(begin).await.unwrap_or_else(|panic| Err(std::io::Error::other(panic).into()))
 }
 

@@ -77,7 +77,7 @@ fn packer(path: &Path) -> Option<&'static str> {
 fn command(tool: &'static str, words: &[&str]) -> Command {
     let mut command = Command::new(tool);
     command.args(words).env("PATH", PATH).stderr(Stdio::null());
-    // One that hangs does not outlive us.
+    // One that hangs does not outlive us: more precisely, the thread that starts it (prctl(2)).
     // SAFETY: prctl(2) is async-signal-safe and touches no memory of ours.
     unsafe {
         command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
@@ -102,7 +102,7 @@ trait ReadSend: Read + Send + std::fmt::Debug {}
 impl<T: Read + Send + std::fmt::Debug> ReadSend for T {}
 
 impl Unpacked {
-    /// Opens an archive that the user named.
+    /// Opens an archive that the user named. What unpacks it ends with the thread that calls this.
     ///
     /// # Errors
     /// When it cannot be read, or its tool is not there.

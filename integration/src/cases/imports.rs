@@ -162,6 +162,11 @@ fn slow(lab: &Lab) -> Result<()> {
         let left = lab.sh("ls /etc/nsctl/machines.d /var/lib/nsctl/journal; ls -A /var/lib/machines")?;
         must!(!left.contains("late") && !left.contains(".json"), "something is left:\n{left}");
     }
+    // It is slow, and goes on: for longer than tokio keeps an idle thread.
+    lab.sh("printf '#!/bin/sh\\nhead -c 1024 /root/tiny.tar; sleep 12; exec tail -c +1025 /root/tiny.tar\\n' > /usr/local/bin/zstd")?;
+    lab.nsctl_ok("image import /root/tiny.tar.zst --name late")?;
+    lab.sh("cmp /var/lib/machines/tiny/sbin/init /var/lib/machines/late/sbin/init")?;
+    lab.nsctl_ok("image remove -y late")?;
     lab.sh("rm /root/pipe.tar /usr/local/bin/zstd").map(drop)
 }
 
