@@ -57,7 +57,8 @@ table inet nsctl {
 ///   advertisements or redirects, which would change the host's own routes.
 /// - The kernel's table of neighbours is one for all links, and full at some thousand entries
 ///   (RFC 6583): a machine's prefix has 2^64 addresses, and each that is sent to, or that asks for
-///   the host, takes a place in it. So a machine gets 20 new ones a second, and 100 at once.
+///   the host, takes a place in it. So a machine gets 20 new ones a second, and 100 at once,
+///   beside its planned one, by which it finds the host whatever else it sends.
 const CHAINS: [(&str, &[&str]); 5] = [
     ("own-address", &["fib saddr . iif oif 0 counter drop"]),
     (
@@ -86,6 +87,7 @@ const CHAINS: [(&str, &[&str]); 5] = [
     (
         "near-senders",
         &[
+            "ip6 saddr @planned fib saddr . iif oif != 0 accept",
             "iifname . ip6 saddr @near update @near { iifname . ip6 saddr } accept",
             "update @newcomers { iifname limit rate over 20/second burst 100 packets } counter drop",
             "add @near { iifname . ip6 saddr } accept",

@@ -84,19 +84,36 @@ fn suffers_nothing(lab: &Lab, what: &str, flood: impl Fn() -> Result<std::proces
         let known = lab.router.run(&["ping", "-6", "-c40", "-i0.05", "-W2", address])?;
         must!(
             known.stdout.contains("40 received"),
-            "{what}: {name}, which is known, loses some:\n{}",
-            known.all()
+            "{what}: {name}, which is known, loses some:\n{}\n{}",
+            known.all(),
+            limits(lab)?
         );
         for _ in 0..10 {
             lab.sh(&format!("ip -6 neigh flush dev ve-{name}"))?;
             let new = lab.router.run(&["ping", "-6", "-c1", "-W2", address])?;
             must!(new.ok(), "{what}: {name}, which must be found, does not answer:\n{}", new.all());
+            // The guest must find the host anew, too, and asks for it beside its own flood.
+            lab.inside(name, "ip -6 neigh flush dev host0")?;
+            let back = lab.router.run(&["ping", "-6", "-c1", "-W2", address])?;
+            must!(back.ok(), "{what}: {name}, which must find the host, does not answer:\n{}", back.all());
         }
     }
     let held = neighbours(lab, "ve-web")?;
     must!(held < 600, "{what}: one machine holds {held} places");
     must!(flood.0.try_wait()?.is_none(), "{what}: the flood ended by itself");
     Ok(())
+}
+
+/// What the kernel counts of what it gave up: for all hosts of this machine together.
+fn limits(lab: &Lab) -> Result<String> {
+    let ours = fs_err::read_to_string("/proc/net/stat/ndisc_cache")?
+        + &fs_err::read_to_string("/proc/net/softnet_stat")?;
+    let hosts = lab.sh("ip -6 neigh show nud all | awk '{print $3, $NF}' | sort | uniq -c
+         cat /proc/sys/net/netfilter/nf_conntrack_count /proc/net/stat/nf_conntrack; nft list chain inet nsctl near-senders
+         ip -6 neigh show dev ve-web nud all | grep -F 2001:db8:a:1::2' '")?;
+    let guests =
+        lab.inside("web", "ip -6 neigh; nstat -az 2>/dev/null | grep -i drop || cat /proc/net/snmp6")?;
+    Ok(format!("{ours}{hosts}{}", guests.stdout))
 }
 
 fn neighbours(lab: &Lab, link: &str) -> Result<usize> {
