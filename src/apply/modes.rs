@@ -28,11 +28,9 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
     }
     for step in &mut plan.steps {
         let Step::Write { path, mode, .. } = step else { continue };
-        let Some(machine) = machine_of(path) else { continue };
-        if defined_by(path).is_none() && origin_of_kept(path).is_none() {
-            let known = definitions.get(&machine).copied();
-            *mode = known.or_else(|| disk.mode(&definition_path(&machine))).map(|most| most_of(path, most));
-        }
+        let Some((machine, file)) = rendered_of(path) else { continue };
+        let known = definitions.get(&machine).copied();
+        *mode = known.or_else(|| disk.mode(&definition_path(&machine))).map(|most| most_of(&file, most));
     }
     plan
 }
@@ -43,11 +41,11 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
 /// When a file keeps its permissions.
 pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), sys::Error> {
     let mut definitions = BTreeMap::new();
-    for path in files.filter(|path| defined_by(path).is_none() && origin_of_kept(path).is_none()) {
-        let Some(machine) = machine_of(path) else { continue };
+    for path in files {
+        let Some((machine, file)) = rendered_of(path) else { continue };
         let find = || disk.mode(&definition_path(&machine));
         if let Some(most) = *definitions.entry(machine.clone()).or_insert_with(find) {
-            disk.narrow(path, most_of(path, most))?;
+            disk.narrow(path, most_of(&file, most))?;
         }
     }
     Ok(())
@@ -61,17 +59,19 @@ fn defined_by(path: &Path) -> Option<MachineName> {
     }
 }
 
-fn machine_of(path: &Path) -> Option<MachineName> {
-    ManagedFile::parse(path)?.machine()
+/// A file beside its definition that is one machine's.
+fn rendered_of(path: &Path) -> Option<(MachineName, ManagedFile)> {
+    let file = ManagedFile::parse(path).filter(|file| !matches!(file, ManagedFile::Definition(_)))?;
+    file.machine().map(|machine| (machine, file))
 }
 
 /// The most that a file of a machine's may be readable, by who has to read it: the guest,
 /// whose users are nobody here, networkd by its group, or root alone.
-fn most_of(path: &Path, definition: u32) -> u32 {
-    match ManagedFile::parse(path) {
+fn most_of(file: &ManagedFile, definition: u32) -> u32 {
+    match file {
         // Addresses and ports, which everybody on the host sees anyway.
-        Some(ManagedFile::GuestEnd(_) | ManagedFile::BoundUnit(..)) => 0o644,
-        Some(file) if file.reader() == Reader::Networkd => definition & 0o644 | 0o040,
+        ManagedFile::GuestEnd(_) | ManagedFile::BoundUnit(..) => 0o644,
+        _ if file.reader() == Reader::Networkd => definition & 0o644 | 0o040,
         _ => definition & 0o644,
     }
 }

@@ -246,8 +246,8 @@ impl ManagedFile {
             UNITS_DIR => File::of_unit(file)?,
             _ => single(path).or_else(|| in_drop_in(folder, file))?,
         };
-        // One file, one path.
-        (found.path() == path).then_some(found)
+        // One file, one path. As bytes: part by part they take five times as long to compare.
+        (found.path().as_os_str() == path.as_os_str()).then_some(found)
     }
 
     /// A unit file by its name alone.

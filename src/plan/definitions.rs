@@ -1,5 +1,7 @@
 //! What in a definition would let its machine down once it is touched: found before.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::files::FileChange;
@@ -15,13 +17,14 @@ pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) ->
     if !observed.live {
         return Vec::new();
     }
+    let touched: BTreeSet<Owner> = changes.iter().map(|change| change.file.owner()).collect();
     let mut refusals = Vec::new();
     for (name, machine) in &wanted.spec.machines {
         let owner = Owner::Machine(name.clone());
         if !wanted.holds(&owner) {
             continue;
         }
-        let changed = changes.iter().any(|change| change.file.owner() == owner);
+        let changed = touched.contains(&owner);
         let starts = wanted.start.contains(name) && !observed.is_running(name);
         if changed || starts {
             refusals.extend(unbound(name, machine, wanted, observed));

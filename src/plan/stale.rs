@@ -47,13 +47,14 @@ impl Stale {
     /// Remembers who reads what this step changes; whether it is a step that anybody reads.
     pub fn note(&mut self, step: &Step) -> bool {
         match step {
-            Step::Write { path, new, .. } => match Reader::of(path) {
+            Step::Write { path, old, new, .. } => match Reader::of(path) {
                 Reader::Systemd(unit) => self.note_unit(unit),
                 Reader::Networkd => self.networkd = true,
                 Reader::Resolved => self.resolved = true,
                 Reader::Firewall { whole } => {
                     self.firewall = true;
-                    self.prune |= whole || new.is_none();
+                    // Of a table that is not there yet nothing is too much.
+                    self.prune |= new.is_none() || (whole && old.is_some());
                 }
                 Reader::Start | Reader::Nobody => {}
             },

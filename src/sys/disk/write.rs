@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,19 @@ pub struct FileEdit<'a> {
 struct Draft {
     file: TempPath,
     place: Place,
+    /// Whether a file is there that it replaces.
+    replaces: bool,
 }
 
 impl Draft {
     fn sync(drafts: &[&Draft]) -> Result<(), DiskError> {
-        sync(drafts, |draft| File::open(&draft.file), |draft, error| draft.place.failed("write")(error))
+        let open = |draft: &&Draft| File::open(&draft.file);
+        let failed = |draft: &&Draft, error| draft.place.failed("write")(error);
+        let drafts = drafts.iter().copied();
+        if drafts.len() > FEW {
+            return sync_file_systems(drafts, open, failed);
+        }
+        sync_each(drafts, open, failed)
     }
 
     /// Puts it in its place.
@@ -63,9 +71,7 @@ impl Disk {
     pub fn change(&self, changes: &[FileEdit<'_>]) -> Result<(), DiskError> {
         let drafts = changes.iter().map(|change| self.draft_of(change)).collect::<Result<Vec<_>, _>>();
         let drafts = drafts.inspect_err(|_| self.clear_drop_ins(changes))?;
-        let pairs = changes.iter().zip(&drafts);
-        let replacing = pairs.filter(|(change, _)| self.exists(change.path));
-        let replacing: Vec<&Draft> = replacing.filter_map(|(_, draft)| draft.as_ref()).collect();
+        let replacing: Vec<&Draft> = drafts.iter().flatten().filter(|draft| draft.replaces).collect();
         Draft::sync(&replacing).inspect_err(|_| self.clear_drop_ins(changes))?;
         for (change, draft) in changes.iter().zip(drafts) {
             match draft {
@@ -77,11 +83,14 @@ impl Disk {
     }
 
     fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<Draft>, DiskError> {
-        let mode = match (self.mode(change.path), change.mode) {
+        let Some(text) = change.text else { return Ok(None) };
+        let old = self.mode(change.path);
+        let mode = match (old, change.mode) {
             (Some(old), most) => old & most.unwrap_or(0o777),
             (None, mode) => mode.unwrap_or(0o644),
         };
-        change.text.map(|text| self.draft(change.path, text, mode)).transpose()
+        let draft = self.draft(change.path, text, mode)?;
+        Ok(Some(Draft { replaces: old.is_some(), ..draft }))
     }
 
     /// Makes sure that these files, or that there are none, are on the disk.
@@ -89,16 +98,28 @@ impl Disk {
     /// # Errors
     /// When it cannot be done.
     pub fn settle(&self, paths: &[PathBuf]) -> Result<(), DiskError> {
-        let files = paths.iter().map(PathBuf::as_path).filter(|path| self.is_file(path));
-        let mut all: BTreeSet<&Path> = files.collect();
-        // The folder of a drop-in may have gone with the last file in it.
-        all.extend(paths.iter().filter_map(|path| path.ancestors().skip(1).find(|above| self.exists(above))));
-        self.sync(&all.into_iter().collect::<Vec<_>>())
+        let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        // That of a drop-in may have gone with the last file in it.
+        let there = folders.into_iter().filter_map(|folder| folder.ancestors().find(|at| self.exists(at)));
+        let mut all: BTreeSet<&Path> = there.collect();
+        if paths.len() > FEW {
+            // A file that was put there by renaming is on the file system of its folder (rename(2), EXDEV).
+            return sync_file_systems(all, self.opening(), self.failing());
+        }
+        all.extend(paths.iter().map(PathBuf::as_path).filter(|path| self.is_file(path)));
+        sync_each(all, self.opening(), self.failing())
     }
 
-    fn sync(&self, paths: &[&Path]) -> Result<(), DiskError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-        sync(paths, |path| self.open(path, flags), |path, error| self.failed("sync", path)(error))
+    fn sync(&self, path: &Path) -> Result<(), DiskError> {
+        sync_each([path], self.opening(), self.failing())
+    }
+
+    fn opening(&self) -> impl Fn(&&Path) -> io::Result<File> {
+        |path| self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+    }
+
+    fn failing(&self) -> impl Fn(&&Path, io::Error) -> DiskError {
+        |path, error| self.failed("sync", path)(error)
     }
 
     /// Folders of drop-ins that were made for drafts, and in which there is nothing now.
@@ -161,7 +182,7 @@ impl Disk {
         let draft = self.draft(path, text, 0o600)?;
         Draft::sync(&[&draft])?;
         draft.put()?;
-        path.parent().map_or(Ok(()), |folder| self.sync(&[folder]))
+        path.parent().map_or(Ok(()), |folder| self.sync(folder))
     }
 
     /// Writes a text beside its place.
@@ -171,7 +192,7 @@ impl Disk {
         let mut draft = draft.map_err(place.failed("write"))?;
         draft.write_all(text.as_bytes()).map_err(place.failed("write"))?;
         self.permit(draft.as_file(), path, mode)?;
-        Ok(Draft { file: draft.into_temp_path(), place })
+        Ok(Draft { file: draft.into_temp_path(), place, replaces: true })
     }
 
     /// Removes the drafts that a killed run left in a folder. Nobody else is
@@ -196,7 +217,7 @@ impl Disk {
     /// When it is there and stays there.
     pub fn remove(&self, path: &Path) -> Result<(), DiskError> {
         match self.take_away(path)? {
-            Some(folder) => self.sync(&[folder]),
+            Some(folder) => self.sync(folder),
             None => Ok(()),
         }
     }
@@ -208,7 +229,7 @@ impl Disk {
     /// When it is there and stays there.
     pub fn forget_file(&self, path: &Path) -> Result<(), DiskError> {
         if let Some(folder) = self.take_away(path)? {
-            let _ = self.sync(&[folder]);
+            let _ = self.sync(folder);
         }
         Ok(())
     }
@@ -251,27 +272,31 @@ fn is_drop_in(folder: &Path) -> bool {
         || name.contains("/nsctl/expose/")
 }
 
-/// Syncs files and folders: a few one by one, many by way of the file systems that hold
-/// them, whole (syncfs(2)), which takes hardly longer than one does.
-fn sync<T>(
-    what: &[T],
-    open: impl Fn(&T) -> std::io::Result<File>,
-    failed: impl Fn(&T, std::io::Error) -> DiskError,
+/// Syncs a few files and folders.
+fn sync_each<T>(
+    what: impl IntoIterator<Item = T>,
+    open: impl Fn(&T) -> io::Result<File>,
+    failed: impl Fn(&T, io::Error) -> DiskError,
+) -> Result<(), DiskError> {
+    what.into_iter()
+        .try_for_each(|one| open(&one).and_then(|file| file.sync_all()).map_err(|error| failed(&one, error)))
+}
+
+/// Syncs the file systems that hold these, whole (syncfs(2)): it takes hardly longer than one
+/// file does.
+fn sync_file_systems<T>(
+    what: impl IntoIterator<Item = T>,
+    open: impl Fn(&T) -> io::Result<File>,
+    failed: impl Fn(&T, io::Error) -> DiskError,
 ) -> Result<(), DiskError> {
     let mut file_systems = BTreeMap::new();
     for one in what {
-        let failed = |error| failed(one, error);
-        let open = open(one).map_err(failed)?;
-        if what.len() <= FEW {
-            open.sync_all().map_err(failed)?;
-        } else {
-            file_systems.insert(open.metadata().map_err(failed)?.dev(), (open, one));
-        }
+        let file = open(&one).map_err(|error| failed(&one, error))?;
+        file_systems.insert(file.metadata().map_err(|error| failed(&one, error))?.dev(), (file, one));
     }
-    for (open, one) in file_systems.into_values() {
-        nix::unistd::syncfs(open).map_err(|error| failed(one, error.into()))?;
-    }
-    Ok(())
+    file_systems
+        .into_values()
+        .try_for_each(|(file, one)| nix::unistd::syncfs(file).map_err(|error| failed(&one, error.into())))
 }
 
 #[cfg(test)]
