@@ -42,7 +42,8 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> (Vec<FileChange>, Vec<Re
     let differs = |(path, _, new): &(PathBuf, _, Option<String>)| observed.file(path) != new.as_deref();
     let gone = stale.into_iter().map(|(path, file)| (path, file, None));
     let mut differing: Vec<_> = fresh.chain(gone).filter(differs).collect();
-    differing.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    // By their bytes: part by part, as paths compare, it takes ten times as long.
+    differing.sort_by(|(one, ..), (other, ..)| one.as_os_str().cmp(other.as_os_str()));
     for (path, file, new) in differing {
         let old = observed.file(&path);
         let origin = old.map(Origin::of);

@@ -1,5 +1,7 @@
 //! Names that a machine must not take: others ask for them, and trust who answers.
 
+use std::collections::BTreeMap;
+
 use super::{Refusal, Wanted};
 use crate::emit::names;
 use crate::emit::{HOSTS_FILE, ManagedFile, Origin};
@@ -9,6 +11,12 @@ use crate::spec::Spec;
 
 /// Why a new machine cannot have this name.
 pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Refusal> {
+    let of_others = spec.machines.keys().filter(|known| known.as_str().eq_ignore_ascii_case(name.as_str()));
+    taken_by(name, &of_others.collect::<Vec<_>>(), observed)
+}
+
+/// The same; these are the machines that have it, in any case.
+fn taken_by(name: &MachineName, same: &[&MachineName], observed: &Observed) -> Option<Refusal> {
     let word = name.as_str();
     let other = "choose another name";
     let reserved = |why: String, hint: String| {
@@ -23,8 +31,7 @@ pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Ref
     if names::is_the_hosts(word, &observed.hostnames) {
         return reserved("it is this host's own".into(), other.into());
     }
-    let same = spec.machines.keys().find(|known| *known != name && known.as_str().eq_ignore_ascii_case(word));
-    if let Some(same) = same {
+    if let Some(same) = same.iter().find(|known| **known != name) {
         return reserved(format!("'{same}' has it already, as names are the same in any case"), other.into());
     }
     let hosts = observed.file(HOSTS_FILE.as_ref()).unwrap_or_default();
@@ -37,11 +44,18 @@ pub fn taken(name: &MachineName, spec: &Spec, observed: &Observed) -> Option<Ref
 
 /// Machines that are new, and whose names are taken.
 pub fn refusals(wanted: &Wanted, observed: &Observed) -> Vec<Refusal> {
-    let new =
-        wanted.spec.machines.keys().filter(|name| wanted.holds_machine(name) && !is_there(name, observed));
-    // Of two new ones the first by name may have it.
-    let taken = new.filter_map(|name| {
-        taken(name, &wanted.spec, observed).filter(|_| !is_first_of_new(name, wanted, observed))
+    let mut alike: BTreeMap<String, Vec<&MachineName>> = BTreeMap::new();
+    for name in wanted.spec.machines.keys() {
+        alike.entry(name.as_str().to_ascii_lowercase()).or_default().push(name);
+    }
+    let is_new = |name: &MachineName| wanted.holds_machine(name) && !is_there(name, observed);
+    let taken = alike.values().flat_map(|same| {
+        same.iter().filter(|name| is_new(name)).filter_map(|name| {
+            // Of two new ones the first by name may have it.
+            let before = |other: &&MachineName| *other < *name || is_there(other, observed);
+            let before: Vec<&MachineName> = same.iter().copied().filter(before).collect();
+            taken_by(name, &before, observed)
+        })
     });
     taken.collect()
 }
@@ -64,13 +78,6 @@ fn is_there(name: &MachineName, observed: &Observed) -> bool {
     observed
         .file(&ManagedFile::Nspawn(name.clone()).path())
         .is_some_and(|text| Origin::of(text) != Origin::Foreign)
-}
-
-/// Whether the name is only that of other machines that are new, too, and later.
-fn is_first_of_new(name: &MachineName, wanted: &Wanted, observed: &Observed) -> bool {
-    let mut spec = wanted.spec.clone();
-    spec.machines.retain(|other, _| other <= name || is_there(other, observed));
-    taken(name, &spec, observed).is_none()
 }
 
 #[cfg(test)]
