@@ -19,6 +19,8 @@ const SCRIPTS: [&str; 5] = [
     include_str!("emulated/wireguard.sh"),
     include_str!("emulated/limits.sh"),
 ];
+/// What it says is typed there, and printed.
+const GUIDE: &str = include_str!("../../docs/guides/tunnel.md");
 const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/emulated.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
 /// Longest time that the whole of it may take.
 const LIMIT: &str = "900";
@@ -80,6 +82,7 @@ fn prepare(root: &Path) -> Result<()> {
     fs::copy(nsctl, root.join("usr/local/bin/nsctl"))?;
     let script = SCRIPTS.join("\n") + "\nend \"all is well\"\n";
     fs::write(root.join("root/emulated.sh"), script)?;
+    fs::write(root.join("root/tunnel.md"), GUIDE)?;
     fs::write(root.join("etc/systemd/system/emulated.service"), UNIT)?;
     fs::write(
         root.join("etc/systemd/network/20-wan0.network"),
@@ -92,4 +95,19 @@ fn prepare(root: &Path) -> Result<()> {
     // A subvolume within a snapshot is an empty folder that nothing can be put into.
     fs::remove_dir(root.join("var/lib/machines"))?;
     install_tiny_guest(&root.join("var/lib/machines/tiny"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_the_guide_is_typed() {
+        let scripts = SCRIPTS.join("\n");
+        let sessions = GUIDE.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let commands = sessions.flat_map(str::lines).filter_map(|line| line.strip_prefix("# "));
+        for command in commands {
+            assert!(scripts.contains(&format!("guide {command}\n")), "{command}");
+        }
+    }
 }

@@ -11,10 +11,16 @@ broker ip addr add 2001:db8:77::1/128 dev lo nodad
 broker ip -6 route add 2001:db8:a::/48 dev sit1
 broker sysctl -qw net.ipv6.conf.all.forwarding=1
 
-nsctl init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48 2>&1 || end "init fails"
+cd /root || exit
+guide nsctl init
+guide nsctl init --tunnel he --server 192.0.2.1 --client-address 2001:db8:1f0a:c::2/64 --pool 2001:db8:a::/48
 say "$(ip -d link show he0 | tr -s ' \n' ' ')"
 ping -6 -c3 -W5 2001:db8:1f0a:c::1 > /dev/null || end "the broker's end does not answer"
 say "the broker's end answers"
+printf '\n[defaults]\nimage = "tiny"\n' >> /etc/nsctl/nsctl.toml
+guide nsctl create web --routed --open tcp/443
+nsctl remove web --yes 2>&1 || end "remove fails"
+sed -i '/^\[defaults\]$/,$d' /etc/nsctl/nsctl.toml
 nsctl create tiny --routed 2>&1 || end "create fails"
 address=$(nsctl list tiny --json | sed -n '/"addresses"/,/]/s/.*"\(2001:[^"]*\)".*/\1/p' | head -n1)
 say "the machine has $address"

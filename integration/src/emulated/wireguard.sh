@@ -37,7 +37,8 @@ world() {
 }
 way() { ip -6 route get 2001:db8:77::1 2>&1 | tr -s ' \n' ' '; }
 
-init
+guide chmod 600 wg0.conf
+guide nsctl init --wireguard wg0.conf --pool 2001:db8:a::/48
 ip link show he0 > /dev/null 2>&1 && end "he0 is still there"
 nsctl apply --yes 2>&1 || end "apply fails"
 leader=$(machinectl show tiny -p Leader --value)
@@ -50,7 +51,7 @@ for key in /etc/systemd/network/05-nsctl-tunnel-wg0*.key /etc/systemd/network/05
 done
 grep -rqF "$(cat /root/own.key)" /etc/nsctl /var/lib/nsctl && end "the key is written down elsewhere"
 nsctl plan | grep -qx "nothing to do" || end "a plan after all that: $(nsctl plan)"
-nsctl doctor || end "doctor finds something"
+guide nsctl doctor
 key=/etc/systemd/network/05-nsctl-tunnel-wg0.key
 for wrong in "chmod 644:everybody" "chgrp root:networkd cannot"; do
     ${wrong%:*} $key

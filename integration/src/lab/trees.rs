@@ -41,12 +41,12 @@ impl Suite {
     fn extras(self) -> &'static str {
         match self {
             Suite::Trixie => {
-                "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io podman crun netavark uidmap \
+                "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli podman crun netavark uidmap \
                  lxc incus-base dnsmasq-base btrfs-progs libcurl4t64 tayga unbound bind9 bind9-dnsutils"
             }
             // systemd 258 and later load libcurl only where they find it.
             Suite::Forky => {
-                "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io libcurl4t64 tayga \
+                "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli libcurl4t64 tayga \
                  unbound bind9 bind9-dnsutils"
             }
             Suite::Bookworm => {
@@ -70,7 +70,7 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 11;
+const GENERATION: u32 = 12;
 const REPOSITORY: &str = include_str!("repository.sh");
 
 const TOOLS: [&str; 11] = [
