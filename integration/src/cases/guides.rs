@@ -22,6 +22,8 @@ const INCUS: &str = include_str!("../../../docs/guides/from-incus.md");
 /// What only this laboratory has: an image at hand, so that no distribution is built anew.
 const HOST: &str =
     "mkdir -p /etc/nsctl; printf '[defaults]\\nimage = \"debian-13\"\\n' > /etc/nsctl/nsctl.toml";
+/// The prefix that the router announces on the uplink.
+const UPLINK: &str = "2001:db8:ffff::/64";
 /// A machine made by hand, as the guide has one.
 const OLD: &str = "mkdir -p /etc/systemd/nspawn; for tree in old other; do machinectl clone debian-13 $tree; done
     printf '[Network]\nVirtualEthernet=yes\n' > /etc/systemd/nspawn/old.nspawn
@@ -41,17 +43,19 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     done?;
     lab.nsctl_ok("remove minecraft --yes")?;
     from_nspawn(lab)?;
+    // The other way to a bridge, which is there by then; and what its owner must answer.
+    follow(lab, LAN, &["--address 192.168.5.9/24"])?;
+    lab.nsctl_ok("remove buildbot --yes")?;
+    lab.sh("printf '[Match]\\nName=enp6s0\\n[Network]\\nDHCP=yes\\n[IPv6AcceptRA]\\nUseGateway=no\\n' > /etc/systemd/network/20-enp6s0.network; nsctl bridge remove vbr0 --yes")?;
+    isp_prefix(lab)?;
+    one_64(lab)?;
+    // Docker's rules stay when it goes.
     from_docker(lab)?;
     // Debian has it from 13 on, and no newer one is laid in here.
     if lab.suite() == Suite::Trixie {
         from_incus(lab)?;
     }
-    // The other way to a bridge, which is there by then; and what its owner must answer.
-    follow(lab, LAN, &["--address 192.168.5.9/24"])?;
-    lab.nsctl_ok("remove buildbot --yes")?;
-    lab.nsctl_ok("bridge remove vbr0 --yes")?;
-    isp_prefix(lab)?;
-    one_64(lab)
+    Ok(())
 }
 
 /// The host as it was before `init`.
@@ -72,22 +76,27 @@ fn from_nspawn(lab: &Lab) -> Result<()> {
     with_a_pool(lab)?;
     lab.sh(OLD)?;
     follow(lab, NSPAWN, &[])?;
-    lab.sh("nsctl remove other --yes; systemctl kill -s KILL systemd-nspawn@old; systemctl stop systemd-nspawn@old
+    lab.sh("nsctl remove other --yes; systemctl kill -s KILL systemd-nspawn@old; systemctl stop systemd-nspawn@old; systemctl reset-failed systemd-nspawn@old
             for tree in old other; do machinectl remove $tree; done; rm /etc/systemd/network/20-old.network; networkctl reload")
     .map(drop)
 }
 
 fn from_docker(lab: &Lab) -> Result<()> {
-    with_a_pool(lab)?;
-    // Docker drops what is forwarded where it was the one to turn forwarding on.
+    anew(lab)?;
+    // Docker drops what is forwarded where it was the one to turn forwarding on; of IPv6 only where it is
+    // told to have a hand in that.
+    lab.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0; mkdir -p /etc/docker
+            echo '{\"ipv6\": true, \"fixed-cidr-v6\": \"fd00:d::/64\", \"experimental\": true, \"ip6tables\": true}' > /etc/docker/daemon.json")?;
     let client = if lab.suite() == Suite::Bookworm { "" } else { "docker-cli" };
     lab.install(&format!("docker.io iptables {client}"))?;
     lab.sh("until docker info; do sleep 0.1; done > /dev/null 2>&1
             mkdir -p /root/wiki/var/lib/wiki; echo page > /root/wiki/var/lib/wiki/page
-            tar -C /root/wiki -c . | docker import - wiki; docker create --name wiki wiki /init")?;
+            tar -C /root/wiki -c . | docker import - wiki; docker create --name wiki wiki /init
+            nsctl init --pool 2001:db8:a::/48 --uplink wan0")?;
     // No repository of packages is to be had here.
     follow(lab, DOCKER, &["apt install"])?;
-    must!(lab.inside("wiki", "cat /var/lib/wiki/page")?.stdout == "page\n", "the data is not there");
+    let there = lab.nsctl_ok("shell wiki cat /var/lib/wiki/page")?;
+    must!(there.trim() == "page", "the data is not there: {there}");
     lab.sh("nsctl remove wiki --yes; docker rm wiki; systemctl disable -q --now docker.socket docker.service")
         .map(drop)
 }
@@ -157,10 +166,20 @@ fn follow(lab: &Lab, page: &str, but: &[&str]) -> Result<()> {
         }
         typed += 1;
         let done = typed_in(lab, &command)?;
-        let said = lines(done.stdout.lines());
+        // The LAN of this uplink is told of, too, where the guide's host is on none.
+        let is_told = |line: &&str| page.contains(UPLINK) || !line.contains(UPLINK);
+        let said = lines(done.stdout.lines().filter(is_told));
         let told = lines(done.stderr.lines());
         let mut wanted = lines(wanted.iter().map(String::as_str));
         wanted.retain(|line| line != "…" && !told.contains(line) && !line.ends_with("[y/N] y"));
+        let fails = told.iter().any(|line| line.starts_with("error:"))
+            || told.iter().all(|line| page.contains(line.trim_start_matches("tar: ")));
+        must!(
+            done.ok() || (fails && wanted.is_empty()),
+            "`{command}` ends with {}:\n{}",
+            done.status,
+            done.all()
+        );
         must!(said == wanted, "`{command}` says:\n{}\nand the guide:\n{}", done.all(), wanted.join("\n"));
     }
     must!(typed > 0, "no session in\n{page}");
