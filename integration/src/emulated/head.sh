@@ -2,9 +2,10 @@
 set -u
 say() { echo "EMULATED: $*"; }
 end() { say "$*"; systemctl --no-block poweroff; exit; }
-# Types a command of the guide; each line that the guide shows below it must be printed.
+# Types a command of the guide; each line that the guide shows below it must be printed. The guest here has no
+# networkd, and takes another address of its prefix.
 guide() {
-    local untimed='s/([0-9.]* s after/(TIME after/' printed shown line
+    local untimed='s/([0-9.]* s after/(TIME after/; s/2001:db8:a:1:[0-9a-f:]*/ADDRESS/g' printed shown line
     grep -qxF "# $*" /root/tunnel.md || end "the guide has no \`$*\`"
     printed=$("$@" 2>&1 | sed "$untimed")
     shown=$(awk -v typed="# $*" '$0 == typed { on = 1; next } /^(# |```)/ { on = 0 } on' /root/tunnel.md | sed "$untimed")
