@@ -1,5 +1,6 @@
 //! Each step, done. Small: what to do was decided before.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{self, Bus, Disk, Net, guest, kernel, nft, together};
+use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, nft, together};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -80,6 +81,7 @@ pub async fn one(
             bus?.run(Verb::Stop, &units.iter().cloned().chain(services).collect::<Vec<_>>()).await?;
         }
         Step::Inside { machine, old, new } => exchange(bus?, machine, old, new).await?,
+        Step::Limit { machine, new, .. } => limit(world, bus?, machine, new).await?,
         Step::ReloadSystemd { units } => bus?.reload_systemd(units).await?,
         Step::ReloadNetworkd => bus?.reload_networkd().await?,
         Step::RestartResolved => {
@@ -251,6 +253,19 @@ async fn exchange(bus: &Bus, machine: &MachineName, old: &[Unit], new: &[Unit]) 
     }
     let (script, words) = emit::expose::exchange(old, new);
     Ok(guest::run(bus, machine, script, &words).await.map(drop)?)
+}
+
+/// Other limits for a machine that runs; one that does not has them when it starts.
+async fn limit(
+    world: World<'_>,
+    bus: &Bus,
+    machine: &MachineName,
+    new: &BTreeMap<String, String>,
+) -> Result<(), StepError> {
+    if bus.leader(machine).await?.is_none() {
+        return Ok(());
+    }
+    Ok(limits::set(world.disk, &machine.unit(), new).await?)
 }
 
 /// The table as its file says; no file, no table.

@@ -8,8 +8,43 @@ use super::machine::{Attachment, GATEWAY, MachineFiles, words};
 use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
-use crate::spec::BridgePort;
+use crate::spec::{BridgePort, Limits};
 use crate::visible::joined;
+
+/// The settings of a unit that limit what it takes (systemd.resource-control(5)).
+pub const LIMITS: [&str; 10] = [
+    "MemoryMax",
+    "MemoryHigh",
+    "MemorySwapMax",
+    "CPUQuota",
+    "CPUWeight",
+    "AllowedCPUs",
+    "IOWeight",
+    "IOReadBandwidthMax",
+    "IOWriteBandwidthMax",
+    "TasksMax",
+];
+
+/// What a machine's limits are for each of them.
+fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
+    // systemd finds the disk on which the tree is.
+    let of_disk = |rate: Option<&String>| rate.map(|rate| format!("/var/lib/machines/{name} {rate}"));
+    let number = |number: Option<u64>| number.map(|number| number.to_string());
+    let Limits { memory, memory_high, swap, cpu, cpu_weight, cpus, io_weight, io_read, io_write, tasks } =
+        limits.clone();
+    [
+        memory,
+        memory_high,
+        swap,
+        cpu,
+        number(cpu_weight),
+        cpus,
+        number(io_weight),
+        of_disk(io_read.as_ref()),
+        of_disk(io_write.as_ref()),
+        number(tasks),
+    ]
+}
 
 impl MachineFiles<'_> {
     /// The unit's own settings: what it waits for, its limits.
@@ -43,8 +78,10 @@ impl MachineFiles<'_> {
         // drops without a word: networkd's RA names no MTU.
         let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));
         let narrow = narrow.map(|mtu| inside(self.name, &format!("ip link set host0 mtu {mtu}")));
-        ini = ini.section("Service").set_some("MemoryMax", limits.memory);
-        ini = ini.set_some("CPUQuota", limits.cpu).set_some("TasksMax", limits.tasks);
+        ini = ini.section("Service");
+        for (key, value) in LIMITS.into_iter().zip(settings(self.name, &limits)) {
+            ini = ini.set_some(key, value);
+        }
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
         ini = ini.set_some("ExecStartPre", port.and_then(apart));

@@ -8,7 +8,7 @@ use super::vlans::{bridge_of, vlan_of};
 use super::{Scope, Step, Wanted, probe};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
-use crate::emit::{MOUNT_BURST, ManagedFile, Reader};
+use crate::emit::{LIMITS, MOUNT_BURST, ManagedFile, Reader};
 use crate::name::MachineName;
 use crate::observed::{Link, Observed};
 use crate::spec::{BridgePort, MachineSpec, Network};
@@ -21,8 +21,8 @@ pub struct MachineActions {
     restart: Vec<(MachineName, String)>,
     /// Stopped by hand, though they start with the host.
     stay: Vec<MachineName>,
-    /// Those that run on with the limits that they had.
-    later: Vec<MachineName>,
+    /// Other limits of those that run on.
+    limits: Vec<Step>,
     start: Vec<MachineName>,
     enable: Vec<MachineName>,
     disable: Vec<MachineName>,
@@ -92,6 +92,7 @@ impl MachineActions {
             self.start.push(name.clone());
         } else if let Some(step) = move_of(name, machine, observed) {
             self.moves.push(step);
+            self.limits.extend(limits(name, changes));
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true, second: false });
             return;
         } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
@@ -101,7 +102,7 @@ impl MachineActions {
         } else if changes.is_empty() {
             return;
         } else {
-            self.later.extend(changes.iter().any(|change| limits_change(change)).then(|| name.clone()));
+            self.limits.extend(limits(name, changes));
             self.moves.extend(listeners(name, changes));
         }
         self.checks.extend(proof(name, machine, wanted));
@@ -116,10 +117,7 @@ impl MachineActions {
         let stay = self.stay.iter().map(|name| {
             format!("'{name}' was stopped by hand, and stays so until `nsctl start {name}` or the next boot")
         });
-        let later = self.later.iter().map(|name| {
-            format!("'{name}' has its new limits from its next start on: `nsctl restart {name}`")
-        });
-        restart.chain(stay).chain(later).collect()
+        restart.chain(stay).collect()
     }
 
     fn restarting(&self) -> impl Iterator<Item = &MachineName> {
@@ -134,6 +132,11 @@ impl MachineActions {
     pub fn stop(&self) -> Option<Step> {
         let machines: Vec<MachineName> = self.stop.iter().chain(self.restarting()).cloned().collect();
         some(&machines).map(|machines| Step::Stop { machines })
+    }
+
+    /// What machines that run on may take from now on.
+    pub fn limits(&self) -> &[Step] {
+        &self.limits
     }
 
     /// What starts with the host, and what no longer does.
@@ -236,12 +239,16 @@ fn service(text: &Option<String>, key: &str) -> Vec<String> {
     ini.values("Service", key).map(str::to_owned).collect()
 }
 
-/// Whether a machine's limits change. systemd gives them to the kernel when it starts the unit,
-/// whatever `systemctl show` says in between.
-fn limits_change(FileChange { file, old, new }: &FileChange) -> bool {
-    let limits = ["MemoryMax", "CPUQuota", "TasksMax"];
-    matches!(file, ManagedFile::UnitDropIn(_))
-        && limits.iter().any(|key| service(old, key) != service(new, key))
+/// The limits that change. systemd gives a file's to the kernel when it starts the unit, whatever
+/// `systemctl show` says in between.
+fn limits(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
+    let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)))?;
+    let changed = || LIMITS.into_iter().filter(|key| service(&change.old, key) != service(&change.new, key));
+    let values = |text: &Option<String>| -> BTreeMap<String, String> {
+        changed().map(|key| (key.to_owned(), service(text, key).pop().unwrap_or_default())).collect()
+    };
+    let (old, new) = (values(&change.old), values(&change.new));
+    (!new.is_empty()).then(|| Step::Limit { machine: name.clone(), old, new })
 }
 
 /// What becomes of the listeners inside a machine that goes on running.

@@ -168,6 +168,7 @@ impl Plan {
             | Step::Kill { .. }
             | Step::Deafen { .. }
             | Step::Inside { .. }
+            | Step::Limit { .. }
             | Step::Disable { .. }
             | Step::DeleteLink { .. }
             | Step::FilterVlans { on: false, .. }

@@ -41,6 +41,8 @@ pub fn steps(
         // Before networkd reads that a bridge keeps VLANs apart: where it does so by itself (systemd 258
         // and later), ports are in none for a moment.
         steps.extend(vlan_steps(wanted, observed, changes, true));
+        // Before systemd reads its files anew: what it is told here is in the way of those.
+        steps.extend_from_slice(actions.limits());
         steps.append(&mut stale.reloads());
         // After the .nspawn file: machined copies the image's where there is none,
         // and when a tree is deleted its .nspawn goes with it.

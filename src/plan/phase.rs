@@ -36,7 +36,8 @@ impl Step {
             | Step::Disable { .. }
             | Step::Listen { .. }
             | Step::Deafen { .. }
-            | Step::Inside { .. } => Phase::Loading,
+            | Step::Inside { .. }
+            | Step::Limit { .. } => Phase::Loading,
             Step::PoolRoute { .. }
             | Step::DropUnreachable { .. }
             | Step::TunnelUp { .. }

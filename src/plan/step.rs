@@ -101,6 +101,13 @@ pub enum Step {
         old: Vec<Unit>,
         new: Vec<Unit>,
     },
+    /// Changes the limits of a machine that runs: settings of its unit (systemd.resource-control(5));
+    /// one without a value has none any more.
+    Limit {
+        machine: MachineName,
+        old: BTreeMap<String, String>,
+        new: BTreeMap<String, String>,
+    },
     Enable {
         machines: Vec<MachineName>,
     },
@@ -209,6 +216,7 @@ impl Step {
             Step::Listen { units } => Some(Step::Deafen { units }),
             Step::Deafen { units } => Some(Step::Listen { units }),
             Step::Inside { machine, old, new } => Some(Step::Inside { machine, old: new, new: old }),
+            Step::Limit { machine, old, new } => Some(Step::Limit { machine, old: new, new: old }),
             Step::Enable { machines } => Some(Step::Disable { machines }),
             Step::Disable { machines } => Some(Step::Enable { machines }),
             Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
@@ -257,6 +265,7 @@ impl Step {
             | Step::Claim { machine }
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
+            | Step::Limit { machine, .. }
             | Step::Move { machine, .. }
             | Step::Answer { machine, .. }
             | Step::LanAddress { machine, .. } => vec![machine.clone()],
@@ -387,6 +396,10 @@ impl Step {
                 ports.sort_unstable();
                 ports.dedup();
                 format!("change listeners inside '{machine}': {}", ports.join(", "))
+            }
+            Step::Limit { machine, new, .. } => {
+                let all = new.iter().map(|(key, value)| format!("{key}={value}"));
+                format!("set limits of '{machine}' while it runs: {}", joined(all, ", "))
             }
             Step::Kill { machines } => format!("end {}", list(machines)),
             Step::Enable { machines } => format!("start {} with the host", list(machines)),

@@ -63,12 +63,26 @@ fn is_yes(said: &bool) -> bool {
 
 /// What the machine may take (systemd.resource-control(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Limits {
     /// Bytes, with a suffix K, M, G or T; or percent of the host's; or "infinity".
     pub memory: Option<String>,
+    /// The same: from here on it is slowed down, and what it has is written out.
+    pub memory_high: Option<String>,
+    /// The same, of the host's swap.
+    pub swap: Option<String>,
     /// Percent of one processor: "150%".
     pub cpu: Option<String>,
+    /// Its share where others want the processors, too: 100 is the usual one.
+    pub cpu_weight: Option<u64>,
+    /// The processors that it may use: "0-3,8".
+    pub cpus: Option<String>,
+    /// Its share where others want the disk, too: 100 is the usual one.
+    pub io_weight: Option<u64>,
+    /// Bytes a second that it may read from the disk of its tree, with a suffix K, M, G or T.
+    pub io_read: Option<String>,
+    /// The same, written.
+    pub io_write: Option<String>,
     /// Processes and threads.
     pub tasks: Option<u64>,
 }
@@ -77,35 +91,68 @@ impl Limits {
     /// What nobody has said anything about: one guest alone takes neither all memory of the
     /// host nor all process numbers of the kernel (32,768 where nobody raised them).
     pub fn usual() -> Limits {
-        Limits { memory: Some("80%".into()), cpu: None, tasks: Some(8192) }
+        Limits { memory: Some("80%".into()), tasks: Some(8192), ..Limits::default() }
     }
 
     /// These, and where they say nothing, the others.
     #[must_use]
     pub fn or(&self, others: &Limits) -> Limits {
+        let text = |own: &Option<String>, other: &Option<String>| own.clone().or_else(|| other.clone());
         Limits {
-            memory: self.memory.clone().or_else(|| others.memory.clone()),
-            cpu: self.cpu.clone().or_else(|| others.cpu.clone()),
+            memory: text(&self.memory, &others.memory),
+            memory_high: text(&self.memory_high, &others.memory_high),
+            swap: text(&self.swap, &others.swap),
+            cpu: text(&self.cpu, &others.cpu),
+            cpu_weight: self.cpu_weight.or(others.cpu_weight),
+            cpus: text(&self.cpus, &others.cpus),
+            io_weight: self.io_weight.or(others.io_weight),
+            io_read: text(&self.io_read, &others.io_read),
+            io_write: text(&self.io_write, &others.io_write),
             tasks: self.tasks.or(others.tasks),
         }
     }
 
     pub fn faults(&self) -> Vec<String> {
-        let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-        let mut faults = Vec::new();
-        if let Some(memory) = &self.memory
-            && memory != "infinity"
-            && !digits(memory.strip_suffix(['K', 'M', 'G', 'T', '%']).unwrap_or(memory))
-        {
-            faults.push(format!("limits.memory: {memory:?} is not a size such as \"2G\""));
-        }
-        if let Some(cpu) = &self.cpu
-            && !cpu.strip_suffix('%').is_some_and(digits)
-        {
-            faults.push(format!("limits.cpu: {cpu:?} is not a share such as \"150%\""));
-        }
-        faults
+        let sizes = [("memory", &self.memory), ("memory-high", &self.memory_high), ("swap", &self.swap)];
+        let rates = [("io-read", &self.io_read), ("io-write", &self.io_write)];
+        let sizes = sizes.into_iter().filter(|(_, said)| said.as_ref().is_some_and(|size| !is_size(size)));
+        let sizes = sizes.map(|(key, said)| (key, shown(said), "a size such as \"2G\""));
+        let rates = rates
+            .into_iter()
+            .filter(|(_, said)| said.as_ref().is_some_and(|rate| !is_size(rate) || rate.contains('%')));
+        let rates = rates.map(|(key, said)| (key, shown(said), "bytes a second, such as \"50M\""));
+        let cpu = self.cpu.iter().filter(|cpu| !cpu.strip_suffix('%').is_some_and(is_number));
+        let cpu = cpu.map(|cpu| ("cpu", format!("{cpu:?}"), "a share such as \"150%\""));
+        let cpus = self.cpus.iter().filter(|cpus| !are_processors(cpus));
+        let cpus = cpus.map(|cpus| ("cpus", format!("{cpus:?}"), "processors such as \"0-3,8\""));
+        let weights = [("cpu-weight", self.cpu_weight), ("io-weight", self.io_weight)];
+        let weights = weights.into_iter().filter_map(|(key, said)| Some((key, said?)));
+        let weights = weights.filter(|(_, weight)| !(1..=10_000).contains(weight));
+        let weights = weights.map(|(key, weight)| (key, weight.to_string(), "a weight from 1 to 10000"));
+        let all = sizes.chain(rates).chain(cpu).chain(cpus).chain(weights);
+        all.map(|(key, said, what)| format!("limits.{key}: {said} is not {what}")).collect()
     }
+}
+
+fn shown(said: &Option<String>) -> String {
+    format!("{:?}", said.as_deref().unwrap_or_default())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Bytes or percent, or no end of them.
+fn is_size(text: &str) -> bool {
+    text == "infinity" || is_number(text.strip_suffix(['K', 'M', 'G', 'T', '%']).unwrap_or(text))
+}
+
+/// Numbers of processors, and ranges of them.
+fn are_processors(text: &str) -> bool {
+    text.split(',').all(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if first <= last)
+    })
 }
 
 /// Sections, keys and values of a .nspawn file (systemd.nspawn(5)).

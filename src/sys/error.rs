@@ -5,7 +5,7 @@ use std::io;
 use super::archive::ArchiveError;
 use super::build::BuildError;
 use super::carry::CarryError;
-use super::{BusError, DiskError, GuestError, LockError, NetError, NftError};
+use super::{BusError, DiskError, GuestError, LimitError, LockError, NetError, NftError};
 use crate::hint::Hint;
 
 /// What went wrong on this host. The text and the hint are those of the part that it comes from.
@@ -22,6 +22,8 @@ pub enum Error {
     Lock(#[from] LockError),
     Net(#[from] NetError),
     Nft(#[from] NftError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
 }
 
 impl Hint for Error {
@@ -37,6 +39,7 @@ impl Hint for Error {
             Error::Lock(error) => error.hint(),
             Error::Net(error) => error.hint(),
             Error::Nft(error) => error.hint(),
+            Error::Limit(error) => error.hint(),
         }
     }
 }

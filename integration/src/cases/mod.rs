@@ -38,6 +38,7 @@ mod interface;
 mod ipv4;
 mod killed;
 mod lifecycle;
+mod limits;
 mod long_name;
 mod lost_state;
 mod many_at_once;
@@ -147,6 +148,7 @@ cases! {
     power_cut,
     torture,
     definitions,
+    limits,
     lost_state,
     units,
     verbs,

@@ -4,10 +4,18 @@ say "limits of a machine without any: $(systemctl show -p TasksMax -p MemoryMax 
 [ "$(systemctl show -P TasksMax $unit)" = 8192 ] || end "no limit on tasks"
 [ "$(systemctl show -P MemoryMax $unit)" != infinity ] || end "no limit on memory"
 printf '[limits]\ntasks = 300\nmemory = "128M"\n' >> /etc/nsctl/machines.d/tiny.toml
-nsctl apply --yes 2>&1 || end "limits cannot be set"
-# systemd gives the kernel a unit's limits when it starts.
-nsctl restart tiny 2>&1 || end "the machine does not start with limits"
 leader=$(machinectl show tiny -p Leader --value)
+kernel() { cat "/sys/fs/cgroup$(systemctl show -P ControlGroup $unit)/$1"; }
+nsctl apply --yes 2>&1 || end "limits cannot be set"
+[ "$(kernel memory.max) $(kernel pids.max)" = "134217728 300" ] || end "the kernel has other limits: $(kernel memory.max) $(kernel pids.max)"
+nsctl set tiny limits.cpu=50% limits.cpu-weight=200 limits.memory-high=100M limits.swap=0 2>&1 || end "more limits cannot be set"
+have="$(kernel cpu.max) $(kernel cpu.weight) $(kernel memory.high) $(kernel memory.swap.max)"
+[ "$have" = "50000 100000 200 104857600 0" ] || end "the kernel has other limits: $have"
+nsctl set tiny limits.cpu= limits.cpu-weight= limits.memory-high= limits.swap= 2>&1 || end "limits cannot be taken away"
+have="$(kernel cpu.max) $(kernel cpu.weight) $(kernel memory.high) $(kernel memory.swap.max)"
+[ "$have" = "max 100000 100 max max" ] || end "limits stay: $have"
+[ "$(machinectl show tiny -p Leader --value)" = "$leader" ] || end "the machine was restarted for its limits"
+say "limits change while a machine runs"
 group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$leader"/cgroup)
 # A process of the guest's, where the kernel counts it.
 guest() { sh -c 'echo $$ > "$1/cgroup.procs" && exec nsenter -t "$2" -a /bin/sh -c "$3"' sh "$group" "$leader" "$1"; }

@@ -102,10 +102,21 @@ pub fn duration(seconds: u64) -> String {
 }
 
 fn limits(limits: &Limits) -> String {
-    let memory = limits.memory.as_ref().map(|memory| format!("memory {memory}"));
-    let cpu = limits.cpu.as_ref().map(|cpu| format!("cpu {cpu}"));
-    let tasks = limits.tasks.map(|tasks| format!("{tasks} tasks"));
-    text::joined([memory, cpu, tasks].into_iter().flatten(), ", ")
+    let text = |what: &str, said: &Option<String>| said.as_ref().map(|said| format!("{what} {said}"));
+    let weight = |what: &str, said: Option<u64>| said.map(|said| format!("{what} {said}"));
+    let all = [
+        text("memory", &limits.memory),
+        text("memory-high", &limits.memory_high),
+        text("swap", &limits.swap),
+        text("cpu", &limits.cpu),
+        weight("cpu-weight", limits.cpu_weight),
+        text("cpus", &limits.cpus),
+        weight("io-weight", limits.io_weight),
+        text("io-read", &limits.io_read),
+        text("io-write", &limits.io_write),
+        limits.tasks.map(|tasks| format!("{tasks} tasks")),
+    ];
+    text::joined(all.into_iter().flatten(), ", ")
 }
 
 /// Where connections to a port go, in words.
