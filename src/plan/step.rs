@@ -398,7 +398,10 @@ impl Step {
                 format!("change listeners inside '{machine}': {}", ports.join(", "))
             }
             Step::Limit { machine, new, .. } => {
-                let all = new.iter().map(|(key, value)| format!("{key}={value}"));
+                let all = new.iter().map(|(key, value)| match value.as_str() {
+                    "" => format!("no {key}"),
+                    value => format!("{key}={value}"),
+                });
                 format!("set limits of '{machine}' while it runs: {}", joined(all, ", "))
             }
             Step::Kill { machines } => format!("end {}", list(machines)),
