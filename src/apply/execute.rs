@@ -262,10 +262,12 @@ async fn limit(
     machine: &MachineName,
     new: &BTreeMap<String, String>,
 ) -> Result<(), StepError> {
+    let unit = machine.unit();
     if bus.leader(machine).await?.is_none() {
-        return Ok(());
+        // Who was killed in between may have left something.
+        return Ok(limits::forget(world.disk, &unit, new)?);
     }
-    Ok(limits::set(world.disk, &machine.unit(), new).await?)
+    Ok(limits::set(world.disk, &unit, new).await?)
 }
 
 /// The table as its file says; no file, no table.

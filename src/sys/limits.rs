@@ -39,9 +39,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sets them now; an empty one is none.
 ///
-/// systemd keeps what it is told so in files of its own, which come after all others until the host is
-/// started again: they go, so that the unit's own file has the say when it starts next.
-///
 /// # Errors
 /// When systemd does not take them.
 pub async fn set(disk: &Disk, unit: &str, limits: &BTreeMap<String, String>) -> Result<(), LimitError> {
@@ -53,12 +50,21 @@ pub async fn set(disk: &Disk, unit: &str, limits: &BTreeMap<String, String>) -> 
     let limit = super::fault::bus_limit().unwrap_or(LIMIT);
     let done = tokio::time::timeout(limit, command.output()).await;
     let done = done.map_err(|_| LimitError::Hangs { unit: unit.to_owned() })??;
-    for key in limits.keys() {
-        disk.forget_file(format!("/run/systemd/system.control/{unit}.d/50-{key}.conf").as_ref())?;
-    }
+    super::fault::point();
+    forget(disk, unit, limits)?;
     if done.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
     Err(LimitError::Refused { unit: unit.to_owned(), said })
+}
+
+/// Takes away what systemd was told of them: it keeps that in files of its own, which come after all others until
+/// the host is started again. The unit's own file is to have the say when it starts next.
+///
+/// # Errors
+/// When one stays.
+pub fn forget(disk: &Disk, unit: &str, limits: &BTreeMap<String, String>) -> Result<(), DiskError> {
+    let file = |key| format!("/run/systemd/system.control/{unit}.d/50-{key}.conf");
+    limits.keys().try_for_each(|key| disk.forget_file(file(key).as_ref()))
 }
