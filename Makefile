@@ -2,16 +2,19 @@
 # Debian-like machine; systemd need not be PID 1.
 
 CARGO ?= cargo
-LAB = target/release/lab
+LAB = target/debug/lab
 
-.PHONY: deb twice check-deb shells build faults tools test unit lab emulated demo bench lint torture fuzz
+.PHONY: deb twice check-deb shells build program faults tools test unit lab emulated demo bench lint torture fuzz
 
-build:
-	$(CARGO) build --release --workspace
+build: program faults
 
-# The nsctl that tests can kill between any two steps.
+# What is packaged is what is tested.
+program:
+	debian/rules program
+
+# The nsctl that tests can kill between any two steps, and the laboratory.
 faults:
-	$(CARGO) build --profile faults --features faults
+	$(CARGO) build --locked --workspace --features nsctl/faults
 
 # The Debian package, in this folder; what it is made with is installed where it is missing.
 deb:
@@ -53,13 +56,13 @@ unit:
 	$(CARGO) test --workspace
 
 # Pick cases with FILTER: make lab FILTER=trixie::routed
-lab: build faults tools
+lab: build tools
 	$(LAB) test $(FILTER)
 
 # Random commands, kills and crashes: COUNT of those on each suite. SEED chooses the same ones again.
 COUNT ?= 200
 SUITES ?= bookworm trixie forky
-torture: build faults tools
+torture: build tools
 	for suite in $(SUITES); do $(LAB) torture $$suite "$(SEED)" $(COUNT) || exit 1; done
 
 # Foreign bytes for each parser, so long for each; RUNS=… inputs for each instead.
@@ -86,7 +89,8 @@ demo: build tools
 	$(LAB) demo
 
 bench: build tools
-	$(LAB) bench
+	$(CARGO) build --release -p lab
+	target/release/lab bench
 
 lint:
 	$(CARGO) fmt --all --check

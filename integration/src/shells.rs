@@ -33,7 +33,7 @@ pub fn run() -> Result<()> {
         at("var/lib/nsctl/state.toml"),
         "version = 2\nresting = []\n[leases]\n\"minecraft\" = \"2001:db8:a:7::/64\"\n",
     )?;
-    let nsctl = fs::canonicalize(binary("NSCTL_BIN", "nsctl")?)?;
+    let nsctl = fs::canonicalize(binary("NSCTL_BIN", "../release/nsctl")?)?;
     let run = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script]).env("NSCTL", &nsctl).env("FOLDER", folder.path());

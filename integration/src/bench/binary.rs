@@ -15,7 +15,7 @@ const ROUNDS: usize = 25;
 
 #[allow(clippy::cast_precision_loss)]
 pub fn run(_: &Trees, _: Suite, sheet: &mut Sheet) -> Result<()> {
-    let program = binary("NSCTL_BIN", "nsctl")?;
+    let program = binary("NSCTL_BIN", "../release/nsctl")?;
     let mut size = Figures::default();
     size.add(fs::metadata(&program)?.len() as f64 / 1e6);
     sheet.single("size of the program", "MB", &size, 6.0);

@@ -8,6 +8,6 @@ use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     let text = play(lab, |_| {})?;
-    must!(is_drawn(&text), "{PICTURE} is out of date: `target/release/lab demo --draw`");
+    must!(is_drawn(&text), "{PICTURE} is out of date: `target/debug/lab demo --draw`");
     Ok(())
 }

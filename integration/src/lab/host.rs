@@ -91,9 +91,9 @@ impl Lab {
         subvolume(&self.dir.join("machines"))?;
         snapshot(&self.guest, &self.dir.join("machines/debian-13"))?;
         let bin = self.dir.join("upper/usr/local/bin");
-        fs::copy(binary("NSCTL_BIN", "nsctl")?, bin.join("nsctl"))?;
+        fs::copy(binary("NSCTL_BIN", "../release/nsctl")?, bin.join("nsctl"))?;
         // Only tests need it; those that do fail without it.
-        if let Ok(faults) = binary("NSCTL_FAULTS_BIN", "../faults/nsctl") {
+        if let Ok(faults) = binary("NSCTL_FAULTS_BIN", "../debug/nsctl") {
             fs::copy(faults, bin.join("nsctl-faults"))?;
         }
         Ok(())
