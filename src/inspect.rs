@@ -14,7 +14,7 @@ use crate::observed::{Observed, Readers, Service, accept_ra, proxy_ndp};
 use crate::spec::Spec;
 use crate::state::State;
 use crate::sys::tree::Tree;
-use crate::sys::{self, Bus, Disk, Net, is_root, kernel, ping, processes, sockets};
+use crate::sys::{self, Bus, Disk, Net, health, is_root, kernel, ping, processes, sockets};
 
 /// Where networkd's and nspawn's files are that somebody wrote.
 const FOLDERS: [&str; 4] =
@@ -67,7 +67,7 @@ pub async fn host(
     };
     facts.observed.addresses = addresses?;
     if is_root() {
-        facts.guests = guests(&facts).await;
+        facts.guests = guests(&facts, bus).await;
     }
     Ok(facts)
 }
@@ -99,8 +99,11 @@ fn switches(observed: &Observed) -> BTreeMap<String, String> {
     keys.filter_map(|key| Some((key.clone(), kernel::get(&key)?))).collect()
 }
 
+/// How long a machine may take to pass its check.
+const ASK_TIME: Duration = Duration::from_secs(5);
+
 /// Each running machine of ours from inside; the trees of those without an address, too.
-async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
+async fn guests(facts: &Facts, bus: &Bus) -> BTreeMap<MachineName, GuestFacts> {
     let mut guests = BTreeMap::new();
     let processes = processes::by_namespace();
     for (name, machine) in &facts.spec.machines {
@@ -115,6 +118,10 @@ async fn guests(facts: &Facts) -> BTreeMap<MachineName, GuestFacts> {
         };
         if !machine.open.is_empty() {
             guest.listening = sockets::listening(running.leader).unwrap_or_default();
+        }
+        if let Some(check) = &machine.check {
+            let asked = health::ask(bus, name, running.leader, check, ASK_TIME).await;
+            guest.fails = asked.err().map(|why| why.to_string());
         }
         let routed = machine.network.routed().is_some();
         if !guest.addresses.iter().any(|a| a.global && (!routed || a.address.is_ipv6())) {

@@ -228,7 +228,8 @@ async fn files(disk: &Disk) -> Result<Observed, sys::Error> {
 /// What definitions, and files that a definition may be made of, bind into machines, and is not there.
 fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> {
     // Few machines have any: the others are not parsed for it.
-    let binds = files.iter().filter(|(_, text)| ["ind", "verlay"].iter().any(|word| text.contains(word)));
+    let binds =
+        files.iter().filter(|(_, text)| ["ind", "verlay", "evice"].iter().any(|word| text.contains(word)));
     let sources = binds.flat_map(|(path, text)| {
         if path.starts_with(MACHINES_DIR) {
             let machine = MachineSpec::parse(path, text).ok();

@@ -31,6 +31,7 @@ const TUNNEL: &str = "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"he0\"\
 const SINGLE: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"\n";
 const ON_LINK: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"\non-link = true\n";
 const WEB: &str = "image = \"base\"\n[network]\nmode = \"routed\"\n";
+const BOUND: &str = "image = \"base\"\nbind = [\"/srv/world\"]\n[network]\nmode = \"routed\"\n";
 const BUILDBOT: &str = "image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n";
 
 const TRUNK: &str = "[bridge.vbr0]\nuplink = \"enp6s0\"\nvlans = [20, 30]\n";
@@ -303,6 +304,25 @@ pictures! {
     bind_missing: settled(POOL, &[]), |host| {
         define(host, "web", Some("image = \"base\"\nbind = [\"/srv/world:/world\"]\n[network]\nmode = \"routed\"\n[nspawn.Exec]\nHostnam = \"mc\"\n"));
         see(host, |now| _ = now.missing.insert("/srv/world".into()));
+    };
+    binds_added: settled(POOL, &[("web", WEB)]), |host| {
+        define(host, "web", Some("image = \"base\"\nbind = [\"/srv/world:/world\"]\nbind-read-only = [\"/opt\"]\ndevice = [\"/dev/kvm\"]\n[network]\nmode = \"routed\"\n"));
+    };
+    bind_added_that_hides_another: settled(POOL, &[("web", BOUND)]), |host| {
+        define(host, "web", Some(&BOUND.replace("[\"/srv/world\"", "[\"/srv/world\", \"/mnt:/srv\"")));
+    };
+    bind_with_options_added: settled(POOL, &[("web", BOUND)]), |host| {
+        define(host, "web", Some(&BOUND.replace("[\"/srv/world\"", "[\"/srv/world\", \"/mnt:/mnt:idmap\"")));
+    };
+    bind_gone: settled(POOL, &[("web", BOUND)]), |host| {
+        define(host, "web", Some(WEB));
+    };
+    checked_and_started_again: settled(POOL, &[("web", WEB)]), |host| {
+        define(host, "web", Some("image = \"base\"\nrestart = \"always\"\nafter = [\"db\", \"nobody\"]\n[network]\nmode = \"routed\"\n[check]\ntcp = 80\n"));
+        define(host, "db", Some("image = \"base\"\n[network]\nmode = \"routed\"\n[check]\ncommand = \"true\"\n"));
+    };
+    moved_and_changed: settled(HOUSE, &[("buildbot", BUILDBOT)]), |host| {
+        define(host, "buildbot", Some(&format!("{}[environment]\nA = \"b\"\n", BUILDBOT.replace("vbr0", "vbr1"))));
     };
     host_port_of_a_changing_prefix: settled(&DELEGATED.replace("local = \"fd00:a:b::/48\"\n", ""), &[]), |host| {
         define(host, "web", Some("image = \"base\"\nexpose = [{ port = \"tcp/80\", host = 80 }]\n[network]\nmode = \"routed\"\n"));

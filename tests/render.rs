@@ -73,6 +73,9 @@ const RICH: &str = r#"
 description = "100 % fun"
 bind = ["/srv/world:/world", "/srv/with space"]
 bind-read-only = ["/usr/share/doc"]
+device = ["/dev/dri/renderD128"]
+restart = "on-failure"
+after = ["db", "web"]
 [network]
 mode = "bridge"
 bridge = "vbr1"

@@ -15,9 +15,10 @@ use crate::emit::{self, FIREWALL_FILE, Origin};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
+use crate::spec::Bind;
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, nft, together};
+use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, together};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -82,6 +83,8 @@ pub async fn one(
         }
         Step::Inside { machine, old, new } => exchange(bus?, machine, old, new).await?,
         Step::Limit { machine, new, .. } => limit(world, bus?, machine, new).await?,
+        Step::Bind { machine, binds, devices } => bind(world, bus?, machine, binds, devices).await?,
+        Step::Unbind { machine, binds, devices } => unbind(world, bus?, machine, binds, devices).await?,
         Step::ReloadSystemd { units } => bus?.reload_systemd(units).await?,
         Step::ReloadNetworkd => bus?.reload_networkd().await?,
         Step::RestartResolved => {
@@ -112,6 +115,9 @@ pub async fn one(
         Step::LanAddress { machine, moved, second } => {
             let link = second.then_some(emit::LAN);
             return Ok(Some(verify::lan_address(bus?, machine, link, *moved).await?));
+        }
+        Step::Check { machine, check } => {
+            return Ok(Some(verify::works(bus?, machine, check, started).await?));
         }
     }
     Ok(None)
@@ -268,6 +274,36 @@ async fn limit(
         return Ok(limits::forget(world.disk, &unit, new)?);
     }
     Ok(limits::set(world.disk, &unit, new).await?)
+}
+
+/// More of the host for a machine that runs; one that does not sees it when it starts.
+async fn bind(
+    world: World<'_>,
+    bus: &Bus,
+    machine: &MachineName,
+    binds: &[Bind],
+    devices: &[String],
+) -> Result<(), StepError> {
+    let Some(leader) = bus.leader(machine).await? else { return Ok(()) };
+    limits::allow(world.disk, &machine.unit(), devices).await?;
+    for bind in binds {
+        sys::fault::point();
+        mounts::show(leader, bind)?;
+    }
+    Ok(())
+}
+
+/// The other way round.
+async fn unbind(
+    world: World<'_>,
+    bus: &Bus,
+    machine: &MachineName,
+    binds: &[Bind],
+    devices: &[String],
+) -> Result<(), StepError> {
+    let Some(leader) = bus.leader(machine).await? else { return Ok(()) };
+    binds.iter().rev().try_for_each(|bind| mounts::hide(leader, bind))?;
+    Ok(limits::deny(world.disk, &machine.unit(), devices).await?)
 }
 
 /// The table as its file says; no file, no table.

@@ -30,6 +30,7 @@ pub use recover::{Unresolved, cut_short, recover, waited_for};
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, stages, undo};
 use crate::pool::Planned;
+use crate::spec::HealthCheck;
 use crate::sys::{fault, together};
 
 /// What was seen while the plan was carried out.
@@ -39,6 +40,10 @@ pub enum Verified {
     Answers { machine: MachineName, address: Ipv6Addr, planned: Planned, after: Option<Duration> },
     /// The machine has these addresses of the LAN; none: it has none yet.
     OnLan { machine: MachineName, addresses: Vec<IpAddr> },
+    /// The machine does what its definition asks; `after` its start was asked for.
+    Works { machine: MachineName, check: HealthCheck, after: Option<Duration> },
+    /// It does not, or not yet.
+    Fails { machine: MachineName, check: HealthCheck, why: String },
 }
 
 /// A plan that was not carried out.

@@ -9,7 +9,8 @@ use super::error::{ANSWER_TIME, StepError};
 use crate::emit::LAN;
 use crate::name::MachineName;
 use crate::pool::Planned;
-use crate::sys::{self, Bus, Net, now, ping};
+use crate::spec::HealthCheck;
+use crate::sys::{self, Bus, Net, health, now, ping};
 
 /// How long a bridged machine is watched for addresses: DHCP takes 0.6 to 6 s.
 const LAN_TIME: Duration = Duration::from_secs(15);
@@ -81,6 +82,37 @@ async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, sy
     let first = own.clone().next();
     Ok(own.find(|address| u128::from(*address) as u64 == planned.host_part()).or(first))
 }
+
+/// Asks until the answer is good, or as long as the definition says; a machine that fails goes on running.
+///
+/// # Errors
+/// When it has ended.
+pub async fn works(
+    bus: &Bus,
+    machine: &MachineName,
+    check: &HealthCheck,
+    started: Option<Instant>,
+) -> Result<Verified, StepError> {
+    let begin = now();
+    loop {
+        let left = check.within().saturating_sub(begin.elapsed());
+        let leader = leader(bus, machine).await?;
+        let why = match health::ask(bus, machine, leader, check, left.max(AGAIN)).await {
+            Ok(()) => {
+                let after = started.map(|started| started.elapsed());
+                return Ok(Verified::Works { machine: machine.clone(), check: check.clone(), after });
+            }
+            Err(why) => why.to_string(),
+        };
+        if begin.elapsed() + AGAIN >= check.within() {
+            return Ok(Verified::Fails { machine: machine.clone(), check: check.clone(), why });
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// How long a machine that is not well yet is left alone. Nothing tells when its services are.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Those of one of its links alone, where that is named. A machine that moved has its old addresses
 /// for a moment: they do not count, unless nothing else comes.

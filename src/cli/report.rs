@@ -10,6 +10,7 @@ use crate::apply::Verified;
 use crate::cli::Fault;
 use crate::cli::text::{joined, out, sanitize};
 use crate::name::MachineName;
+use crate::spec::{HealthCheck, definition_path};
 
 /// Shared by all who speak.
 #[derive(Debug, Default, Clone)]
@@ -21,6 +22,8 @@ struct Inner {
     quiet: Cell<bool>,
     /// Whether a document of its own has been printed.
     answered: Cell<bool>,
+    /// Whether a machine does not do what it is for.
+    fails: Cell<bool>,
     said: RefCell<Said>,
 }
 
@@ -61,6 +64,47 @@ struct Seen {
     /// What it has from the LAN.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lan: Vec<IpAddr>,
+    /// Whether it does what its definition asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<CheckView>,
+}
+
+/// A machine's check, and how it ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckView {
+    pub asked: String,
+    pub passes: bool,
+    /// What is wrong; none where nothing is.
+    pub why: Option<String>,
+}
+
+impl Seen {
+    fn of(verified: &Verified) -> Seen {
+        let check = |asked: &HealthCheck, why: Option<&String>| CheckView {
+            asked: asked.to_string(),
+            passes: why.is_none(),
+            why: why.cloned(),
+        };
+        let (name, address, planned, after, lan, check) = match verified {
+            Verified::Answers { machine, address, planned, after } => (
+                machine,
+                Some(*address),
+                planned.address().map(|planned| planned == *address),
+                *after,
+                &[][..],
+                None,
+            ),
+            Verified::OnLan { machine, addresses } => (machine, None, None, None, &addresses[..], None),
+            Verified::Works { machine, check: asked, after } => {
+                (machine, None, None, *after, &[][..], Some(check(asked, None)))
+            }
+            Verified::Fails { machine, check: asked, why } => {
+                (machine, None, None, None, &[][..], Some(check(asked, Some(why))))
+            }
+        };
+        let after = after.map(|after| after.as_secs_f64());
+        Seen { name: name.clone(), address, planned, after, lan: lan.to_vec(), check }
+    }
 }
 
 impl Report {
@@ -99,24 +143,11 @@ impl Report {
 
     /// Where a machine was seen.
     pub fn saw(&self, verified: &Verified) {
-        let seen = match verified {
-            Verified::Answers { machine, address, planned, after } => Seen {
-                name: machine.clone(),
-                address: Some(*address),
-                planned: planned.address().map(|planned| planned == *address),
-                after: after.map(|after| after.as_secs_f64()),
-                lan: Vec::new(),
-            },
-            Verified::OnLan { machine, addresses } => Seen {
-                name: machine.clone(),
-                address: None,
-                planned: None,
-                after: None,
-                lan: addresses.clone(),
-            },
-        };
-        self.0.said.borrow_mut().machines.push(seen);
-        if !self.is_json() {
+        self.0.said.borrow_mut().machines.push(Seen::of(verified));
+        if let Verified::Fails { machine, check, why } = verified {
+            self.0.fails.set(true);
+            self.fault(&failing(machine, check, why));
+        } else if !self.is_json() {
             self.say(tell(verified));
         }
     }
@@ -146,6 +177,7 @@ impl Report {
     /// Ends with the command; gives its exit status.
     pub fn end(&self, done: Result<u8, Fault>) -> u8 {
         let status = match &done {
+            Ok(0) if self.0.fails.get() => 1,
             Ok(status) => *status,
             Err(fault) => fault.status(),
         };
@@ -188,6 +220,15 @@ pub fn usage(error: &clap::Error) {
     print(&Said { error: Some(error), ..Said::default() }, &mut anstream::stdout());
 }
 
+/// A machine that runs, and does not do what it is for.
+fn failing(machine: &MachineName, check: &HealthCheck, why: &str) -> Fault {
+    let seconds = check.within().as_secs();
+    Fault::new(format!("'{machine}' runs, but fails its check, {check}, after {seconds} s: {why}")).hint(format!(
+        "`nsctl logs {machine}` tells what its services say; [check] in {} is what is asked, and `within` how long",
+        definition_path(machine).display()
+    ))
+}
+
 /// Where a machine was seen, as a sentence.
 pub fn tell(verified: &Verified) -> String {
     match verified {
@@ -210,5 +251,10 @@ pub fn tell(verified: &Verified) -> String {
         Verified::OnLan { machine, addresses } => {
             format!("{machine} has {} from the LAN", joined(addresses, ", "))
         }
+        Verified::Works { machine, check, after } => {
+            let after = after.map(|after| format!(" ({:.2} s after its start)", after.as_secs_f64()));
+            format!("{machine} passes its check, {check}{}", after.unwrap_or_default())
+        }
+        Verified::Fails { machine, check, why } => format!("{machine} fails its check, {check}: {why}"),
     }
 }

@@ -58,6 +58,8 @@ pub struct GuestFacts {
     pub processes: BTreeSet<String>,
     /// What its tree is; none for a disk image.
     pub tree: Option<Guest>,
+    /// Why it does not do what its definition asks; none where it does, or that asks nothing.
+    pub fails: Option<String>,
 }
 
 impl Facts {

@@ -17,6 +17,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     ours.flat_map(|(name, machine, guest)| {
         let waits = waits(name, guest);
         let without = waits.or_else(|| addressless(facts, name, machine, guest));
+        let without = without.or_else(|| failing(name, machine, guest));
         without.into_iter().chain(unheard(name, machine, guest))
     })
     .collect()
@@ -30,6 +31,14 @@ fn waits(name: &MachineName, guest: &GuestFacts) -> Option<Finding> {
         let fix = format!("systemd-firstboot --root={tree} --setup-machine-id; nsctl restart {name}");
         Finding::error(Trap::FirstBoot, name.as_str(), what, "none of its services start").fix(fix)
     })
+}
+
+/// A machine that is where it should be, and does not do what it is for.
+fn failing(name: &MachineName, machine: &MachineSpec, guest: &GuestFacts) -> Option<Finding> {
+    let (check, why) = (machine.check.as_ref()?, guest.fails.as_ref()?);
+    let finding =
+        Finding::error(Trap::CheckFails, name.as_str(), format!("fails its check, {check}"), why.clone());
+    Some(finding.fix(format!("nsctl logs {name}")))
 }
 
 /// Why a machine has no address, the likeliest first.

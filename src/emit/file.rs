@@ -31,7 +31,7 @@ const DNS64_FILE: &str = "/etc/unbound/nsctl-dns64.conf";
 /// Loads the table at boot, and again when others flush all rules.
 pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
 /// What is bound into guests.
-const GUEST_DIR: &str = "/var/lib/nsctl/guest";
+pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 /// Units that are bound into machines, a folder each.
 pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// Which trees nsctl made, and may delete with their machines: a file each.

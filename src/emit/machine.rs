@@ -160,7 +160,7 @@ impl<'a> MachineFiles<'a> {
     /// systemd.nspawn(5); the stock unit's options say the same, but a file that
     /// says all is one that can be read.
     fn nspawn(&self, attachment: &Attachment) -> String {
-        let MachineSpec { environment, bind, bind_read_only, expose, .. } = self.machine;
+        let MachineSpec { environment, bind, bind_read_only, device, expose, .. } = self.machine;
         let mut exec = vec![("Boot", "yes".to_owned()), ("PrivateUsers", "pick".to_owned())];
         // A guest without a machine-id would ask questions on a console that nobody reads.
         exec.push(("Parameters", "systemd.firstboot=no".to_owned()));
@@ -184,6 +184,7 @@ impl<'a> MachineFiles<'a> {
         let bound = expose.iter().flat_map(|expose| expose::inside(self.name, expose));
         files.extend(bound.map(|bound| read_only(&bound.file, &bound.target)));
         files.extend(bind.iter().map(|bind| ("Bind", bind.clone())));
+        files.extend(device.iter().map(|device| ("Bind", device.clone())));
         files.extend(bind_read_only.iter().map(|bind| ("BindReadOnly", bind.clone())));
         let sections = [("Exec", exec), ("Files", files), ("Network", network)];
         let ini = sections.iter().fold(Ini::new(), |ini, (section, defaults)| {

@@ -20,15 +20,15 @@ use std::path::PathBuf;
 
 pub use bridge::UNTAGGED;
 pub use file::{
-    FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Owner, Reader,
-    TREES_DIR,
+    FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, GUEST_DIR, HOSTS_FILE, ManagedFile, NETWORK_DIR,
+    Owner, Reader, TREES_DIR,
 };
 pub use host::{kernels_own, switches, switches_of};
 pub use lan::LAN;
 use machine::MachineFiles;
 pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
-pub use unit::LIMITS;
+pub use unit::{DEVICES, LIMITS, forgotten};
 
 use crate::pool::Leases;
 use crate::spec::Spec;

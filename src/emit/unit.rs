@@ -8,7 +8,7 @@ use super::machine::{Attachment, GATEWAY, MachineFiles, words};
 use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
-use crate::spec::{BridgePort, Limits};
+use crate::spec::{BridgePort, Limits, Restart};
 use crate::visible::joined;
 
 /// The settings of a unit that limit what it takes (systemd.resource-control(5)).
@@ -24,6 +24,13 @@ pub const LIMITS: [&str; 10] = [
     "IOWriteBandwidthMax",
     "TasksMax",
 ];
+
+/// Seconds until a machine that has ended is started again: one that cannot start at all is not to keep
+/// the host busy.
+const RESTART_AFTER: u32 = 5;
+
+/// The setting of a unit that lets it use a device beside the usual ones.
+pub const DEVICES: &str = "DeviceAllow";
 
 /// What a machine's limits are for each of them.
 fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
@@ -58,13 +65,16 @@ impl MachineFiles<'_> {
         let before = words(before.chain(guarded.then(|| FIREWALL_UNIT.to_owned())));
         let ports = self.machine.expose.iter().filter_map(|expose| expose.host);
         let sockets = words(ports.map(|port| host_unit(self.name, port, "socket")));
+        let first = words(self.machine.after.iter().map(MachineName::unit));
         let link = (!self.answered_for(attachment).is_empty()).then(|| self.host.may_answer_on()).flatten();
         let link = link.map(device_unit);
         let mut ini = Ini::new();
-        if description.is_some() || before.is_some() || sockets.is_some() || link.is_some() {
+        let any = [&description, &before, &sockets, &link, &first].iter().any(|said| said.is_some());
+        if any {
             ini = ini.section("Unit").set_some("Description", description);
             ini = ini.set_some("Wants", before.as_ref()).set_some("After", before.as_ref());
             ini = ini.set_some("Wants", link.as_ref()).set_some("After", link.as_ref());
+            ini = ini.set_some("After", first);
             ini = ini.set_some("Wants", sockets);
         }
         if self.is_translated() {
@@ -81,6 +91,12 @@ impl MachineFiles<'_> {
         ini = ini.section("Service");
         for (key, value) in LIMITS.into_iter().zip(settings(self.name, &limits)) {
             ini = ini.set_some(key, value);
+        }
+        let devices = self.machine.device.iter().map(|device| format!("{device} rw"));
+        ini = ini.set_some(DEVICES, devices);
+        if let Some(restart) = self.machine.restart {
+            ini = ini.set("Restart", restart.word()).set("RestartSec", RESTART_AFTER);
+            ini = ini.set_some("ExecStopPost", (restart != Restart::No).then(|| forgotten(self.name)));
         }
         // Rather not at all than without its firewall.
         ini = ini.set_some("ExecStartPre", guarded.then(|| firewall::guard(self.name)));
@@ -171,6 +187,16 @@ fn apart(port: &BridgePort) -> Option<String> {
 fn inside(name: &MachineName, command: &str) -> String {
     let leader = format!("$$(machinectl show {name} -p Leader --value)");
     format!("-/bin/sh -c 'exec nsenter --net=/proc/{leader}/ns/net {command}'")
+}
+
+/// machined takes a machine whose nspawn was killed for one that runs as long as its unit is about to start again,
+/// and lets no other have its name.
+pub fn forgotten(name: &MachineName) -> String {
+    let unit = name.unit();
+    format!(
+        "-/bin/sh -c 'machinectl show {name} -p Unit --value 2>/dev/null | grep -qxF {unit} || exit 0; \
+         busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager UnregisterMachine s {name}'"
+    )
 }
 
 /// The unit of an interface, escaped as systemd-escape(1) does.

@@ -197,6 +197,23 @@ fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Opti
     }
 }
 
+/// Machines that are to start after one that is none of this host's: nothing waits for it.
+pub fn after_nobody(wanted: &Wanted, observed: &Observed) -> Vec<String> {
+    let is_there = |name: &MachineName| {
+        let Spec { machines, broken, .. } = &wanted.spec;
+        machines.contains_key(name) || broken.contains_key(name) || observed.images.contains(name.as_str())
+    };
+    let mut notes = Vec::new();
+    for (name, machine) in &wanted.spec.machines {
+        let holds = |other: &MachineName| wanted.holds_machine(name) || wanted.holds_machine(other);
+        let missing = machine.after.iter().filter(|other| holds(other) && !is_there(other));
+        notes.extend(
+            missing.map(|other| format!("'{name}' starts after '{other}', and there is no such machine")),
+        );
+    }
+    notes
+}
+
 /// What the user should know before the host's own network changes.
 pub fn notes(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<String> {
     let (Scope::Bridge(_) | Scope::All) = &wanted.scope else { return Vec::new() };

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use super::effects::restart_reason;
 use super::files::FileChange;
-use super::vlans::{bridge_of, vlan_of};
+use super::live::{binds, limits, listeners, only_moves, read_at_start};
 use super::{Scope, Step, Wanted, probe};
-use crate::emit::expose::{Unit, without_bound};
-use crate::emit::ini::Ini;
-use crate::emit::{LIMITS, MOUNT_BURST, ManagedFile, Reader};
+use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observed::{Link, Observed};
 use crate::spec::{BridgePort, MachineSpec, Network};
@@ -81,7 +79,7 @@ impl MachineActions {
         if machine.autostart != observed.enabled.contains(name) {
             if machine.autostart { self.enable.push(name.clone()) } else { self.disable.push(name.clone()) }
         }
-        let running = observed.is_running(name);
+        let (running, mut starts) = (observed.is_running(name), false);
         if !running && !wanted.start.contains(name) {
             if machine.autostart && wanted.scope == Scope::All && observed.stopped.contains(name) {
                 self.stay.push(name.clone());
@@ -90,22 +88,27 @@ impl MachineActions {
         }
         if !running {
             self.start.push(name.clone());
-        } else if let Some(step) = move_of(name, machine, observed) {
+            starts = true;
+        } else if let Some(step) = move_of(name, machine, observed).filter(|_| only_moves(changes)) {
             self.moves.push(step);
             self.limits.extend(limits(name, changes));
             self.checks.push(Step::LanAddress { machine: name.clone(), moved: true, second: false });
             return;
         } else if let Some(change) = changes.iter().find(|change| read_at_start(change)) {
             self.restart.push((name.clone(), restart_reason(&change.file)));
+            starts = true;
         } else if let Some(link) = wrong_link(name, machine, observed) {
             self.restart.push((name.clone(), link));
+            starts = true;
         } else if changes.is_empty() {
             return;
         } else {
             self.limits.extend(limits(name, changes));
+            self.moves.extend(binds(name, changes));
             self.moves.extend(listeners(name, changes));
         }
         self.checks.extend(proof(name, machine, wanted));
+        self.checks.extend(health(name, machine).filter(|_| starts));
     }
 
     /// What the user should know: who is restarted.
@@ -173,6 +176,12 @@ pub fn proof(name: &MachineName, machine: &MachineSpec, wanted: &Wanted) -> Vec<
     answer.into_iter().chain(lan).collect()
 }
 
+/// What is asked of a machine that has been started, beside where it is.
+pub fn health(name: &MachineName, machine: &MachineSpec) -> Option<Step> {
+    let check = machine.check.clone()?;
+    Some(Step::Check { machine: name.clone(), check })
+}
+
 /// Where a running machine really is, if that is not where its definition says: somebody
 /// started it by other files, or took its link off or onto a bridge.
 pub fn wrong_link(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> Option<String> {
@@ -205,60 +214,6 @@ fn wrong_lan(name: &MachineName, machine: &MachineSpec, observed: &Observed) -> 
     let master = observed.link(&link).and_then(|link| observed.master_of(link));
     let is_right = master.is_some_and(|master| master.is_called(bridge.as_str()));
     (!is_right).then(|| format!("{link} is to be on {bridge}, and is not"))
-}
-
-/// Whether nspawn or the guest reads this change only when the machine starts.
-fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
-    let bare = |text: &Option<String>| {
-        text.as_deref().map(|text| without_bound(text).without(|_, value| value == MOUNT_BURST))
-    };
-    match file {
-        ManagedFile::Nspawn(_) => bare(old) != bare(new),
-        // They change while it runs.
-        ManagedFile::BoundUnit(..) => false,
-        // Whom the host answers for is said when it starts, and taken back when it ends.
-        ManagedFile::UnitDropIn(_) => service(old, "ExecStopPost") != service(new, "ExecStopPost"),
-        // networkd of systemd 252 takes no port out of a VLAN; and the guest asks for addresses
-        // of its second interface only when that is new.
-        ManagedFile::HostEnd(_) => place(old, vlan_of) != place(new, vlan_of),
-        ManagedFile::LanEnd(_) if old.is_none() || new.is_none() => false,
-        ManagedFile::LanEnd(_) => {
-            place(old, vlan_of) != place(new, vlan_of) || place(old, bridge_of) != place(new, bridge_of)
-        }
-        file => file.reader() == Reader::Start,
-    }
-}
-
-fn place<T>(text: &Option<String>, of: fn(&str) -> Option<T>) -> Option<T> {
-    text.as_deref().and_then(of)
-}
-
-/// The values of a key of a unit.
-fn service(text: &Option<String>, key: &str) -> Vec<String> {
-    let ini = Ini::parse(text.as_deref().unwrap_or_default());
-    ini.values("Service", key).map(str::to_owned).collect()
-}
-
-/// The limits that change. systemd gives a file's to the kernel when it starts the unit, whatever
-/// `systemctl show` says in between.
-fn limits(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
-    let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)))?;
-    let changed = || LIMITS.into_iter().filter(|key| service(&change.old, key) != service(&change.new, key));
-    let values = |text: &Option<String>| -> BTreeMap<String, String> {
-        changed().map(|key| (key.to_owned(), service(text, key).pop().unwrap_or_default())).collect()
-    };
-    let (old, new) = (values(&change.old), values(&change.new));
-    (!new.is_empty()).then(|| Step::Limit { machine: name.clone(), old, new })
-}
-
-/// What becomes of the listeners inside a machine that goes on running.
-fn listeners(name: &MachineName, changes: &[&FileChange]) -> Option<Step> {
-    let units = |text: fn(&FileChange) -> Option<&str>| -> Vec<Unit> {
-        changes.iter().filter_map(|change| Unit::of(&change.file, text(change))).collect()
-    };
-    let (old, new) = (units(|change| change.old.as_deref()), units(|change| change.new.as_deref()));
-    let any = !old.is_empty() || !new.is_empty();
-    any.then(|| Step::Inside { machine: name.clone(), old, new })
 }
 
 /// A running machine goes to a bridge without a restart if it has a veth, and

@@ -6,6 +6,7 @@ mod definitions;
 mod effects;
 mod files;
 pub mod guests;
+mod live;
 mod machines;
 mod naming;
 mod order;
@@ -19,6 +20,7 @@ mod undo;
 mod unreachable;
 mod vlans;
 mod whole;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,7 +30,7 @@ pub use checks::holds_router;
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
-pub use machines::{proof, wrong_link};
+pub use machines::{health, proof, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
 pub use phase::{Phase, phases};
@@ -169,6 +171,7 @@ impl Plan {
             | Step::Deafen { .. }
             | Step::Inside { .. }
             | Step::Limit { .. }
+            | Step::Unbind { .. }
             | Step::Disable { .. }
             | Step::DeleteLink { .. }
             | Step::FilterVlans { on: false, .. }
@@ -210,6 +213,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     let mut notes = actions.notes();
     notes.extend(wanted.made.iter().map(|image| format!("the image '{image}' is made first")));
     notes.extend(checks::notes(wanted, observed, &changes));
+    notes.extend(checks::after_nobody(wanted, observed));
     notes.extend(naming::notes(wanted, observed));
     notes.extend(others::notes(wanted, observed));
     let steps = order::steps(wanted, observed, &changes, &actions);

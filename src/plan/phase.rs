@@ -37,7 +37,9 @@ impl Step {
             | Step::Listen { .. }
             | Step::Deafen { .. }
             | Step::Inside { .. }
-            | Step::Limit { .. } => Phase::Loading,
+            | Step::Limit { .. }
+            | Step::Bind { .. }
+            | Step::Unbind { .. } => Phase::Loading,
             Step::PoolRoute { .. }
             | Step::DropUnreachable { .. }
             | Step::TunnelUp { .. }
@@ -49,7 +51,7 @@ impl Step {
             | Step::Move { .. } => Phase::Links,
             Step::Stop { .. } | Step::Kill { .. } => Phase::Stopping,
             Step::Probe { .. } | Step::Start { .. } => Phase::Starting,
-            Step::Answer { .. } | Step::LanAddress { .. } => Phase::Waiting,
+            Step::Answer { .. } | Step::LanAddress { .. } | Step::Check { .. } => Phase::Waiting,
         }
     }
 }

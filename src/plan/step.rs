@@ -12,7 +12,7 @@ use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
 use crate::pool::{Planned, Prefix};
 use crate::provision::FirstBoot;
-use crate::visible::joined;
+use crate::spec::{Bind, HealthCheck};
 
 /// What a machine's tree is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +108,19 @@ pub enum Step {
         old: BTreeMap<String, String>,
         new: BTreeMap<String, String>,
     },
+    /// Shows a machine that runs more of the host, and lets it use devices ("/dev/kvm rw",
+    /// systemd.resource-control(5), `DeviceAllow=`).
+    Bind {
+        machine: MachineName,
+        binds: Vec<Bind>,
+        devices: Vec<String>,
+    },
+    /// Takes that away.
+    Unbind {
+        machine: MachineName,
+        binds: Vec<Bind>,
+        devices: Vec<String>,
+    },
     Enable {
         machines: Vec<MachineName>,
     },
@@ -201,6 +214,11 @@ pub enum Step {
         #[serde(default)]
         second: bool,
     },
+    /// Waits until a machine that has just been started does what it is for.
+    Check {
+        machine: MachineName,
+        check: HealthCheck,
+    },
 }
 
 impl Step {
@@ -217,6 +235,8 @@ impl Step {
             Step::Deafen { units } => Some(Step::Listen { units }),
             Step::Inside { machine, old, new } => Some(Step::Inside { machine, old: new, new: old }),
             Step::Limit { machine, old, new } => Some(Step::Limit { machine, old: new, new: old }),
+            Step::Bind { machine, binds, devices } => Some(Step::Unbind { machine, binds, devices }),
+            Step::Unbind { machine, binds, devices } => Some(Step::Bind { machine, binds, devices }),
             Step::Enable { machines } => Some(Step::Disable { machines }),
             Step::Disable { machines } => Some(Step::Enable { machines }),
             Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
@@ -249,7 +269,8 @@ impl Step {
             | Step::Delegation
             | Step::Probe { .. }
             | Step::Answer { .. }
-            | Step::LanAddress { .. } => None,
+            | Step::LanAddress { .. }
+            | Step::Check { .. } => None,
         }
     }
 
@@ -266,9 +287,12 @@ impl Step {
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
             | Step::Limit { machine, .. }
+            | Step::Bind { machine, .. }
+            | Step::Unbind { machine, .. }
             | Step::Move { machine, .. }
             | Step::Answer { machine, .. }
-            | Step::LanAddress { machine, .. } => vec![machine.clone()],
+            | Step::LanAddress { machine, .. }
+            | Step::Check { machine, .. } => vec![machine.clone()],
             Step::Stop { machines }
             | Step::Start { machines, .. }
             | Step::Kill { machines }
@@ -352,7 +376,7 @@ impl Step {
     /// It changes nothing, and only sees whether all is well; several in a row are
     /// made at once.
     pub fn is_check(&self) -> bool {
-        matches!(self, Step::Answer { .. } | Step::LanAddress { .. })
+        matches!(self, Step::Answer { .. } | Step::LanAddress { .. } | Step::Check { .. })
     }
 
     /// Making a tree takes long, and goes on by itself: it is not just let go of.
@@ -363,85 +387,6 @@ impl Step {
     /// Once begun it cannot be undone, only finished.
     pub fn is_final(&self) -> bool {
         matches!(self, Step::RemoveImage { .. })
-    }
-
-    /// What the step does, for the plan: "write /etc/…".
-    pub fn describe(&self) -> String {
-        match self {
-            Step::Write { path, old, new, .. } => {
-                let verb = match (old, new) {
-                    (_, None) => "remove",
-                    (None, _) => "write",
-                    _ => "change",
-                };
-                format!("{verb} {}", path.display())
-            }
-            Step::MakeTree { source: Source::Clone(from), to, sharing } => {
-                format!("clone the image '{from}' as '{to}' ({})", sharing.words())
-            }
-            Step::MakeTree { source: Source::File { path, .. } | Source::Folder(path), to, .. } => {
-                format!("import {} as '{to}'", path.display())
-            }
-            Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
-            Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
-            Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),
-            Step::Disclaim { machine } => format!("forget whose the tree of '{machine}' is"),
-            Step::RemoveImage { name, .. } => format!("delete the tree of '{name}'"),
-            Step::Stop { machines } => format!("stop {}", list(machines)),
-            Step::Start { machines, .. } => format!("start {}", list(machines)),
-            Step::Listen { units } => format!("listen with {}", units.join(", ")),
-            Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
-            Step::Inside { machine, old, new } => {
-                let mut ports: Vec<&str> = old.iter().chain(new).map(|unit| unit.name.as_str()).collect();
-                ports.sort_unstable();
-                ports.dedup();
-                format!("change listeners inside '{machine}': {}", ports.join(", "))
-            }
-            Step::Limit { machine, new, .. } => {
-                let all = new.iter().map(|(key, value)| match value.as_str() {
-                    "" => format!("no {key}"),
-                    value => format!("{key}={value}"),
-                });
-                format!("set limits of '{machine}' while it runs: {}", joined(all, ", "))
-            }
-            Step::Kill { machines } => format!("end {}", list(machines)),
-            Step::Enable { machines } => format!("start {} with the host", list(machines)),
-            Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
-            Step::ReloadSystemd { .. } => "reload systemd".into(),
-            Step::ReloadNetworkd => "reload networkd".into(),
-            Step::RestartResolved => "restart systemd-resolved".into(),
-            Step::ReloadFirewall { .. } => "load the firewall".into(),
-            Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
-            Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
-            Step::DropUnreachable { routes } => {
-                let nets = routes.iter().map(|(net, _)| net);
-                format!("take away the unreachable route of {}", joined(nets, ", "))
-            }
-            Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
-            Step::Delegation => "wait for the delegated prefix".into(),
-            Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
-            Step::FilterVlans { bridge, on: true, .. } => format!("keep VLANs apart on {bridge}"),
-            Step::FilterVlans { bridge, on: false, .. } => format!("keep VLANs apart on {bridge} no longer"),
-            Step::DeleteLink { name } => format!("delete the interface {name}"),
-            Step::FlushPort { port } => format!("take addresses and routes off {port}"),
-            Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
-            Step::Probe { link, addresses } => {
-                format!("see that nobody else on {link} has {}", joined(addresses.values().flatten(), ", "))
-            }
-            Step::Answer { machine, address: Planned::Token(_) } => format!("wait until '{machine}' answers"),
-            Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
-            Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),
-        }
-    }
-}
-
-fn list(machines: &[MachineName]) -> String {
-    match machines {
-        [one] => format!("'{one}'"),
-        [first, .., last] if machines.len() > 6 => {
-            format!("{} machines, '{first}' to '{last}'", machines.len())
-        }
-        some => joined(some.iter().map(|name| format!("'{name}'")), ", "),
     }
 }
 

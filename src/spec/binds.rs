@@ -1,7 +1,9 @@
 //! What of the host's files a machine's mounts need: nspawn does not start without
 //! (systemd-nspawn(1), `--bind=`, `--overlay=`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::{MachineSpec, Values};
 
@@ -14,6 +16,43 @@ pub struct BindSource {
     pub key: &'static str,
     /// The whole value that names it.
     pub value: String,
+}
+
+/// A file or folder of the host that a machine sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
+}
+
+impl Bind {
+    /// Of a setting of [Files]; none where it says more than two paths.
+    pub fn of(key: &str, value: &str) -> Option<Bind> {
+        let read_only = match key {
+            "Bind" => false,
+            "BindReadOnly" => true,
+            _ => return None,
+        };
+        let parts = split(value);
+        let (source, target) = match &parts[..] {
+            [both] => (both, both),
+            [source, target] => (source, target),
+            _ => return None,
+        };
+        let is_plain = |path: &str| path.starts_with('/') && Path::new(path).components().all(is_name);
+        let plain = is_plain(source) && is_plain(target) && !target.trim_matches('/').is_empty();
+        plain.then(|| Bind { source: source.into(), target: target.clone(), read_only })
+    }
+
+    /// Whether what the other shows would be seen no more, being below.
+    pub fn covers(&self, other: &Bind) -> bool {
+        Path::new(&other.target).starts_with(&self.target)
+    }
+}
+
+fn is_name(part: std::path::Component) -> bool {
+    !matches!(part, std::path::Component::ParentDir)
 }
 
 /// The paths of the host that must be there, of these settings of [Files].
@@ -52,7 +91,11 @@ fn split(value: &str) -> Vec<String> {
 impl MachineSpec {
     /// Every path of the host that it needs for its mounts.
     pub fn bind_sources(&self) -> Vec<BindSource> {
-        let own = [("bind", "Bind", &self.bind), ("bind-read-only", "BindReadOnly", &self.bind_read_only)];
+        let own = [
+            ("bind", "Bind", &self.bind),
+            ("bind-read-only", "BindReadOnly", &self.bind_read_only),
+            ("device", "Bind", &self.device),
+        ];
         let own = own.into_iter().flat_map(|(key, setting, values)| {
             values.iter().flat_map(move |value| found(&[], key, setting, value))
         });
@@ -86,5 +129,19 @@ mod tests {
         assert_eq!(paths("Overlay", "/a:/b"), ["/a", "/b"]);
         assert_eq!(paths("Overlay", "/a:+/b::/c"), ["/a"]);
         assert_eq!(paths("Inaccessible", "/a"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_plain_bind_is_two_paths_at_the_most() {
+        let of = |value: &str| Bind::of("Bind", value).map(|bind| (bind.source, bind.target));
+        assert_eq!(of("/srv"), Some(("/srv".into(), "/srv".into())));
+        assert_eq!(of("/srv/a:/b"), Some(("/srv/a".into(), "/b".into())));
+        for odd in ["/srv:/b:idmap", "+/srv:/b", ":/b", "/srv:b", "/srv:/", "/srv:/a/../b", "/srv/..:/b", ""]
+        {
+            assert_eq!(of(odd), None, "{odd}");
+        }
+        let bind = |value: &str| Bind::of("Bind", value).unwrap();
+        assert!(bind("/a:/srv").covers(&bind("/b:/srv/world")) && bind("/a:/srv").covers(&bind("/b:/srv")));
+        assert!(!bind("/a:/srv").covers(&bind("/b:/srv2")));
     }
 }

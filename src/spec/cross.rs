@@ -1,6 +1,6 @@
 //! What no single file can show: what two machines want, and what of a pool cannot be had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv6Net;
@@ -8,6 +8,7 @@ use ipnet::Ipv6Net;
 use super::{Definitions, Ipv4, MachineSpec, Problem, Routed, Spec, definition_path, text_of};
 use crate::name::MachineName;
 use crate::pool::{Lease, Pool, PoolError};
+use crate::visible::joined;
 
 /// A key of a definition, and what is wrong with what it says.
 type Fault = (&'static str, String);
@@ -20,6 +21,7 @@ impl Spec {
         for (name, machine) in &self.machines {
             found.extend(self.fault_of_pool(machine).map(|fault| (name.clone(), fault)));
         }
+        found.extend(self.circles());
         for (name, (key, message)) in found {
             let problem = Problem::at_value(&definition_path(&name), text_of(texts, &name), key, message);
             self.breaks(&name, problem);
@@ -104,6 +106,36 @@ impl Spec {
                            `nsctl init --delegated` again gives machines a local prefix, too";
             ("expose", message.into())
         })
+    }
+
+    /// Machines that would wait for each other: systemd would start one of them all the same.
+    fn circles(&self) -> Vec<(MachineName, Fault)> {
+        let waits = |name: &MachineName| {
+            let mut all: BTreeSet<&MachineName> = BTreeSet::new();
+            let mut next: Vec<&MachineName> = self.before(name).collect();
+            while let Some(before) = next.pop() {
+                if all.insert(before) {
+                    next.extend(self.before(before));
+                }
+            }
+            all.contains(name)
+        };
+        let circular =
+            self.machines.iter().filter(|(name, machine)| !machine.after.is_empty() && waits(name));
+        circular
+            .map(|(name, machine)| {
+                let first = joined(&machine.after, "', '");
+                (
+                    name.clone(),
+                    ("after", format!("'{name}' would start after '{first}', and that after '{name}'")),
+                )
+            })
+            .collect()
+    }
+
+    /// The machines after which one starts.
+    fn before(&self, name: &MachineName) -> impl Iterator<Item = &MachineName> {
+        self.machines.get(name).into_iter().flat_map(|machine| &machine.after)
     }
 
     /// An IPv4 address that several machines are to have: none of them gets it, whoever was first.

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::expose::Expose;
+use super::health::{HealthCheck, Restart};
 use super::ipv4::Ipv4;
 use super::network::{BridgePort, Network, NetworkFault, network_fault};
 use super::port::OpenPort;
+use crate::name::MachineName;
 
 /// One machine, as its user wants it, and as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,11 @@ pub struct MachineSpec {
     /// Whether it starts with the host.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub autostart: bool,
+    /// Whether it is started again where it ends; none: it is not.
+    pub restart: Option<Restart>,
+    /// Machines that start before it, and stop after it, where both are to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<MachineName>,
     /// Ports that a routed machine's firewall lets in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenPort>,
@@ -35,9 +42,14 @@ pub struct MachineSpec {
     /// The same, but only to read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bind_read_only: Vec<String>,
+    /// Devices of the host that it may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device: Vec<String>,
     pub network: Network,
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub limits: Limits,
+    /// How it is known to do what it is for.
+    pub check: Option<HealthCheck>,
     /// Environment variables of the machine's PID 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -207,13 +219,17 @@ impl MachineSpec {
             image: None,
             description: None,
             autostart: true,
+            restart: None,
+            after: Vec::new(),
             open: Vec::new(),
             ipv4: None,
             firewall: None,
             bind: Vec::new(),
             bind_read_only: Vec::new(),
+            device: Vec::new(),
             network,
             limits: Limits::default(),
+            check: None,
             environment: BTreeMap::new(),
             expose: Vec::new(),
             nspawn: NspawnTable::new(),
@@ -318,6 +334,7 @@ impl MachineSpec {
         );
         faults.extend(self.expose_faults());
         faults.extend(self.limits.faults());
+        faults.extend(self.check.iter().flat_map(HealthCheck::faults));
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
             faults.push(format!("the description {text:?} is not one plain line"));
         }
@@ -327,6 +344,14 @@ impl MachineSpec {
                 faults.push(format!("{bind:?} is not a path such as \"/srv\" or \"/srv/world:/world\""));
             }
         }
+        let is_device = |path: &&String| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/_-.+,".contains(c);
+            path.strip_prefix("/dev/").is_some_and(|rest| !rest.is_empty())
+                && path.chars().all(plain)
+                && !path.contains("..")
+        };
+        let none = self.device.iter().filter(|path| !is_device(path));
+        faults.extend(none.map(|path| format!("{path:?} is no device such as \"/dev/dri/renderD128\"")));
         for (key, value) in &self.environment {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let quotable = !(value.contains('"') && value.contains('\''));

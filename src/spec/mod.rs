@@ -5,6 +5,7 @@ mod binds;
 mod cross;
 pub mod edit;
 mod expose;
+mod health;
 mod host;
 pub mod image;
 mod interfaces;
@@ -23,8 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-pub use binds::sources;
+pub use binds::{Bind, sources};
 pub use expose::Expose;
+pub use health::{HealthCheck, Restart};
 pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use ipv4::Ipv4;
 pub use machine::{Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network};

@@ -10,6 +10,7 @@ const HARMLESS: [&str; 2] = ["Hostname", "KillSignal"];
 pub fn reach(machine: &MachineSpec) -> Vec<String> {
     let mut all: Vec<String> = machine.bind.iter().map(|bind| format!("bind: {bind}")).collect();
     all.extend(machine.bind_read_only.iter().map(|bind| format!("bind-read-only: {bind}")));
+    all.extend(machine.device.iter().map(|device| format!("device: {device}")));
     for (section, keys) in &machine.nspawn {
         let harmless = |key: &str| section == "Exec" && HARMLESS.contains(&key);
         for (key, values) in keys.iter().filter(|(key, _)| !harmless(key)) {
@@ -51,21 +52,28 @@ pub fn contain(machine: &mut MachineSpec) {
         image: _,
         description: _,
         autostart: _,
+        restart: _,
+        after,
         open: _,
         ipv4: _,
         firewall,
         bind,
         bind_read_only,
+        device,
         network: _,
         limits: _,
+        check: _,
         environment: _,
         expose: _,
         nspawn,
         networkd,
     } = machine;
     *firewall = None;
+    // They are of another host.
+    after.clear();
     bind.clear();
     bind_read_only.clear();
+    device.clear();
     networkd.clear();
     nspawn.retain(|section, _| section == "Exec");
     nspawn.values_mut().for_each(|keys| keys.retain(|key, _| HARMLESS.contains(&key.as_str())));
@@ -80,7 +88,7 @@ mod tests {
 
     #[test]
     fn what_reaches_out_is_listed_and_dropped() {
-        let text = "bind = [\"/:/host\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\nbridge = \"vbr0\"\nvlan = 20\nroutes = [\"2001:db8:c::/56\"]\n\
+        let text = "bind = [\"/:/host\"]\ndevice = [\"/dev/sda\"]\nbind-read-only = [\"/etc\"]\nfirewall = false\nipv4 = \"192.0.2.9\"\n[network]\nmode = \"routed\"\nbridge = \"vbr0\"\nvlan = 20\nroutes = [\"2001:db8:c::/56\"]\n\
                     [nspawn.Exec]\nPrivateUsers = \"no\"\nKillSignal = \"SIGUSR2\"\n[nspawn.Files]\nBind = [\"/root\"]\n\
                     [networkd.Network]\nIPMasquerade = \"both\"\n[[expose]]\nport = \"tcp/80\"\nhost = 80\n";
         let parse = |text: &str| MachineSpec::parse(Path::new("x.toml"), text).unwrap();
@@ -88,6 +96,7 @@ mod tests {
         for word in [
             "/:/host",
             "/etc",
+            "/dev/sda",
             "PrivateUsers = no",
             "Bind = /root",
             "IPMasquerade",

@@ -5,7 +5,7 @@ use std::io;
 use super::archive::ArchiveError;
 use super::build::BuildError;
 use super::carry::CarryError;
-use super::{BusError, DiskError, GuestError, LimitError, LockError, NetError, NftError};
+use super::{BusError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError};
 use crate::hint::Hint;
 
 /// What went wrong on this host. The text and the hint are those of the part that it comes from.
@@ -22,8 +22,8 @@ pub enum Error {
     Lock(#[from] LockError),
     Net(#[from] NetError),
     Nft(#[from] NftError),
-    #[error(transparent)]
     Limit(#[from] LimitError),
+    Mount(#[from] MountError),
 }
 
 impl Hint for Error {
@@ -40,6 +40,7 @@ impl Hint for Error {
             Error::Net(error) => error.hint(),
             Error::Nft(error) => error.hint(),
             Error::Limit(error) => error.hint(),
+            Error::Mount(error) => error.hint(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::{Disk, DiskError};
+use crate::emit::DEVICES;
 use crate::hint::Hint;
 
 /// Why limits are not what they should be.
@@ -42,18 +43,59 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When systemd does not take them.
 pub async fn set(disk: &Disk, unit: &str, limits: &BTreeMap<String, String>) -> Result<(), LimitError> {
+    let words = limits.iter().map(|(key, value)| format!("{key}={value}"));
+    let done = systemctl(unit, ["set-property", "--runtime", unit], words).await;
+    super::fault::point();
+    forget(disk, unit, limits)?;
+    done.map(drop)
+}
+
+/// Lets a unit use devices, beside those that it may use already: "/dev/kvm rw".
+///
+/// # Errors
+/// When systemd does not do so.
+pub async fn allow(disk: &Disk, unit: &str, devices: &[String]) -> Result<(), LimitError> {
+    if devices.is_empty() { Ok(()) } else { devices_of(disk, unit, devices).await }
+}
+
+/// Lets it use them no longer.
+///
+/// # Errors
+/// When systemd does not do so.
+pub async fn deny(disk: &Disk, unit: &str, devices: &[String]) -> Result<(), LimitError> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let there = systemctl(unit, ["show", "--property=DeviceAllow", "--value", unit], []).await?;
+    let stay = there.lines().filter(|device| !devices.iter().any(|gone| gone == device));
+    // An empty one takes all away.
+    let all: Vec<String> = std::iter::once("").chain(stay).map(str::to_owned).collect();
+    devices_of(disk, unit, &all).await
+}
+
+async fn devices_of(disk: &Disk, unit: &str, devices: &[String]) -> Result<(), LimitError> {
+    let words = devices.iter().map(|device| format!("{DEVICES}={device}"));
+    let done = systemctl(unit, ["set-property", "--runtime", unit], words).await;
+    super::fault::point();
+    forget(disk, unit, &BTreeMap::from([(DEVICES.to_owned(), String::new())]))?;
+    done.map(drop)
+}
+
+/// What systemctl(1) says.
+async fn systemctl<const N: usize>(
+    unit: &str,
+    verb: [&str; N],
+    words: impl IntoIterator<Item = String>,
+) -> Result<String, LimitError> {
     let mut command = Command::new("systemctl");
     command.env("PATH", super::build::PATH).env("LC_ALL", "C").kill_on_drop(true);
-    command.args(["set-property", "--runtime", unit]);
-    command.args(limits.iter().map(|(key, value)| format!("{key}={value}")));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(verb).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let limit = super::fault::bus_limit().unwrap_or(LIMIT);
     let done = tokio::time::timeout(limit, command.output()).await;
     let done = done.map_err(|_| LimitError::Hangs { unit: unit.to_owned() })??;
-    super::fault::point();
-    forget(disk, unit, limits)?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
     Err(LimitError::Refused { unit: unit.to_owned(), said })

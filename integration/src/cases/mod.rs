@@ -7,6 +7,7 @@ mod asks;
 mod bad_disk;
 mod bad_input;
 mod bad_pool;
+mod binds;
 mod both;
 mod bridged;
 mod built;
@@ -14,6 +15,7 @@ mod busy_services;
 mod by_hand;
 mod carried;
 mod checked_before;
+mod checks;
 mod copies;
 mod crash;
 mod default_route;
@@ -149,6 +151,8 @@ cases! {
     torture,
     definitions,
     limits,
+    binds,
+    checks,
     lost_state,
     units,
     verbs,

@@ -46,6 +46,7 @@ enum Column {
     Mac,
     Open,
     Memory,
+    Check,
 }
 
 /// What is shown where nobody says, what goes first for want of room at the end.
@@ -138,6 +139,10 @@ impl Column {
             Column::Open => or_none(
                 row.open.as_ref().map(|open| text::joined(open, "\n")).filter(|open| !open.is_empty()),
             ),
+            Column::Check => or_none(row.check.as_ref().map(|check| match check.passes {
+                true => "passes".to_owned(),
+                false => "fails".to_owned(),
+            })),
             Column::Memory => or_none(row.limits.as_ref().and_then(|limits| limits.memory.clone())),
         }
     }

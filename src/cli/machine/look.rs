@@ -1,6 +1,9 @@
 //! Every machine as it is now, for all who show them.
 
+use std::time::Duration;
+
 use crate::cli::machine::view::{self, Row};
+use crate::cli::report::CheckView;
 use crate::cli::session::{bus, state, tell_of_journal};
 use crate::cli::text::err;
 use crate::cli::{Fault, Global};
@@ -8,10 +11,10 @@ use crate::identity;
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::usable_spec_of;
-use crate::spec::Problems;
+use crate::spec::{HealthCheck, Problems, Spec};
 use crate::state::rebuild;
 use crate::sys::tree::Tree;
-use crate::sys::{Disk, is_root};
+use crate::sys::{Bus, Disk, health, is_root, together};
 
 /// What there is to see.
 pub struct Looked {
@@ -52,7 +55,28 @@ pub async fn look(global: &Global, asked: &[String]) -> Result<Looked, Fault> {
     for row in rows.iter_mut().filter(|row| observed.live && row.network.bridge.is_some()) {
         row.duid = row.name.parse().ok().and_then(|name| duid(&name));
     }
+    if let Some(bus) = bus.as_ref().filter(|_| is_root()) {
+        ask_all(bus, &spec, &mut rows).await;
+    }
     Ok(Looked { rows, is_whole })
+}
+
+/// How long one who looks waits for a machine's check.
+const ASK_TIME: Duration = Duration::from_secs(2);
+
+/// Which of those that run do what they are for.
+async fn ask_all(bus: &Bus, spec: &Spec, rows: &mut [Row]) {
+    let running = rows.iter_mut().filter(|row| row.state == "running");
+    let asked = running.filter_map(|row| {
+        let (name, machine) = spec.machines.get_key_value(&row.name.parse::<MachineName>().ok()?)?;
+        Some((machine.check.as_ref()?, name, row.pid?, row))
+    });
+    let all = asked.map(async |(check, name, leader, row): (&HealthCheck, &MachineName, u32, &mut Row)| {
+        let why = health::ask(bus, name, leader, check, ASK_TIME).await.err().map(|why| why.to_string());
+        row.drift.extend(why.as_ref().map(|why| format!("it fails its check, {check}: {why}")));
+        row.check = Some(CheckView { asked: check.to_string(), passes: why.is_none(), why });
+    });
+    together(all).await;
 }
 
 /// The DUID of a guest that has been started once.

@@ -10,7 +10,7 @@ use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, mixed, probe, proof, unbound};
+use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, health, mixed, probe, proof, unbound};
 use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys::{self, Disk, Net, tree};
 
@@ -153,7 +153,8 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         must_be_apart(&session, &machines).await?;
     }
     // How those of the machines that are ours are proved to be where they should be.
-    let checks: Vec<Step> = ours.flat_map(|(name, machine)| proof(name, machine, &wanted)).collect();
+    let prove = |(name, machine)| proof(name, machine, &wanted).into_iter().chain(health(name, machine));
+    let checks: Vec<Step> = ours.flat_map(prove).collect();
     let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
     let asked = probe(&wanted, &machines);
     let steps = steps(way, &machines, running, &checks, asked, flushed(&wanted, &session.observed));

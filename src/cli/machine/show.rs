@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::cli::machine::look::{look, mark_old};
 use crate::cli::machine::view::Row;
+use crate::cli::report::CheckView;
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -68,10 +69,16 @@ fn sheet(global: &Global, row: &Row) -> String {
     add("interface", row.host_interface.clone());
     add("MAC", row.mac.clone().filter(|_| row.network.bridge.is_some()));
     add("DUID", row.duid.clone());
+    add("restart", row.restart.map(|restart| restart.word().to_owned()));
+    add("starts after", (!row.after.is_empty()).then(|| text::joined(&row.after, ", ")));
+    add("check", row.check.as_ref().map(|check| format!("{}: {}", check.asked, passes(check))));
     add("limits", row.limits.as_ref().map(limits));
     let read_only = row.bind_read_only.iter().map(|path| format!("{path} (to read)"));
     for path in row.bind.iter().cloned().chain(read_only) {
         add("bind", Some(path));
+    }
+    for device in &row.device {
+        add("device", Some(device.clone()));
     }
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {
@@ -99,6 +106,10 @@ pub fn duration(seconds: u64) -> String {
         (0, hours, minutes) => format!("{hours} h {minutes} min"),
         (days, hours, _) => format!("{days} d {hours} h"),
     }
+}
+
+fn passes(check: &CheckView) -> String {
+    check.why.clone().map_or_else(|| "passes".to_owned(), |why| format!("fails, as {why}"))
 }
 
 fn limits(limits: &Limits) -> String {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv6Net;
 use serde::Serialize;
 
+use crate::cli::report::CheckView;
 use crate::emit::ini::Ini;
 use crate::emit::{self, ManagedFile, Origin, Rendered};
 use crate::identity;
@@ -14,7 +15,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::{bridge_of, vlan_of, wrong_link};
 use crate::pool::{Lease, Leases, Subnet};
-use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Spec};
+use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Restart, Spec};
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -42,9 +43,17 @@ pub struct Row {
     pub autostart: Option<bool>,
     /// What it may take, those of the host's defaults too.
     pub limits: Option<Limits>,
+    /// Whether it is started again where it ends.
+    pub restart: Option<Restart>,
+    /// Machines that start before it.
+    pub after: Vec<MachineName>,
+    /// Whether it does what its definition asks; none where that asks nothing, and of one that does not run.
+    pub check: Option<CheckView>,
     /// Folders of the host that it sees.
     pub bind: Vec<String>,
     pub bind_read_only: Vec<String>,
+    /// Devices of the host that it may use.
+    pub device: Vec<String>,
     /// Its first process, seen from the host.
     pub pid: Option<u32>,
     /// Seconds since its start.
@@ -211,8 +220,11 @@ fn row(
         description: definition.and_then(|m| m.description.clone()),
         autostart: definition.map(|m| m.autostart),
         limits: definition.map(|m| m.limits.or(&spec.host.defaults.limits).or(&Limits::usual())),
+        restart: definition.and_then(|m| m.restart),
+        after: definition.map(|m| m.after.clone()).unwrap_or_default(),
         bind: definition.map(|m| m.bind.clone()).unwrap_or_default(),
         bind_read_only: definition.map(|m| m.bind_read_only.clone()).unwrap_or_default(),
+        device: definition.map(|m| m.device.clone()).unwrap_or_default(),
         pid: running.map(|running| running.leader),
         mac: mac(observed, machine.as_ref(), definition),
         name,

@@ -1,0 +1,95 @@
+//! Steps in words.
+
+use super::step::{Source, Step};
+use crate::name::MachineName;
+use crate::pool::Planned;
+use crate::spec::Bind;
+use crate::visible::joined;
+
+impl Step {
+    /// What the step does, for the plan: "write /etc/…".
+    pub fn describe(&self) -> String {
+        match self {
+            Step::Write { path, old, new, .. } => {
+                let verb = match (old, new) {
+                    (_, None) => "remove",
+                    (None, _) => "write",
+                    _ => "change",
+                };
+                format!("{verb} {}", path.display())
+            }
+            Step::MakeTree { source: Source::Clone(from), to, sharing } => {
+                format!("clone the image '{from}' as '{to}' ({})", sharing.words())
+            }
+            Step::MakeTree { source: Source::File { path, .. } | Source::Folder(path), to, .. } => {
+                format!("import {} as '{to}'", path.display())
+            }
+            Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
+            Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
+            Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),
+            Step::Disclaim { machine } => format!("forget whose the tree of '{machine}' is"),
+            Step::RemoveImage { name, .. } => format!("delete the tree of '{name}'"),
+            Step::Stop { machines } => format!("stop {}", list(machines)),
+            Step::Start { machines, .. } => format!("start {}", list(machines)),
+            Step::Listen { units } => format!("listen with {}", units.join(", ")),
+            Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
+            Step::Inside { machine, old, new } => {
+                let mut ports: Vec<&str> = old.iter().chain(new).map(|unit| unit.name.as_str()).collect();
+                ports.sort_unstable();
+                ports.dedup();
+                format!("change listeners inside '{machine}': {}", ports.join(", "))
+            }
+            Step::Bind { machine, binds, .. } => format!("show '{machine}' {}", sources(binds)),
+            Step::Unbind { machine, binds, .. } => format!("show '{machine}' {} no longer", sources(binds)),
+            Step::Limit { machine, new, .. } => {
+                let all = new.iter().map(|(key, value)| match value.as_str() {
+                    "" => format!("no {key}"),
+                    value => format!("{key}={value}"),
+                });
+                format!("set limits of '{machine}' while it runs: {}", joined(all, ", "))
+            }
+            Step::Kill { machines } => format!("end {}", list(machines)),
+            Step::Enable { machines } => format!("start {} with the host", list(machines)),
+            Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
+            Step::ReloadSystemd { .. } => "reload systemd".into(),
+            Step::ReloadNetworkd => "reload networkd".into(),
+            Step::RestartResolved => "restart systemd-resolved".into(),
+            Step::ReloadFirewall { .. } => "load the firewall".into(),
+            Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),
+            Step::PoolRoute { pool } => format!("wait for the unreachable route of {pool}"),
+            Step::DropUnreachable { routes } => {
+                let nets = routes.iter().map(|(net, _)| net);
+                format!("take away the unreachable route of {}", joined(nets, ", "))
+            }
+            Step::TunnelUp { link, .. } => format!("wait for the tunnel {link}"),
+            Step::Delegation => "wait for the delegated prefix".into(),
+            Step::BridgeUp { bridge, port, .. } => format!("wait until {port} is a port of {bridge}"),
+            Step::FilterVlans { bridge, on: true, .. } => format!("keep VLANs apart on {bridge}"),
+            Step::FilterVlans { bridge, on: false, .. } => format!("keep VLANs apart on {bridge} no longer"),
+            Step::DeleteLink { name } => format!("delete the interface {name}"),
+            Step::FlushPort { port } => format!("take addresses and routes off {port}"),
+            Step::Move { machine, bridge, .. } => format!("move '{machine}' to {bridge} while it runs"),
+            Step::Probe { link, addresses } => {
+                format!("see that nobody else on {link} has {}", joined(addresses.values().flatten(), ", "))
+            }
+            Step::Answer { machine, address: Planned::Token(_) } => format!("wait until '{machine}' answers"),
+            Step::Answer { machine, address } => format!("wait until '{machine}' answers at {address}"),
+            Step::LanAddress { machine, .. } => format!("wait for addresses of '{machine}' from the LAN"),
+            Step::Check { machine, check } => format!("wait until '{machine}' passes its check, {check}"),
+        }
+    }
+}
+
+fn sources(binds: &[Bind]) -> String {
+    joined(binds.iter().map(|bind| bind.source.display()), ", ")
+}
+
+fn list(machines: &[MachineName]) -> String {
+    match machines {
+        [one] => format!("'{one}'"),
+        [first, .., last] if machines.len() > 6 => {
+            format!("{} machines, '{first}' to '{last}'", machines.len())
+        }
+        some => joined(some.iter().map(|name| format!("'{name}'")), ", "),
+    }
+}
