@@ -44,7 +44,7 @@ check-deb: deb
 	    test -z "$$said" || { echo "$$page: $$said"; exit 1; }; done
 
 # What the laboratory needs besides a Rust toolchain.
-PACKAGES = expect zsh fish mmdebstrap apt-utils btrfs-progs e2fsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
+PACKAGES = expect zsh fish mmdebstrap apt-utils btrfs-progs e2fsprogs xfsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
     kea-dhcp6-server kea-dhcp4-server radvd
 tools:
 	@missing=$$(for p in $(PACKAGES); do \

@@ -32,6 +32,7 @@ const SINGLE: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"
 const ON_LINK: &str = "pool = \"2001:db8:b::/64\"\n[uplink]\ninterface = \"wan0\"\non-link = true\n";
 const WEB: &str = "image = \"base\"\n[network]\nmode = \"routed\"\n";
 const BOUND: &str = "image = \"base\"\nbind = [\"/srv/world\"]\n[network]\nmode = \"routed\"\n";
+const DISK: &str = "image = \"base\"\n[network]\nmode = \"routed\"\n[limits]\ndisk = \"20G\"\n";
 const BUILDBOT: &str = "image = \"base\"\n[network]\nmode = \"bridge\"\nbridge = \"vbr0\"\n";
 
 const TRUNK: &str = "[bridge.vbr0]\nuplink = \"enp6s0\"\nvlans = [20, 30]\n";
@@ -316,6 +317,15 @@ pictures! {
     };
     bind_gone: settled(POOL, &[("web", BOUND)]), |host| {
         define(host, "web", Some(WEB));
+    };
+    disk_limited: settled(POOL, &[("web", WEB)]), |host| {
+        define(host, "web", Some(&format!("{WEB}[limits]\ndisk = \"20G\"\n")));
+        define(host, "new", Some(&format!("{WEB}[limits]\ndisk = \"1536M\"\n")));
+    };
+    limited_disk_goes: settled(POOL, &[("web", DISK), ("more", DISK), ("gone", DISK)]), |host| {
+        define(host, "web", Some(WEB));
+        define(host, "more", Some(&DISK.replace("20G", "infinity")));
+        define(host, "gone", None);
     };
     checked_and_started_again: settled(POOL, &[("web", WEB)]), |host| {
         define(host, "web", Some("image = \"base\"\nrestart = \"always\"\nafter = [\"db\", \"nobody\"]\n[network]\nmode = \"routed\"\n[check]\ntcp = 80\n"));

@@ -9,19 +9,26 @@ use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 
 use crate::lab::run::{capture, check, words};
-use crate::lab::{Suite, Trees, install_tiny_guest};
+use crate::lab::{Suite, Trees, binary, install_tiny_guest};
 
 /// One after another, in one shell.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
     include_str!("emulated/head.sh"),
     include_str!("emulated/tunnel.sh"),
     include_str!("emulated/vlan.sh"),
     include_str!("emulated/wireguard.sh"),
     include_str!("emulated/limits.sh"),
+    include_str!("emulated/disk.sh"),
 ];
 /// What it says is typed there, and printed.
 const GUIDE: &str = include_str!("../../docs/guides/tunnel.md");
 const UNIT: &str = "[Unit]\nAfter=systemd-networkd.service dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/bash /root/emulated.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n[Install]\nWantedBy=multi-user.target\n";
+/// Its disks, vda and vdb, and what makes their file systems.
+const DISKS: [(&str, &[&str]); 2] = [
+    ("xfs", &["mkfs.xfs", "-q"]),
+    ("ext4", &["mkfs.ext4", "-q", "-O", "project,quota", "-E", "quotatype=prjquota"]),
+];
+const DISK_SIZE: u64 = 1 << 30;
 /// Longest time that the whole of it may take.
 const LIMIT: &str = "900";
 
@@ -57,6 +64,12 @@ fn boot(trees: &Trees, suite: Suite, dir: &Path) -> Result<String> {
     qemu.args(["-kernel", &kernel, "-initrd", &initrd.to_string_lossy()]);
     qemu.args(["-append", "console=ttyS0 rdinit=/lib/systemd/systemd quiet systemd.show_status=no"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none"]).stdin(Stdio::null());
+    for (name, make) in DISKS {
+        let image = dir.join(name);
+        fs::File::create(&image)?.set_len(DISK_SIZE)?;
+        check(words(make).arg(&image))?;
+        qemu.args(["-drive", &format!("if=virtio,format=raw,file={}", image.display())]);
+    }
     Ok(capture(&mut qemu)?.all())
 }
 
@@ -78,8 +91,7 @@ fn kernel(dir: &Path, root: &Path) -> Result<String> {
 }
 
 fn prepare(root: &Path) -> Result<()> {
-    let nsctl = std::env::current_exe()?.with_file_name("nsctl");
-    fs::copy(nsctl, root.join("usr/local/bin/nsctl"))?;
+    fs::copy(binary("NSCTL_BIN", "../release/nsctl")?, root.join("usr/local/bin/nsctl"))?;
     let script = SCRIPTS.join("\n") + "\nend \"all is well\"\n";
     fs::write(root.join("root/emulated.sh"), script)?;
     fs::write(root.join("root/tunnel.md"), GUIDE)?;

@@ -18,7 +18,7 @@ use crate::plan::{self, Step};
 use crate::spec::Bind;
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, together};
+use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, quota, together};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -83,6 +83,7 @@ pub async fn one(
         }
         Step::Inside { machine, old, new } => exchange(bus?, machine, old, new).await?,
         Step::Limit { machine, new, .. } => limit(world, bus?, machine, new).await?,
+        Step::LimitDisk { machine, new, .. } => quota::limit(machine.as_str(), *new)?,
         Step::Bind { machine, binds, devices } => bind(world, bus?, machine, binds, devices).await?,
         Step::Unbind { machine, binds, devices } => unbind(world, bus?, machine, binds, devices).await?,
         Step::ReloadSystemd { units } => bus?.reload_systemd(units).await?,

@@ -28,7 +28,7 @@ pub use lan::LAN;
 use machine::MachineFiles;
 pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
-pub use unit::{DEVICES, LIMITS, forgotten};
+pub use unit::{DEVICES, DISK, LIMITS, OWN, forgotten};
 
 use crate::pool::Leases;
 use crate::spec::Spec;

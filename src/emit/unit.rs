@@ -29,6 +29,11 @@ pub const LIMITS: [&str; 10] = [
 /// the host busy.
 const RESTART_AFTER: u32 = 5;
 
+/// A section that systemd passes over (systemd.unit(5)), and what it holds: what the machine's tree may take of the
+/// disk. It is no matter of the unit's, and is written down where the other limits are.
+pub const OWN: &str = "X-nsctl";
+pub const DISK: &str = "Disk";
+
 /// The setting of a unit that lets it use a device beside the usual ones.
 pub const DEVICES: &str = "DeviceAllow";
 
@@ -37,8 +42,19 @@ fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
     // systemd finds the disk on which the tree is.
     let of_disk = |rate: Option<&String>| rate.map(|rate| format!("/var/lib/machines/{name} {rate}"));
     let number = |number: Option<u64>| number.map(|number| number.to_string());
-    let Limits { memory, memory_high, swap, cpu, cpu_weight, cpus, io_weight, io_read, io_write, tasks } =
-        limits.clone();
+    let Limits {
+        memory,
+        memory_high,
+        swap,
+        cpu,
+        cpu_weight,
+        cpus,
+        io_weight,
+        io_read,
+        io_write,
+        tasks,
+        disk: _,
+    } = limits.clone();
     [
         memory,
         memory_high,
@@ -106,7 +122,12 @@ impl MachineFiles<'_> {
         ini = ini.set_some("ExecStartPost", narrow);
         ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
         ini = ini.set_some("ExecStartPost", self.joins(attachment));
-        ini.set_some("ExecStopPost", self.answer(attachment, "del")).render()
+        ini = ini.set_some("ExecStopPost", self.answer(attachment, "del"));
+        let disk = limits.disk.filter(|disk| disk != "infinity");
+        if disk.is_some() {
+            ini = ini.section(OWN).set_some(DISK, disk);
+        }
+        ini.render()
     }
 
     /// Whether its bridge must be there first: networkd joins a second interface whenever that comes.

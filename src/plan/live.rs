@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::Step;
 use super::files::FileChange;
 use super::vlans::{bridge_of, vlan_of};
+use super::{Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
-use crate::emit::{DEVICES, GUEST_DIR, LIMITS, MOUNT_BURST, ManagedFile, Origin, Reader, forgotten};
+use crate::emit::{
+    DEVICES, DISK, GUEST_DIR, LIMITS, MOUNT_BURST, ManagedFile, OWN, Origin, Reader, forgotten,
+};
 use crate::name::MachineName;
-use crate::spec::Bind;
+use crate::observed::Observed;
+use crate::spec::{Bind, bytes};
 
 /// Whether nspawn or the guest reads this change only when the machine starts.
 pub(super) fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool {
@@ -84,6 +87,27 @@ pub(super) fn limits(name: &MachineName, changes: &[&FileChange]) -> Option<Step
     };
     let (old, new) = (values(&change.old), values(&change.new));
     (!new.is_empty()).then(|| Step::Limit { machine: name.clone(), old, new })
+}
+
+/// What its tree may take of the disk from now on.
+pub(super) fn disk(
+    name: &MachineName,
+    wanted: &Wanted,
+    observed: &Observed,
+    changes: &[&FileChange],
+) -> Option<Step> {
+    let of = |text: Option<&str>| Ini::parse(text.unwrap_or_default()).get(OWN, DISK).and_then(bytes);
+    let file = |name: &MachineName| observed.file(&ManagedFile::UnitDropIn(name.clone()).path());
+    let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)));
+    let new = of(change.map_or_else(|| file(name), |change| change.new.as_deref()));
+    // A tree that is new takes what it likes; one that gets another name keeps its limit.
+    let old = match &wanted.rename_tree {
+        _ if wanted.images.iter().any(|image| image.to == *name) => None,
+        Some((from, to)) if to == name => of(file(from)),
+        _ => of(file(name)),
+    };
+    let due = observed.live && old != new && !matches!(&wanted.rename_tree, Some((from, _)) if from == name);
+    due.then(|| Step::LimitDisk { machine: name.clone(), old, new })
 }
 
 /// What becomes of the listeners inside a machine that goes on running.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::effects::restart_reason;
 use super::files::FileChange;
-use super::live::{binds, limits, listeners, only_moves, read_at_start};
+use super::live::{binds, disk, limits, listeners, only_moves, read_at_start};
 use super::{Scope, Step, Wanted, probe};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
@@ -21,6 +21,7 @@ pub struct MachineActions {
     stay: Vec<MachineName>,
     /// Other limits of those that run on.
     limits: Vec<Step>,
+    disks: Vec<Step>,
     start: Vec<MachineName>,
     enable: Vec<MachineName>,
     disable: Vec<MachineName>,
@@ -44,6 +45,10 @@ pub fn actions(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> 
         }
     }
     for name in leaving(wanted, observed, changes) {
+        let mine = by_machine.get(&name).map_or(&[][..], Vec::as_slice);
+        let has_tree = observed.images.contains(name.as_str());
+        // One that goes, too: of a tree that is full btrfs deletes nothing.
+        actions.disks.extend(disk(&name, wanted, observed, mine).filter(|_| has_tree));
         if observed.is_running(&name) {
             actions.stop.push(name.clone());
         }
@@ -79,6 +84,7 @@ impl MachineActions {
         if machine.autostart != observed.enabled.contains(name) {
             if machine.autostart { self.enable.push(name.clone()) } else { self.disable.push(name.clone()) }
         }
+        self.disks.extend(disk(name, wanted, observed, changes));
         let (running, mut starts) = (observed.is_running(name), false);
         if !running && !wanted.start.contains(name) {
             if machine.autostart && wanted.scope == Scope::All && observed.stopped.contains(name) {
@@ -151,7 +157,8 @@ impl MachineActions {
     /// Moves, what starts now, and whether it answers.
     pub fn after_files(&self, wanted: &Wanted) -> Vec<Step> {
         let start: Vec<MachineName> = self.restarting().chain(&self.start).cloned().collect();
-        let mut steps = self.moves.clone();
+        let mut steps = self.disks.clone();
+        steps.extend(self.moves.iter().cloned());
         steps.extend(probe(wanted, &start));
         steps.extend(some(&start).map(|machines| Step::start(machines, &self.checks)));
         steps.extend(self.checks.clone());

@@ -171,6 +171,7 @@ impl Plan {
             | Step::Deafen { .. }
             | Step::Inside { .. }
             | Step::Limit { .. }
+            | Step::LimitDisk { .. }
             | Step::Unbind { .. }
             | Step::Disable { .. }
             | Step::DeleteLink { .. }

@@ -38,6 +38,7 @@ impl Step {
             | Step::Deafen { .. }
             | Step::Inside { .. }
             | Step::Limit { .. }
+            | Step::LimitDisk { .. }
             | Step::Bind { .. }
             | Step::Unbind { .. } => Phase::Loading,
             Step::PoolRoute { .. }

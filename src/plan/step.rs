@@ -108,6 +108,12 @@ pub enum Step {
         old: BTreeMap<String, String>,
         new: BTreeMap<String, String>,
     },
+    /// Changes what a machine's tree may take of the disk, in bytes; none: all there is.
+    LimitDisk {
+        machine: MachineName,
+        old: Option<u64>,
+        new: Option<u64>,
+    },
     /// Shows a machine that runs more of the host, and lets it use devices ("/dev/kvm rw",
     /// systemd.resource-control(5), `DeviceAllow=`).
     Bind {
@@ -235,6 +241,7 @@ impl Step {
             Step::Deafen { units } => Some(Step::Listen { units }),
             Step::Inside { machine, old, new } => Some(Step::Inside { machine, old: new, new: old }),
             Step::Limit { machine, old, new } => Some(Step::Limit { machine, old: new, new: old }),
+            Step::LimitDisk { machine, old, new } => Some(Step::LimitDisk { machine, old: new, new: old }),
             Step::Bind { machine, binds, devices } => Some(Step::Unbind { machine, binds, devices }),
             Step::Unbind { machine, binds, devices } => Some(Step::Bind { machine, binds, devices }),
             Step::Enable { machines } => Some(Step::Disable { machines }),
@@ -287,6 +294,7 @@ impl Step {
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
             | Step::Limit { machine, .. }
+            | Step::LimitDisk { machine, .. }
             | Step::Bind { machine, .. }
             | Step::Unbind { machine, .. }
             | Step::Move { machine, .. }

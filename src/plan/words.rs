@@ -39,6 +39,12 @@ impl Step {
                 ports.dedup();
                 format!("change listeners inside '{machine}': {}", ports.join(", "))
             }
+            Step::LimitDisk { machine, new: Some(bytes), .. } => {
+                format!("let the tree of '{machine}' take {} of the disk at the most", size(*bytes))
+            }
+            Step::LimitDisk { machine, new: None, .. } => {
+                format!("let the tree of '{machine}' take all that the disk has")
+            }
             Step::Bind { machine, binds, .. } => format!("show '{machine}' {}", sources(binds)),
             Step::Unbind { machine, binds, .. } => format!("show '{machine}' {} no longer", sources(binds)),
             Step::Limit { machine, new, .. } => {
@@ -78,6 +84,13 @@ impl Step {
             Step::Check { machine, check } => format!("wait until '{machine}' passes its check, {check}"),
         }
     }
+}
+
+/// As in a definition.
+fn size(bytes: u64) -> String {
+    let whole = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')].into_iter();
+    let mut whole = whole.filter(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    whole.next().map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
 fn sources(binds: &[Bind]) -> String {

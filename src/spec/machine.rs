@@ -97,6 +97,8 @@ pub struct Limits {
     pub io_write: Option<String>,
     /// Processes and threads.
     pub tasks: Option<u64>,
+    /// Bytes that its tree may take of the disk, with a suffix K, M, G or T; or "infinity".
+    pub disk: Option<String>,
 }
 
 impl Limits {
@@ -121,12 +123,16 @@ impl Limits {
             io_read: text(&self.io_read, &others.io_read),
             io_write: text(&self.io_write, &others.io_write),
             tasks: self.tasks.or(others.tasks),
+            disk: text(&self.disk, &others.disk),
         }
     }
 
     pub fn faults(&self) -> Vec<String> {
         let sizes = [("memory", &self.memory), ("memory-high", &self.memory_high), ("swap", &self.swap)];
         let rates = [("io-read", &self.io_read), ("io-write", &self.io_write)];
+        let disk =
+            self.disk.iter().filter(|disk| *disk != "infinity" && bytes(disk).is_none_or(|bytes| bytes == 0));
+        let disk = disk.map(|disk| ("disk", format!("{disk:?}"), "a size such as \"20G\""));
         let sizes = sizes.into_iter().filter(|(_, said)| said.as_ref().is_some_and(|size| !is_size(size)));
         let sizes = sizes.map(|(key, said)| (key, shown(said), "a size such as \"2G\""));
         let rates = rates
@@ -141,7 +147,7 @@ impl Limits {
         let weights = weights.into_iter().filter_map(|(key, said)| Some((key, said?)));
         let weights = weights.filter(|(_, weight)| !(1..=10_000).contains(weight));
         let weights = weights.map(|(key, weight)| (key, weight.to_string(), "a weight from 1 to 10000"));
-        let all = sizes.chain(rates).chain(cpu).chain(cpus).chain(weights);
+        let all = sizes.chain(disk).chain(rates).chain(cpu).chain(cpus).chain(weights);
         all.map(|(key, said, what)| format!("limits.{key}: {said} is not {what}")).collect()
     }
 }
@@ -152,6 +158,18 @@ fn shown(said: &Option<String>) -> String {
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Bytes, with or without a suffix (systemd.syntax(7), to the base 1024).
+pub fn bytes(text: &str) -> Option<u64> {
+    let (number, shift) = match text.char_indices().next_back()? {
+        (at, 'K') => (&text[..at], 10),
+        (at, 'M') => (&text[..at], 20),
+        (at, 'G') => (&text[..at], 30),
+        (at, 'T') => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    is_number(number).then(|| number.parse::<u64>().ok()?.checked_mul(1 << shift)).flatten()
 }
 
 /// Bytes or percent, or no end of them.
@@ -424,4 +442,17 @@ fn plain_setting(shown: &str, key: &str, values: &Values) -> Option<String> {
     }
     let torn = values.texts().iter().any(|value| value.contains(char::is_control) || value.ends_with('\\'));
     torn.then(|| format!("{shown}: a value is one line of text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_are_to_the_base_1024() {
+        assert_eq!([bytes("7"), bytes("2K"), bytes("1T")], [Some(7), Some(2048), Some(1 << 40)]);
+        for none in ["", "K", "1k", "50%", "-1", "1.5G", "18446744073709551616", "17179869184G", "é"] {
+            assert_eq!(bytes(none), None, "{none}");
+        }
+    }
 }

@@ -29,7 +29,9 @@ pub use expose::Expose;
 pub use health::{HealthCheck, Restart};
 pub use host::{BridgeSpec, Defaults, Dns, HostSpec, Images, zone_fault};
 pub use ipv4::Ipv4;
-pub use machine::{Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, decided_by_network};
+pub use machine::{
+    Limits, MachineSpec, NetworkdTable, NspawnTable, Sections, Values, bytes, decided_by_network,
+};
 pub use network::{BridgePort, Mode, Network, Routed, VLANS};
 pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};

@@ -5,7 +5,9 @@ use std::io;
 use super::archive::ArchiveError;
 use super::build::BuildError;
 use super::carry::CarryError;
-use super::{BusError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError};
+use super::{
+    BusError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError, QuotaError,
+};
 use crate::hint::Hint;
 
 /// What went wrong on this host. The text and the hint are those of the part that it comes from.
@@ -24,6 +26,7 @@ pub enum Error {
     Nft(#[from] NftError),
     Limit(#[from] LimitError),
     Mount(#[from] MountError),
+    Quota(#[from] QuotaError),
 }
 
 impl Hint for Error {
@@ -41,6 +44,7 @@ impl Hint for Error {
             Error::Nft(error) => error.hint(),
             Error::Limit(error) => error.hint(),
             Error::Mount(error) => error.hint(),
+            Error::Quota(error) => error.hint(),
         }
     }
 }

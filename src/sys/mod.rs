@@ -26,6 +26,7 @@ pub mod nsupdate;
 pub mod ping;
 pub mod processes;
 pub mod pty;
+pub mod quota;
 pub mod router;
 pub mod sockets;
 pub mod tarball;
@@ -43,6 +44,7 @@ pub use lock::{Lock, LockError};
 pub use mounts::MountError;
 pub use net::{Net, NetError};
 pub use nft::NftError;
+pub use quota::QuotaError;
 
 use std::path::Path;
 use std::time::Instant;

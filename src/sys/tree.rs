@@ -29,7 +29,8 @@ mod ioctl {
     /// What the kernel says of a subvolume (linux/btrfs.h, `btrfs_ioctl_get_subvol_info_args`).
     #[repr(C)]
     pub struct Subvolume {
-        pub before: [u64; 37],
+        pub id: u64,
+        pub before: [u64; 36],
         pub uuid: [u8; 16],
         pub after: [u64; 24],
     }
@@ -55,15 +56,20 @@ fn identity_at(place: &Path) -> Option<TreeId> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place).ok()?;
     let meta = file.metadata().ok()?;
-    if meta.is_dir() && meta.ino() == SUBVOLUME {
-        let mut subvolume = ioctl::Subvolume { before: [0; 37], uuid: [0; 16], after: [0; 24] };
-        // SAFETY: the kernel fills in a value of ours, of the size that it knows, that lives through the call.
-        if unsafe { ioctl::get_subvolume(file.as_raw_fd(), &raw mut subvolume) }.is_ok() {
-            return Some(TreeId::subvolume(u128::from_be_bytes(subvolume.uuid)));
-        }
+    if let Some(subvolume) = subvolume(&file) {
+        return Some(TreeId::subvolume(u128::from_be_bytes(subvolume.uuid)));
     }
     let born = meta.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(TreeId::inode(meta.ino(), born.as_nanos()))
+}
+
+/// The subvolume of btrfs that a folder is the root of.
+pub(super) fn subvolume(folder: &File) -> Option<ioctl::Subvolume> {
+    folder.metadata().ok().filter(|meta| meta.is_dir() && meta.ino() == SUBVOLUME)?;
+    let mut subvolume = ioctl::Subvolume { id: 0, before: [0; 36], uuid: [0; 16], after: [0; 24] };
+    // SAFETY: the kernel fills in a value of ours, of the size that it knows, that lives through the call.
+    unsafe { ioctl::get_subvolume(folder.as_raw_fd(), &raw mut subvolume) }.ok()?;
+    Some(subvolume)
 }
 
 /// Waits until machined lets go of a tree that it is at work with; whether it held it, and did

@@ -21,6 +21,7 @@ mod crash;
 mod default_route;
 mod definitions;
 mod delegated;
+mod disk;
 mod doctor;
 mod documents;
 mod drawn;
@@ -153,6 +154,7 @@ cases! {
     limits,
     binds,
     checks,
+    disk,
     lost_state,
     units,
     verbs,

@@ -125,6 +125,7 @@ fn limits(limits: &Limits) -> String {
         weight("io-weight", limits.io_weight),
         text("io-read", &limits.io_read),
         text("io-write", &limits.io_write),
+        text("disk", &limits.disk),
         limits.tasks.map(|tasks| format!("{tasks} tasks")),
     ];
     text::joined(all.into_iter().flatten(), ", ")
