@@ -22,6 +22,7 @@ pub mod pool;
 pub mod provision;
 pub mod publish;
 pub mod settings;
+pub mod snapshot;
 pub mod spec;
 pub mod state;
 pub mod sys;

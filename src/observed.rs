@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::emit::{ManagedFile, Origin};
 use crate::name::{IfName, MachineName};
 use crate::nftables::table::Difference;
+use crate::snapshot::{Label, Record};
 
 /// What is on the host.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -321,6 +322,21 @@ pub fn v6(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv6A
 }
 
 impl Observed {
+    /// All snapshots, by machine and label; one whose record is damaged has none.
+    pub fn snapshots(&self) -> BTreeMap<(MachineName, Label), Option<Record>> {
+        let records = self.files.iter().filter_map(|(path, text)| match ManagedFile::parse(path)? {
+            ManagedFile::Snapshot(machine, label) => Some(((machine, label), Record::parse(text))),
+            _ => None,
+        });
+        records.collect()
+    }
+
+    /// Those of one machine.
+    pub fn snapshots_of(&self, name: &MachineName) -> BTreeMap<Label, Option<Record>> {
+        let all = self.snapshots().into_iter();
+        all.filter(|((machine, _), _)| machine == name).map(|((_, label), record)| (label, record)).collect()
+    }
+
     /// Whether an interface has a default route.
     pub fn has_default_route(&self, link: &Link) -> bool {
         self.default_routes.iter().any(|route| route.interface == link.index)

@@ -763,6 +763,11 @@ fn help_of_every_verb() {
         "cp",
         "clone",
         "rename",
+        "snapshot",
+        "snapshot list",
+        "snapshot show",
+        "snapshot remove",
+        "rollback",
         "export",
         "import",
         "remove",
@@ -801,7 +806,11 @@ fn json_is_as_its_schema_says() {
     let schema: serde_json::Value = serde_json::from_str(include_str!("../docs/schema.json")).unwrap();
     let folder = folder();
     let root = folder.path().canonicalize().unwrap();
+    let record = "taken = 1795953854\nhow = \"frozen\"\nlease = \"2001:db8:a:1::/64\"\ndefinition = \"x\"\n";
     house().make(&root);
+    let snapshots = root.join("var/lib/nsctl/snapshots");
+    std::fs::create_dir_all(&snapshots).unwrap();
+    std::fs::write(snapshots.join("web@first.toml"), record).unwrap();
     for (line, name) in [
         ("list", "list"),
         ("show web", "machine"),
@@ -813,6 +822,8 @@ fn json_is_as_its_schema_says() {
         ("pool", "pool"),
         ("dns", "dns"),
         ("bridge list", "bridges"),
+        ("snapshot list", "snapshots"),
+        ("snapshot show web first", "snapshot"),
         ("reservation buildbot --format kea --address 192.0.2.5", "reservation"),
         ("explain limits.memory", "explain"),
         ("attach web --bridge vbr0", "change"),

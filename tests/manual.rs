@@ -22,11 +22,13 @@ const HOST: [(&str, &str); 11] = [
     ("uplink.wireguard", "[uplink]\ninterface = \"wg0\"\n[uplink.wireguard]\nzz = 1\n"),
     ("uplink.wireguard.peer", "[uplink]\ninterface = \"wg0\"\n[[uplink.wireguard.peer]]\nzz = 1\n"),
 ];
-const MACHINE: [(&str, &str); 5] = [
+const MACHINE: [(&str, &str); 7] = [
     ("", "zz = 1\n"),
     ("network", "[network]\nzz = 1\n"),
     ("limits", "[limits]\nzz = 1\n"),
     ("check", "[check]\nzz = 1\n"),
+    ("snapshots", "[snapshots]\nzz = 1\n"),
+    ("snapshots.keep", "[snapshots.keep]\nzz = 1\n"),
     ("expose", "[[expose]]\nzz = 1\n"),
 ];
 /// What has keys of the user's own, or of systemd's.

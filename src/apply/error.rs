@@ -24,6 +24,8 @@ pub enum StepError {
     Sys(sys::Error),
     #[error("there is a tree named '{0}' by now")]
     TreeTaken(MachineName),
+    #[error("there is an image named '{0}' by now")]
+    SnapshotTaken(String),
     #[error("'{0}' is a disk image: nothing can be put into it")]
     NoTree(MachineName),
     #[error("the tree named '{0}' is not the one that nsctl made: it is left alone")]
@@ -100,7 +102,8 @@ impl StepError {
     /// together with it: only files are read again beside a tree that is made.
     pub fn left_nothing(&self) -> bool {
         let refused = matches!(self, StepError::Sys(sys::Error::Guest(GuestError::Refused(_))));
-        refused || matches!(self, StepError::TreeTaken(_) | StepError::Journal(_))
+        refused
+            || matches!(self, StepError::TreeTaken(_) | StepError::SnapshotTaken(_) | StepError::Journal(_))
     }
 }
 

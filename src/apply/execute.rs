@@ -61,6 +61,11 @@ pub async fn one(
         // All others change more than files.
         _ if bus.is_err() => return Err(StepError::Offline),
         Step::MakeTree { source, to, .. } => trees::make_tree(bus?, source, to, world.listener).await?,
+        Step::Snapshot { machine, image, freeze } => {
+            trees::snapshot(world.disk, bus?, machine, image, *freeze).await?;
+        }
+        Step::RemoveSnapshot { image } => trees::remove_snapshot(bus?, image).await?,
+        Step::MoveTree { from, to } => trees::move_tree(from, to)?,
         Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
         Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,

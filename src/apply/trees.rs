@@ -11,6 +11,7 @@ use crate::observed::TreeId;
 use crate::plan::Source;
 use crate::provision::{self, FirstBoot, Texts};
 use crate::sys::disk::FileEdit;
+use crate::sys::frozen::Frozen;
 use crate::sys::pty::random;
 use crate::sys::tree::{self, Tree};
 use crate::sys::{Bus, Disk};
@@ -30,6 +31,48 @@ pub async fn make_tree(
         Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
         Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
     }
+}
+
+/// Makes a snapshot of a machine's tree; one that stands still meanwhile goes on, whatever becomes of us.
+pub async fn snapshot(
+    disk: &Disk,
+    bus: &Bus,
+    machine: &MachineName,
+    image: &str,
+    freeze: bool,
+) -> Result<(), StepError> {
+    if bus.has_image(image).await? {
+        return Err(StepError::SnapshotTaken(image.to_owned()));
+    }
+    let frozen = match freeze && bus.leader(machine).await?.is_some() {
+        true => Some(Frozen::begin(bus, &machine.unit()).await?),
+        false => None,
+    };
+    let made = bus.snapshot_image(machine.as_str(), image).await;
+    if let Some(frozen) = frozen {
+        frozen.end(bus).await?;
+    }
+    // machined copies the machine's settings, too, which start nothing here.
+    disk.forget_file(&Path::new("/etc/systemd/nspawn").join(format!("{image}.nspawn")))?;
+    Ok(made?)
+}
+
+/// While machined's own child still works with it, it is busy.
+pub async fn remove_snapshot(bus: &Bus, image: &str) -> Result<(), StepError> {
+    match bus.remove_image(image).await {
+        Err(error) if error.is_busy() && tree::wait_until_unlocked(image, BUSY_TIME).await => {
+            Ok(bus.remove_image(image).await?)
+        }
+        removed => Ok(removed?),
+    }
+}
+
+/// Done already, where the tree has its new name. Not by machined, which takes the machine's settings along.
+pub fn move_tree(from: &str, to: &str) -> Result<(), StepError> {
+    if tree::identity(from).is_none() && tree::identity(to).is_some() {
+        return Ok(());
+    }
+    Ok(tree::rename(from, to)?)
 }
 
 /// Done already, where the tree has its new name.

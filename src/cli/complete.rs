@@ -8,6 +8,7 @@ use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCan
 use crate::cli::Fault;
 use crate::manual::entries;
 use crate::name::MachineName;
+use crate::observe;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
 use crate::spec::{HOST_FILE, MACHINES_DIR, MachineSpec, Spec, definition_path};
@@ -97,6 +98,19 @@ fn machine_of_words() -> Option<MachineSpec> {
     let name = completed_words().into_iter().find(|word| machines.contains(word))?;
     let path = definition_path(&name.parse().ok()?);
     MachineSpec::parse(&path, &disk().read_definition(&path).ok()??).ok()
+}
+
+/// The snapshots of the machine that was named before.
+pub fn snapshots() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let files = observe::snapshots(&disk()).unwrap_or_default();
+        let known = Observed { files, ..Observed::default() }.snapshots();
+        let words = completed_words();
+        all(known
+            .into_keys()
+            .filter(|(name, _)| words.iter().any(|w| w == name.as_str()))
+            .map(|(_, label)| label.to_string()))
+    })
 }
 
 /// What is open on the machine that was named before.

@@ -39,6 +39,7 @@ mod machine {
     pub mod run;
     pub mod shell;
     pub mod show;
+    pub mod snapshot;
     pub mod view;
 }
 
@@ -61,7 +62,9 @@ use crate::sys;
 
 pub use fault::Fault;
 use host::{deinit, doctor, explain, init, reconcile, state};
-use machine::{adopt, attach, clone, cp, create, edit, export, list, logs, remove, run, shell, show};
+use machine::{
+    adopt, attach, clone, cp, create, edit, export, list, logs, remove, run, shell, show, snapshot,
+};
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
 pub use report::usage;
@@ -157,6 +160,10 @@ enum Verb {
     /// Give a machine another name
     #[command(visible_alias = "mv")]
     Rename(clone::Rename),
+    /// Keep a machine as it is now
+    Snapshot(snapshot::Snapshot),
+    /// Make a machine what it was at a snapshot
+    Rollback(snapshot::Rollback),
     /// Write a machine, definition and tree, to a file
     Export(export::Export),
     /// Make the machine that `nsctl export` wrote
@@ -237,6 +244,8 @@ impl Verb {
             Verb::Cp(args) => cp::run(global, args).await,
             Verb::Clone(args) => clone::clone(global, args).await,
             Verb::Rename(args) => clone::rename(global, args).await,
+            Verb::Snapshot(args) => snapshot::run(global, args).await,
+            Verb::Rollback(args) => snapshot::rollback(global, args).await,
             Verb::Export(args) => export::export(global, args).await,
             Verb::Import(args) => export::import(global, args).await,
             Verb::Remove(args) => remove::run(global, args).await,

@@ -48,6 +48,15 @@ pub fn table(header: &[impl AsRef<str>], rows: &[Vec<String>]) -> String {
     joined(table.lines().map(|line| line.trim_end().to_owned()), "\n")
 }
 
+/// So many bytes, as people read them.
+pub fn bytes(count: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| count >> shift > 0) {
+        Some((shift, unit)) => format!("{:.1} {unit}", count as f64 / (1u64 << shift) as f64),
+        None => format!("{count} B"),
+    }
+}
+
 /// Asks for a yes at the terminal, whatever standard error is, unless that was said already. Where
 /// nobody can be asked, what deletes or replaces is not done.
 pub fn agree(yes: bool, question: &str) -> Result<(), super::Fault> {

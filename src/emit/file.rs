@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::expose::MARK;
 use super::nat64;
 use crate::name::{IfName, MachineName};
+use crate::snapshot::Label;
 use crate::spec::{HOST_FILE, MACHINES_DIR};
 use crate::state::{STATE_DIR, STATE_FILE};
 
@@ -30,12 +31,16 @@ const NAT64_FILE: &str = "/var/lib/nsctl/nat64.conf";
 const DNS64_FILE: &str = "/etc/unbound/nsctl-dns64.conf";
 /// Loads the table at boot, and again when others flush all rules.
 pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
+const SNAPSHOT_SERVICE: &str = "nsctl-snapshot@.service";
+const SNAPSHOT_TIMER: &str = "nsctl-snapshot@.timer";
 /// What is bound into guests.
 pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
 /// Units that are bound into machines, a folder each.
 pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// Which trees nsctl made, and may delete with their machines: a file each.
 pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
+/// What is known of snapshots.
+pub const SNAPSHOTS_DIR: &str = "/var/lib/nsctl/snapshots";
 /// Drop-ins of the pool's file, one a machine.
 const POOL_DROP_INS: &str = "/etc/systemd/network/05-nsctl-pool-lo.network.d";
 /// A drop-in for a unit.
@@ -55,6 +60,8 @@ pub enum ManagedFile {
     State,
     /// Which tree is a machine's own.
     Claim(MachineName),
+    /// What is known of a snapshot of a machine.
+    Snapshot(MachineName, Label),
     /// The host's names, with a block of ours.
     Hosts,
     /// The kernel's switches (sysctl.d(5)).
@@ -78,6 +85,11 @@ pub enum ManagedFile {
     FirewallUnit,
     /// What loads it at boot.
     BootDropIn,
+    /// Take snapshots by themselves.
+    SnapshotService,
+    SnapshotTimer,
+    /// Has those timers start with the host.
+    TimersDropIn,
     NftablesDropIn,
     /// What Debian's nftables.service loads when it starts, and when it stops.
     NftablesStart,
@@ -122,6 +134,8 @@ pub enum Owner {
     Firewall,
     /// The names of machines.
     Names,
+    /// What takes snapshots of them by itself.
+    Snapshots,
     Bridge(IfName),
     /// Of a link that is a bridge's port: its file does not tell which bridge's.
     Port(IfName),
@@ -149,7 +163,7 @@ impl ManagedFile {
     /// Where it is, whose, and who must hear of it.
     fn traits(&self) -> (PathBuf, Owner, Reader) {
         use ManagedFile as File;
-        use Owner::{Firewall, Host, Names};
+        use Owner::{Firewall, Host, Names, Snapshots};
         use Reader::{Networkd, Nobody, Resolved, Start};
         let networkd = |kind: &str, name: &str, suffix: &str, owner: Owner| {
             (format!("{NETWORK_DIR}/{NETWORK_PREFIX}{kind}-{name}.{suffix}").into(), owner, Networkd)
@@ -166,6 +180,9 @@ impl ManagedFile {
             File::Definition(name) => (format!("{MACHINES_DIR}/{name}.toml").into(), machine(name), Nobody),
             File::State => (STATE_FILE.into(), Host, Nobody),
             File::Claim(name) => (format!("{TREES_DIR}/{name}").into(), machine(name), Nobody),
+            File::Snapshot(name, label) => {
+                (format!("{SNAPSHOTS_DIR}/{name}@{label}.toml").into(), machine(name), Nobody)
+            }
             File::Hosts => (HOSTS_FILE.into(), Names, Nobody),
             // The kernel's switches are set by steps of their own.
             File::Sysctl => (SYSCTL_FILE.into(), Host, Nobody),
@@ -186,6 +203,9 @@ impl ManagedFile {
             File::FirewallGuard => (GUARD_FILE.into(), Firewall, Nobody),
             File::FirewallUnit => unit(FIREWALL_UNIT.into(), Firewall),
             File::BootDropIn => drop_in("sysinit.target", Firewall),
+            File::SnapshotService => unit(SNAPSHOT_SERVICE.into(), Snapshots),
+            File::SnapshotTimer => unit(SNAPSHOT_TIMER.into(), Snapshots),
+            File::TimersDropIn => drop_in("timers.target", Snapshots),
             File::NftablesDropIn => drop_in("nftables.service", Firewall),
             File::NftablesStart => (NFTABLES_START.into(), Firewall, Nobody),
             File::NftablesStop => (NFTABLES_STOP.into(), Firewall, Nobody),
@@ -238,6 +258,10 @@ impl ManagedFile {
         let found = match folder {
             MACHINES_DIR => File::Definition(named(".toml")?),
             TREES_DIR => File::Claim(named("")?),
+            SNAPSHOTS_DIR => {
+                let (name, label) = file.strip_suffix(".toml")?.split_once('@')?;
+                File::Snapshot(name.parse().ok()?, label.parse().ok()?)
+            }
             NSPAWN_DIR => File::Nspawn(named(".nspawn")?),
             GUEST_DIR => named(".network").map(File::GuestEnd).or(named(".lan").map(File::GuestLan))?,
             FIREWALL_DIR => File::MachineFirewall(named(".nft")?),
@@ -254,6 +278,8 @@ impl ManagedFile {
     pub fn of_unit(file: &str) -> Option<ManagedFile> {
         match file {
             FIREWALL_UNIT => return Some(ManagedFile::FirewallUnit),
+            SNAPSHOT_SERVICE => return Some(ManagedFile::SnapshotService),
+            SNAPSHOT_TIMER => return Some(ManagedFile::SnapshotTimer),
             nat64::TRANSLATOR => return Some(ManagedFile::Nat64Unit),
             nat64::RESOLVER => return Some(ManagedFile::Dns64Unit),
             _ => {}
@@ -268,7 +294,12 @@ impl ManagedFile {
     pub fn machine(&self) -> Option<MachineName> {
         match self.owner() {
             Owner::Machine(name) => Some(name),
-            Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) | Owner::Port(_) => None,
+            Owner::Host
+            | Owner::Firewall
+            | Owner::Names
+            | Owner::Snapshots
+            | Owner::Bridge(_)
+            | Owner::Port(_) => None,
         }
     }
 
@@ -286,6 +317,7 @@ impl ManagedFile {
                 | File::Definition(_)
                 | File::State
                 | File::Claim(_)
+                | File::Snapshot(..)
                 | File::Hosts
                 | File::TunnelKey(..)
         )
@@ -367,6 +399,7 @@ fn in_drop_in(folder: &str, file: &str) -> Option<ManagedFile> {
         UNITS_DIR => Some(match of {
             "systemd-importd.service" => File::ImportdDropIn,
             "sysinit.target" => File::BootDropIn,
+            "timers.target" => File::TimersDropIn,
             "nftables.service" => File::NftablesDropIn,
             unit => match MachineName::from_unit(unit) {
                 Some(name) => File::UnitDropIn(name),

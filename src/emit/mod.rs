@@ -12,6 +12,7 @@ pub mod names;
 pub mod nat64;
 pub mod nftables_unit;
 mod origin;
+mod snapshots;
 mod unit;
 pub mod wireguard;
 
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 pub use bridge::UNTAGGED;
 pub use file::{
     FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, GUEST_DIR, HOSTS_FILE, ManagedFile, NETWORK_DIR,
-    Owner, Reader, TREES_DIR,
+    Owner, Reader, SNAPSHOTS_DIR, TREES_DIR,
 };
 pub use host::{kernels_own, switches, switches_of};
 pub use lan::LAN;
@@ -51,6 +52,7 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     all.extend(spec.host.pool().map(|_| firewall::shared(spec)).unwrap_or_default());
     all.extend(nat64::files(spec));
     all.extend(names::files(&spec.host));
+    all.extend(snapshots::files(spec));
     all.extend(spec.host.bridges.iter().flat_map(|(name, bridge)| bridge::files(name, bridge)));
     for (name, machine) in &spec.machines {
         all.extend(MachineFiles::new(name, machine, leases.get(name), &spec.host).render());

@@ -35,9 +35,12 @@ impl Origin {
 /// Puts the first line before a text.
 pub fn sign(owner: &Owner, body: &str) -> String {
     let source = match owner {
-        Owner::Host | Owner::Firewall | Owner::Names | Owner::Bridge(_) | Owner::Port(_) => {
-            spec::HOST_FILE.to_owned()
-        }
+        Owner::Host
+        | Owner::Firewall
+        | Owner::Names
+        | Owner::Snapshots
+        | Owner::Bridge(_)
+        | Owner::Port(_) => spec::HOST_FILE.to_owned(),
         Owner::Machine(name) => spec::definition_path(name).display().to_string(),
     };
     format!("{MARK} {}; edit {source} and run `nsctl apply` instead.\n{body}", checksum(body))

@@ -9,6 +9,7 @@ use crate::emit::{ManagedFile, Owner, nftables_unit};
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::pool::Pool;
+use crate::snapshot::image;
 use crate::spec::edit::{self, EditError};
 use crate::spec::{
     Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, Problem, Problems, Spec, definition_path,
@@ -127,6 +128,13 @@ impl<'o> Change<'o> {
                 self.wanted.inputs.insert(old, None);
             }
         }
+        for (label, _) in self.observed.snapshots_of(name) {
+            let path = |name: &MachineName| ManagedFile::Snapshot(name.clone(), label.clone()).path();
+            let text = self.observed.file(&path(name)).map(str::to_owned);
+            self.wanted.inputs.insert(path(new), text);
+            self.wanted.inputs.insert(path(name), None);
+            self.wanted.move_trees.push((image(name, &label), image(new, &label)));
+        }
         self.wanted.leases.rename(name, new);
         let has_tree = self.observed.images.contains(name.as_str());
         self.wanted.rename_tree = has_tree.then(|| (name.clone(), new.clone()));
@@ -185,6 +193,19 @@ impl<'o> Change<'o> {
     pub fn renumber(mut self, from: Option<Pool>, to: Pool) -> Self {
         let own = super::v6(self.before.own_addresses.iter().copied()).collect();
         self.wanted.leases = self.wanted.leases.renumbered(from, to, &own);
+        self
+    }
+
+    /// The machine's tree becomes that of a snapshot with this record; the machine gets another.
+    #[must_use]
+    pub fn set_aside(mut self, name: &MachineName, image: String, (path, text): (PathBuf, String)) -> Self {
+        self.wanted.inputs.insert(path, Some(text));
+        // Which tree is the machine's own is written down again once it has the other.
+        let claim = ManagedFile::Claim(name.clone()).path();
+        if self.observed.file(&claim).is_some() {
+            self.wanted.inputs.insert(claim, None);
+        }
+        self.wanted.set_aside = Some((name.clone(), image));
         self
     }
 

@@ -10,6 +10,7 @@ use crate::emit::{FIREWALL_FILE, ManagedFile, Owner, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::Observed;
 use crate::pool::Prefix;
+use crate::snapshot::is_snapshot;
 use crate::spec::{BridgeSpec, HOST_FILE, Problem, Spec, definition_path};
 
 /// Everything on the host that is in the way.
@@ -185,12 +186,15 @@ fn no_tree(wanted: &Wanted, observed: &Observed, name: &MachineName) -> Option<R
 
 fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Option<Refusal> {
     let NewImage { source, to, .. } = image;
-    if observed.images.contains(to.as_str()) {
+    let aside = wanted.set_aside.as_ref().is_some_and(|(name, _)| name == to);
+    if observed.images.contains(to.as_str()) && !aside {
         let hint = format!("leave --image away to use it, or delete it: `nsctl image remove {to}`");
         return Some(Refusal::of(to, format!("there is already a tree or image named '{to}'"), hint));
     }
     match source {
-        Source::Clone(from) if !observed.images.contains(from) && !wanted.made.contains(from) => {
+        Source::Clone(from)
+            if !is_snapshot(from) && !observed.images.contains(from) && !wanted.made.contains(from) =>
+        {
             Some(Refusal::no_image(to, from, &observed.images))
         }
         _ => None,

@@ -87,6 +87,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::Definition(_)
         | ManagedFile::State
         | ManagedFile::Claim(_)
+        | ManagedFile::Snapshot(..)
         | ManagedFile::Hosts
         | ManagedFile::Sysctl
         | ManagedFile::ModuleDropIn(_)
@@ -95,6 +96,9 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::FirewallGuard
         | ManagedFile::FirewallUnit
         | ManagedFile::BootDropIn
+        | ManagedFile::SnapshotService
+        | ManagedFile::SnapshotTimer
+        | ManagedFile::TimersDropIn
         | ManagedFile::NftablesDropIn
         | ManagedFile::NftablesStart
         | ManagedFile::NftablesStop

@@ -95,6 +95,9 @@ impl MachineActions {
         if !running {
             self.start.push(name.clone());
             starts = true;
+        } else if wanted.set_aside.as_ref().is_some_and(|(aside, _)| aside == name) {
+            self.restart.push((name.clone(), "its tree is another then".to_owned()));
+            starts = true;
         } else if let Some(step) = move_of(name, machine, observed).filter(|_| only_moves(changes)) {
             self.moves.push(step);
             self.limits.extend(limits(name, changes));

@@ -70,6 +70,10 @@ pub struct Wanted {
     pub made: BTreeSet<String>,
     /// The tree of a machine that gets another name.
     pub rename_tree: Option<(MachineName, MachineName)>,
+    /// Snapshots whose machine gets another name.
+    pub move_trees: Vec<(String, String)>,
+    /// A machine's tree that becomes a snapshot's.
+    pub set_aside: Option<(MachineName, String)>,
     /// Machines whose trees are to be deleted.
     pub drop_images: Vec<MachineName>,
     /// Machines that are to run.
@@ -122,7 +126,10 @@ impl Scope {
             (Scope::All, _)
             | (Scope::Host | Scope::Bridge(_), Owner::Host)
             | (Scope::Bridge(_), Owner::Port(_))
-            | (Scope::Host | Scope::Machine(_) | Scope::Renamed(..), Owner::Firewall | Owner::Names) => true,
+            | (
+                Scope::Host | Scope::Machine(_) | Scope::Renamed(..),
+                Owner::Firewall | Owner::Names | Owner::Snapshots,
+            ) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one), Owner::Machine(other)) => one == other,
             (Scope::Renamed(old, new), Owner::Machine(other)) => old == other || new == other,
@@ -165,6 +172,8 @@ impl Plan {
         self.steps.iter().any(|step| match step {
             Step::Write { path, old, .. } => old.is_some() && !shared(path),
             Step::RenameTree { .. }
+            | Step::MoveTree { .. }
+            | Step::RemoveSnapshot { .. }
             | Step::RemoveImage { .. }
             | Step::Stop { .. }
             | Step::Kill { .. }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::files::{self, FileChange, kept_beside};
 use super::{NewImage, Stale, Step, Wanted, machines, unreachable, vlans};
+use crate::emit::ini::Ini;
 use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
 use crate::observed::{FORWARDING, Nftables, Observed};
@@ -34,6 +35,10 @@ pub fn steps(
     if observed.live {
         let renamed = wanted.rename_tree.clone();
         steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
+        let moved = wanted.move_trees.iter().cloned();
+        steps.extend(moved.map(|(from, to)| Step::MoveTree { from, to }));
+        let aside = wanted.set_aside.clone();
+        steps.extend(aside.map(|(name, to)| Step::MoveTree { from: name.to_string(), to }));
         let tunnels = made_tunnels(wanted, observed, changes);
         // networkd of systemd 252 does not change a tunnel that is there: it is made anew.
         let again = tunnels.iter().filter(|(_, is_new)| !**is_new);
@@ -87,8 +92,19 @@ fn sockets(observed: &Observed, changes: &[FileChange]) -> (Option<Step>, Option
         old.extend((!old.contains(&unit)).then(|| unit.clone()));
         new.extend((stays && !new.contains(&unit)).then_some(unit));
     }
+    let timers = changes.iter().find(|change| change.file == ManagedFile::TimersDropIn);
+    let (had, has) =
+        timers.map_or_else(Default::default, |change| (wanted_by(&change.old), wanted_by(&change.new)));
+    old.extend(had.iter().filter(|unit| !has.contains(unit)).cloned());
+    new.extend(has.into_iter().filter(|unit| !had.contains(unit)));
     let listen = (!new.is_empty()).then_some(Step::Listen { units: new });
     (listen, (!old.is_empty()).then_some(Step::Deafen { units: old }))
+}
+
+/// The units that a drop-in of a target has start.
+fn wanted_by(text: &Option<String>) -> Vec<String> {
+    let ini = Ini::parse(text.as_deref().unwrap_or_default());
+    ini.values("Unit", "Wants").map(str::to_owned).collect()
 }
 
 /// The unit that a file of the translation is for.

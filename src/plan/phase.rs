@@ -21,6 +21,9 @@ impl Step {
     pub fn phase(&self) -> Phase {
         match self {
             Step::MakeTree { .. }
+            | Step::Snapshot { .. }
+            | Step::RemoveSnapshot { .. }
+            | Step::MoveTree { .. }
             | Step::RenameTree { .. }
             | Step::Provision { .. }
             | Step::Claim { .. }

@@ -47,6 +47,21 @@ pub enum Step {
         to: MachineName,
         sharing: Sharing,
     },
+    /// Makes an image of a machine's tree that nobody writes to.
+    Snapshot {
+        machine: MachineName,
+        image: String,
+        /// Whether it stands still meanwhile.
+        freeze: bool,
+    },
+    RemoveSnapshot {
+        image: String,
+    },
+    /// Gives a tree that nobody uses another name: a machine's becomes a snapshot's.
+    MoveTree {
+        from: String,
+        to: String,
+    },
     RenameTree {
         from: MachineName,
         to: MachineName,
@@ -233,6 +248,8 @@ impl Step {
         match self.clone() {
             Step::Write { path, old, new, mode } => Some(Step::Write { path, old: new, new: old, mode }),
             Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
+            Step::Snapshot { image, .. } => Some(Step::RemoveSnapshot { image }),
+            Step::MoveTree { from, to } => Some(Step::MoveTree { from: to, to: from }),
             Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
             Step::Claim { machine } => Some(Step::Disclaim { machine }),
             Step::Stop { machines } => Some(Step::Start { machines, addresses: BTreeMap::new() }),
@@ -262,7 +279,10 @@ impl Step {
             // It goes with the tree.
             Step::Provision { .. } => None,
             // What is gone for good, and what only undoes.
-            Step::RemoveImage { .. } | Step::Kill { .. } | Step::Disclaim { .. } => None,
+            Step::RemoveImage { .. }
+            | Step::RemoveSnapshot { .. }
+            | Step::Kill { .. }
+            | Step::Disclaim { .. } => None,
             Step::Move { machine, link, bridge, from: Some(from) } => {
                 Some(Step::Move { machine, link, bridge: from, from: Some(bridge) })
             }
@@ -289,7 +309,11 @@ impl Step {
             }
             Step::MakeTree { to: name, .. } | Step::RemoveImage { name, .. } => vec![name.clone()],
             Step::RenameTree { from, to } => vec![from.clone(), to.clone()],
+            Step::MoveTree { from, to } => {
+                [from, to].into_iter().filter_map(|name| name.parse().ok()).collect()
+            }
             Step::Provision { machine, .. }
+            | Step::Snapshot { machine, .. }
             | Step::Claim { machine }
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
@@ -328,6 +352,9 @@ impl Step {
         matches!(
             self,
             Step::MakeTree { .. }
+                | Step::Snapshot { .. }
+                | Step::RemoveSnapshot { .. }
+                | Step::MoveTree { .. }
                 | Step::RenameTree { .. }
                 | Step::Provision { .. }
                 | Step::RemoveImage { .. }
@@ -337,7 +364,10 @@ impl Step {
     /// It makes or starts something: undone when it was not begun, it would
     /// destroy what somebody else made.
     pub fn is_milestone(&self) -> bool {
-        matches!(self, Step::MakeTree { .. } | Step::Start { .. } | Step::Listen { .. })
+        matches!(
+            self,
+            Step::MakeTree { .. } | Step::Snapshot { .. } | Step::Start { .. } | Step::Listen { .. }
+        )
     }
 
     /// Starts machines, each with the address in a /64 of its own that one of these checks expects
@@ -389,12 +419,12 @@ impl Step {
 
     /// Making a tree takes long, and goes on by itself: it is not just let go of.
     pub fn makes_tree(&self) -> bool {
-        matches!(self, Step::MakeTree { .. })
+        matches!(self, Step::MakeTree { .. } | Step::Snapshot { .. })
     }
 
     /// Once begun it cannot be undone, only finished.
     pub fn is_final(&self) -> bool {
-        matches!(self, Step::RemoveImage { .. })
+        matches!(self, Step::RemoveImage { .. } | Step::RemoveSnapshot { .. })
     }
 }
 

@@ -24,6 +24,12 @@ impl Step {
             Step::MakeTree { source: Source::File { path, .. } | Source::Folder(path), to, .. } => {
                 format!("import {} as '{to}'", path.display())
             }
+            Step::Snapshot { machine, freeze: false, .. } => format!("take a snapshot of '{machine}'"),
+            Step::Snapshot { machine, freeze: true, .. } => {
+                format!("take a snapshot of '{machine}', which stands still meanwhile")
+            }
+            Step::RemoveSnapshot { image } => format!("delete the snapshot {}", shown(image)),
+            Step::MoveTree { from, to } => format!("keep the tree of {} as {}", shown(from), shown(to)),
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),
@@ -31,6 +37,8 @@ impl Step {
             Step::RemoveImage { name, .. } => format!("delete the tree of '{name}'"),
             Step::Stop { machines } => format!("stop {}", list(machines)),
             Step::Start { machines, .. } => format!("start {}", list(machines)),
+            Step::Listen { units } if are_timers(units) => format!("start {}", units.join(", ")),
+            Step::Deafen { units } if are_timers(units) => format!("stop {}", units.join(", ")),
             Step::Listen { units } => format!("listen with {}", units.join(", ")),
             Step::Deafen { units } => format!("listen with {} no longer", units.join(", ")),
             Step::Inside { machine, old, new } => {
@@ -91,6 +99,18 @@ fn size(bytes: u64) -> String {
     let whole = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')].into_iter();
     let mut whole = whole.filter(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
     whole.next().map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
+}
+
+fn are_timers(units: &[String]) -> bool {
+    units.iter().all(|unit| unit.ends_with(".timer"))
+}
+
+/// A tree's name: a machine's, or a snapshot's.
+fn shown(tree: &str) -> String {
+    match tree.strip_prefix('.').and_then(|rest| rest.split_once('@')) {
+        Some((machine, label)) => format!("'{label}' of '{machine}'"),
+        None => format!("'{tree}'"),
+    }
 }
 
 fn sources(binds: &[Bind]) -> String {

@@ -13,6 +13,7 @@ use super::ipv4::Ipv4;
 use super::network::{BridgePort, Network, NetworkFault, network_fault};
 use super::port::OpenPort;
 use crate::name::MachineName;
+use crate::snapshot::{Keep, Schedule};
 
 /// One machine, as its user wants it, and as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub struct MachineSpec {
     pub limits: Limits,
     /// How it is known to do what it is for.
     pub check: Option<HealthCheck>,
+    /// Snapshots that are taken by themselves.
+    pub snapshots: Option<Schedule>,
     /// Environment variables of the machine's PID 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -248,6 +251,7 @@ impl MachineSpec {
             network,
             limits: Limits::default(),
             check: None,
+            snapshots: None,
             environment: BTreeMap::new(),
             expose: Vec::new(),
             nspawn: NspawnTable::new(),
@@ -353,6 +357,8 @@ impl MachineSpec {
         faults.extend(self.expose_faults());
         faults.extend(self.limits.faults());
         faults.extend(self.check.iter().flat_map(HealthCheck::faults));
+        let keep = self.snapshots.iter().filter_map(|schedule| schedule.keep.as_ref());
+        faults.extend(keep.flat_map(Keep::faults));
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
             faults.push(format!("the description {text:?} is not one plain line"));
         }

@@ -63,6 +63,7 @@ pub fn contain(machine: &mut MachineSpec) {
         network: _,
         limits: _,
         check: _,
+        snapshots: _,
         environment: _,
         expose: _,
         nspawn,

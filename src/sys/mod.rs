@@ -8,10 +8,12 @@ pub mod build;
 pub mod bus;
 pub mod calls;
 pub mod carry;
+pub mod compare;
 pub mod disk;
 pub mod editor;
 mod error;
 pub mod fault;
+pub mod frozen;
 pub mod guest;
 pub mod health;
 mod icmp;
@@ -108,6 +110,32 @@ pub fn boot_id() -> std::io::Result<String> {
 /// Nanoseconds since 1970: what is named by them is in the order of its making.
 pub fn stamp() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
+/// Of the clock on the wall.
+pub fn seconds_since_1970() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How many bytes a second the disk of the trees takes, tried.
+///
+/// # Errors
+/// When it takes none.
+pub fn disk_speed() -> std::io::Result<u64> {
+    const SAMPLE: usize = 16 << 20;
+    let file = tempfile::tempfile_in("/var/lib/machines")?;
+    // A disk that compresses must not make little of it.
+    let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (noise >> 56) as u8
+    };
+    let sample: Vec<u8> = (0..SAMPLE).map(|_| next()).collect();
+    let begin = now();
+    std::io::Write::write_all(&mut &file, &sample)?;
+    file.sync_data()?;
+    let micros = begin.elapsed().as_micros().max(1) as u64;
+    Ok(SAMPLE as u64 * 1_000_000 / micros)
 }
 
 /// The words after `nsctl` on the command line, in one line.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, readlinkat, renameat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, readlinkat, renameat, renameat2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
@@ -94,6 +94,28 @@ pub async fn wait_until_unlocked(name: &str, limit: Duration) -> bool {
 /// When the disk does not take them.
 pub fn settle_all() -> std::io::Result<()> {
     Ok(nix::unistd::syncfs(File::open("/var/lib/machines")?)?)
+}
+
+/// Gives a tree another name that none has, and makes sure that it outlives a power cut.
+///
+/// # Errors
+/// When there is none, or another of the new name.
+pub fn rename(from: &str, to: &str) -> std::io::Result<()> {
+    let machines = File::open("/var/lib/machines")?;
+    let flags = RenameFlags::RENAME_NOREPLACE;
+    match renameat2(&machines, from, &machines, to, flags) {
+        Err(Errno::ENOENT) => {
+            renameat2(
+                &machines,
+                format!("{from}.raw").as_str(),
+                &machines,
+                format!("{to}.raw").as_str(),
+                flags,
+            )?;
+        }
+        done => done?,
+    }
+    machines.sync_all()
 }
 
 /// The folder of a tree.

@@ -32,7 +32,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 }
 
 /// Another file system for the trees.
-fn on(lab: &Lab, name: &str, make: &[&str], options: &str) -> Result<()> {
+pub fn on(lab: &Lab, name: &str, make: &[&str], options: &str) -> Result<()> {
     let disk = lab.machines().join("disk.img");
     fs::File::create(&disk)?.set_len(3 << 30)?;
     let done = std::process::Command::new(make[0]).args(&make[1..]).arg(&disk).status()?;
@@ -44,7 +44,7 @@ fn on(lab: &Lab, name: &str, make: &[&str], options: &str) -> Result<()> {
     Ok(())
 }
 
-fn off(lab: &Lab, name: &str) -> Result<()> {
+pub fn off(lab: &Lab, name: &str) -> Result<()> {
     lab.nsctl_ok("remove web --yes").map_err(|error| error.context(name.to_owned()))?;
     lab.sh(
         "systemctl stop systemd-machined; umount --lazy /var/lib/machines && rm /var/lib/machines/disk.img",

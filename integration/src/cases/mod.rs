@@ -70,6 +70,7 @@ mod rules;
 mod session;
 mod shell;
 mod single_routed;
+mod snapshots;
 mod static_bridge;
 mod swapped;
 mod taken_back;
@@ -155,6 +156,7 @@ cases! {
     binds,
     checks,
     disk,
+    snapshots,
     lost_state,
     units,
     verbs,

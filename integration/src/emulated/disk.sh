@@ -5,8 +5,9 @@ for disk in vda vdb; do
     kind=$(blkid -o value -s TYPE /dev/$disk)
     mkdir -p /mnt/disk
     mount -o prjquota /dev/$disk /mnt/disk || end "$kind cannot be mounted with quotas"
-    cp -a $tree /mnt/disk/ && mount --move /mnt/disk /var/lib/machines || end "the tree cannot be copied"
-    mkdir $tree/own
+    cp -a $tree /mnt/disk/ && umount /mnt/disk && mount -o prjquota /dev/$disk /var/lib/machines ||
+        end "the tree cannot be copied"
+    mkdir $tree/own && chown --reference=$tree $tree/own
     nsctl start tiny 2>&1 || end "it does not start on $kind"
     leader=$(machinectl show tiny -p Leader --value)
     group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$leader"/cgroup)

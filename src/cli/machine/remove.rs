@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cli::fault::unknown;
 use crate::cli::machine::run::Names;
+use crate::cli::machine::snapshot::removal;
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -65,13 +66,22 @@ async fn remove(global: &Global, name: &MachineName, keep_image: bool, yes: bool
         change = change.drop_tree(name);
     }
     let wanted = change.settle()?;
-    let plan = session.plan(&wanted)?;
+    let mut plan = session.plan(&wanted)?;
+    let snapshots: Vec<_> = session.observed.snapshots_of(name).into_keys().collect();
+    let drops = !snapshots.is_empty() && session.observed.live && !keep_image;
+    if drops {
+        plan.steps.extend(removal(&session.observed, name, &snapshots));
+    }
     session.progress.end();
     for path in edited {
         text::err!("note: {} was edited by hand, and goes, too", text::sanitize(&path.display().to_string()));
     }
     let running = if session.observed.is_running(name) { "stops it and " } else { "" };
     let tree = if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
+    let tree = match snapshots.len() {
+        count if drops => format!("{tree}, and its snapshots ({count})"),
+        _ => tree,
+    };
     text::agree(yes, &format!("This {running}deletes the configuration of {name}{tree}. Go on?"))?;
     session.perform(&plan).await?;
     let subnet = session.state.leases.get(name).map_or(String::new(), |subnet| format!("; {subnet} rests"));

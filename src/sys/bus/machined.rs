@@ -202,7 +202,8 @@ impl Bus {
     /// When machined does not answer.
     pub async fn all_images(&self) -> Result<Vec<Image>, BusError> {
         let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
-        let seen = images.into_iter().filter(|image| image.0 != ".host");
+        // What begins with a dot is nobody's to use: this host, and snapshots.
+        let seen = images.into_iter().filter(|image| !image.0.starts_with('.'));
         let images = seen.map(|(name, kind, read_only, _, _, size, _)| {
             // What is not counted is said to be all ones.
             let size = (size != u64::MAX).then_some(size);
@@ -219,6 +220,16 @@ impl Bus {
         let doing = format!("cannot rename the image '{from}' to '{to}'");
         let rename = async |m: &Proxy| m.rename_image(from.to_owned(), to.to_owned()).await;
         self.machined.wait_for(doing, rename).await
+    }
+
+    /// The same, of a machine's tree, which may run; nobody writes to it.
+    ///
+    /// # Errors
+    /// When machined cannot.
+    pub async fn snapshot_image(&self, from: &str, to: &str) -> Result<(), BusError> {
+        let doing = format!("cannot take a snapshot of '{from}'");
+        let clone = async |m: &Proxy| m.clone_image(from.to_owned(), to.to_owned(), true).await;
+        self.machined.wait_for(doing, clone).await
     }
 
     /// Copies an image, sharing its blocks where the file system can.

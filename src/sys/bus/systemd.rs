@@ -292,6 +292,20 @@ impl Bus {
         listed.into_iter().map(|(_, process, _)| process).collect()
     }
 
+    /// Lets all processes of a unit stand still, or go on (systemctl(1), freeze).
+    ///
+    /// # Errors
+    /// When systemd or the kernel cannot.
+    pub async fn freeze(&self, unit: &str, on: bool) -> Result<(), BusError> {
+        let (doing, unit) =
+            (format!("cannot {} {unit}", if on { "freeze" } else { "thaw" }), unit.to_owned());
+        let ask = async |s: &Proxy| match on {
+            true => s.freeze_unit(unit).await,
+            false => s.thaw_unit(unit).await,
+        };
+        self.systemd.wait_for(doing, ask).await
+    }
+
     /// Forgets that units failed, so that `list` does not call a removed machine failed.
     pub async fn reset_failed(&self, units: &[String]) {
         for unit in units {

@@ -1,0 +1,181 @@
+//! What two trees have in another way. Guests may have put anything there: no link is followed, and nothing
+//! is opened but folders.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use serde::Serialize;
+
+/// So many files, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// What one tree has, seen from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Only the first has them.
+    pub more: Count,
+    /// Both have them, with another content, or other permissions; the bytes are the first's.
+    pub changed: Count,
+    /// Only the second has them.
+    pub less: Count,
+}
+
+impl Difference {
+    pub fn is_none(&self) -> bool {
+        *self == Difference::default()
+    }
+}
+
+impl Count {
+    fn add(&mut self, meta: &FileStat) {
+        self.files += 1;
+        self.bytes += u64::try_from(meta.st_size).unwrap_or_default();
+    }
+}
+
+/// The trees of two images of machined's; none where one is a disk image.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn trees(first: &str, second: &str) -> io::Result<Option<Difference>> {
+    let machines = Path::new("/var/lib/machines");
+    let (first, second) = (machines.join(first), machines.join(second));
+    if !first.is_dir() || !second.is_dir() {
+        return Ok(None);
+    }
+    let mut difference = Difference::default();
+    both(folder(&first)?, folder(&second)?, &mut difference)?;
+    Ok(Some(difference))
+}
+
+/// How much is in an image's tree.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn size(image: &str) -> io::Result<Count> {
+    let path = Path::new("/var/lib/machines").join(image);
+    let mut count = Count::default();
+    match folder(&path) {
+        Ok(tree) => all(tree, &mut count)?,
+        Err(_) => {
+            let meta = std::fs::metadata(path.with_file_name(format!("{image}.raw")))?;
+            count = Count { files: 1, bytes: meta.len() };
+        }
+    }
+    Ok(count)
+}
+
+const FOLDER: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+fn folder(path: &Path) -> nix::Result<OwnedFd> {
+    open(path, FOLDER, Mode::empty())
+}
+
+/// What is in a folder, by name.
+fn entries(folder: &mut Dir) -> nix::Result<BTreeMap<CString, FileStat>> {
+    let names: Vec<CString> =
+        folder.iter().filter_map(Result::ok).map(|entry| entry.file_name().to_owned()).collect();
+    let mut entries = BTreeMap::new();
+    for name in names.into_iter().filter(|name| ![&b"."[..], b".."].contains(&name.to_bytes())) {
+        match fstatat(&*folder, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(meta) => _ = entries.insert(name, meta),
+            // Gone by now.
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(entries)
+}
+
+fn is_folder(meta: &FileStat) -> bool {
+    meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+}
+
+/// A folder in one; none where it has gone, or is something else by now.
+fn inner(folder: &Dir, name: &CString) -> nix::Result<Option<OwnedFd>> {
+    match openat(folder, name.as_c_str(), FOLDER, Mode::empty()) {
+        Ok(inner) => Ok(Some(inner)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference) -> nix::Result<()> {
+    let (mut first, mut second) = (Dir::from_fd(first)?, Dir::from_fd(second)?);
+    let (has, mut other) = (entries(&mut first)?, entries(&mut second)?);
+    for (name, meta) in has {
+        match other.remove(&name) {
+            Some(was) if is_folder(&meta) && is_folder(&was) => {
+                if let (Some(one), Some(other)) = (inner(&first, &name)?, inner(&second, &name)?) {
+                    both(one, other, difference)?;
+                }
+            }
+            Some(was) => {
+                let of = |meta: &FileStat| {
+                    (meta.st_mode, meta.st_size, meta.st_mtime, meta.st_mtime_nsec, meta.st_uid)
+                };
+                if of(&meta) != of(&was) {
+                    difference.changed.add(&meta);
+                }
+            }
+            None => alone(&first, &name, &meta, &mut difference.more)?,
+        }
+    }
+    other.iter().try_for_each(|(name, meta)| alone(&second, name, meta, &mut difference.less))
+}
+
+fn alone(folder: &Dir, name: &CString, meta: &FileStat, count: &mut Count) -> nix::Result<()> {
+    if !is_folder(meta) {
+        count.add(meta);
+        return Ok(());
+    }
+    inner(folder, name)?.map_or(Ok(()), |inner| all(inner, count))
+}
+
+fn all(folder: OwnedFd, count: &mut Count) -> nix::Result<()> {
+    let mut folder = Dir::from_fd(folder)?;
+    let entries = entries(&mut folder)?;
+    entries.iter().try_for_each(|(name, meta)| alone(&folder, name, meta, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_differs_is_counted_and_no_link_is_followed() {
+        let folders = tempfile::tempdir().unwrap();
+        let at = |path: &str| folders.path().join(path);
+        for tree in ["a", "b"] {
+            fs::create_dir_all(at(tree).join("etc")).unwrap();
+            fs::write(at(tree).join("etc/same"), "1234").unwrap();
+            let old = std::time::UNIX_EPOCH;
+            fs::File::open(at(tree).join("etc/same")).unwrap().set_modified(old).unwrap();
+            let longer = if tree == "a" { "12" } else { "1" };
+            fs::write(at(tree).join("etc/changed"), longer).unwrap();
+        }
+        std::os::unix::fs::symlink("/", at("a/out")).unwrap();
+        fs::create_dir(at("a/new")).unwrap();
+        fs::write(at("a/new/file"), "12345").unwrap();
+        fs::write(at("b/gone"), "123").unwrap();
+        let mut difference = Difference::default();
+        both(folder(&at("a")).unwrap(), folder(&at("b")).unwrap(), &mut difference).unwrap();
+        assert_eq!(difference.more, Count { files: 2, bytes: 6 });
+        assert_eq!(difference.less, Count { files: 1, bytes: 3 });
+        assert_eq!(difference.changed, Count { files: 1, bytes: 2 });
+    }
+}
