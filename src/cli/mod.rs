@@ -36,6 +36,7 @@ mod machine {
     pub mod logs;
     pub mod look;
     pub mod remove;
+    pub mod rollback;
     pub mod run;
     pub mod shell;
     pub mod show;
@@ -63,7 +64,7 @@ use crate::sys;
 pub use fault::Fault;
 use host::{deinit, doctor, explain, init, reconcile, state};
 use machine::{
-    adopt, attach, clone, cp, create, edit, export, list, logs, remove, run, shell, show, snapshot,
+    adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, shell, show, snapshot,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -163,7 +164,7 @@ enum Verb {
     /// Keep a machine as it is now
     Snapshot(snapshot::Snapshot),
     /// Make a machine what it was at a snapshot
-    Rollback(snapshot::Rollback),
+    Rollback(rollback::Rollback),
     /// Write a machine, definition and tree, to a file
     Export(export::Export),
     /// Make the machine that `nsctl export` wrote
@@ -245,7 +246,7 @@ impl Verb {
             Verb::Clone(args) => clone::clone(global, args).await,
             Verb::Rename(args) => clone::rename(global, args).await,
             Verb::Snapshot(args) => snapshot::run(global, args).await,
-            Verb::Rollback(args) => snapshot::rollback(global, args).await,
+            Verb::Rollback(args) => rollback::run(global, args).await,
             Verb::Export(args) => export::export(global, args).await,
             Verb::Import(args) => export::import(global, args).await,
             Verb::Remove(args) => remove::run(global, args).await,

@@ -55,7 +55,7 @@ pub fn trees(first: &str, second: &str) -> io::Result<Option<Difference>> {
         return Ok(None);
     }
     let mut difference = Difference::default();
-    both(folder(&first)?, folder(&second)?, &mut difference)?;
+    both(folder(&first)?, folder(&second)?, &mut difference, DEEP)?;
     Ok(Some(difference))
 }
 
@@ -67,7 +67,7 @@ pub fn size(image: &str) -> io::Result<Count> {
     let path = Path::new("/var/lib/machines").join(image);
     let mut count = Count::default();
     match folder(&path) {
-        Ok(tree) => all(tree, &mut count)?,
+        Ok(tree) => all(tree, &mut count, DEEP)?,
         Err(_) => {
             let meta = std::fs::metadata(path.with_file_name(format!("{image}.raw")))?;
             count = Count { files: 1, bytes: meta.len() };
@@ -75,6 +75,9 @@ pub fn size(image: &str) -> io::Result<Count> {
     }
     Ok(count)
 }
+
+/// How deep folders are looked into: no path that a program can name has more, and a guest may make them deeper.
+const DEEP: u32 = 2048;
 
 const FOLDER: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -112,14 +115,15 @@ fn inner(folder: &Dir, name: &CString) -> nix::Result<Option<OwnedFd>> {
     }
 }
 
-fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference) -> nix::Result<()> {
+fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference, deep: u32) -> nix::Result<()> {
+    let deep = deep.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
     let (mut first, mut second) = (Dir::from_fd(first)?, Dir::from_fd(second)?);
     let (has, mut other) = (entries(&mut first)?, entries(&mut second)?);
     for (name, meta) in has {
         match other.remove(&name) {
             Some(was) if is_folder(&meta) && is_folder(&was) => {
                 if let (Some(one), Some(other)) = (inner(&first, &name)?, inner(&second, &name)?) {
-                    both(one, other, difference)?;
+                    both(one, other, difference, deep)?;
                 }
             }
             Some(was) => {
@@ -130,24 +134,25 @@ fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference) -> nix::Re
                     difference.changed.add(&meta);
                 }
             }
-            None => alone(&first, &name, &meta, &mut difference.more)?,
+            None => alone(&first, &name, &meta, &mut difference.more, deep)?,
         }
     }
-    other.iter().try_for_each(|(name, meta)| alone(&second, name, meta, &mut difference.less))
+    other.iter().try_for_each(|(name, meta)| alone(&second, name, meta, &mut difference.less, deep))
 }
 
-fn alone(folder: &Dir, name: &CString, meta: &FileStat, count: &mut Count) -> nix::Result<()> {
+fn alone(folder: &Dir, name: &CString, meta: &FileStat, count: &mut Count, deep: u32) -> nix::Result<()> {
     if !is_folder(meta) {
         count.add(meta);
         return Ok(());
     }
-    inner(folder, name)?.map_or(Ok(()), |inner| all(inner, count))
+    inner(folder, name)?.map_or(Ok(()), |inner| all(inner, count, deep))
 }
 
-fn all(folder: OwnedFd, count: &mut Count) -> nix::Result<()> {
+fn all(folder: OwnedFd, count: &mut Count, deep: u32) -> nix::Result<()> {
+    let deep = deep.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
     let mut folder = Dir::from_fd(folder)?;
     let entries = entries(&mut folder)?;
-    entries.iter().try_for_each(|(name, meta)| alone(&folder, name, meta, count))
+    entries.iter().try_for_each(|(name, meta)| alone(&folder, name, meta, count, deep))
 }
 
 #[cfg(test)]
@@ -173,7 +178,7 @@ mod tests {
         fs::write(at("a/new/file"), "12345").unwrap();
         fs::write(at("b/gone"), "123").unwrap();
         let mut difference = Difference::default();
-        both(folder(&at("a")).unwrap(), folder(&at("b")).unwrap(), &mut difference).unwrap();
+        both(folder(&at("a")).unwrap(), folder(&at("b")).unwrap(), &mut difference, DEEP).unwrap();
         assert_eq!(difference.more, Count { files: 2, bytes: 6 });
         assert_eq!(difference.less, Count { files: 1, bytes: 3 });
         assert_eq!(difference.changed, Count { files: 1, bytes: 2 });

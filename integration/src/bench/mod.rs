@@ -10,6 +10,7 @@ mod measure;
 mod probe;
 mod rivals;
 mod scale;
+mod snapshots;
 mod starts;
 mod thousand;
 
@@ -28,10 +29,11 @@ const RESULTS: &str = "bench/RESULTS.md";
 type Part = fn(&Trees, Suite, &mut Sheet) -> Result<()>;
 
 /// The subjects, by name. Those of the rivals' packages are measured on trixie, which has them all.
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("starts", starts::run),
     ("rivals", starts::beside_rivals),
     ("creates", creates::run),
+    ("snapshots", snapshots::run),
     ("lists", lists::run),
     ("scale", scale::run),
     ("fleet", fleet::run),

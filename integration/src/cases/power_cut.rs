@@ -39,6 +39,10 @@ fn after_it_is_done(lab: &mut Lab) -> Result<()> {
     answers(lab, "2001:db8:a:2::2")?;
     lab.nsctl_ok("stop web")?;
     done(lab, "rename web other", &[("other", &image)])?;
+    done(lab, "snapshot other safe", &[("other", &image), (".other@safe", &image)])?;
+    lab.sh("rm -r /var/lib/machines/other/usr/share; sync")?;
+    done(lab, "rollback other safe --yes", &[("other", &image), (".other@safe", &image)])?;
+    lab.nsctl_ok("start other")?;
     exported(lab)?;
     lab.sh("tar -C /var/lib/machines/debian-13 -cf /root/tree.tar .; sync")?;
     done(lab, "image import /root/tree.tar --name imported", &[("imported", &image)])?;
@@ -90,6 +94,8 @@ fn in_the_middle(lab: &mut Lab) -> Result<()> {
     for (line, points) in [
         ("create victim --routed --image tiny --no-start", [6, 11, 16]),
         ("attach victim --bridge vbr0", [5, 9, 14]),
+        ("snapshot victim x", [4, 6, 8]),
+        ("rollback victim x --yes", [6, 10, 14]),
         ("clone victim second --no-start", [6, 11, 16]),
         ("rename second third", [5, 9, 14]),
         ("remove third --yes", [5, 9, 14]),
@@ -98,7 +104,7 @@ fn in_the_middle(lab: &mut Lab) -> Result<()> {
             half(lab, line, point)?;
         }
         lab.nsctl(line)?;
-        for name in ["victim", "second", "third"] {
+        for name in ["victim", ".victim@x", "second", "third"] {
             let tree = lab.machines().join(name);
             let lost = if tree.exists() { differences(&tiny, &tree)? } else { Vec::new() };
             must!(lost.is_empty(), "files of {name} are lost after `nsctl {line}`: {lost:?}");
@@ -139,6 +145,10 @@ fn back(lab: &Lab, line: &str) -> Result<()> {
     match words[0] {
         "create" => lab.nsctl_ok("remove victim --yes"),
         "attach" => lab.nsctl_ok("attach victim --routed"),
+        "snapshot" => lab.nsctl_ok("snapshot remove victim x --yes"),
+        "rollback" => lab.sh(
+            "nsctl snapshot remove victim $(cd /var/lib/machines; ls -d .victim@before* | sed s/.*@//) --yes",
+        ),
         "clone" => lab.nsctl_ok("remove second --yes"),
         "rename" => lab.nsctl_ok("rename third second"),
         _ => lab.nsctl_ok("clone victim third --no-start"),

@@ -1,7 +1,6 @@
-//! `nsctl snapshot`: a machine as it is now, kept; and `nsctl rollback`.
+//! `nsctl snapshot`: a machine as it is now, kept.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -14,7 +13,7 @@ use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::{Observed, Sharing};
-use crate::plan::{NewImage, Plan, Scope, Source, Step, diff, health, proof};
+use crate::plan::{Plan, Scope, Step, diff, health, proof};
 use crate::pool::Lease;
 use crate::snapshot::{Every, How, Keep, Label, Record, Schedule, image};
 use crate::spec::{MachineSpec, definition_path};
@@ -72,20 +71,6 @@ enum Verb {
         #[arg(long, short)]
         yes: bool,
     },
-}
-
-/// Make a machine what it was at a snapshot; as it is now becomes a snapshot, too
-#[derive(Debug, Args)]
-pub struct Rollback {
-    /// The machine's name
-    #[arg(add = crate::cli::complete::machines())]
-    name: String,
-    /// The snapshot's label
-    #[arg(add = crate::cli::complete::snapshots())]
-    label: String,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
 }
 
 /// One of `snapshot list --json`.
@@ -180,13 +165,13 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 /// As people write it, UTC.
-fn moment(seconds: u64) -> String {
+pub fn moment(seconds: u64) -> String {
     let label = Label::at("", seconds).to_string();
     let part = |from: usize, to: usize| label.get(from..to).unwrap_or_default();
     format!("{}-{}-{} {}:{} UTC", part(0, 4), part(4, 6), part(6, 8), part(9, 11), part(11, 13))
 }
 
-fn record_of(observed: &Observed, name: &MachineName, label: &Label) -> Result<Record, Fault> {
+pub fn record_of(observed: &Observed, name: &MachineName, label: &Label) -> Result<Record, Fault> {
     let all = observed.snapshots_of(name);
     match all.get(label) {
         Some(Some(record)) => Ok(record.clone()),
@@ -204,7 +189,7 @@ fn show(global: &Global, name: &MachineName, label: &Label) -> Result<u8, Fault>
     let disk = Disk::new(&global.root);
     let now = disk.read_definition(&definition_path(name))?;
     let live = crate::cli::session::is_live(global);
-    let difference = if live { difference(name, label)? } else { None };
+    let difference = if live { difference(global, name, label) } else { None };
     if global.json {
         let row = row(name.clone(), label.clone(), Some(&record));
         global.report.answer(&Sheet { row, definition: record.definition, now: difference })?;
@@ -232,15 +217,22 @@ fn show(global: &Global, name: &MachineName, label: &Label) -> Result<u8, Fault>
     Ok(0)
 }
 
-/// What the machine has now, seen from a snapshot.
-fn difference(name: &MachineName, label: &Label) -> Result<Option<Difference>, Fault> {
+/// What the machine has now, seen from a snapshot. A guest may make folders so deep that nobody can look
+/// into them: that keeps nobody from a rollback.
+pub fn difference(global: &Global, name: &MachineName, label: &Label) -> Option<Difference> {
     match compare::trees(name.as_str(), &image(name, label)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        difference => Ok(difference.map_err(sys::Error::from)?),
+        Ok(difference) => difference,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let note = format!("what has changed of the files of {name} cannot be told: {error}");
+            global.report.note(&note);
+            text::err!("note: {}", sanitize(&note));
+            None
+        }
     }
 }
 
-fn told(difference: Difference) -> String {
+pub fn told(difference: Difference) -> String {
     let part = |count: Count, what: &str| {
         let (file, what) = match count.files {
             0 => return None,
@@ -284,7 +276,7 @@ async fn take(
     }
     let runs = session.observed.is_running(name);
     let how = if runs { how } else { How::Stopped };
-    tell_price(&session, name, how)?;
+    tell_price(&session, name, how);
     let record = record(&session, name, now, how, scheduled, None);
     let mut steps = Vec::new();
     let stops = runs && how == How::Stopped;
@@ -305,7 +297,7 @@ async fn take(
 }
 
 /// What a machine is now, written down.
-fn record(
+pub fn record(
     session: &Session,
     name: &MachineName,
     taken: u64,
@@ -317,29 +309,34 @@ fn record(
     Record { taken, how, scheduled, why, lease: session.state.leases.get(name), definition }
 }
 
-fn file(name: &MachineName, label: &Label, record: &Record) -> (PathBuf, String) {
+pub fn file(name: &MachineName, label: &Label, record: &Record) -> (PathBuf, String) {
     (ManagedFile::Snapshot(name.clone(), label.clone()).path(), record.render())
 }
 
 /// Where the file system shares nothing, a snapshot is a copy: how large, and how long that takes, is said before.
-fn tell_price(session: &Session, name: &MachineName, how: How) -> Result<(), Fault> {
+fn tell_price(session: &Session, name: &MachineName, how: How) {
     if session.observed.sharing != Sharing::Copy {
-        return Ok(());
+        return;
     }
-    let size = compare::size(name.as_str()).map_err(sys::Error::from)?;
-    let speed = sys::disk_speed().map_err(sys::Error::from)?;
-    let seconds = Duration::from_secs(size.bytes / speed.max(1) + 1).as_secs();
+    let price = match (compare::size(name.as_str()), sys::disk_speed()) {
+        (Ok(size), Ok(speed)) => {
+            let seconds = size.bytes / speed.max(1) + 1;
+            format!("{} are copied, which takes about {seconds} s", text::bytes(size.bytes))
+        }
+        // Who is in the way of the looking may be in the way of the copying, which then says so.
+        (Err(error), _) | (_, Err(error)) => {
+            format!("all files are copied, and how many cannot be told: {error}")
+        }
+    };
     let torn = match how {
         How::Running => "; what '{name}' writes meanwhile may be torn: --freeze, or --stop, if that matters",
         How::Frozen => "; '{name}' stands still meanwhile",
         How::Stopped => "",
     };
     session.note(format!(
-        "the file system shares nothing between files: {} are copied, which takes about {seconds} s{}",
-        text::bytes(size.bytes),
+        "the file system shares nothing between files: {price}{}",
         torn.replace("{name}", name.as_str())
     ));
-    Ok(())
 }
 
 async fn remove(global: &Global, name: &str, labels: &[String], yes: bool) -> Result<u8, Fault> {
@@ -374,67 +371,6 @@ pub fn removal(observed: &Observed, name: &MachineName, labels: &[Label]) -> Vec
     });
     let trees = labels.iter().map(|label| Step::RemoveSnapshot { image: image(name, label) });
     records.chain(trees).collect()
-}
-
-pub async fn rollback(global: &Global, args: Rollback) -> Result<u8, Fault> {
-    let (name, label): (MachineName, Label) = (argument(&args.name)?, argument(&args.label)?);
-    live_bus(global, "machines are rolled back").await?;
-    let session = Session::begin(global, About::Those(&[&name])).await?;
-    let record = record_of(&session.observed, &name, &label)?;
-    let bus = session.bus.as_ref();
-    if let Some(bus) = bus
-        && !bus.has_image(&image(&name, &label)).await?
-    {
-        return Err(Fault::new(format!("the files of the snapshot '{label}' of '{name}' are gone"))
-            .hint(format!("`nsctl snapshot remove {name} {label}` forgets it")));
-    }
-    let has_tree = session.observed.images.contains(name.as_str());
-    let runs = session.observed.is_running(&name);
-    let change = session.change(Scope::Machine(name.clone())).write(&name, record.definition.clone());
-    let source = Source::Clone(image(&name, &label));
-    let mut change =
-        change.image(Some(NewImage { source, to: name.clone(), first_boot: None })).start(&name, runs);
-    let now = sys::seconds_since_1970();
-    let aside = Label::at("before-rollback-", now);
-    if has_tree {
-        let why = Some(format!("before a rollback to {label}"));
-        let (path, text) = file(&name, &aside, &self::record(&session, &name, now, How::Stopped, false, why));
-        change = change.set_aside(&name, image(&name, &aside), (path, text));
-    }
-    let wanted = change.settle()?;
-    let plan = session.plan(&wanted)?;
-    session.progress.end();
-    tell_rollback(&session, &name, &label, &record, has_tree, &aside)?;
-    plan.notes.iter().for_each(|note| session.note(note));
-    let stop = if runs { "stops it, and " } else { "" };
-    agree(args.yes, &format!("This {stop}makes {name} what it was {}. Go on?", moment(record.taken)))?;
-    session.perform(&plan).await?;
-    let kept = if has_tree { format!("; as it was now is its snapshot {aside}") } else { String::new() };
-    session.say(format!("{name} is as it was at its snapshot {label}{kept}"));
-    Ok(0)
-}
-
-/// What changes, and what is lost until somebody rolls that back.
-fn tell_rollback(
-    session: &Session,
-    name: &MachineName,
-    label: &Label,
-    record: &Record,
-    has_tree: bool,
-    aside: &Label,
-) -> Result<(), Fault> {
-    let now = session.observed.file(&definition_path(name)).unwrap_or_default();
-    if now != record.definition {
-        text::err!("{}", sanitize(&diff(&definition_path(name), now, &record.definition)));
-    }
-    let difference = if has_tree { difference(name, label)? } else { None };
-    if let Some(difference) = difference {
-        text::err!("{}", told(difference));
-    }
-    if has_tree {
-        session.note(format!("what it has now is kept as its snapshot {aside}"));
-    }
-    Ok(())
 }
 
 /// Every machine whose turn it is, each for itself: one that cannot be does not hold up the others.

@@ -36,6 +36,8 @@ const INHERIT: u32 = 0x200;
 const LIMITS: u32 = 1;
 /// `PRJQUOTA`.
 const PROJECT: libc::c_int = 2;
+/// How deep folders may lie: no path that a program can name has more.
+const DEEP: u32 = 2048;
 /// Blocks of quotactl(2), in bytes.
 const BLOCK: u64 = 1024;
 
@@ -53,7 +55,7 @@ pub fn limit(tree: &File, path: &Path, bytes: Option<u64>) -> Result<(), QuotaEr
         errno => refused(errno),
     })?;
     let root = tree.as_fd().try_clone_to_owned().map_err(|_| refused(Errno::EMFILE))?;
-    if bytes.is_some() { assign(root, project).map_err(refused) } else { Ok(()) }
+    if bytes.is_some() { assign(root, project, DEEP).map_err(refused) } else { Ok(()) }
 }
 
 /// One that no other tree has: of the inode, and when it was made.
@@ -74,7 +76,8 @@ fn attributes(file: &impl AsRawFd) -> nix::Result<ioctl::Attributes> {
 
 /// A folder before what is in it: what a guest that runs makes there meanwhile is of the project already. It may
 /// put links and pipes anywhere: none is followed, and nothing but files and folders is opened.
-fn assign(folder: OwnedFd, project: u32) -> nix::Result<()> {
+fn assign(folder: OwnedFd, project: u32, deep: u32) -> nix::Result<()> {
+    let deep = deep.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
     set_project(&folder, project, INHERIT)?;
     let mut entries = Dir::from_fd(folder)?;
     let names: Vec<_> =
@@ -94,7 +97,7 @@ fn assign(folder: OwnedFd, project: u32) -> nix::Result<()> {
         match openat(&entries, name.as_c_str(), flags, Mode::empty()) {
             // It is gone, or something else, by now.
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO) => {}
-            Ok(inner) if folder => assign(inner, project)?,
+            Ok(inner) if folder => assign(inner, project, deep)?,
             Ok(file) => set_project(&file, project, 0)?,
             Err(errno) => return Err(errno),
         }

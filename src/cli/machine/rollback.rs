@@ -1,0 +1,86 @@
+//! `nsctl rollback`: a machine as it was.
+
+use clap::Args;
+
+use crate::cli::fault::argument;
+use crate::cli::machine::snapshot::{difference, file, moment, record as record_now, record_of, told};
+use crate::cli::session::{About, Session, live_bus};
+use crate::cli::text::{self, agree, sanitize};
+use crate::cli::{Fault, Global};
+use crate::name::MachineName;
+use crate::plan::{NewImage, Scope, Source, diff};
+use crate::snapshot::{How, Label, Record, image};
+use crate::spec::definition_path;
+use crate::sys;
+
+/// Make a machine what it was at a snapshot; as it is now becomes a snapshot, too
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The machine's name
+    #[arg(add = crate::cli::complete::machines())]
+    name: String,
+    /// The snapshot's label
+    #[arg(add = crate::cli::complete::snapshots())]
+    label: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
+    let (name, label): (MachineName, Label) = (argument(&args.name)?, argument(&args.label)?);
+    live_bus(global, "machines are rolled back").await?;
+    let session = Session::begin(global, About::Those(&[&name])).await?;
+    let record = record_of(&session.observed, &name, &label)?;
+    let bus = session.bus.as_ref();
+    if let Some(bus) = bus
+        && !bus.has_image(&image(&name, &label)).await?
+    {
+        return Err(Fault::new(format!("the files of the snapshot '{label}' of '{name}' are gone"))
+            .hint(format!("`nsctl snapshot remove {name} {label}` forgets it")));
+    }
+    let has_tree = session.observed.images.contains(name.as_str());
+    let runs = session.observed.is_running(&name);
+    let change = session.change(Scope::Machine(name.clone())).write(&name, record.definition.clone());
+    let source = Source::Clone(image(&name, &label));
+    let mut change =
+        change.image(Some(NewImage { source, to: name.clone(), first_boot: None })).start(&name, runs);
+    let now = sys::seconds_since_1970();
+    let aside = Label::at("before-rollback-", now);
+    if has_tree {
+        let why = Some(format!("before a rollback to {label}"));
+        let (path, text) = file(&name, &aside, &record_now(&session, &name, now, How::Stopped, false, why));
+        change = change.set_aside(&name, image(&name, &aside), (path, text));
+    }
+    let wanted = change.settle()?;
+    let plan = session.plan(&wanted)?;
+    session.progress.end();
+    tell_rollback(global, &session, (&name, &label, &record), has_tree.then_some(&aside));
+    plan.notes.iter().for_each(|note| session.note(note));
+    let stop = if runs { "stops it, and " } else { "" };
+    agree(args.yes, &format!("This {stop}makes {name} what it was {}. Go on?", moment(record.taken)))?;
+    session.perform(&plan).await?;
+    let kept = if has_tree { format!("; as it was now is its snapshot {aside}") } else { String::new() };
+    session.say(format!("{name} is as it was at its snapshot {label}{kept}"));
+    Ok(0)
+}
+
+/// What changes, and what is lost until somebody rolls that back.
+fn tell_rollback(
+    global: &Global,
+    session: &Session,
+    (name, label, record): (&MachineName, &Label, &Record),
+    aside: Option<&Label>,
+) {
+    let now = session.observed.file(&definition_path(name)).unwrap_or_default();
+    if now != record.definition {
+        text::err!("{}", sanitize(&diff(&definition_path(name), now, &record.definition)));
+    }
+    let difference = aside.and_then(|_| difference(global, name, label));
+    if let Some(difference) = difference {
+        text::err!("{}", told(difference));
+    }
+    if let Some(aside) = aside {
+        session.note(format!("what it has now is kept as its snapshot {aside}"));
+    }
+}
