@@ -775,6 +775,7 @@ fn help_of_every_verb() {
         "apply",
         "doctor",
         "explain",
+        "prune",
         "pool",
         "dns",
         "reservation",

@@ -18,7 +18,7 @@ use crate::plan::{self, Step};
 use crate::spec::Bind;
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, quota, together};
+use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, quota, together, tree};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -184,6 +184,13 @@ fn due_write(world: World<'_>, step: &Step) -> Result<Option<Step>, StepError> {
 async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), StepError> {
     if let (Step::RemoveImage { name, .. }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
+    }
+    // Both are there: it has not been moved.
+    if let Step::MoveTree { from, to } = step
+        && tree::identity(from).is_some()
+        && tree::identity(to).is_some()
+    {
+        return Ok(());
     }
     if let (Step::Move { machine, .. }, Some(bus)) = (step, world.bus)
         && bus.leader(machine).await?.is_none()

@@ -67,12 +67,13 @@ pub async fn remove_snapshot(bus: &Bus, image: &str) -> Result<(), StepError> {
     }
 }
 
-/// Done already, where the tree has its new name. Not by machined, which takes the machine's settings along.
+/// Done already, where the tree has its new name alone. Not by machined, which takes the machine's settings along.
 pub fn move_tree(from: &str, to: &str) -> Result<(), StepError> {
-    if tree::identity(from).is_none() && tree::identity(to).is_some() {
-        return Ok(());
+    match (tree::identity(from), tree::identity(to)) {
+        (None, Some(_)) => Ok(()),
+        (Some(_), Some(_)) => Err(StepError::SnapshotTaken(to.to_owned())),
+        (_, None) => Ok(tree::rename(from, to)?),
     }
-    Ok(tree::rename(from, to)?)
 }
 
 /// Done already, where the tree has its new name.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::apply::image::{Making, make};
 use crate::apply::{Listener, World};
 use crate::cli::fault::{argument, live_only};
+use crate::cli::machine::show::duration;
 use crate::cli::progress::Progress;
 use crate::cli::report::Report;
 use crate::cli::session::{bus, live_bus};
@@ -17,11 +18,12 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::spec_of;
-use crate::spec::definition_path;
 use crate::spec::image::{Build, ImageWord, is_image_name, name_for};
 use crate::spec::recipe::{package, recipes};
+use crate::spec::{bytes, definition_path};
 use crate::sys::bus::Image as BusImage;
-use crate::sys::{Bus, Disk, Lock, Thing, build, lock, what_is_at};
+use crate::sys::usage::{self, Usage};
+use crate::sys::{self, Bus, Disk, Lock, Thing, build, lock, what_is_at};
 
 /// Images: what machines are made from
 #[derive(Debug, Subcommand)]
@@ -99,15 +101,7 @@ pub const MAX_SIZE: u64 = 64 << 30;
 
 /// Bytes, with a suffix K, M, G or T (of 1024).
 pub fn size(word: &str) -> Result<u64, String> {
-    let (digits, shift) = match word.char_indices().last() {
-        Some((at, 'K')) => (&word[..at], 10),
-        Some((at, 'M')) => (&word[..at], 20),
-        Some((at, 'G')) => (&word[..at], 30),
-        Some((at, 'T')) => (&word[..at], 40),
-        _ => (word, 0),
-    };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    number.ok_or_else(|| "it is a number of bytes such as 500M or 20G".into())
+    bytes(word).ok_or_else(|| "it is a number of bytes such as 500M or 20G".into())
 }
 
 pub async fn run(global: &Global, verb: Image) -> Result<u8, Fault> {
@@ -267,8 +261,12 @@ struct Row {
     name: String,
     kind: String,
     read_only: bool,
+    /// Seconds since 1970.
+    created: Option<u64>,
     /// Bytes, where the file system counts them.
     size: Option<u64>,
+    /// What it takes of the disk.
+    disk: Option<Usage>,
     /// Whether it is the tree of a machine of nsctl's.
     machine: bool,
 }
@@ -277,6 +275,9 @@ async fn list(global: &Global) -> Result<u8, Fault> {
     let disk = Disk::new(&global.root);
     let bus = bus(global).await?.ok_or_else(|| live_only("images are listed"))?;
     let mut rows: Vec<Row> = bus.all_images().await?.into_iter().map(|image| row(&disk, image)).collect();
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    let mut used = usage::of_images(&names);
+    rows.iter_mut().for_each(|row| row.disk = used.remove(&row.name));
     rows.sort_by(|a, b| (a.machine, &a.name).cmp(&(b.machine, &b.name)));
     if global.json {
         global.report.answer(&rows)?;
@@ -286,30 +287,26 @@ async fn list(global: &Global) -> Result<u8, Fault> {
         out!("no images; `nsctl image build debian:trixie` makes one");
         return Ok(0);
     }
+    let now = sys::seconds_since_1970();
     let cells = rows.iter().map(|row| {
-        let size = row.size.map_or("-".to_owned(), human);
+        let told = |of: fn(Usage) -> u64| row.disk.map_or("-".to_owned(), |disk| text::bytes(of(disk)));
+        let age = row.created.map_or("-".to_owned(), |created| duration(now.saturating_sub(created)));
         let used = if row.machine { "a machine's tree" } else { "an image" };
-        vec![row.name.clone(), row.kind.clone(), size, used.to_owned()]
+        let sizes = [told(Usage::whole), told(|disk| disk.own), told(|disk| disk.shared)];
+        let [size, own, shared] = sizes;
+        vec![row.name.clone(), row.kind.clone(), age, size, own, shared, used.to_owned()]
     });
-    out!("{}", text::table(&["NAME", "KIND", "SIZE", "WHAT"], &cells.collect::<Vec<_>>()));
+    out!(
+        "{}",
+        text::table(&["NAME", "KIND", "AGE", "SIZE", "OWN", "SHARED", "WHAT"], &cells.collect::<Vec<_>>())
+    );
     Ok(0)
 }
 
-fn row(disk: &Disk, BusImage { name, kind, read_only, size }: BusImage) -> Row {
+fn row(disk: &Disk, BusImage { name, kind, read_only, created, size }: BusImage) -> Row {
     let machine = name.parse::<MachineName>().is_ok_and(|name| disk.exists(&definition_path(&name)));
-    Row { machine, name, kind, read_only, size }
-}
-
-/// Bytes for people.
-fn human(bytes: u64) -> String {
-    let (mut value, mut unit) = (bytes as f64, "B");
-    for next in ["K", "M", "G", "T"] {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    let created = created.map(|micros| micros / 1_000_000);
+    Row { machine, name, kind, read_only, created, size, disk: None }
 }
 
 async fn remove(global: &Global, name: &str, yes: bool) -> Result<u8, Fault> {

@@ -16,6 +16,7 @@ mod host {
     pub mod explain;
     pub mod init;
     mod proposal;
+    pub mod prune;
     pub mod reconcile;
     pub mod state;
     mod upstream;
@@ -62,7 +63,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{deinit, doctor, explain, init, reconcile, state};
+use host::{deinit, doctor, explain, init, prune, reconcile, state};
 use machine::{
     adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, shell, show, snapshot,
 };
@@ -180,6 +181,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Explain a key of nsctl.toml, or of a machine's definition
     Explain(explain::Explain),
+    /// Delete images and snapshots that nothing needs
+    Prune(prune::Prune),
     /// Show the prefix: what is leased, resting and free
     Pool,
     /// Print the names and planned addresses of routed machines
@@ -254,6 +257,7 @@ impl Verb {
             Verb::Apply(args) => reconcile::apply(global, args).await,
             Verb::Doctor(args) => doctor::run(global, args).await,
             Verb::Explain(args) => explain::run(global, &args),
+            Verb::Prune(args) => prune::run(global, args).await,
             Verb::Pool => pool::run(global).await,
             Verb::Dns(args) => dns::run(global, args).await,
             Verb::Reservation(args) => reservation::run(global, args).await,

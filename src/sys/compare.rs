@@ -1,7 +1,6 @@
 //! What two trees have in another way. Guests may have put anything there: no link is followed, and nothing
 //! is opened but folders.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,9 +8,10 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::sys::stat::FileStat;
 use serde::Serialize;
+
+use super::walk::{self, DEEP, entries, folder, inner, is_folder};
 
 /// So many files, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -67,52 +67,16 @@ pub fn size(image: &str) -> io::Result<Count> {
     let path = Path::new("/var/lib/machines").join(image);
     let mut count = Count::default();
     match folder(&path) {
-        Ok(tree) => all(tree, &mut count, DEEP)?,
+        Ok(tree) => walk::all(tree, DEEP, &mut |_, _, meta| {
+            count.add(meta);
+            Ok(())
+        })?,
         Err(_) => {
             let meta = std::fs::metadata(path.with_file_name(format!("{image}.raw")))?;
             count = Count { files: 1, bytes: meta.len() };
         }
     }
     Ok(count)
-}
-
-/// How deep folders are looked into: no path that a program can name has more, and a guest may make them deeper.
-const DEEP: u32 = 2048;
-
-const FOLDER: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
-fn folder(path: &Path) -> nix::Result<OwnedFd> {
-    open(path, FOLDER, Mode::empty())
-}
-
-/// What is in a folder, by name.
-fn entries(folder: &mut Dir) -> nix::Result<BTreeMap<CString, FileStat>> {
-    let names: Vec<CString> =
-        folder.iter().filter_map(Result::ok).map(|entry| entry.file_name().to_owned()).collect();
-    let mut entries = BTreeMap::new();
-    for name in names.into_iter().filter(|name| ![&b"."[..], b".."].contains(&name.to_bytes())) {
-        match fstatat(&*folder, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(meta) => _ = entries.insert(name, meta),
-            // Gone by now.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(entries)
-}
-
-fn is_folder(meta: &FileStat) -> bool {
-    meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
-}
-
-/// A folder in one; none where it has gone, or is something else by now.
-fn inner(folder: &Dir, name: &CString) -> nix::Result<Option<OwnedFd>> {
-    match openat(folder, name.as_c_str(), FOLDER, Mode::empty()) {
-        Ok(inner) => Ok(Some(inner)),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        Err(errno) => Err(errno),
-    }
 }
 
 fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference, deep: u32) -> nix::Result<()> {
@@ -141,18 +105,10 @@ fn both(first: OwnedFd, second: OwnedFd, difference: &mut Difference, deep: u32)
 }
 
 fn alone(folder: &Dir, name: &CString, meta: &FileStat, count: &mut Count, deep: u32) -> nix::Result<()> {
-    if !is_folder(meta) {
+    walk::below(folder, name, meta, deep, &mut |_, _, meta| {
         count.add(meta);
-        return Ok(());
-    }
-    inner(folder, name)?.map_or(Ok(()), |inner| all(inner, count, deep))
-}
-
-fn all(folder: OwnedFd, count: &mut Count, deep: u32) -> nix::Result<()> {
-    let deep = deep.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
-    let mut folder = Dir::from_fd(folder)?;
-    let entries = entries(&mut folder)?;
-    entries.iter().try_for_each(|(name, meta)| alone(&folder, name, meta, count, deep))
+        Ok(())
+    })
 }
 
 #[cfg(test)]

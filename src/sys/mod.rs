@@ -34,6 +34,8 @@ pub mod sockets;
 pub mod tarball;
 pub mod trace;
 pub mod tree;
+pub mod usage;
+mod walk;
 mod within;
 
 pub use bus::{Bus, BusError};

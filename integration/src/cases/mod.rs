@@ -70,6 +70,7 @@ mod rules;
 mod session;
 mod shell;
 mod single_routed;
+mod sizes;
 mod snapshots;
 mod static_bridge;
 mod swapped;
@@ -157,6 +158,7 @@ cases! {
     checks,
     disk,
     snapshots,
+    sizes,
     lost_state,
     units,
     verbs,

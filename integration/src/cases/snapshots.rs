@@ -106,6 +106,13 @@ fn there_and_back(lab: &Lab) -> Result<()> {
     must!(lab.machine("web")?["limits"]["tasks"] == 300, "{}", lab.machine("web")?);
     lab.nsctl_ok("snapshot web still --stop")?;
     must!(lab.machine("web")?["state"] == "running", "{}", lab.machine("web")?);
+    // People are quick, and machines quicker.
+    lab.nsctl_ok("stop web")?;
+    lab.sh("for time in 1 2 3; do nsctl snapshot web && nsctl rollback web first --yes; done")?;
+    must!(labels(lab)?.len() >= 8, "{:?}", labels(lab)?);
+    is_whole(lab, "after three in a second")?;
+    lab.nsctl_ok("start web")?;
+    lab.nsctl_ok("set web limits.tasks=300")?;
     let all: Vec<String> = labels(lab)?.into_iter().filter(|label| label != "first").collect();
     lab.nsctl_ok(&format!("snapshot remove web {} --yes", all.join(" ")))?;
     is_whole(lab, "after some were deleted")

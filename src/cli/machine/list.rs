@@ -10,6 +10,7 @@ use crate::cli::machine::show::{duration, with_ages};
 use crate::cli::machine::view::Row;
 use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
+use crate::sys::usage;
 
 /// Show all machines, those of others too
 #[derive(Debug, Args)]
@@ -47,6 +48,8 @@ enum Column {
     Open,
     Memory,
     Check,
+    /// What its tree takes of the disk, and what of that it shares; takes a while
+    Disk,
 }
 
 /// What is shown where nobody says, what goes first for want of room at the end.
@@ -62,6 +65,11 @@ pub async fn run(global: &Global, args: List) -> Result<u8, Fault> {
     rows.retain(|row| !args.running || row.state == "running");
     rows.retain(|row| args.bridge.is_none() || row.network.bridge == args.bridge);
     with_ages(&mut rows);
+    if args.columns.contains(&Column::Disk) || args.sort == Column::Disk {
+        let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+        let mut all = usage::of_images(&names);
+        rows.iter_mut().for_each(|row| row.disk = all.remove(&row.name));
+    }
     rows.sort_by(|a, b| args.sort.order(a, b).then_with(|| a.name.cmp(&b.name)));
     let status = u8::from(!is_whole);
     if global.json {
@@ -143,6 +151,10 @@ impl Column {
                 true => "passes".to_owned(),
                 false => "fails".to_owned(),
             })),
+            Column::Disk => or_none(row.disk.map(|disk| match disk.shared {
+                0 => text::bytes(disk.own),
+                shared => format!("{}, {} shared", text::bytes(disk.own), text::bytes(shared)),
+            })),
             Column::Memory => or_none(row.limits.as_ref().and_then(|limits| limits.memory.clone())),
         }
     }
@@ -152,6 +164,8 @@ impl Column {
             Column::Uptime => a.uptime.cmp(&b.uptime),
             Column::Pid => a.pid.cmp(&b.pid),
             Column::Addresses => a.addresses.cmp(&b.addresses),
+            // The largest first.
+            Column::Disk => b.disk.cmp(&a.disk),
             _ => self.cell(a).cmp(&self.cell(b)),
         }
     }

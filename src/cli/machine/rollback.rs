@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::fault::argument;
-use crate::cli::machine::snapshot::{difference, file, moment, record as record_now, record_of, told};
+use crate::cli::machine::snapshot::{difference, file, free, moment, record as record_now, record_of, told};
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{self, agree, sanitize};
 use crate::cli::{Fault, Global};
@@ -12,6 +12,7 @@ use crate::plan::{NewImage, Scope, Source, diff};
 use crate::snapshot::{How, Label, Record, image};
 use crate::spec::definition_path;
 use crate::sys;
+use crate::sys::compare::Difference;
 
 /// Make a machine what it was at a snapshot; as it is now becomes a snapshot, too
 #[derive(Debug, Args)]
@@ -46,7 +47,7 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
     let mut change =
         change.image(Some(NewImage { source, to: name.clone(), first_boot: None })).start(&name, runs);
     let now = sys::seconds_since_1970();
-    let aside = Label::at("before-rollback-", now);
+    let aside = free(&session.observed, &name, "before-rollback-", now);
     if has_tree {
         let why = Some(format!("before a rollback to {label}"));
         let (path, text) = file(&name, &aside, &record_now(&session, &name, now, How::Stopped, false, why));
@@ -55,7 +56,9 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
     let wanted = change.settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();
-    tell_rollback(global, &session, (&name, &label, &record), has_tree.then_some(&aside));
+    // To look through all files takes longer than the rollback: who does not ask is not told.
+    let now = if has_tree && !args.yes { difference(global, &name, &label) } else { None };
+    tell_rollback(&session, (&name, &record), now, has_tree.then_some(&aside));
     plan.notes.iter().for_each(|note| session.note(note));
     let stop = if runs { "stops it, and " } else { "" };
     agree(args.yes, &format!("This {stop}makes {name} what it was {}. Go on?", moment(record.taken)))?;
@@ -67,16 +70,15 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
 
 /// What changes, and what is lost until somebody rolls that back.
 fn tell_rollback(
-    global: &Global,
     session: &Session,
-    (name, label, record): (&MachineName, &Label, &Record),
+    (name, record): (&MachineName, &Record),
+    difference: Option<Difference>,
     aside: Option<&Label>,
 ) {
     let now = session.observed.file(&definition_path(name)).unwrap_or_default();
     if now != record.definition {
         text::err!("{}", sanitize(&diff(&definition_path(name), now, &record.definition)));
     }
-    let difference = aside.and_then(|_| difference(global, name, label));
     if let Some(difference) = difference {
         text::err!("{}", told(difference));
     }

@@ -110,7 +110,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<u8, Fault> {
                 (_, true) => How::Stopped,
                 _ => How::Running,
             };
-            let label = take(global, &name, label, how, false).await?;
+            let label = take(global, &name, label, how, None).await?;
             global.report.say(format!("{name} as it is now is its snapshot {label}"));
             Ok(0)
         }
@@ -256,7 +256,7 @@ async fn take(
     name: &MachineName,
     label: Option<Label>,
     how: How,
-    scheduled: bool,
+    every: Option<Every>,
 ) -> Result<Label, Fault> {
     live_bus(global, "snapshots are taken").await?;
     let session = Session::begin(global, About::Those(&[name])).await?;
@@ -269,7 +269,10 @@ async fn take(
         return Err(vec![crate::plan::Refusal::no_tree(name)].into());
     }
     let now = sys::seconds_since_1970();
-    let label = label.unwrap_or_else(|| Label::at("", now));
+    let label = label.unwrap_or_else(|| {
+        let word = every.map_or(String::new(), |every| format!("{}-", every.word()));
+        free(&session.observed, name, &word, now)
+    });
     if session.observed.snapshots_of(name).contains_key(&label) {
         return Err(Fault::new(format!("'{name}' has a snapshot '{label}' already"))
             .hint(format!("choose another label, or `nsctl snapshot remove {name} {label}`")));
@@ -277,7 +280,7 @@ async fn take(
     let runs = session.observed.is_running(name);
     let how = if runs { how } else { How::Stopped };
     tell_price(&session, name, how);
-    let record = record(&session, name, now, how, scheduled, None);
+    let record = record(&session, name, now, how, every.is_some(), None);
     let mut steps = Vec::new();
     let stops = runs && how == How::Stopped;
     steps.extend(stops.then(|| Step::Stop { machines: vec![name.clone()] }));
@@ -294,6 +297,14 @@ async fn take(
     }
     session.perform(&Plan { steps, ..Plan::default() }).await?;
     Ok(label)
+}
+
+/// A label of this moment that no snapshot of the machine has.
+pub fn free(observed: &Observed, name: &MachineName, word: &str, now: u64) -> Label {
+    let taken = observed.snapshots_of(name);
+    let mut moments = (now..).map(|moment| Label::at(word, moment));
+    // The clock may go back, and people are quick.
+    moments.find(|label| !taken.contains_key(label)).unwrap_or_else(|| Label::at(word, now))
 }
 
 /// What a machine is now, written down.
@@ -389,8 +400,7 @@ async fn scheduled(global: &Global, every: Every) -> Result<u8, Fault> {
     let mut status = 0;
     for (name, schedule) in due {
         let how = if schedule.freeze == Some(true) { How::Frozen } else { How::Running };
-        let label = Label::at(&format!("{}-", every.word()), sys::seconds_since_1970());
-        match take(global, &name, Some(label), how, true).await {
+        match take(global, &name, None, how, Some(every)).await {
             Ok(label) => global.report.say(format!("{name} as it is now is its snapshot {label}")),
             Err(fault) => {
                 global.report.fault(&fault);

@@ -16,6 +16,7 @@ use crate::observed::{Address, Observed};
 use crate::plan::{bridge_of, vlan_of, wrong_link};
 use crate::pool::{Lease, Leases, Subnet};
 use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Restart, Spec};
+use crate::sys::usage::Usage;
 
 /// One machine, in the words of `list --json`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -49,6 +50,9 @@ pub struct Row {
     pub after: Vec<MachineName>,
     /// Whether it does what its definition asks; none where that asks nothing, and of one that does not run.
     pub check: Option<CheckView>,
+    /// What its tree takes of the disk; none where nobody asked for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Usage>,
     /// Folders of the host that it sees.
     pub bind: Vec<String>,
     pub bind_read_only: Vec<String>,

@@ -21,6 +21,8 @@ pub struct Image {
     /// "directory", "subvolume", "raw".
     pub kind: String,
     pub read_only: bool,
+    /// Microseconds since 1970; none where nobody knows.
+    pub created: Option<u64>,
     /// Bytes, where the file system counts them.
     pub size: Option<u64>,
 }
@@ -204,10 +206,11 @@ impl Bus {
         let images = self.machined.ask("listing images", async |m| m.list_images().await).await?;
         // What begins with a dot is nobody's to use: this host, and snapshots.
         let seen = images.into_iter().filter(|image| !image.0.starts_with('.'));
-        let images = seen.map(|(name, kind, read_only, _, _, size, _)| {
+        let images = seen.map(|(name, kind, read_only, created, _, size, _)| {
             // What is not counted is said to be all ones.
             let size = (size != u64::MAX).then_some(size);
-            Image { name, kind, read_only, size }
+            let created = (created > 0).then_some(created);
+            Image { name, kind, read_only, created, size }
         });
         Ok(images.collect())
     }
