@@ -373,6 +373,11 @@ impl Observed {
         self.link(&machine.routed_link()).or_else(|| self.link(&machine.bridged_link()))
     }
 
+    /// Whether its unit is about to start it, or has it, whatever machined knows of that.
+    pub fn is_coming(&self, name: &MachineName) -> bool {
+        matches!(self.units.get(name).map(String::as_str), Some("active" | "activating" | "reloading"))
+    }
+
     pub fn is_running(&self, machine: &MachineName) -> bool {
         self.machines.contains_key(machine.as_str())
     }

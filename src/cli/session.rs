@@ -203,7 +203,8 @@ impl Session {
             host.report.fault(&fault);
         }
         let bus = host.bus.as_ref().ok_or_else(not_below_root)?;
-        let observed = Observed { machines: bus.machines().await?, live: true, ..Observed::default() };
+        let units = bus.nspawn_units().await.unwrap_or_default();
+        let observed = Observed { machines: bus.machines().await?, units, live: true, ..Observed::default() };
         Ok(host.known(observed, Spec::default(), State::default()))
     }
 

@@ -106,7 +106,14 @@ pub(super) fn disk(
         Some((from, to)) if to == name => of(file(from)),
         _ => of(file(name)),
     };
-    let due = observed.live && old != new && !matches!(&wanted.rename_tree, Some((from, _)) if from == name);
+    // One without a tree gets it with its limit.
+    let has_tree = observed.images.contains(name.as_str())
+        || wanted.images.iter().any(|image| image.to == *name)
+        || wanted.rename_tree.as_ref().is_some_and(|(_, to)| to == name);
+    let due = observed.live
+        && has_tree
+        && old != new
+        && !matches!(&wanted.rename_tree, Some((from, _)) if from == name);
     due.then(|| Step::LimitDisk { machine: name.clone(), old, new })
 }
 

@@ -49,7 +49,7 @@ pub fn actions(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> 
         let has_tree = observed.images.contains(name.as_str());
         // One that goes, too: of a tree that is full btrfs deletes nothing.
         actions.disks.extend(disk(&name, wanted, observed, mine).filter(|_| has_tree));
-        if observed.is_running(&name) {
+        if observed.is_running(&name) || observed.is_coming(&name) {
             actions.stop.push(name.clone());
         }
         if observed.enabled.contains(&name) {
@@ -65,7 +65,13 @@ fn leaving(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<
     let mut names: Vec<MachineName> = gone
         .filter_map(|change| change.file.machine())
         .filter(|name| !wanted.spec.machines.contains_key(name) && !wanted.left_out.contains(name))
-        .chain(wanted.drop_images.iter().filter(|name| observed.is_running(name)).cloned())
+        .chain(
+            wanted
+                .drop_images
+                .iter()
+                .filter(|name| observed.is_running(name) || observed.is_coming(name))
+                .cloned(),
+        )
         .collect();
     names.sort();
     names.dedup();

@@ -134,7 +134,18 @@ fn again(lab: &Lab) -> Result<()> {
         must!(matches!(state.trim(), "inactive" | "failed"), "after {verb} it is {state}");
         lab.nsctl_ok("start web")?;
     }
-    Ok(())
+    // Also one that cannot start, and is tried again and again.
+    lab.sh("mkdir /srv/gone")?;
+    lab.nsctl_ok("set web bind=[\"/srv/gone\"] restart=always")?;
+    lab.sh("rmdir /srv/gone; machinectl kill --signal=KILL --kill-whom=leader web || machinectl kill --signal=KILL --kill-who=leader web")?;
+    let restarts = || lab.sh("systemctl show -p NRestarts --value systemd-nspawn@web");
+    until(Duration::from_secs(30), "it is tried again", || Ok(restarts()?.trim() != "0"))?;
+    lab.nsctl_ok("stop web")?;
+    let state = lab.sh("sleep 6; systemctl show -p ActiveState --value systemd-nspawn@web")?;
+    must!(matches!(state.trim(), "inactive" | "failed"), "one that is tried again is {state} after a stop");
+    lab.sh("mkdir /srv/gone")?;
+    lab.nsctl_ok("set web bind=[] restart=on-failure")?;
+    lab.nsctl_ok("start web").map(drop)
 }
 
 fn one_after_the_other(lab: &Lab) -> Result<()> {

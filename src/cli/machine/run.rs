@@ -128,7 +128,8 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     }
     let idle = |name: &&MachineName| match way {
         Way::Start => session.observed.is_running(name),
-        Way::Stop | Way::Kill => !session.observed.is_running(name),
+        // systemd may be about to start it again.
+        Way::Stop | Way::Kill => !session.observed.is_running(name) && !session.observed.is_coming(name),
         Way::Restart => false,
     };
     let (idle, busy): (Vec<_>, Vec<_>) = names.iter().partition(idle);
@@ -155,7 +156,8 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     // How those of the machines that are ours are proved to be where they should be.
     let prove = |(name, machine)| proof(name, machine, &wanted).into_iter().chain(health(name, machine));
     let checks: Vec<Step> = ours.flat_map(prove).collect();
-    let running = machines.iter().filter(|name| session.observed.is_running(name)).cloned().collect();
+    let up = |name: &&MachineName| session.observed.is_running(name) || session.observed.is_coming(name);
+    let running = machines.iter().filter(up).cloned().collect();
     let asked = probe(&wanted, &machines);
     let steps = steps(way, &machines, running, &checks, asked, flushed(&wanted, &session.observed));
     session.perform(&Plan { steps, ..Plan::default() }).await?;
