@@ -307,7 +307,10 @@ pictures! {
         see(host, |now| _ = now.missing.insert("/srv/world".into()));
     };
     binds_added: settled(POOL, &[("web", WEB)]), |host| {
-        define(host, "web", Some("image = \"base\"\nbind = [\"/srv/world:/world\"]\nbind-read-only = [\"/opt\"]\ndevice = [\"/dev/kvm\"]\n[network]\nmode = \"routed\"\n"));
+        define(host, "web", Some("image = \"base\"\nbind = [\"/srv/world:/world\"]\ndevice = [\"/dev/kvm\"]\n[network]\nmode = \"routed\"\n"));
+    };
+    bind_read_only_added: settled(POOL, &[("web", WEB)]), |host| {
+        define(host, "web", Some(&format!("bind-read-only = [\"/opt\"]\n{WEB}")));
     };
     bind_added_that_hides_another: settled(POOL, &[("web", BOUND)]), |host| {
         define(host, "web", Some(&BOUND.replace("[\"/srv/world\"", "[\"/srv/world\", \"/mnt:/srv\"")));

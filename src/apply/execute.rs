@@ -65,6 +65,8 @@ pub async fn one(
             trees::snapshot(world.disk, bus?, machine, image, *freeze).await?;
         }
         Step::RemoveSnapshot { image } => trees::remove_snapshot(bus?, image).await?,
+        Step::SwapTree { machine, from, aside } => trees::swap(bus?, machine, from, aside).await?,
+        Step::SwapBack { machine, aside } => trees::swap_back(bus?, machine, aside).await?,
         Step::MoveTree { from, to } => trees::move_tree(from, to)?,
         Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
@@ -123,7 +125,7 @@ pub async fn one(
             return Ok(Some(verify::lan_address(bus?, machine, link, *moved).await?));
         }
         Step::Check { machine, check } => {
-            return Ok(Some(verify::works(bus?, machine, check, started).await?));
+            return Ok(Some(verify::works(bus?, machine, check, started).await));
         }
     }
     Ok(None)
@@ -185,10 +187,8 @@ async fn take_one_back(world: World<'_>, step: &Step) -> Result<(), StepError> {
     if let (Step::RemoveImage { name, .. }, Some(bus)) = (step, world.bus) {
         bus.cancel_transfer(name.as_str()).await?;
     }
-    // Both are there: it has not been moved.
-    if let Step::MoveTree { from, to } = step
-        && tree::identity(from).is_some()
-        && tree::identity(to).is_some()
+    if let Step::LimitDisk { machine, .. } = step
+        && tree::identity(machine.as_str()).is_none()
     {
         return Ok(());
     }

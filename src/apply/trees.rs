@@ -14,7 +14,7 @@ use crate::sys::disk::FileEdit;
 use crate::sys::frozen::Frozen;
 use crate::sys::pty::random;
 use crate::sys::tree::{self, Tree};
-use crate::sys::{Bus, Disk};
+use crate::sys::{self, Bus, Disk};
 
 /// Makes a tree, or leaves none.
 pub async fn make_tree(
@@ -67,12 +67,42 @@ pub async fn remove_snapshot(bus: &Bus, image: &str) -> Result<(), StepError> {
     }
 }
 
-/// Done already, where the tree has its new name alone. Not by machined, which takes the machine's settings along.
+/// The machine's own tree is kept by a rename, so that no copy of it is needed; and not by machined, which takes
+/// the machine's settings along.
+pub async fn swap(bus: &Bus, machine: &MachineName, from: &str, aside: &str) -> Result<(), StepError> {
+    if tree::identity(aside).is_some() {
+        return Err(StepError::SnapshotTaken(aside.to_owned()));
+    }
+    tree::rename(machine.as_str(), aside)?;
+    sys::fault::point();
+    Ok(bus.clone_image(from, machine).await?)
+}
+
+/// As long as the machine's own tree is kept, what has its name is the other, whole or not; once it is back, nothing
+/// is to be done, however often this is tried.
+pub async fn swap_back(bus: &Bus, machine: &MachineName, aside: &str) -> Result<(), StepError> {
+    // machined deletes the settings of what it deletes: those of this name are nobody's.
+    let discarded = format!(".{machine}@discarded.by.nsctl");
+    if tree::identity(aside).is_some() {
+        if tree::identity(machine.as_str()).is_some() {
+            // machined's own child may still copy.
+            tree::wait_until_unlocked(machine.as_str(), BUSY_TIME).await;
+            remove_snapshot(bus, &discarded).await?;
+            tree::rename(machine.as_str(), &discarded)?;
+        }
+        sys::fault::point();
+        tree::rename(aside, machine.as_str())?;
+    }
+    remove_snapshot(bus, &discarded).await
+}
+
+/// Done already, where the tree has its new name alone, and where it has gone. Not by machined, which takes the
+/// machine's settings along.
 pub fn move_tree(from: &str, to: &str) -> Result<(), StepError> {
     match (tree::identity(from), tree::identity(to)) {
-        (None, Some(_)) => Ok(()),
+        (None, _) => Ok(()),
         (Some(_), Some(_)) => Err(StepError::SnapshotTaken(to.to_owned())),
-        (_, None) => Ok(tree::rename(from, to)?),
+        (Some(_), None) => Ok(tree::rename(from, to)?),
     }
 }
 

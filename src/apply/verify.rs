@@ -83,33 +83,41 @@ async fn own_address(net: &Net, planned: Planned) -> Result<Option<Ipv6Addr>, sy
     Ok(own.find(|address| u128::from(*address) as u64 == planned.host_part()).or(first))
 }
 
-/// Asks until the answer is good, or as long as the definition says; a machine that fails goes on running.
-///
-/// # Errors
-/// When it has ended.
+/// Asks until the answer is good, or as long as the definition says. A machine may start again meanwhile, and one
+/// that fails goes on: nothing is undone for it.
 pub async fn works(
     bus: &Bus,
     machine: &MachineName,
     check: &HealthCheck,
     started: Option<Instant>,
-) -> Result<Verified, StepError> {
+) -> Verified {
     let begin = now();
+    let mut seen = begin;
     loop {
-        let left = check.within().saturating_sub(begin.elapsed());
-        let leader = leader(bus, machine).await?;
-        let why = match health::ask(bus, machine, leader, check, left.max(AGAIN)).await {
-            Ok(()) => {
-                let after = started.map(|started| started.elapsed());
-                return Ok(Verified::Works { machine: machine.clone(), check: check.clone(), after });
+        let left = check.within().saturating_sub(begin.elapsed()).max(AGAIN);
+        let why = match bus.leader(machine).await {
+            Ok(Some(leader)) => {
+                seen = now();
+                match health::ask(bus, machine, leader, check, left).await {
+                    Ok(()) => {
+                        let after = started.map(|started| started.elapsed());
+                        return Verified::Works { machine: machine.clone(), check: check.clone(), after };
+                    }
+                    Err(why) => why.to_string(),
+                }
             }
-            Err(why) => why.to_string(),
+            Ok(None) => "it has ended".to_owned(),
+            Err(error) => error.to_string(),
         };
-        if begin.elapsed() + AGAIN >= check.within() {
-            return Ok(Verified::Fails { machine: machine.clone(), check: check.clone(), why });
+        if begin.elapsed() + AGAIN >= check.within() || seen.elapsed() > GONE {
+            return Verified::Fails { machine: machine.clone(), check: check.clone(), why };
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
+
+/// How long one that has ended may take to come back: systemd starts it again after five seconds.
+const GONE: Duration = Duration::from_secs(15);
 
 /// How long a machine that is not well yet is left alone. Nothing tells when its services are.
 const AGAIN: Duration = Duration::from_millis(250);

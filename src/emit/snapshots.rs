@@ -29,7 +29,10 @@ pub fn files(spec: &Spec) -> Vec<(ManagedFile, String)> {
         // Machines come first.
         .set("Nice", 10)
         .set("IOSchedulingClass", "idle")
-        .set("ExecStart", "nsctl snapshot --every %i");
+        .set("ExecStart", "nsctl snapshot --every %i")
+        // What lets a frozen machine go on outlives who froze it.
+        .set("KillMode", "process")
+        .set("OOMPolicy", "continue");
     let timer_unit = Ini::new()
         .section("Unit")
         .set("Description", "Take %i snapshots of machines")

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{NewImage, Refusal, Scope, Wanted, guests, kept_beside, settle_those};
+use super::{NewImage, Refusal, Scope, Swap, Wanted, guests, kept_beside, settle_those};
 use crate::emit::{ManagedFile, Owner, nftables_unit};
 use crate::name::MachineName;
 use crate::observed::Observed;
@@ -198,14 +198,14 @@ impl<'o> Change<'o> {
 
     /// The machine's tree becomes that of a snapshot with this record; the machine gets another.
     #[must_use]
-    pub fn set_aside(mut self, name: &MachineName, image: String, (path, text): (PathBuf, String)) -> Self {
+    pub fn swap(mut self, swap: Swap, (path, text): (PathBuf, String)) -> Self {
         self.wanted.inputs.insert(path, Some(text));
         // Which tree is the machine's own is written down again once it has the other.
-        let claim = ManagedFile::Claim(name.clone()).path();
+        let claim = ManagedFile::Claim(swap.machine.clone()).path();
         if self.observed.file(&claim).is_some() {
             self.wanted.inputs.insert(claim, None);
         }
-        self.wanted.set_aside = Some((name.clone(), image));
+        self.wanted.swap = Some(swap);
         self
     }
 

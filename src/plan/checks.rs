@@ -186,8 +186,7 @@ fn no_tree(wanted: &Wanted, observed: &Observed, name: &MachineName) -> Option<R
 
 fn image_refused(wanted: &Wanted, observed: &Observed, image: &NewImage) -> Option<Refusal> {
     let NewImage { source, to, .. } = image;
-    let aside = wanted.set_aside.as_ref().is_some_and(|(name, _)| name == to);
-    if observed.images.contains(to.as_str()) && !aside {
+    if observed.images.contains(to.as_str()) {
         let hint = format!("leave --image away to use it, or delete it: `nsctl image remove {to}`");
         return Some(Refusal::of(to, format!("there is already a tree or image named '{to}'"), hint));
     }

@@ -100,7 +100,8 @@ pub(super) fn disk(
     let file = |name: &MachineName| observed.file(&ManagedFile::UnitDropIn(name.clone()).path());
     let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)));
     let new = of(change.map_or_else(|| file(name), |change| change.new.as_deref()));
-    // A tree that is new takes what it likes; one that gets another name keeps its limit.
+    // A tree that is new takes what it likes; one that gets another name keeps its limit, and one that
+    // is given back has the one it had.
     let old = match &wanted.rename_tree {
         _ if wanted.images.iter().any(|image| image.to == *name) => None,
         Some((from, to)) if to == name => of(file(from)),
@@ -110,9 +111,10 @@ pub(super) fn disk(
     let has_tree = observed.images.contains(name.as_str())
         || wanted.images.iter().any(|image| image.to == *name)
         || wanted.rename_tree.as_ref().is_some_and(|(_, to)| to == name);
+    let swapped = wanted.swap.as_ref().is_some_and(|swap| swap.machine == *name);
     let due = observed.live
         && has_tree
-        && old != new
+        && (old != new || (swapped && new.is_some()))
         && !matches!(&wanted.rename_tree, Some((from, _)) if from == name);
     due.then(|| Step::LimitDisk { machine: name.clone(), old, new })
 }
@@ -142,11 +144,12 @@ fn more_binds(old: &str, new: &str) -> Option<Vec<Bind>> {
     if !same || !had.iter().all(|bind| has.contains(bind)) {
         return None;
     }
-    let fresh: Option<Vec<Bind>> =
-        has.iter().filter(|bind| !had.contains(bind)).map(|(key, value)| Bind::of(key, value)).collect();
-    let fresh = fresh?;
+    // What is shown to it later on it may remount as it likes: the kernel locks what is there at its start.
+    let fresh = has.iter().filter(|bind| !had.contains(bind));
+    let fresh: Vec<Bind> =
+        fresh.map(|(key, value)| Bind::of(value).filter(|_| key == "Bind")).collect::<Option<_>>()?;
     let hides =
-        |bind: &Bind| had.iter().any(|(key, value)| Bind::of(key, value).is_none_or(|old| bind.covers(&old)));
+        |bind: &Bind| had.iter().any(|(_, value)| Bind::of(value).is_none_or(|old| bind.covers(&old)));
     (!fresh.iter().any(hides)).then_some(fresh)
 }
 
@@ -162,5 +165,6 @@ pub(super) fn binds(name: &MachineName, changes: &[&FileChange]) -> Option<Step>
         let had = service(&unit.old, DEVICES);
         service(&unit.new, DEVICES).into_iter().filter(|device| !had.contains(device)).collect()
     });
-    (!binds.is_empty()).then(|| Step::Bind { machine: name.clone(), binds, devices })
+    let any = !binds.is_empty() || !devices.is_empty();
+    any.then(|| Step::Bind { machine: name.clone(), binds, devices })
 }

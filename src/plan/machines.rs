@@ -91,7 +91,10 @@ impl MachineActions {
             if machine.autostart { self.enable.push(name.clone()) } else { self.disable.push(name.clone()) }
         }
         self.disks.extend(disk(name, wanted, observed, changes));
-        let (running, mut starts) = (observed.is_running(name), false);
+        let swapped = wanted.swap.as_ref().is_some_and(|swap| swap.machine == *name);
+        // Its tree is not taken from under one that systemd is about to start.
+        let running = observed.is_running(name) || (swapped && observed.is_coming(name));
+        let mut starts = false;
         if !running && !wanted.start.contains(name) {
             if machine.autostart && wanted.scope == Scope::All && observed.stopped.contains(name) {
                 self.stay.push(name.clone());
@@ -101,7 +104,7 @@ impl MachineActions {
         if !running {
             self.start.push(name.clone());
             starts = true;
-        } else if wanted.set_aside.as_ref().is_some_and(|(aside, _)| aside == name) {
+        } else if swapped {
             self.restart.push((name.clone(), "its tree is another then".to_owned()));
             starts = true;
         } else if let Some(step) = move_of(name, machine, observed).filter(|_| only_moves(changes)) {

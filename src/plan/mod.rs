@@ -72,8 +72,8 @@ pub struct Wanted {
     pub rename_tree: Option<(MachineName, MachineName)>,
     /// Snapshots whose machine gets another name.
     pub move_trees: Vec<(String, String)>,
-    /// A machine's tree that becomes a snapshot's.
-    pub set_aside: Option<(MachineName, String)>,
+    /// A machine's tree that becomes a snapshot's, and the image that another is made from.
+    pub swap: Option<Swap>,
     /// Machines whose trees are to be deleted.
     pub drop_images: Vec<MachineName>,
     /// Machines that are to run.
@@ -138,6 +138,15 @@ impl Scope {
     }
 }
 
+/// A machine that gets another tree, made from an image, and whose own is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swap {
+    pub machine: MachineName,
+    pub from: String,
+    /// What the image is called that its own becomes.
+    pub aside: String,
+}
+
 /// A tree that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewImage {
@@ -172,6 +181,8 @@ impl Plan {
         self.steps.iter().any(|step| match step {
             Step::Write { path, old, .. } => old.is_some() && !shared(path),
             Step::RenameTree { .. }
+            | Step::SwapTree { .. }
+            | Step::SwapBack { .. }
             | Step::MoveTree { .. }
             | Step::RemoveSnapshot { .. }
             | Step::RemoveImage { .. }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::files::{self, FileChange, kept_beside};
-use super::{NewImage, Stale, Step, Wanted, machines, unreachable, vlans};
+use super::{NewImage, Stale, Step, Swap, Wanted, machines, unreachable, vlans};
 use crate::emit::ini::Ini;
 use crate::emit::{self, ManagedFile, Owner, Reader, nat64};
 use crate::name::{IfName, MachineName};
@@ -37,8 +37,6 @@ pub fn steps(
         steps.extend(renamed.map(|(from, to)| Step::RenameTree { from, to }));
         let moved = wanted.move_trees.iter().cloned();
         steps.extend(moved.map(|(from, to)| Step::MoveTree { from, to }));
-        let aside = wanted.set_aside.clone();
-        steps.extend(aside.map(|(name, to)| Step::MoveTree { from: name.to_string(), to }));
         let tunnels = made_tunnels(wanted, observed, changes);
         // networkd of systemd 252 does not change a tunnel that is there: it is made anew.
         let again = tunnels.iter().filter(|(_, is_new)| !**is_new);
@@ -52,6 +50,7 @@ pub fn steps(
         // After the .nspawn file: machined copies the image's where there is none,
         // and when a tree is deleted its .nspawn goes with it.
         steps.extend(wanted.images.iter().flat_map(|image| image_steps(image, observed)));
+        steps.extend(wanted.swap.iter().flat_map(swap_steps));
         steps.append(&mut bridge_steps(wanted, observed, changes));
         let read = changes.iter().map(|change| (&change.file, change.old.as_deref(), change.new.as_deref()));
         steps.extend(unreachable::dropped(read));
@@ -124,6 +123,11 @@ fn drop_image(name: &MachineName, observed: &Observed) -> Vec<Step> {
     let remove = Step::RemoveImage { name: name.clone(), tree: observed.trees.get(name).cloned() };
     let back = back.map(|text| Step::Write { path, old: None, new: Some(text), mode: None });
     std::iter::once(remove).chain(back).collect()
+}
+
+fn swap_steps(Swap { machine, from, aside }: &Swap) -> [Step; 2] {
+    let (machine, from, aside) = (machine.clone(), from.clone(), aside.clone());
+    [Step::SwapTree { machine: machine.clone(), from, aside }, Step::Claim { machine }]
 }
 
 fn image_steps(image: &NewImage, observed: &Observed) -> Vec<Step> {

@@ -23,6 +23,8 @@ impl Step {
             Step::MakeTree { .. }
             | Step::Snapshot { .. }
             | Step::RemoveSnapshot { .. }
+            | Step::SwapTree { .. }
+            | Step::SwapBack { .. }
             | Step::MoveTree { .. }
             | Step::RenameTree { .. }
             | Step::Provision { .. }

@@ -57,7 +57,18 @@ pub enum Step {
     RemoveSnapshot {
         image: String,
     },
-    /// Gives a tree that nobody uses another name: a machine's becomes a snapshot's.
+    /// Keeps a machine's tree as a snapshot's, and gives the machine another, made from an image.
+    SwapTree {
+        machine: MachineName,
+        from: String,
+        aside: String,
+    },
+    /// Gives it the one back that was kept, as long as that is kept.
+    SwapBack {
+        machine: MachineName,
+        aside: String,
+    },
+    /// Gives a snapshot's tree another name.
     MoveTree {
         from: String,
         to: String,
@@ -249,6 +260,7 @@ impl Step {
             Step::Write { path, old, new, mode } => Some(Step::Write { path, old: new, new: old, mode }),
             Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
             Step::Snapshot { image, .. } => Some(Step::RemoveSnapshot { image }),
+            Step::SwapTree { machine, aside, .. } => Some(Step::SwapBack { machine, aside }),
             Step::MoveTree { from, to } => Some(Step::MoveTree { from: to, to: from }),
             Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
             Step::Claim { machine } => Some(Step::Disclaim { machine }),
@@ -281,6 +293,7 @@ impl Step {
             // What is gone for good, and what only undoes.
             Step::RemoveImage { .. }
             | Step::RemoveSnapshot { .. }
+            | Step::SwapBack { .. }
             | Step::Kill { .. }
             | Step::Disclaim { .. } => None,
             Step::Move { machine, link, bridge, from: Some(from) } => {
@@ -314,6 +327,8 @@ impl Step {
             }
             Step::Provision { machine, .. }
             | Step::Snapshot { machine, .. }
+            | Step::SwapTree { machine, .. }
+            | Step::SwapBack { machine, .. }
             | Step::Claim { machine }
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
@@ -341,6 +356,7 @@ impl Step {
     /// It only waits for a machine, which may let us wait: nobody else needs to.
     pub fn waits(&self) -> bool {
         self.is_check()
+            || self.is_health()
             || matches!(
                 self,
                 Step::Start { .. } | Step::Stop { .. } | Step::Inside { .. } | Step::Kill { .. }
@@ -354,6 +370,8 @@ impl Step {
             Step::MakeTree { .. }
                 | Step::Snapshot { .. }
                 | Step::RemoveSnapshot { .. }
+                | Step::SwapTree { .. }
+                | Step::SwapBack { .. }
                 | Step::MoveTree { .. }
                 | Step::RenameTree { .. }
                 | Step::Provision { .. }
@@ -414,12 +432,17 @@ impl Step {
     /// It changes nothing, and only sees whether all is well; several in a row are
     /// made at once.
     pub fn is_check(&self) -> bool {
-        matches!(self, Step::Answer { .. } | Step::LanAddress { .. } | Step::Check { .. })
+        matches!(self, Step::Answer { .. } | Step::LanAddress { .. })
+    }
+
+    /// It asks whether a machine does what it is for, after all else; several in a row are asked at once.
+    pub fn is_health(&self) -> bool {
+        matches!(self, Step::Check { .. })
     }
 
     /// Making a tree takes long, and goes on by itself: it is not just let go of.
     pub fn makes_tree(&self) -> bool {
-        matches!(self, Step::MakeTree { .. } | Step::Snapshot { .. })
+        matches!(self, Step::MakeTree { .. } | Step::SwapTree { .. } | Step::Snapshot { .. })
     }
 
     /// Once begun it cannot be undone, only finished.
@@ -431,7 +454,7 @@ impl Step {
 /// Steps as they are taken: files that change in a row in one go, checks at once, and
 /// reloads, too, with the tree that is made next; all others one by one.
 pub fn stages(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
-    let kinds = [Step::is_write, Step::is_reload, Step::is_check];
+    let kinds = [Step::is_write, Step::is_reload, Step::is_check, Step::is_health];
     steps.chunk_by(move |one, next| {
         kinds.iter().any(|is| is(one) && is(next)) || (one.is_reload() && next.makes_tree())
     })

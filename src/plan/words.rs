@@ -29,6 +29,16 @@ impl Step {
                 format!("take a snapshot of '{machine}', which stands still meanwhile")
             }
             Step::RemoveSnapshot { image } => format!("delete the snapshot {}", shown(image)),
+            Step::SwapTree { machine, from, aside } => {
+                format!(
+                    "make the tree of '{machine}' from {}, and keep what it had as {}",
+                    shown(from),
+                    shown(aside)
+                )
+            }
+            Step::SwapBack { machine, aside } => {
+                format!("give '{machine}' its tree back from {}", shown(aside))
+            }
             Step::MoveTree { from, to } => format!("keep the tree of {} as {}", shown(from), shown(to)),
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),

@@ -23,17 +23,11 @@ pub struct BindSource {
 pub struct Bind {
     pub source: PathBuf,
     pub target: String,
-    pub read_only: bool,
 }
 
 impl Bind {
-    /// Of a setting of [Files]; none where it says more than two paths.
-    pub fn of(key: &str, value: &str) -> Option<Bind> {
-        let read_only = match key {
-            "Bind" => false,
-            "BindReadOnly" => true,
-            _ => return None,
-        };
+    /// Of a value of `Bind=` or `BindReadOnly=`; none where it says more than two paths.
+    pub fn of(value: &str) -> Option<Bind> {
         let parts = split(value);
         let (source, target) = match &parts[..] {
             [both] => (both, both),
@@ -42,7 +36,7 @@ impl Bind {
         };
         let is_plain = |path: &str| path.starts_with('/') && Path::new(path).components().all(is_name);
         let plain = is_plain(source) && is_plain(target) && !target.trim_matches('/').is_empty();
-        plain.then(|| Bind { source: source.into(), target: target.clone(), read_only })
+        plain.then(|| Bind { source: source.into(), target: target.clone() })
     }
 
     /// Whether what the other shows would be seen no more, being below.
@@ -133,14 +127,14 @@ mod tests {
 
     #[test]
     fn a_plain_bind_is_two_paths_at_the_most() {
-        let of = |value: &str| Bind::of("Bind", value).map(|bind| (bind.source, bind.target));
+        let of = |value: &str| Bind::of(value).map(|bind| (bind.source, bind.target));
         assert_eq!(of("/srv"), Some(("/srv".into(), "/srv".into())));
         assert_eq!(of("/srv/a:/b"), Some(("/srv/a".into(), "/b".into())));
         for odd in ["/srv:/b:idmap", "+/srv:/b", ":/b", "/srv:b", "/srv:/", "/srv:/a/../b", "/srv/..:/b", ""]
         {
             assert_eq!(of(odd), None, "{odd}");
         }
-        let bind = |value: &str| Bind::of("Bind", value).unwrap();
+        let bind = |value: &str| Bind::of(value).unwrap();
         assert!(bind("/a:/srv").covers(&bind("/b:/srv/world")) && bind("/a:/srv").covers(&bind("/b:/srv")));
         assert!(!bind("/a:/srv").covers(&bind("/b:/srv2")));
     }

@@ -5,10 +5,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use super::{Bus, Error};
+use super::{Bus, BusError, Error};
 
 /// Waits until nobody holds its standard input any more.
 const GUARD: &str = "trap '' INT TERM HUP; cat > /dev/null; exec systemctl thaw \"$1\"";
+
+/// How long all its processes may take to do so.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A unit that stands still.
 #[derive(Debug)]
@@ -30,7 +33,11 @@ impl Frozen {
         let mut guard = command.spawn()?;
         let held = guard.stdin.take();
         let frozen = Frozen { unit: unit.to_owned(), guard, held };
-        bus.freeze(unit, true).await?;
+        // One that cannot stand still, as its disk hangs, goes on, and holds up nobody.
+        let asked = tokio::time::timeout(LIMIT, bus.freeze(unit, true)).await;
+        asked.unwrap_or_else(|_| {
+            Err(BusError::Endless { unit: unit.to_owned(), verb: "freeze", after: LIMIT })
+        })?;
         super::fault::point();
         Ok(frozen)
     }

@@ -26,6 +26,8 @@ pub enum MountError {
     Enter(#[source] Errno),
     #[error("{0} cannot be had in the machine")]
     Target(String, #[source] Errno),
+    #[error("{0} holds other file systems, such as {1}: those are bound when a machine starts")]
+    Below(String, String),
     #[error("{0} is a folder on one side, and none on the other")]
     Kind(String),
 }
@@ -34,6 +36,7 @@ impl Hint for MountError {
     fn hint(&self) -> Option<String> {
         match self {
             MountError::Source(path, _) => Some(format!("`ls -ld {path}` tells what it is")),
+            MountError::Below(..) => Some("`nsctl stop` the machine before, and start it after".into()),
             MountError::Enter(_) => None,
             MountError::Target(..) | MountError::Kind(_) => {
                 Some("name another place in the machine, as in \"/srv/world:/world\"".into())
@@ -49,7 +52,10 @@ impl Hint for MountError {
 /// When the host has no such file, or the machine no place for it.
 pub fn show(leader: u32, bind: &Bind) -> Result<(), MountError> {
     let source = |errno| MountError::Source(bind.source.display().to_string(), errno);
-    let tree = copy(&bind.source, bind.read_only).map_err(source)?;
+    if let Some(below) = mounted_below(&bind.source) {
+        return Err(MountError::Below(bind.source.display().to_string(), below));
+    }
+    let tree = copy(&bind.source).map_err(source)?;
     let what = fstat(&tree).map_err(source)?;
     let target = |errno| MountError::Target(bind.target.clone(), errno);
     enter(leader, |root, owner| {
@@ -86,19 +92,37 @@ pub fn hide(leader: u32, bind: &Bind) -> Result<(), MountError> {
         }
         // By its name in the folder that it is in: no link is followed any more.
         fchdir(open(parent).map_err(target)?).map_err(target)?;
-        umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(target)
+        match umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // It was there by another way, and nothing is mounted.
+            Err(Errno::EINVAL) => Ok(()),
+            done => done.map_err(target),
+        }
     })
 }
 
-/// A mount of its own of what a path leads to, with all that is mounted below. What is mounted there on the
-/// host later is seen, too, and nothing the other way round.
-fn copy(source: &Path, read_only: bool) -> nix::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+/// What is mounted below a path. A guest could take it away, and see what it hides: the kernel locks only what is
+/// there when the guest starts (mount_namespaces(7)).
+fn mounted_below(path: &Path) -> Option<String> {
+    let path = std::fs::canonicalize(path).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mut points = mounts.lines().filter_map(|line| Some(unescaped(line.split(' ').nth(4)?)));
+    points.find(|point| Path::new(point) != path && Path::new(point).starts_with(&path))
+}
+
+/// Blanks and their like are told as octal numbers (proc_pid_mountinfo(5)).
+fn unescaped(point: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(point.to_owned(), |point, (code, letter)| point.replace(code, letter))
+}
+
+/// A mount of its own of what a path leads to. What is mounted there on the host later is seen, too, and nothing
+/// the other way round.
+fn copy(source: &Path) -> nix::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, source, flags);
     let tree = tree.map_err(|error| Errno::from_raw(error.raw_os_error()))?;
-    let set = if read_only { MOUNT_ATTR_RDONLY } else { 0 };
-    let attributes = Attributes { set, clear: 0, propagation: nix::libc::MS_SLAVE, user_namespace: 0 };
+    let attributes = Attributes { set: 0, clear: 0, propagation: nix::libc::MS_SLAVE, user_namespace: 0 };
     let flags = nix::libc::AT_EMPTY_PATH | nix::libc::AT_RECURSIVE;
     // SAFETY: the kernel reads a text and a value of ours, of the size that it is told, that live through
     // the call.
@@ -124,8 +148,6 @@ struct Attributes {
     propagation: u64,
     user_namespace: u64,
 }
-
-const MOUNT_ATTR_RDONLY: u64 = 1;
 
 /// Does something in a machine's mounts, on a thread of its own: one that has been there is of no other use.
 /// It gets the machine's root, and who is root there.

@@ -38,7 +38,8 @@ pub fn on(lab: &Lab, name: &str, make: &[&str], options: &str) -> Result<()> {
     let done = std::process::Command::new(make[0]).args(&make[1..]).arg(&disk).status()?;
     ensure!(done.success(), "{name}: {make:?}");
     lab.sh(&format!(
-        "mkdir -p /mnt/new && mount -o {options} /var/lib/machines/disk.img /mnt/new
+        // machined has mounts of its own, from when it was started.
+        "systemctl stop systemd-machined; mkdir -p /mnt/new && mount -o {options} /var/lib/machines/disk.img /mnt/new
          cp -a /var/lib/machines/debian-13 /mnt/new/ && mount --move /mnt/new /var/lib/machines"
     ))?;
     Ok(())

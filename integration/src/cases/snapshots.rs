@@ -19,6 +19,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     goes_on(lab)?;
     killed_while_taken(lab)?;
     killed_while_going_back(lab)?;
+    killed_while_undone(lab)?;
     schedules(lab)?;
     other_names(lab)?;
     full(lab)
@@ -196,6 +197,55 @@ fn killed_while_going_back(lab: &Lab) -> Result<()> {
     bail!("it never ended")
 }
 
+/// A rollback to what does not start is undone; killed in that, and killed again when the next nsctl goes on with it,
+/// the machine has its own tree, and its own settings.
+fn killed_while_undone(lab: &Lab) -> Result<()> {
+    let old: Vec<String> = labels(lab)?.into_iter().filter(|label| label.starts_with("before")).collect();
+    lab.nsctl_ok(&format!("snapshot remove web {} --yes", old.join(" ")))?;
+    put(lab, "mine")?;
+    lab.sh("cd /var/lib/machines/web/usr/lib/systemd && mv systemd systemd.away && nsctl snapshot web broken && mv systemd.away systemd")?;
+    let failed = lab.nsctl("rollback web broken --yes")?;
+    must!(!failed.ok(), "it starts without an init: {}", failed.all());
+    is_its_own(lab, "after an undo")?;
+    let mut undone = false;
+    for point in (8..60).step_by(3) {
+        let kill = format!("NSCTL_KILL_AT={point}");
+        let done = lab.run(&["env", &kill, "nsctl-faults", "rollback", "web", "broken", "--yes"])?;
+        for again in [3, 6, 9, 12] {
+            lab.run(&["env", &format!("NSCTL_KILL_AT={again}"), "nsctl-faults", "apply", "--yes"])?;
+        }
+        lab.nsctl("apply --yes")?;
+        // Killed while all was done but the waiting, it is kept: what the machine had is a snapshot.
+        let kept = |lab: &Lab| -> Result<Vec<String>> {
+            Ok(labels(lab)?.into_iter().filter(|label| label.starts_with("before-rollback")).collect())
+        };
+        if let Some(before) = kept(lab)?.first() {
+            lab.nsctl_ok(&format!("rollback web {before} --yes"))?;
+            lab.nsctl_ok(&format!("snapshot remove web {} --yes", kept(lab)?.join(" ")))?;
+        }
+        lab.nsctl_ok("start web")?;
+        is_its_own(lab, &format!("killed at {point}, and again"))?;
+        // It came to its end by itself.
+        if done.stderr.contains("undoing") && done.status == 1 {
+            undone = true;
+            break;
+        }
+    }
+    must!(undone, "it was always killed before");
+    lab.nsctl_ok("snapshot remove web broken --yes").map(drop)
+}
+
+fn is_its_own(lab: &Lab, when: &str) -> Result<()> {
+    is_whole(lab, when)?;
+    must!(has(lab)? == "mine", "{when}: it has {}", has(lab)?);
+    must!(lab.sh("ls /etc/systemd/nspawn")?.trim() == "web.nspawn", "{when}: its settings are gone");
+    let trees = lab.sh("ls -A /var/lib/machines | grep discarded || true")?;
+    must!(trees.is_empty(), "{when}: {trees}");
+    let doctor = lab.nsctl("doctor web")?;
+    must!(doctor.all().contains("all is well"), "{when}: {}", doctor.all());
+    Ok(())
+}
+
 fn schedules(lab: &Lab) -> Result<()> {
     let timer = |word: &str| lab.sh(&format!("systemctl is-active nsctl-snapshot@{word}.timer || true"));
     lab.nsctl_ok("set web snapshots.every=hourly snapshots.keep={hourly=2} --yes")?;
@@ -239,7 +289,7 @@ fn other_names(lab: &Lab) -> Result<()> {
 
 /// Where nothing is shared, a snapshot is a copy, which may not find room.
 fn full(lab: &Lab) -> Result<()> {
-    disk::on(lab, "ext4", &["mkfs.ext4", "-q"], "loop")?;
+    disk::on(lab, "ext4", &["mkfs.ext4", "-q", "-m", "0"], "loop")?;
     lab.nsctl_ok("create web --routed --image debian-13")?;
     put(lab, "one")?;
     let taken = lab.nsctl("snapshot web first")?;
@@ -247,7 +297,7 @@ fn full(lab: &Lab) -> Result<()> {
     put(lab, "two")?;
     lab.sh("avail=$(df --output=avail -B1M /var/lib/machines | tail -n1); fallocate -l $((avail - 60))M /var/lib/machines/ballast")?;
     let failed = lab.nsctl("snapshot web second")?;
-    must!(!failed.ok(), "a copy found room: {}", failed.all());
+    must!(!failed.ok(), "a copy found room: {}\n{}", failed.all(), lab.sh("df -BM /var/lib/machines; ls -la /var/lib/machines; du -sm /var/lib/machines/web /var/lib/machines/.web*")?);
     is_whole(lab, "when the disk was full")?;
     must!(labels(lab)?.len() == 1, "{:?}", labels(lab)?);
     let failed = lab.nsctl("rollback web first --yes")?;

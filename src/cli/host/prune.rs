@@ -120,6 +120,10 @@ fn expired(spec: &Spec, observed: &Observed) -> Vec<Row> {
 
 /// Images that were never booted, so that no machine of anybody's is lost, and that no definition names.
 fn unused(spec: &Spec, observed: &Observed) -> Vec<Row> {
+    // What a definition names that cannot be read is not known.
+    if !spec.broken.is_empty() {
+        return Vec::new();
+    }
     let words = spec.machines.values().filter_map(|machine| machine.image.as_deref());
     let words = words.chain(spec.host.defaults.image.as_deref());
     let named: BTreeSet<String> = words.filter_map(image_of).collect();

@@ -85,7 +85,7 @@ pub async fn rename(global: &Global, args: Rename) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Those(&[&name, &new])).await?;
     let machine = session.machine(&name)?.clone();
     must_be_free(&session, &new)?;
-    if session.observed.is_running(&name) {
+    if session.observed.is_running(&name) || session.observed.is_coming(&name) {
         return Err(Fault::new(format!("'{name}' is running")).hint(format!("`nsctl stop {name}` first")));
     }
     if machine.network.port().is_some() {

@@ -35,7 +35,8 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
         let session = Session::begin(global, About::Those(&names.iter().collect::<Vec<_>>())).await?;
         names.iter().try_for_each(|name| must_be_ours(&session, name))?;
         session.progress.end();
-        let trees = if args.keep_image { "" } else { ", and the trees that nsctl made for them" };
+        let trees =
+            if args.keep_image { "" } else { ", the trees that nsctl made for them, and their snapshots" };
         let question = format!(
             "This stops and deletes {} machines{trees}: {}. Go on?",
             names.len(),

@@ -8,7 +8,7 @@ use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{self, agree, sanitize};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{NewImage, Scope, Source, diff};
+use crate::plan::{NewImage, Scope, Source, Swap, diff};
 use crate::snapshot::{How, Label, Record, image};
 use crate::spec::definition_path;
 use crate::sys;
@@ -41,18 +41,19 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
             .hint(format!("`nsctl snapshot remove {name} {label}` forgets it")));
     }
     let has_tree = session.observed.images.contains(name.as_str());
-    let runs = session.observed.is_running(&name);
+    let runs = session.observed.is_running(&name) || session.observed.is_coming(&name);
     let change = session.change(Scope::Machine(name.clone())).write(&name, record.definition.clone());
-    let source = Source::Clone(image(&name, &label));
-    let mut change =
-        change.image(Some(NewImage { source, to: name.clone(), first_boot: None })).start(&name, runs);
+    let from = image(&name, &label);
+    let change = change.start(&name, runs);
     let now = sys::seconds_since_1970();
     let aside = free(&session.observed, &name, "before-rollback-", now);
-    if has_tree {
+    let change = if has_tree {
         let why = Some(format!("before a rollback to {label}"));
         let (path, text) = file(&name, &aside, &record_now(&session, &name, now, How::Stopped, false, why));
-        change = change.set_aside(&name, image(&name, &aside), (path, text));
-    }
+        change.swap(Swap { machine: name.clone(), from, aside: image(&name, &aside) }, (path, text))
+    } else {
+        change.image(Some(NewImage { source: Source::Clone(from), to: name.clone(), first_boot: None }))
+    };
     let wanted = change.settle()?;
     let plan = session.plan(&wanted)?;
     session.progress.end();

@@ -277,7 +277,7 @@ async fn take(
         return Err(Fault::new(format!("'{name}' has a snapshot '{label}' already"))
             .hint(format!("choose another label, or `nsctl snapshot remove {name} {label}`")));
     }
-    let runs = session.observed.is_running(name);
+    let runs = session.observed.is_running(name) || session.observed.is_coming(name);
     let how = if runs { how } else { How::Stopped };
     tell_price(&session, name, how);
     let record = record(&session, name, now, how, every.is_some(), None);
