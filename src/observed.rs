@@ -373,9 +373,13 @@ impl Observed {
         self.link(&machine.routed_link()).or_else(|| self.link(&machine.bridged_link()))
     }
 
-    /// Whether its unit is about to start it, or has it, whatever machined knows of that.
+    /// Whether its unit is about to start it, or has it, whatever machined knows of that; one that ends may be
+    /// about to start again.
     pub fn is_coming(&self, name: &MachineName) -> bool {
-        matches!(self.units.get(name).map(String::as_str), Some("active" | "activating" | "reloading"))
+        matches!(
+            self.units.get(name).map(String::as_str),
+            Some("active" | "activating" | "deactivating" | "reloading")
+        )
     }
 
     pub fn is_running(&self, machine: &MachineName) -> bool {
