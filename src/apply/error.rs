@@ -24,6 +24,8 @@ pub enum StepError {
     Sys(sys::Error),
     #[error("there is a tree named '{0}' by now")]
     TreeTaken(MachineName),
+    #[error("the copy of '{from}' is not whole: {lost} files are missing, or too short")]
+    Incomplete { from: String, lost: u64 },
     #[error("there is an image named '{0}' by now")]
     SnapshotTaken(String),
     #[error("'{0}' is a disk image: nothing can be put into it")]
@@ -85,6 +87,7 @@ impl Hint for StepError {
                 Some(format!("who has it must let go of it, or '{machine}' be given another one: ipv4 = \"ADDRESS\""))
             }
             StepError::Crowded => Some("`sysctl -w net.ipv6.neigh.default.gc_thresh3=8192`".into()),
+            StepError::Incomplete { .. } => Some("is the disk full? `df -h /var/lib/machines` tells".into()),
             StepError::NoVlans(_) => Some("it must have been built with CONFIG_BRIDGE_VLAN_FILTERING, as Debian's is".into()),
             StepError::NotDelegated => Some(
                 "does the ISP delegate one on this interface? `journalctl -u systemd-networkd -n 50` tells what it answered".into(),

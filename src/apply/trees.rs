@@ -7,14 +7,14 @@ use super::error::StepError;
 use super::{Listener, image};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
-use crate::observed::TreeId;
+use crate::observed::{Sharing, TreeId};
 use crate::plan::Source;
 use crate::provision::{self, FirstBoot, Texts};
 use crate::sys::disk::FileEdit;
 use crate::sys::frozen::Frozen;
 use crate::sys::pty::random;
 use crate::sys::tree::{self, Tree};
-use crate::sys::{self, Bus, Disk};
+use crate::sys::{self, Bus, BusError, Disk, compare, quota};
 
 /// Makes a tree, or leaves none.
 pub async fn make_tree(
@@ -27,9 +27,28 @@ pub async fn make_tree(
         return Err(StepError::TreeTaken(to.clone()));
     }
     match source {
-        Source::Clone(from) => Ok(bus.clone_image(from, to).await?),
+        Source::Clone(from) => copied(from, to.as_str(), bus.clone_image(from, to)).await,
         Source::File { path, limit } => image::import_file(bus, path, to.as_str(), *limit, listener).await,
         Source::Folder(folder) => image::import_folder(bus, folder, to.as_str(), listener).await,
+    }
+}
+
+/// Waits for a copy, and looks through it where files share nothing: machined of systemd 257 was seen to call one
+/// done that had ended in the middle, for want of room.
+async fn copied(
+    from: &str,
+    to: &str,
+    copy: impl Future<Output = Result<(), BusError>>,
+) -> Result<(), StepError> {
+    let since = i64::try_from(sys::seconds_since_1970()).unwrap_or(i64::MAX);
+    copy.await?;
+    if Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines")) != Sharing::Copy {
+        return Ok(());
+    }
+    match compare::lost(from, to, since) {
+        Ok(lost) if lost > 0 => Err(StepError::Incomplete { from: from.to_owned(), lost }),
+        // Who made folders that nobody can look into has only himself to thank.
+        _ => Ok(()),
     }
 }
 
@@ -48,17 +67,19 @@ pub async fn snapshot(
         true => Some(Frozen::begin(bus, &machine.unit()).await?),
         false => None,
     };
-    let made = bus.snapshot_image(machine.as_str(), image).await;
+    let made = copied(machine.as_str(), image, bus.snapshot_image(machine.as_str(), image)).await;
     if let Some(frozen) = frozen {
         frozen.end(bus).await?;
     }
     // machined copies the machine's settings, too, which start nothing here.
     disk.forget_file(&Path::new("/etc/systemd/nspawn").join(format!("{image}.nspawn")))?;
-    Ok(made?)
+    made
 }
 
 /// While machined's own child still works with it, it is busy.
 pub async fn remove_snapshot(bus: &Bus, image: &str) -> Result<(), StepError> {
+    // A machine's own tree that was kept has its limit; of one that is full btrfs deletes nothing.
+    let _ = quota::limit(image, None);
     match bus.remove_image(image).await {
         Err(error) if error.is_busy() && tree::wait_until_unlocked(image, BUSY_TIME).await => {
             Ok(bus.remove_image(image).await?)
@@ -75,7 +96,7 @@ pub async fn swap(bus: &Bus, machine: &MachineName, from: &str, aside: &str) -> 
     }
     tree::rename(machine.as_str(), aside)?;
     sys::fault::point();
-    Ok(bus.clone_image(from, machine).await?)
+    copied(from, machine.as_str(), bus.clone_image(from, machine)).await
 }
 
 /// As long as the machine's own tree is kept, what has its name is the other, whole or not; once it is back, nothing

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use serde::Serialize;
 
-use super::walk::{self, DEEP, entries, folder, inner, is_folder};
+use super::walk::{self, DEEP, entries, folder, inner, is_file, is_folder};
 
 /// So many files, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -29,12 +29,6 @@ pub struct Difference {
     pub changed: Count,
     /// Only the second has them.
     pub less: Count,
-}
-
-impl Difference {
-    pub fn is_none(&self) -> bool {
-        *self == Difference::default()
-    }
 }
 
 impl Count {
@@ -57,6 +51,43 @@ pub fn trees(first: &str, second: &str) -> io::Result<Option<Difference>> {
     let mut difference = Difference::default();
     both(folder(&first)?, folder(&second)?, &mut difference, DEEP)?;
     Ok(Some(difference))
+}
+
+/// How many plain files a copy of a tree lacks, or has shorter, of those that were not touched since a moment.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn lost(from: &str, to: &str, since: i64) -> io::Result<u64> {
+    let machines = Path::new("/var/lib/machines");
+    let (from, to) = (machines.join(from), machines.join(to));
+    if !from.is_dir() || !to.is_dir() {
+        return Ok(0);
+    }
+    let mut count = 0;
+    lost_below(folder(&from)?, Some(folder(&to)?), since, &mut count, DEEP)?;
+    Ok(count)
+}
+
+fn lost_below(from: OwnedFd, to: Option<OwnedFd>, since: i64, count: &mut u64, deep: u32) -> nix::Result<()> {
+    let deep = deep.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
+    let mut from = Dir::from_fd(from)?;
+    let has = entries(&mut from)?;
+    let mut to = to.map(Dir::from_fd).transpose()?;
+    let copied = to.as_mut().map(entries).transpose()?.unwrap_or_default();
+    for (name, meta) in has {
+        if is_folder(&meta) {
+            let Some(one) = inner(&from, &name)? else { continue };
+            let other = match &to {
+                Some(to) if copied.get(&name).is_some_and(is_folder) => inner(to, &name)?,
+                _ => None,
+            };
+            lost_below(one, other, since, count, deep)?;
+        } else if is_file(&meta) && meta.st_ctime < since {
+            let same = copied.get(&name).is_some_and(|copy| copy.st_size == meta.st_size);
+            *count += u64::from(!same);
+        }
+    }
+    Ok(())
 }
 
 /// How much is in an image's tree.
@@ -138,5 +169,27 @@ mod tests {
         assert_eq!(difference.more, Count { files: 2, bytes: 6 });
         assert_eq!(difference.less, Count { files: 1, bytes: 3 });
         assert_eq!(difference.changed, Count { files: 1, bytes: 2 });
+    }
+
+    #[test]
+    fn what_a_copy_lacks_is_counted() {
+        let folders = tempfile::tempdir().unwrap();
+        let at = |path: &str| folders.path().join(path);
+        fs::create_dir_all(at("from/deep/er")).unwrap();
+        fs::create_dir_all(at("to/deep")).unwrap();
+        for (file, text) in [("from/same", "12"), ("to/same", "12"), ("from/short", "123"), ("to/short", "1")]
+        {
+            fs::write(at(file), text).unwrap();
+        }
+        fs::write(at("from/deep/er/gone"), "1").unwrap();
+        std::os::unix::fs::symlink("/", at("from/out")).unwrap();
+        let lost = |since| {
+            let mut count = 0;
+            lost_below(folder(&at("from")).unwrap(), folder(&at("to")).ok(), since, &mut count, DEEP)
+                .unwrap();
+            count
+        };
+        assert_eq!(lost(i64::MAX), 2);
+        assert_eq!(lost(0), 0, "what is newer than the copy is none of its matter");
     }
 }

@@ -36,6 +36,10 @@ pub fn entries(folder: &mut Dir) -> nix::Result<BTreeMap<CString, FileStat>> {
     Ok(entries)
 }
 
+pub fn is_file(meta: &FileStat) -> bool {
+    meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()
+}
+
 pub fn is_folder(meta: &FileStat) -> bool {
     meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
 }

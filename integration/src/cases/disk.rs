@@ -104,6 +104,17 @@ fn holds(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("set web limits.disk=150M")?;
     lab.nsctl_ok("set web limits.disk=")?;
     must!(write(lab, "/root/other", 300)?, "it is limited still");
+    // As it is, full, it is kept by a rollback, and deleted.
+    lab.nsctl_ok("set web limits.disk=")?;
+    lab.run(&["nsctl", "shell", "web", "--", "sh", "-c", "rm -f /root/m* /root/o*; sync"])?;
+    lab.nsctl_ok("snapshot web small")?;
+    lab.nsctl_ok("set web limits.disk=150M")?;
+    must!(!write(lab, "/root/full", 300)?, "it is not limited");
+    lab.nsctl_ok("rollback web small --yes")?;
+    lab.sh("nsctl snapshot remove web $(cd /var/lib/machines; ls -d .web@* | sed s/.*@//) --yes")?;
+    must!(lab.sh("ls -A /var/lib/machines | grep -c web@ || true")?.trim() == "0", "some are left");
+    lab.nsctl_ok("set web limits.disk=150M")?;
+    lab.booted("web")?;
     // A name that changes, and a new tree, take it along.
     lab.nsctl_ok("set web limits.disk=150M")?;
     lab.nsctl_ok("stop web")?;

@@ -29,6 +29,14 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl_ok("plan")?);
     closed(lab, "web")?;
 
+    // A snapshot's record, too, and what it brings back where the definition is no longer private.
+    lab.nsctl_ok("snapshot web secret")?;
+    closed(lab, "web")?;
+    lab.sh("nsctl set web environment.TOKEN= --yes; chmod 644 /etc/nsctl/machines.d/web.toml; nsctl rollback web secret --yes")?;
+    must!(lab.sh("grep -c topsecret /etc/nsctl/machines.d/web.toml")?.trim() == "1", "it is not back");
+    closed(lab, "web")?;
+    lab.sh("nsctl snapshot remove web $(cd /var/lib/machines; ls -d .web@* | sed s/.*@//) --yes")?;
+
     lab.nsctl_ok("clone web twin")?;
     closed(lab, "twin")?;
     lab.nsctl_ok("stop twin")?;

@@ -124,6 +124,7 @@ fn goes_on(lab: &Lab) -> Result<()> {
     let state = || lab.sh("systemctl show -p FreezerState --value systemd-nspawn@web");
     lab.nsctl_ok("snapshot web frozen --freeze")?;
     must!(state()?.trim() == "running", "it stands still: {}", state()?);
+    let mut ended = false;
     for point in 1..30 {
         let kill = format!("NSCTL_KILL_AT={point}");
         let done = lab.run(&["env", &kill, "nsctl-faults", "snapshot", "web", "cold", "--freeze"])?;
@@ -133,15 +134,17 @@ fn goes_on(lab: &Lab) -> Result<()> {
         is_whole(lab, &format!("killed at {point} of a frozen one"))?;
         if done.ok() {
             must!(point > 4, "it was killed nowhere");
+            ended = true;
             break;
         }
     }
-    lab.nsctl_ok("snapshot remove web frozen cold --yes")?;
-    Ok(())
+    must!(ended, "it was always killed");
+    lab.nsctl_ok("snapshot remove web frozen cold --yes").map(drop)
 }
 
 fn killed_while_taken(lab: &Lab) -> Result<()> {
     for verb in ["snapshot web more", "snapshot remove web more --yes"] {
+        let mut ended = false;
         for point in 1..40 {
             let words: Vec<&str> = verb.split(' ').collect();
             let kill = format!("NSCTL_KILL_AT={point}");
@@ -151,14 +154,15 @@ fn killed_while_taken(lab: &Lab) -> Result<()> {
             let there = labels(lab)?.contains("more");
             if done.ok() {
                 must!(there != verb.contains("remove"), "`{verb}` did nothing");
+                ended = true;
                 break;
             }
             // What was finished after all is put back, so that the next point is one of the same.
-            if there == verb.contains("remove") {
-                continue;
+            if there != verb.contains("remove") {
+                lab.nsctl_ok(if there { "snapshot remove web more --yes" } else { "snapshot web more" })?;
             }
-            lab.nsctl_ok(if there { "snapshot remove web more --yes" } else { "snapshot web more" })?;
         }
+        must!(ended, "`{verb}` was always killed");
     }
     Ok(())
 }
@@ -255,10 +259,10 @@ fn schedules(lab: &Lab) -> Result<()> {
     };
     for hour in 1..=4 {
         lab.sh("systemctl start nsctl-snapshot@hourly.service")?;
-        must!(taken(lab)?.len() == 1.max(hour.min(2)).min(taken(lab)?.len()), "{:?}", taken(lab)?);
+        must!(taken(lab)?.len() == hour.min(2), "{:?}", taken(lab)?);
         // As if that had been an hour ago, and more.
         lab.sh("for file in /var/lib/nsctl/snapshots/web@hourly-*; do \
-                sed -i \"s/^taken = .*/taken = $(($(sed -n 's/^taken = //p' \"$file\") - 3600))/\" \"$file\"; done; sleep 1")?;
+                sed -i \"s/^taken = .*/taken = $(($(sed -n 's/^taken = //p' \"$file\") - 3600))/\" \"$file\"; done")?;
     }
     must!(taken(lab)?.len() == 2, "{:?}", taken(lab)?);
     must!(labels(lab)?.contains("first"), "one that somebody took expired: {:?}", labels(lab)?);

@@ -52,7 +52,7 @@ pub async fn run(global: &Global, args: Prune) -> Result<u8, Fault> {
     live_bus(global, "images and snapshots are deleted").await?;
     let session = Session::begin(global, About::Everybody).await?;
     let mut rows = expired(&session.spec, &session.observed);
-    rows.extend(unused(&session.spec, &session.observed));
+    rows.extend(unused(&session.spec, &session.observed, was_never_booted));
     let hidden = |row: &Row| match &row.what {
         What::Image(name) => name.to_string(),
         What::Snapshot(name, label) => image(name, label),
@@ -119,7 +119,7 @@ fn expired(spec: &Spec, observed: &Observed) -> Vec<Row> {
 }
 
 /// Images that were never booted, so that no machine of anybody's is lost, and that no definition names.
-fn unused(spec: &Spec, observed: &Observed) -> Vec<Row> {
+fn unused(spec: &Spec, observed: &Observed, is_fresh: fn(&MachineName) -> bool) -> Vec<Row> {
     // What a definition names that cannot be read is not known.
     if !spec.broken.is_empty() {
         return Vec::new();
@@ -136,7 +136,7 @@ fn unused(spec: &Spec, observed: &Observed) -> Vec<Row> {
             && !observed.is_running(name)
             && !observed.enabled.contains(name)
             && observed.file(&settings).is_none()
-            && was_never_booted(name)
+            && is_fresh(name)
     };
     let idle = machines.into_iter().filter(|name| idle(name));
     idle.map(|name| Row {

@@ -7,6 +7,7 @@ use crate::cli::machine::snapshot::{difference, file, free, moment, record as re
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{self, agree, sanitize};
 use crate::cli::{Fault, Global};
+use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::plan::{NewImage, Scope, Source, Swap, diff};
 use crate::snapshot::{How, Label, Record, image};
@@ -43,6 +44,11 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
     let has_tree = session.observed.images.contains(name.as_str());
     let runs = session.observed.is_running(&name) || session.observed.is_coming(&name);
     let change = session.change(Scope::Machine(name.clone())).write(&name, record.definition.clone());
+    // What only root could read then is not shown to others now.
+    let mode = |path: std::path::PathBuf| session.disk.mode(&path);
+    let (then, today) =
+        (mode(ManagedFile::Snapshot(name.clone(), label.clone()).path()), mode(definition_path(&name)));
+    let change = change.mode(definition_path(&name), then.map(|then| then & today.unwrap_or(0o777)));
     let from = image(&name, &label);
     let change = change.start(&name, runs);
     let now = sys::seconds_since_1970();
