@@ -77,7 +77,7 @@ emulated: build tools
 	for suite in $(SUITES); do $(LAB) emulated $$suite || exit 1; done
 
 # Of the emulated machines one, for the sake of time: `make emulated` has all three.
-test: unit deb lab shells
+test: unit deb shells lab
 	$(MAKE) emulated SUITES=trixie
 
 # Names completed in bash, zsh and fish.

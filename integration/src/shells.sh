@@ -28,7 +28,7 @@ foreach {typed wanted} {
     "nsctl open minecraft tcp/1 --from 2001:db8:a:7" "2001:db8:a:7::/64"
     "nsctl cp build" "buildbot:/"
     "nsctl cp buildbot:/et" "buildbot:/etc/"
-    "nsctl explain limits.mem" "limits.memory"
+    "nsctl explain limits.ta" "limits.tasks"
     "nsctl reser" "reservation"
 } {
     send "$typed\t"
