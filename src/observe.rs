@@ -17,7 +17,7 @@ use crate::observed::{
     proxy_ndp,
 };
 use crate::plan::origin_of_kept;
-use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec};
+use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec, PROFILES_DIR, Profiles};
 use crate::state::STATE_FILE;
 use crate::sys::nft::Listing;
 use crate::sys::{self, Bus, Disk, Net, is_root, kernel, nft, together};
@@ -229,11 +229,13 @@ async fn files(disk: &Disk) -> Result<Observed, sys::Error> {
 /// What definitions, and files that a definition may be made of, bind into machines, and is not there.
 fn missing(disk: &Disk, files: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> {
     // Few machines have any: the others are not parsed for it.
-    let binds =
-        files.iter().filter(|(_, text)| ["ind", "verlay", "evice"].iter().any(|word| text.contains(word)));
+    let binds = files
+        .iter()
+        .filter(|(_, text)| ["ind", "verlay", "evice", "rofile"].iter().any(|word| text.contains(word)));
+    let profiles = Profiles::read(&spec::readable(files));
     let sources = binds.flat_map(|(path, text)| {
         if path.starts_with(MACHINES_DIR) {
-            let machine = MachineSpec::parse(path, text).ok();
+            let machine = profiles.machine(path, text).ok();
             let sources = machine.iter().flat_map(MachineSpec::bind_sources);
             return sources.map(|source| source.path).collect();
         }
@@ -253,7 +255,7 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     let paths = |folder: &Path| -> Result<Vec<PathBuf>, sys::Error> {
         Ok(disk.names(folder)?.into_iter().map(|name| folder.join(name)).collect())
     };
-    let definitions = paths(Path::new(MACHINES_DIR))?.into_iter();
+    let definitions = paths(Path::new(MACHINES_DIR))?.into_iter().chain(paths(Path::new(PROFILES_DIR))?);
     let definitions = definitions.filter(|path| path.to_string_lossy().ends_with(".toml"));
     // Who may not read keys, as root may, has no use for them.
     let keys = paths(Path::new(NETWORK_DIR))?.into_iter();
@@ -277,6 +279,15 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     }
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     Ok(())
+}
+
+/// The profiles of a host.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn profiles(disk: &Disk) -> Result<Profiles, sys::Error> {
+    let texts = disk.folder(Path::new(PROFILES_DIR), |name| name.ends_with(".toml"))?;
+    Ok(Profiles::read(&spec::readable(&texts)))
 }
 
 /// What is known of snapshots, by path.

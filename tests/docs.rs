@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nsctl::cli::Cli;
-use nsctl::spec::{Definitions, Spec};
+use nsctl::spec::{Definitions, Spec, profile_path};
 
 /// Every page, README first.
 fn pages() -> Vec<(PathBuf, String)> {
@@ -120,7 +120,9 @@ fn is_read(text: &str) -> bool {
     let path = PathBuf::from("/etc/nsctl/machines.d/web.toml");
     let host = "pool = \"2001:db8:a::/48\"\n[bridge.vbr0]\nuplink = \"eth1\"\nvlans = [20, 30]\n";
     let definition = |text: String| {
-        let definitions: Definitions = [(path.clone(), Ok(text))].into_iter().collect();
+        let profile = |name| (profile_path(name), Ok("[network]\nmode = \"routed\"\n".to_owned()));
+        let profiles = ["web", "small"].map(profile);
+        let definitions: Definitions = [(path.clone(), Ok(text))].into_iter().chain(profiles).collect();
         let (spec, problems) = Spec::read(Some(host), &definitions);
         problems.is_empty() && spec.broken.is_empty()
     };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use nsctl::manual::entries;
-use nsctl::spec::{Definitions, Spec};
+use nsctl::spec::{Definitions, Spec, profile_path};
 
 /// A file with a key in some table that nobody knows: who says so names those that there are.
 const HOST: [(&str, &str); 11] = [
@@ -51,7 +51,9 @@ fn keys(table: &str, said: &str) -> Vec<String> {
 
 fn said(host: &str, machine: Option<&str>) -> String {
     let path = PathBuf::from("/etc/nsctl/machines.d/web.toml");
-    let definitions: Definitions = machine.map(|text| (path, Ok(text.to_owned()))).into_iter().collect();
+    let profiles = ["web", "small"].map(|name| (profile_path(name), Ok("[limits]\ntasks = 9\n".to_owned())));
+    let machine = machine.map(|text| (path, Ok(text.to_owned())));
+    let definitions: Definitions = machine.into_iter().chain(profiles).collect();
     let (spec, problems) = Spec::read(Some(host), &definitions);
     let all = problems.into_iter().chain(spec.broken.into_values().flatten());
     all.map(|problem| problem.to_string()).collect::<Vec<_>>().join("\n")

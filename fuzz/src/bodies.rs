@@ -79,7 +79,8 @@ pub fn definition(bytes: &[u8]) {
     more.limits.tasks = Some(7);
     nsctl::spec::reach::contain(&mut more);
     for wanted in [&machine, &bridged, &more] {
-        let edited = edit::definition(&text, &machine, wanted).expect("it was TOML before");
+        let edited =
+            edit::definition(&text, &machine, wanted, &Default::default()).expect("it was TOML before");
         let edited = MachineSpec::parse(path, &edited);
         assert_eq!(edited.as_ref().ok(), Some(wanted), "the edit is not what was meant");
     }

@@ -7,21 +7,22 @@ use std::path::{Path, PathBuf};
 use crate::emit::{ManagedFile, Reader};
 use crate::name::MachineName;
 use crate::plan::{Plan, Step, origin_of_kept};
-use crate::spec::definition_path;
+use crate::spec::{definition_path, profile_paths};
 use crate::sys::{self, Disk};
 
 /// The plan with the permissions of its files, as they are known before the first step:
 /// later on the definition may be gone, and the journal must tell.
 pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
     let mut plan = plan.clone();
-    let mut definitions = BTreeMap::new();
+    let (mut definitions, mut texts) = (BTreeMap::new(), BTreeMap::new());
     for step in &mut plan.steps {
-        let Step::Write { path, mode, .. } = step else { continue };
+        let Step::Write { path, mode, new, .. } = step else { continue };
         if let Some(machine) = defined_by(path) {
             *mode = mode
                 .or_else(|| disk.mode(path))
                 .or_else(|| disk.mode(&ManagedFile::Nspawn(machine.clone()).path()));
             definitions.extend(mode.map(|mode| (machine, mode)));
+            texts.extend(defined_by(path).zip(new.clone()));
         } else if let Some(original) = origin_of_kept(path) {
             *mode = mode.or_else(|| disk.mode(path)).or_else(|| disk.mode(&original));
         }
@@ -30,7 +31,9 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
         let Step::Write { path, mode, .. } = step else { continue };
         let Some((machine, file)) = rendered_of(path) else { continue };
         let known = definitions.get(&machine).copied();
-        *mode = known.or_else(|| disk.mode(&definition_path(&machine))).map(|most| most_of(&file, most));
+        let known = known.or_else(|| disk.mode(&definition_path(&machine)));
+        let shared = profiles(disk, &machine, texts.get(&machine));
+        *mode = known.map(|most| most_of(&file, most & shared));
     }
     plan
 }
@@ -43,12 +46,19 @@ pub fn follow<'a>(disk: &Disk, files: impl Iterator<Item = &'a PathBuf>) -> Resu
     let mut definitions = BTreeMap::new();
     for path in files {
         let Some((machine, file)) = rendered_of(path) else { continue };
-        let find = || disk.mode(&definition_path(&machine));
+        let find = || Some(disk.mode(&definition_path(&machine))? & profiles(disk, &machine, None));
         if let Some(most) = *definitions.entry(machine.clone()).or_insert_with(find) {
             disk.narrow(path, most_of(&file, most))?;
         }
     }
     Ok(())
+}
+
+/// How widely what a machine's profiles say may be read; its definition is this text, or what is there.
+fn profiles(disk: &Disk, machine: &MachineName, text: Option<&String>) -> u32 {
+    let there = || disk.read_definition(&definition_path(machine)).ok().flatten();
+    let text = text.cloned().or_else(there).unwrap_or_default();
+    profile_paths(&text).iter().filter_map(|path| disk.mode(path)).fold(0o777, |most, mode| most & mode)
 }
 
 /// The machine whose definition this is.

@@ -11,7 +11,7 @@ use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
-use crate::spec::{HOST_FILE, MACHINES_DIR, MachineSpec, Spec, definition_path};
+use crate::spec::{HOST_FILE, MACHINES_DIR, MachineSpec, PROFILES_DIR, Spec, definition_path};
 use crate::state::{self, STATE_FILE};
 use crate::sys::tree::Tree;
 use crate::sys::{Disk, completed_words};
@@ -92,12 +92,19 @@ pub fn bridges() -> ArgValueCandidates {
     ArgValueCandidates::new(|| all(host().host.bridges.keys().map(ToString::to_string)))
 }
 
+pub fn profiles() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let files = disk().names(Path::new(PROFILES_DIR)).unwrap_or_default();
+        all(files.iter().filter_map(|file| file.strip_suffix(".toml").map(str::to_owned)))
+    })
+}
+
 /// The machine that the words before this one name.
 fn machine_of_words() -> Option<MachineSpec> {
     let machines = names();
     let name = completed_words().into_iter().find(|word| machines.contains(word))?;
     let path = definition_path(&name.parse().ok()?);
-    MachineSpec::parse(&path, &disk().read_definition(&path).ok()??).ok()
+    observe::profiles(&disk()).ok()?.machine(&path, &disk().read_definition(&path).ok()??).ok()
 }
 
 /// The snapshots of the machine that was named before.

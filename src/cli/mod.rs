@@ -36,6 +36,7 @@ mod machine {
     pub mod list;
     pub mod logs;
     pub mod look;
+    mod origin;
     pub mod remove;
     pub mod rollback;
     pub mod run;

@@ -12,7 +12,8 @@ use crate::pool::Pool;
 use crate::snapshot::image;
 use crate::spec::edit::{self, EditError};
 use crate::spec::{
-    Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, Problem, Problems, Spec, definition_path,
+    Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, PROFILES_DIR, Problem, Problems, Spec,
+    definition_path, profile_path,
 };
 use crate::state::State;
 
@@ -36,12 +37,14 @@ pub struct Change<'o> {
     wanted: Wanted,
     /// Where a new guest will be, as far as that is known already.
     chosen: Option<(MachineName, Option<u64>)>,
+    /// What machines are to be that a verb has edited.
+    edited: Vec<(MachineName, MachineSpec)>,
 }
 
 impl<'o> Change<'o> {
     pub fn of(before: &'o Spec, state: &State, observed: &'o Observed, scope: Scope) -> Change<'o> {
         let wanted = Wanted::new(Spec::default(), state.clone(), scope);
-        Change { observed, before, wanted, chosen: None }
+        Change { observed, before, wanted, chosen: None, edited: Vec::new() }
     }
 
     /// The text of a file of the user's, as it is to be by now.
@@ -65,7 +68,8 @@ impl<'o> Change<'o> {
     /// # Errors
     /// When it cannot be written as TOML.
     pub fn define(self, name: &MachineName, machine: &MachineSpec) -> Result<Self, ChangeError> {
-        let text = edit::fresh(machine)?;
+        let base = self.before.profiles.of(&machine.profile);
+        let text = edit::fresh_beside(machine, &base)?;
         Ok(self.write(name, text))
     }
 
@@ -95,10 +99,15 @@ impl<'o> Change<'o> {
         machine: &MachineSpec,
     ) -> Result<Self, ChangeError> {
         let text = match self.before.machines.get(from) {
-            Some(old) => edit::definition(self.text(&definition_path(from)), old, machine)?,
+            Some(old) => {
+                let text = self.text(&definition_path(from));
+                edit::definition(text, old, machine, &self.before.profiles.of(&machine.profile))?
+            }
             None => edit::fresh(machine)?,
         };
-        Ok(self.write(name, text))
+        let mut change = self.write(name, text);
+        change.edited.push((name.clone(), machine.clone()));
+        Ok(change)
     }
 
     /// The machine is one of ours no longer. What stood in the place of its files before comes back,
@@ -229,6 +238,11 @@ impl<'o> Change<'o> {
     /// When it could not be read again, or a machine cannot get a lease.
     pub fn settle(self) -> Result<Wanted, ChangeError> {
         let mut spec = self.after()?;
+        let kept = self.edited.iter().filter_map(|(name, edited)| held_by_profile(name, edited, &spec));
+        let kept: Vec<Refusal> = kept.collect();
+        if !kept.is_empty() {
+            return Err(ChangeError::Refused(kept));
+        }
         if let Some((name, host_part)) = &self.chosen
             && let Some(machine) = spec.machines.get_mut(name)
         {
@@ -264,6 +278,24 @@ impl<'o> Change<'o> {
     }
 }
 
+/// What a verb took away from a machine, and its profiles give it again.
+fn held_by_profile(name: &MachineName, edited: &MachineSpec, spec: &Spec) -> Option<Refusal> {
+    let table = |machine: &MachineSpec| toml::Table::try_from(machine).unwrap_or_default();
+    let (wanted, comes) =
+        (table(edited), table(spec.machines.get(name).filter(|one| !one.profile.is_empty())?));
+    let same = |one: &toml::Value, other: &toml::Value| match (one.as_array(), other.as_array()) {
+        (Some(one), Some(other)) => one.len() == other.len() && one.iter().all(|entry| other.contains(entry)),
+        _ => one == other,
+    };
+    let key =
+        comes.iter().find(|(key, value)| !wanted.get(*key).is_some_and(|wanted| same(wanted, value)))?.0;
+    let profiles = edited.profile.iter().rev().find(|profile| spec.profiles.says(profile, key));
+    let from = profiles.map_or(String::new(), |profile| format!(" comes from its profile '{profile}'"));
+    let file = profiles.map_or(PathBuf::from(PROFILES_DIR), |profile| profile_path(profile));
+    let hint = format!("change that in {}, for all who have it, or leave the profile away", file.display());
+    Some(Refusal::of(name, format!("'{name}' keeps what {key} says, which{from}"), hint))
+}
+
 /// What the files of a host say.
 ///
 /// # Errors
@@ -289,7 +321,8 @@ fn read(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> Result<Spec, 
 fn usable(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> (Spec, Vec<Problem>) {
     let texts = files.iter().map(|(path, text)| (path, Ok(text.clone())));
     let all = texts.chain(observed.unreadable.iter().map(|(path, why)| (path, Err(why.clone()))));
-    let defined = all.filter(|(path, _)| path.parent() == Some(Path::new(MACHINES_DIR)));
+    let is_in = |path: &Path, folder: &str| path.parent() == Some(Path::new(folder));
+    let defined = all.filter(|(path, _)| is_in(path, MACHINES_DIR) || is_in(path, PROFILES_DIR));
     let definitions: Definitions = defined.map(|(path, text)| (path.clone(), text)).collect();
     let (mut spec, problems) = Spec::read(files.get(Path::new(HOST_FILE)).map(String::as_str), &definitions);
     guests::heed(&mut spec, observed);

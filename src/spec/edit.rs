@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toml_edit::{Array, DocumentMut, Item, Key, Table, TableLike, TomlError, Value, value};
 
+use super::profile::{unlike, without};
 use super::{Expose, HostSpec, MachineSpec, OpenPort};
 use crate::hint::Hint;
 
@@ -16,11 +17,35 @@ pub fn fresh(value: &impl Serialize) -> Result<String, EditError> {
     Ok(toml::to_string(value)?)
 }
 
-/// A definition as it is after it was edited: what did not change stays as its user wrote it.
+/// A definition that does not repeat what its profiles say.
+///
+/// # Errors
+/// When the value cannot be written as TOML.
+pub fn fresh_beside(machine: &MachineSpec, base: &toml::Table) -> Result<String, EditError> {
+    if base.is_empty() {
+        return fresh(machine);
+    }
+    fresh(&unlike(&toml::Table::try_from(machine)?, base))
+}
+
+/// A definition as it is after it was edited: what did not change stays as its user wrote it, and what lists of its
+/// profiles have is not written into its own.
 ///
 /// # Errors
 /// When the text is no TOML.
-pub fn definition(text: &str, old: &MachineSpec, new: &MachineSpec) -> Result<String, EditError> {
+pub fn definition(
+    text: &str,
+    old: &MachineSpec,
+    new: &MachineSpec,
+    base: &toml::Table,
+) -> Result<String, EditError> {
+    let own = |machine: &MachineSpec| -> Result<MachineSpec, EditError> {
+        if base.is_empty() {
+            return Ok(machine.clone());
+        }
+        Ok(MachineSpec::deserialize(toml::Value::Table(without(&toml::Table::try_from(machine)?, base)))?)
+    };
+    let (old, new) = (&own(old)?, &own(new)?);
     let mut document = changed(text, old, new)?;
     // Lists of which one entry comes or goes; the others keep their comments.
     let was = DocumentMut::from_str(text)?;
@@ -91,6 +116,8 @@ pub enum EditError {
     Text(#[from] TomlError),
     #[error(transparent)]
     Value(#[from] toml::ser::Error),
+    #[error(transparent)]
+    Read(#[from] toml::de::Error),
     #[error("'{0}' is no key: {1}")]
     Key(String, String),
     #[error("'{0}' is no table, and has no settings of its own")]
@@ -103,7 +130,7 @@ impl Hint for EditError {
             EditError::Key(..) | EditError::NoTable(_) => {
                 Some("keys are written as in nsctl-machine(5): limits.memory, network.token".into())
             }
-            EditError::Text(_) | EditError::Value(_) => None,
+            EditError::Text(_) | EditError::Value(_) | EditError::Read(_) => None,
         }
     }
 }
@@ -241,7 +268,7 @@ mod tests {
         let old = MachineSpec::parse(Path::new("x.toml"), text).unwrap();
         let mut new = old.clone();
         edit(&mut new);
-        let text = definition(text, &old, &new).unwrap();
+        let text = definition(text, &old, &new, &toml::Table::new()).unwrap();
         assert_eq!(MachineSpec::parse(Path::new("x.toml"), &text).unwrap(), new, "{text}");
         text
     }

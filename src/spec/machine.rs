@@ -19,6 +19,9 @@ use crate::snapshot::{Keep, Schedule};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MachineSpec {
+    /// Profiles whose settings it has, too: the later ones come first, and its own before all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<String>,
     /// The tree or archive that the machine was made from.
     pub image: Option<String>,
     pub description: Option<String>,
@@ -237,6 +240,7 @@ impl MachineSpec {
     /// A machine of which only its network is known.
     pub fn new(network: Network) -> MachineSpec {
         MachineSpec {
+            profile: Vec::new(),
             image: None,
             description: None,
             autostart: true,
@@ -345,7 +349,7 @@ impl MachineSpec {
     }
 
     /// What is wrong beside the network.
-    fn faults(&self) -> Vec<String> {
+    pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = table_faults(&self.nspawn);
         faults.extend(networkd_faults(&self.networkd));
         faults.extend(self.routed_only());

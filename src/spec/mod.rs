@@ -14,6 +14,7 @@ mod machine;
 mod network;
 mod port;
 mod problem;
+mod profile;
 pub mod push;
 pub mod reach;
 pub mod recipe;
@@ -35,6 +36,7 @@ pub use machine::{
 pub use network::{BridgePort, Mode, Network, Routed, VLANS};
 pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
+pub use profile::{PROFILES_DIR, Profiles, profile_path, profile_paths};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 pub use wireguard::WireGuard;
 
@@ -59,6 +61,8 @@ pub struct Spec {
     pub broken: BTreeMap<MachineName, Vec<Problem>>,
     /// Files beside the definitions that are none.
     pub strays: Vec<Problem>,
+    /// What several machines share.
+    pub profiles: Profiles,
     /// Whether this host's nftables.service is Debian's: not written down, but there.
     pub debian_nftables: bool,
     /// Whether machines that a command leaves as they are go on needing the translation that they have.
@@ -67,7 +71,7 @@ pub struct Spec {
     pub own_addresses: BTreeSet<IpAddr>,
 }
 
-/// The texts of the definitions, by path; or why one cannot be read.
+/// The texts of the definitions and profiles, by path; or why one cannot be read.
 pub type Definitions = BTreeMap<PathBuf, Result<String, String>>;
 
 impl Spec {
@@ -96,9 +100,16 @@ impl Spec {
         if host.is_some_and(is_torn) {
             problems.push(Problem::whole(Path::new(HOST_FILE), NO_TEXT));
         }
-        for (path, text) in definitions {
+        spec.profiles = Profiles::read(definitions);
+        let machines = definitions.iter().filter(|(path, _)| path.parent() != Some(Path::new(PROFILES_DIR)));
+        for (path, text) in machines {
             spec.read_definition(path, text.as_deref().map_err(String::as_str));
         }
+        // Those of machines that name a profile are told with them.
+        let is_told = |problem: &&Problem| spec.broken.values().flatten().any(|told| told == *problem);
+        let untold: Vec<Problem> =
+            spec.profiles.problems().filter(|problem| !is_told(problem)).cloned().collect();
+        spec.strays.extend(untold);
         spec.cross_check(definitions);
         problems.extend(interfaces::collisions(&mut spec, host.unwrap_or_default(), definitions));
         (spec, problems)
@@ -113,7 +124,7 @@ impl Spec {
         let parsed = match text {
             Err(why) => Err(vec![Problem::whole(path, why)]),
             Ok(text) if is_torn(text) => Err(vec![Problem::whole(path, NO_TEXT)]),
-            Ok(text) => MachineSpec::parse(path, text),
+            Ok(text) => self.profiles.machine(path, text),
         };
         match parsed {
             Ok(machine) => _ = self.machines.insert(name, machine),

@@ -49,6 +49,8 @@ pub fn contain(machine: &mut MachineSpec) {
     }
     // Each field is looked at: a new one must be told apart here, too.
     let MachineSpec {
+        // What they say has been taken in.
+        profile: _,
         image: _,
         description: _,
         autostart: _,

@@ -59,6 +59,7 @@ mod package;
 mod path_mtu;
 mod power_cut;
 mod private;
+mod profiles;
 mod public_ipv4;
 mod published;
 mod ra_guest;
@@ -153,6 +154,7 @@ cases! {
     power_cut,
     torture,
     definitions,
+    profiles,
     limits,
     binds,
     checks,

@@ -14,6 +14,7 @@ use crate::spec::{MachineSpec, Network, Routed};
 
 /// Move a machine to a bridge or to a subnet of its own
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("way").args(["routed", "bridge"]).multiple(true).required(true))]
 pub struct Attach {
     /// The machine's name
     #[arg(add = crate::cli::complete::any_machines())]

@@ -14,21 +14,26 @@ use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::names::is_reserved;
 use crate::name::MachineName;
+use crate::observe;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
 use crate::provision::{FirstBoot, Init};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
-use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, OpenPort, Routed, Values};
+use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, OpenPort, Problems, Profiles, Routed, Values};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
-use crate::sys::{Thing, what_is_at};
+use crate::sys::{Disk, Thing, what_is_at};
 
 /// Make a machine, start it, and see that it answers
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("way").args(["routed", "bridge", "profile"]).multiple(true).required(true))]
 pub struct Create {
     /// The machine's name
     name: String,
     #[command(flatten)]
     network: NetworkArgs,
+    /// Give it the settings of this profile, too, its network if nothing else is said; may be given several times
+    #[arg(long, value_name = "PROFILE", add = crate::cli::complete::profiles())]
+    profile: Vec<String>,
     /// Give it more than a /64, for a machine that routes on (Docker, nsctl, a VPN server inside): a
     /// prefix of this length, 60 say
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(9..=64))]
@@ -110,7 +115,6 @@ impl FirstBootArgs {
 
 /// How a machine meets the world: by one way, or by both.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("way").args(["routed", "bridge"]).multiple(true).required(true))]
 pub struct NetworkArgs {
     /// Give it a /64 of the pool, routed by this host
     #[arg(long)]
@@ -125,6 +129,11 @@ pub struct NetworkArgs {
 }
 
 impl NetworkArgs {
+    /// Whether nothing is said.
+    fn is_open(&self) -> bool {
+        !self.routed && self.bridge.is_none()
+    }
+
     pub fn network(&self) -> Result<Network, Fault> {
         let bridge = self.bridge.as_deref().map(argument).transpose()?;
         let port = bridge.map(|bridge| BridgePort { bridge, vlan: self.vlan });
@@ -137,9 +146,15 @@ impl NetworkArgs {
 
 pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
-    let mut network = args.network.network()?;
+    let profiles = observe::profiles(&Disk::new(&global.root))?;
+    let mut network = if args.network.is_open() {
+        of_profiles(&profiles, &args.profile)?
+    } else {
+        args.network.network()?
+    };
     if let Network::Routed(routed) = &mut network {
-        (routed.prefix, routed.routes) = (args.prefix, args.route.clone());
+        routed.prefix = args.prefix.or(routed.prefix);
+        routed.routes.extend(&args.route);
     }
     let routed_only = args.ipv4.is_some() || args.prefix.is_some() || !args.route.is_empty();
     let open: Vec<OpenPort> = args.open.iter().map(|word| argument(word)).collect::<Result<_, _>>()?;
@@ -159,8 +174,12 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let tar = word.as_ref().and_then(tar_file);
     let mut scanned = None;
     if made_first.is_some() || tar.is_some() {
-        let machine =
-            MachineSpec { open: open.clone(), ipv4: args.ipv4, ..MachineSpec::new(network.clone()) };
+        let machine = MachineSpec {
+            profile: args.profile.clone(),
+            open: open.clone(),
+            ipv4: args.ipv4,
+            ..MachineSpec::new(network.clone())
+        };
         must_be_possible(&session, &name, &machine)?;
         // That takes long, and others may change the host meanwhile.
         drop(session);
@@ -191,6 +210,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         _ => None,
     };
     let mut machine = MachineSpec {
+        profile: args.profile,
         image: word.as_ref().map(ToString::to_string),
         open,
         ipv4: args.ipv4,
@@ -213,6 +233,17 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         session.say(format!("created {name}{subnet}; {next}"));
     }
     Ok(0)
+}
+
+/// The network that profiles give.
+fn of_profiles(profiles: &Profiles, names: &[String]) -> Result<Network, Fault> {
+    let text =
+        toml::Table::from_iter([("profile".to_owned(), toml::Value::from(names.to_vec()))]).to_string();
+    let path = Path::new("the command line");
+    profiles.machine(path, &text).map(|machine| machine.network).map_err(|problems| {
+        Fault::from(Problems(problems))
+            .hint("a profile without a network leaves that to --routed or --bridge")
+    })
 }
 
 /// Nobody waits for an image of a machine that cannot be.

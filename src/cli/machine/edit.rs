@@ -8,8 +8,9 @@ use crate::cli::session::{About, Session, must_be_root};
 use crate::cli::text::{self, err};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
+use crate::observe;
 use crate::plan::{Plan, Scope, Step};
-use crate::spec::{MachineSpec, Problems, definition_path, edit as text_of};
+use crate::spec::{Problems, Profiles, definition_path, edit as text_of};
 use crate::sys::Disk;
 use crate::sys::editor::Draft;
 
@@ -60,9 +61,9 @@ pub async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
             Fault::wrong(format!("'{}' is no setting", word.escape_debug()))
                 .hint("write it as KEY=VALUE, such as limits.memory=2G")
         })?;
-        text = set_one(&name, &text, key.trim(), value.trim())?;
+        text = set_one(&session.spec.profiles, &name, &text, key.trim(), value.trim())?;
     }
-    must_be_read(&name, &text, &args.settings)?;
+    must_be_read(&session.spec.profiles, &name, &text, &args.settings)?;
     if text == before {
         session.say(format!("{name} is set so already"));
         return Ok(0);
@@ -84,16 +85,27 @@ pub async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
 }
 
 /// A value is one of TOML, or, where the definition could not be read with that, a plain text.
-fn set_one(name: &MachineName, text: &str, key: &str, value: &str) -> Result<String, Fault> {
+fn set_one(
+    profiles: &Profiles,
+    name: &MachineName,
+    text: &str,
+    key: &str,
+    value: &str,
+) -> Result<String, Fault> {
     let typed = text_of::set(text, key, value)?;
     let quoted = text_of::set(text, key, &toml::Value::from(value).to_string())?;
-    let is_read = |text: &str| MachineSpec::parse(&definition_path(name), text).is_ok();
+    let is_read = |text: &str| profiles.machine(&definition_path(name), text).is_ok();
     Ok(if !is_read(&typed) && !value.is_empty() && is_read(&quoted) { quoted } else { typed })
 }
 
 /// Whether all of them together make a definition.
-fn must_be_read(name: &MachineName, text: &str, settings: &[String]) -> Result<(), Fault> {
-    let Err(problems) = MachineSpec::parse(&definition_path(name), text) else { return Ok(()) };
+fn must_be_read(
+    profiles: &Profiles,
+    name: &MachineName,
+    text: &str,
+    settings: &[String],
+) -> Result<(), Fault> {
+    let Err(problems) = profiles.machine(&definition_path(name), text) else { return Ok(()) };
     let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let key = settings.first().and_then(|word| word.split('=').next()).unwrap_or_default();
     Err(Fault::new(format!(
@@ -112,13 +124,14 @@ pub async fn edit(global: &Global, args: Edit) -> Result<u8, Fault> {
             "`nsctl create {name} --routed` makes a machine, `nsctl adopt {name}` takes one in"
         ))
     })?;
+    let profiles = observe::profiles(&Disk::new(&global.root))?;
     let draft = Draft::new(name.as_str(), &before)?;
     let text = loop {
         let text = match draft.edit() {
             Ok(text) => text,
             Err(error) => return Err(kept(draft, &before, error.into())),
         };
-        let Err(problems) = MachineSpec::parse(&path, &text) else { break text };
+        let Err(problems) = profiles.machine(&path, &text) else { break text };
         Fault::from(Problems(problems)).print();
         if let Err(fault) = text::agree(false, "Edit it again?") {
             return Err(kept(draft, &before, fault));

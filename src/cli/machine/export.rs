@@ -13,11 +13,13 @@ use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
+use crate::observe;
 use crate::plan::{NewImage, Scope, Source};
 use crate::pool::Pool;
 use crate::spec::image::{Kind, kind_of, name_for};
 use crate::spec::reach;
 use crate::spec::{MachineSpec, Problems, definition_path, edit};
+use crate::sys::Disk;
 use crate::sys::archive::Unpacked;
 
 /// Write a machine, definition and tree, to a file
@@ -82,7 +84,8 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
         Fault::new(format!("{} was not exported by nsctl: it begins with no definition", file.display()))
             .hint(format!("`nsctl create {name} --routed --image FILE` makes a machine of any tar file"))
     })?;
-    let written = MachineSpec::parse(&path, &definition).map_err(Problems)?;
+    let profiles = observe::profiles(&Disk::new(&global.root))?;
+    let written = profiles.machine(&path, &definition).map_err(Problems)?;
     let mut session = Session::begin(global, About::Those(&[&name])).await?;
     must_be_free(&session, &name)?;
     if written.network.routed().is_some() {
@@ -93,7 +96,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
         reach::contain(&mut machine);
     }
     at_home_here(&session, &mut machine);
-    let definition = edit::definition(&definition, &written, &machine)?;
+    let definition = edit::definition(&definition, &written, &machine, &profiles.of(&machine.profile))?;
     session.progress.end();
     text::err!("{}", text::sanitize(&format!("the definition of {name}:\n{}", definition.trim_end())));
     let beyond = reach::reach(&machine);

@@ -4,6 +4,7 @@ use crate::cli::fault::unknown;
 use clap::Args;
 
 use crate::cli::machine::look::{look, mark_old};
+use crate::cli::machine::origin;
 use crate::cli::machine::view::Row;
 use crate::cli::report::CheckView;
 use crate::cli::text::{self, out};
@@ -18,9 +19,15 @@ pub struct Show {
     /// The machine's name
     #[arg(add = crate::cli::complete::any_machines())]
     name: String,
+    /// Show where each of its settings comes from: its definition, a profile, the defaults of nsctl.toml, or nsctl
+    #[arg(long)]
+    origin: bool,
 }
 
 pub async fn run(global: &Global, args: Show) -> Result<u8, Fault> {
+    if args.origin {
+        return origin::run(global, &args.name);
+    }
     let mut rows = look(global, std::slice::from_ref(&args.name)).await?.rows;
     with_ages(&mut rows);
     let Some(row) = rows.iter().find(|row| row.name == args.name) else {
