@@ -26,4 +26,5 @@ pub mod snapshot;
 pub mod spec;
 pub mod state;
 pub mod sys;
+pub mod upgrade;
 pub mod visible;

@@ -768,6 +768,7 @@ fn help_of_every_verb() {
         "snapshot show",
         "snapshot remove",
         "rollback",
+        "upgrade",
         "export",
         "import",
         "remove",

@@ -26,6 +26,12 @@ pub enum StepError {
     TreeTaken(MachineName),
     #[error("the copy of '{from}' is not whole: {lost} files are missing, or too short")]
     Incomplete { from: String, lost: u64 },
+    #[error("its package manager failed{}{}", if .0.is_empty() { "" } else { "; it said at last:\n" }, .0)]
+    Packages(String),
+    #[error("its package manager installed nothing of what there is; it said at last:\n{0}")]
+    NothingInstalled(String),
+    #[error("{}", .0.join("; "))]
+    NotAsBefore(Vec<String>),
     #[error("there is an image named '{0}' by now")]
     SnapshotTaken(String),
     #[error("'{0}' is a disk image: nothing can be put into it")]

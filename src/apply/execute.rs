@@ -9,7 +9,7 @@ use super::error::StepError;
 use super::executor::Performed;
 use super::start::start;
 use super::verify;
-use super::{Verified, World, links, trees};
+use super::{Verified, World, links, trees, upgrade};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, Origin};
 use crate::name::MachineName;
@@ -68,6 +68,16 @@ pub async fn one(
         Step::SwapTree { machine, from, aside } => trees::swap(bus?, machine, from, aside).await?,
         Step::SwapBack { machine, aside } => trees::swap_back(bus?, machine, aside).await?,
         Step::MoveTree { from, to } => trees::move_tree(from, to)?,
+        Step::Upgrade { machine, manager, limit, .. } => {
+            upgrade::upgrade(world, bus?, machine, *manager, Duration::from_secs(*limit)).await?;
+        }
+        Step::Revert { machine, back } => upgrade::revert(world, bus?, machine, back).await?,
+        Step::RestartIfAsked { machine, addresses } => {
+            upgrade::restart_if_asked(world, bus?, machine, addresses).await?;
+        }
+        Step::WorksAsBefore { machine, before, check } => {
+            upgrade::works_as_before(bus?, machine, before, check.as_ref()).await?;
+        }
         Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
         Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,
@@ -247,7 +257,7 @@ fn enable(disk: &Disk, machines: &[MachineName], on: bool) -> Result<(), sys::Er
 
 /// nspawn asks a machine once to stop, and one that is only just booting does
 /// not hear it: it would be killed after a minute and a half. So it is asked again.
-async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), StepError> {
+pub async fn stop(bus: &Bus, machines: &[MachineName]) -> Result<(), StepError> {
     let units: Vec<String> = machines.iter().map(MachineName::unit).collect();
     // What nspawn sends a machine that should stop (systemd(1), SIGRTMIN+3).
     let halt = nix::libc::SIGRTMIN() + 3;

@@ -18,6 +18,8 @@ pub trait Listener {
     fn begins(&self, step: &Step);
     /// What a tool says that is at work.
     fn says_in_passing(&self, line: &str);
+    /// What a guest says that is at work.
+    fn hears(&self, _machine: &MachineName, _line: &str) {}
     /// How far the step is, from 0 to 1.
     fn progresses(&self, part: f64);
     /// A word between the steps: what is undone, who is waited for.

@@ -136,7 +136,7 @@ impl Executor for World<'_> {
 }
 
 /// How long others may keep us from undoing what we have begun.
-const RETAKE_TIME: Duration = Duration::from_secs(180);
+const RETAKE_TIME: Duration = Duration::from_secs(1800);
 
 /// SIGINT and SIGTERM: a plan is undone before we go.
 #[derive(Debug)]

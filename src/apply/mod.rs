@@ -11,6 +11,7 @@ pub mod modes;
 mod recover;
 mod start;
 mod trees;
+pub mod upgrade;
 mod verify;
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -45,8 +45,10 @@ async fn copied(
     if Disk::new(Path::new("/")).sharing(Path::new("/var/lib/machines")) != Sharing::Copy {
         return Ok(());
     }
-    match compare::lost(from, to, since) {
-        Ok(lost) if lost > 0 => Err(StepError::Incomplete { from: from.to_owned(), lost }),
+    // That takes long, and others of ours go on meanwhile.
+    let (source, copy) = (from.to_owned(), to.to_owned());
+    match tokio::task::spawn_blocking(move || compare::lost(&source, &copy, since)).await {
+        Ok(Ok(lost)) if lost > 0 => Err(StepError::Incomplete { from: from.to_owned(), lost }),
         // Who made folders that nobody can look into has only himself to thank.
         _ => Ok(()),
     }
@@ -63,6 +65,20 @@ pub async fn snapshot(
     if bus.has_image(image).await? {
         return Err(StepError::SnapshotTaken(image.to_owned()));
     }
+    let mut made = snapshot_once(bus, machine, image, freeze).await;
+    for _ in 0..TRIES {
+        if !made.as_ref().is_err_and(|error| is_passing(error, freeze)) {
+            break;
+        }
+        remove_snapshot(bus, image).await?;
+        made = snapshot_once(bus, machine, image, freeze).await;
+    }
+    // machined copies the machine's settings, too, which start nothing here.
+    disk.forget_file(&Path::new("/etc/systemd/nspawn").join(format!("{image}.nspawn")))?;
+    made
+}
+
+async fn snapshot_once(bus: &Bus, machine: &MachineName, image: &str, freeze: bool) -> Result<(), StepError> {
     let frozen = match freeze && bus.leader(machine).await?.is_some() {
         true => Some(Frozen::begin(bus, &machine.unit()).await?),
         false => None,
@@ -71,9 +87,22 @@ pub async fn snapshot(
     if let Some(frozen) = frozen {
         frozen.end(bus).await?;
     }
-    // machined copies the machine's settings, too, which start nothing here.
-    disk.forget_file(&Path::new("/etc/systemd/nspawn").join(format!("{image}.nspawn")))?;
     made
+}
+
+/// How often a snapshot is begun again.
+const TRIES: usize = 3;
+
+/// Where files are copied one by one, a machine that runs may remove one just then. And machined, which was just asked
+/// for a shell in a machine, waits for it: as long as that stands still, for ever.
+fn is_passing(error: &StepError, freeze: bool) -> bool {
+    match error {
+        StepError::Sys(sys::Error::Bus(BusError::Refused { answer, .. })) => {
+            answer.contains("No such file") || answer.contains("FileNotFound")
+        }
+        StepError::Sys(sys::Error::Bus(BusError::Hangs { .. })) => freeze,
+        _ => false,
+    }
 }
 
 /// While machined's own child still works with it, it is busy.

@@ -43,6 +43,7 @@ mod machine {
     pub mod shell;
     pub mod show;
     pub mod snapshot;
+    pub mod upgrade;
     pub mod view;
 }
 
@@ -67,6 +68,7 @@ pub use fault::Fault;
 use host::{deinit, doctor, explain, init, prune, reconcile, state};
 use machine::{
     adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, shell, show, snapshot,
+    upgrade,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -101,6 +103,9 @@ struct Global {
     wait: u64,
     #[arg(skip)]
     report: Report,
+    /// Where those show their progress who are at work at the same time.
+    #[arg(skip)]
+    lines: indicatif::MultiProgress,
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,6 +172,8 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Make a machine what it was at a snapshot
     Rollback(rollback::Rollback),
+    /// Upgrade the packages of machines, with a way back
+    Upgrade(upgrade::Upgrade),
     /// Write a machine, definition and tree, to a file
     Export(export::Export),
     /// Make the machine that `nsctl export` wrote
@@ -251,6 +258,7 @@ impl Verb {
             Verb::Rename(args) => clone::rename(global, args).await,
             Verb::Snapshot(args) => snapshot::run(global, args).await,
             Verb::Rollback(args) => rollback::run(global, args).await,
+            Verb::Upgrade(args) => upgrade::run(global, args).await,
             Verb::Export(args) => export::export(global, args).await,
             Verb::Import(args) => export::import(global, args).await,
             Verb::Remove(args) => remove::run(global, args).await,

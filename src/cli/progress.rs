@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::apply::Listener;
 use crate::cli::Global;
 use crate::cli::text::{err, sanitize};
+use crate::name::MachineName;
 use crate::plan::{Phase, Step, phases};
 use crate::sys;
 
@@ -55,8 +56,14 @@ impl Phases {
 
 impl Progress {
     pub fn new(global: &Global) -> Progress {
-        let spinner = (!global.quiet && !global.verbose && std::io::stderr().is_terminal()).then(spinner);
+        let is_shown = !global.quiet && !global.verbose && std::io::stderr().is_terminal();
+        let spinner = is_shown.then(|| spinner(&global.lines));
         Progress { spinner, quiet: global.quiet, verbose: global.verbose, phases: RefCell::default() }
+    }
+
+    /// What is at work that is no step.
+    pub fn at(&self, line: &str) {
+        self.says_in_passing(line);
     }
 
     /// Takes the spinner away.
@@ -79,8 +86,8 @@ impl Progress {
 
 const SPINNER: &str = "{spinner} {wide_msg} {elapsed}";
 
-fn spinner() -> ProgressBar {
-    let spinner = ProgressBar::new_spinner();
+fn spinner(lines: &MultiProgress) -> ProgressBar {
+    let spinner = lines.add(ProgressBar::new_spinner());
     style(&spinner, SPINNER);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
@@ -117,6 +124,15 @@ impl Listener for Progress {
             Some(spinner) => spinner.set_message(line),
             None if self.quiet => {}
             None => err!("{line}"),
+        }
+    }
+
+    fn hears(&self, machine: &MachineName, line: &str) {
+        let line = format!("{machine}: {line}");
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(sanitize(&line)),
+            None if self.verbose => self.says(&line),
+            None => {}
         }
     }
 

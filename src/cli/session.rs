@@ -289,6 +289,11 @@ impl Session {
         Ok(verified)
     }
 
+    /// Lets others change the host while a machine is only looked at.
+    pub fn release(&self) {
+        self.lock.release();
+    }
+
     /// Tells what the user should know, even if quiet.
     pub fn note(&self, note: impl AsRef<str>) {
         self.report.note(note.as_ref());

@@ -96,16 +96,14 @@ pub(super) fn disk(
     observed: &Observed,
     changes: &[&FileChange],
 ) -> Option<Step> {
-    let of = |text: Option<&str>| Ini::parse(text.unwrap_or_default()).get(OWN, DISK).and_then(bytes);
-    let file = |name: &MachineName| observed.file(&ManagedFile::UnitDropIn(name.clone()).path());
     let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)));
-    let new = of(change.map_or_else(|| file(name), |change| change.new.as_deref()));
+    let new = change.map_or_else(|| disk_limit(name, observed), |change| disk_in(change.new.as_deref()));
     // A tree that is new takes what it likes; one that gets another name keeps its limit, and one that
     // is given back has the one it had.
     let old = match &wanted.rename_tree {
         _ if wanted.images.iter().any(|image| image.to == *name) => None,
-        Some((from, to)) if to == name => of(file(from)),
-        _ => of(file(name)),
+        Some((from, to)) if to == name => disk_limit(from, observed),
+        _ => disk_limit(name, observed),
     };
     // One without a tree gets it with its limit.
     let has_tree = observed.images.contains(name.as_str())
@@ -117,6 +115,15 @@ pub(super) fn disk(
         && (old != new || (swapped && new.is_some()))
         && !matches!(&wanted.rename_tree, Some((from, _)) if from == name);
     due.then(|| Step::LimitDisk { machine: name.clone(), old, new })
+}
+
+/// What a machine's tree may take of the disk by now, in bytes.
+pub fn disk_limit(name: &MachineName, observed: &Observed) -> Option<u64> {
+    disk_in(observed.file(&ManagedFile::UnitDropIn(name.clone()).path()))
+}
+
+fn disk_in(unit: Option<&str>) -> Option<u64> {
+    Ini::parse(unit.unwrap_or_default()).get(OWN, DISK).and_then(bytes)
 }
 
 /// What becomes of the listeners inside a machine that goes on running.

@@ -30,6 +30,7 @@ pub use checks::holds_router;
 pub use definitions::unbound;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
+pub use live::disk_limit;
 pub use machines::{health, proof, wrong_link};
 pub use naming::taken;
 pub use order::flushed;
@@ -185,6 +186,9 @@ impl Plan {
             | Step::SwapBack { .. }
             | Step::MoveTree { .. }
             | Step::RemoveSnapshot { .. }
+            | Step::Upgrade { .. }
+            | Step::Revert { .. }
+            | Step::RestartIfAsked { .. }
             | Step::RemoveImage { .. }
             | Step::Stop { .. }
             | Step::Kill { .. }

@@ -7,6 +7,8 @@ use crate::visible::joined;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Trees,
+    /// What guests install.
+    Packages,
     Files,
     /// What services and the kernel are told of the files.
     Loading,
@@ -31,6 +33,7 @@ impl Step {
             | Step::Claim { .. }
             | Step::Disclaim { .. }
             | Step::RemoveImage { .. } => Phase::Trees,
+            Step::Upgrade { .. } | Step::Revert { .. } => Phase::Packages,
             Step::Write { .. } => Phase::Files,
             Step::ReloadSystemd { .. }
             | Step::ReloadNetworkd
@@ -56,8 +59,11 @@ impl Step {
             | Step::FlushPort { .. }
             | Step::Move { .. } => Phase::Links,
             Step::Stop { .. } | Step::Kill { .. } => Phase::Stopping,
-            Step::Probe { .. } | Step::Start { .. } => Phase::Starting,
-            Step::Answer { .. } | Step::LanAddress { .. } | Step::Check { .. } => Phase::Waiting,
+            Step::Probe { .. } | Step::Start { .. } | Step::RestartIfAsked { .. } => Phase::Starting,
+            Step::Answer { .. }
+            | Step::LanAddress { .. }
+            | Step::WorksAsBefore { .. }
+            | Step::Check { .. } => Phase::Waiting,
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
 use crate::pool::{Planned, Prefix};
 use crate::provision::FirstBoot;
+use crate::snapshot::Label;
 use crate::spec::{Bind, HealthCheck};
+use crate::upgrade::{PackageManager, Vitals, WayBack};
 
 /// What a machine's tree is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,29 @@ pub enum Step {
     MoveTree {
         from: String,
         to: String,
+    },
+    /// Has a guest's own package manager install what there is, within so many seconds.
+    Upgrade {
+        machine: MachineName,
+        manager: PackageManager,
+        limit: u64,
+        back: WayBack,
+    },
+    /// Makes the machine what it was before.
+    Revert {
+        machine: MachineName,
+        back: WayBack,
+    },
+    /// Restarts a machine whose guest asks for it.
+    RestartIfAsked {
+        machine: MachineName,
+        addresses: BTreeMap<MachineName, Ipv6Addr>,
+    },
+    /// Waits until a machine does all that it did before it was changed.
+    WorksAsBefore {
+        machine: MachineName,
+        before: Vitals,
+        check: Option<HealthCheck>,
     },
     RenameTree {
         from: MachineName,
@@ -262,6 +287,7 @@ impl Step {
             Step::Snapshot { image, .. } => Some(Step::RemoveSnapshot { image }),
             Step::SwapTree { machine, aside, .. } => Some(Step::SwapBack { machine, aside }),
             Step::MoveTree { from, to } => Some(Step::MoveTree { from: to, to: from }),
+            Step::Upgrade { machine, back, .. } => Some(Step::Revert { machine, back }),
             Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
             Step::Claim { machine } => Some(Step::Disclaim { machine }),
             Step::Stop { machines } => Some(Step::Start { machines, addresses: BTreeMap::new() }),
@@ -294,8 +320,11 @@ impl Step {
             Step::RemoveImage { .. }
             | Step::RemoveSnapshot { .. }
             | Step::SwapBack { .. }
+            | Step::Revert { .. }
             | Step::Kill { .. }
             | Step::Disclaim { .. } => None,
+            // What it runs on by then is what the upgrade made.
+            Step::RestartIfAsked { .. } | Step::WorksAsBefore { .. } => None,
             Step::Move { machine, link, bridge, from: Some(from) } => {
                 Some(Step::Move { machine, link, bridge: from, from: Some(bridge) })
             }
@@ -329,6 +358,10 @@ impl Step {
             | Step::Snapshot { machine, .. }
             | Step::SwapTree { machine, .. }
             | Step::SwapBack { machine, .. }
+            | Step::Upgrade { machine, .. }
+            | Step::Revert { machine, .. }
+            | Step::RestartIfAsked { machine, .. }
+            | Step::WorksAsBefore { machine, .. }
             | Step::Claim { machine }
             | Step::Disclaim { machine }
             | Step::Inside { machine, .. }
@@ -359,7 +392,13 @@ impl Step {
             || self.is_health()
             || matches!(
                 self,
-                Step::Start { .. } | Step::Stop { .. } | Step::Inside { .. } | Step::Kill { .. }
+                Step::Start { .. }
+                    | Step::Stop { .. }
+                    | Step::Inside { .. }
+                    | Step::Kill { .. }
+                    | Step::Upgrade { .. }
+                    | Step::RestartIfAsked { .. }
+                    | Step::WorksAsBefore { .. }
             )
     }
 
@@ -373,6 +412,8 @@ impl Step {
                 | Step::SwapTree { .. }
                 | Step::SwapBack { .. }
                 | Step::MoveTree { .. }
+                | Step::Upgrade { .. }
+                | Step::Revert { .. }
                 | Step::RenameTree { .. }
                 | Step::Provision { .. }
                 | Step::RemoveImage { .. }
@@ -384,7 +425,11 @@ impl Step {
     pub fn is_milestone(&self) -> bool {
         matches!(
             self,
-            Step::MakeTree { .. } | Step::Snapshot { .. } | Step::Start { .. } | Step::Listen { .. }
+            Step::MakeTree { .. }
+                | Step::Snapshot { .. }
+                | Step::Upgrade { .. }
+                | Step::Start { .. }
+                | Step::Listen { .. }
         )
     }
 
@@ -408,6 +453,11 @@ impl Step {
             }
             Step::Claim { machine } | Step::Disclaim { machine } => {
                 vec![ManagedFile::Claim(machine.clone()).path()]
+            }
+            Step::Upgrade { machine, back, .. } | Step::Revert { machine, back } => {
+                let record = |label: &Label| ManagedFile::Snapshot(machine.clone(), label.clone()).path();
+                let claim = ManagedFile::Claim(machine.clone()).path();
+                vec![record(&back.snapshot), record(&back.aside), claim]
             }
             _ => Vec::new(),
         }

@@ -40,6 +40,15 @@ impl Step {
                 format!("give '{machine}' its tree back from {}", shown(aside))
             }
             Step::MoveTree { from, to } => format!("keep the tree of {} as {}", shown(from), shown(to)),
+            Step::Upgrade { machine, .. } => format!("upgrade the packages of '{machine}'"),
+            Step::Revert { machine, back } => {
+                format!(
+                    "make '{machine}' what it was before its upgrade, and keep what became of it as {}",
+                    back.aside
+                )
+            }
+            Step::RestartIfAsked { machine, .. } => format!("restart '{machine}' if its guest asks for that"),
+            Step::WorksAsBefore { machine, .. } => format!("wait until '{machine}' does what it did before"),
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),

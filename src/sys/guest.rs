@@ -14,8 +14,8 @@ use crate::name::MachineName;
 const BEGIN_TIME: Duration = Duration::from_secs(10);
 /// How long our commands may take.
 const END_TIME: Duration = Duration::from_secs(60);
-/// No command of ours says more that is worth reading.
-const LIMIT: usize = 64 << 10;
+/// No command of ours says more that is worth reading: the packages of a large guest are a few hundred KiB.
+const LIMIT: usize = 1 << 20;
 
 /// Why a command inside did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +29,8 @@ pub enum GuestError {
     Io(String, #[source] std::io::Error),
     #[error("'{name}' started no shell within {} s", BEGIN_TIME.as_secs())]
     Deaf { name: String },
-    #[error("a command in '{name}' did not end within {} s", END_TIME.as_secs())]
-    Endless { name: String },
+    #[error("a command in '{name}' did not end within {} s", .after.as_secs())]
+    Endless { name: String, after: Duration },
     #[error("'{0}' ended meanwhile")]
     Ended(String),
     #[error("inside '{name}': {said}")]
@@ -56,11 +56,32 @@ pub async fn run(
     script: &str,
     words: &[String],
 ) -> Result<String, GuestError> {
-    let endless = |_| GuestError::Endless { name: name.to_string() };
-    timeout(END_TIME, whole(bus, name, script, words)).await.map_err(endless)?
+    follow(bus, name, script, words, END_TIME, |_| {}).await
 }
 
-async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) -> Result<String, GuestError> {
+/// The same, for so long at the most; each line is heard as it comes, and the last of what was said is given.
+///
+/// # Errors
+/// When it cannot be run, or fails; what it said at last is in the error.
+pub async fn follow(
+    bus: &Bus,
+    name: &MachineName,
+    script: &str,
+    words: &[String],
+    limit: Duration,
+    heard: impl FnMut(&str),
+) -> Result<String, GuestError> {
+    let endless = |_| GuestError::Endless { name: name.to_string(), after: limit };
+    timeout(limit, whole(bus, name, script, words, heard)).await.map_err(endless)?
+}
+
+async fn whole(
+    bus: &Bus,
+    name: &MachineName,
+    script: &str,
+    words: &[String],
+    mut heard: impl FnMut(&str),
+) -> Result<String, GuestError> {
     let io = |error| GuestError::Io(name.to_string(), error);
     let mut command = vec!["/bin/sh".to_owned(), "-ec".to_owned(), script.to_owned(), "nsctl".to_owned()];
     command.extend_from_slice(words);
@@ -72,12 +93,13 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
     })?;
     let deaf = |_| GuestError::Deaf { name: name.to_string() };
     let begun = timeout(BEGIN_TIME, begin(&pty, &mut stream)).await.map_err(deaf)?;
-    let (mut text, mut status) = begun.map_err(io)?;
+    let (text, mut status) = begun.map_err(io)?;
+    let mut said = Said::default();
+    said.add(&text, &mut heard);
     let mut buffer = [0; 4096];
     loop {
-        text.truncate(LIMIT);
         if let Some(status) = status {
-            let text = String::from_utf8_lossy(&text).trim().to_owned();
+            let text = said.text();
             let failed = || GuestError::Failed { name: name.to_string(), said: text.clone() };
             return if status == 0 { Ok(text) } else { Err(failed()) };
         }
@@ -86,10 +108,44 @@ async fn whole(bus: &Bus, name: &MachineName, script: &str, words: &[String]) ->
             return Err(GuestError::Ended(name.to_string()));
         }
         let (more, ended) = stream.feed(&buffer[..length]);
-        text.extend(more);
+        said.add(&more, &mut heard);
         status = ended;
         // What comes without a pause would let nobody look at the clock.
         tokio::task::yield_now().await;
+    }
+}
+
+/// The last of what a command says.
+#[derive(Debug, Default)]
+struct Said {
+    text: Vec<u8>,
+    /// Where the line begins that is not over.
+    line: usize,
+}
+
+impl Said {
+    fn add(&mut self, more: &[u8], heard: &mut impl FnMut(&str)) {
+        for byte in more {
+            self.text.push(*byte);
+            // Progress is shown by lines that are written over.
+            if matches!(byte, b'\n' | b'\r') {
+                let line = String::from_utf8_lossy(&self.text[self.line..]);
+                if !line.trim().is_empty() {
+                    heard(line.trim());
+                }
+                self.line = self.text.len();
+            }
+        }
+        if self.text.len() > 2 * LIMIT {
+            let first = self.text.len() - LIMIT;
+            self.text.drain(..first);
+            self.line = self.line.saturating_sub(first);
+        }
+    }
+
+    fn text(&self) -> String {
+        let first = self.text.len().saturating_sub(LIMIT);
+        String::from_utf8_lossy(&self.text[first..]).trim().to_owned()
     }
 }
 
@@ -110,5 +166,28 @@ pub async fn begin(pty: &Pty, stream: &mut ExecStream) -> std::io::Result<(Vec<u
         }
         // What comes without a pause would let nobody look at the clock.
         tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_heard_and_a_flood_is_not_kept() {
+        let mut said = Said::default();
+        let mut lines = Vec::new();
+        for piece in ["Unpack", "ing 1 %\rUnpacking 2 %\r", "\n\nSetting up", " x\nno end"] {
+            said.add(piece.as_bytes(), &mut |line: &str| lines.push(line.to_owned()));
+        }
+        assert_eq!(lines, ["Unpacking 1 %", "Unpacking 2 %", "Setting up x"]);
+        assert!(said.text().ends_with("Setting up x\nno end"));
+        for _ in 0..1000 {
+            said.add(&[b'x'; 4096], &mut |_| {});
+        }
+        assert!(said.text.len() <= 2 * LIMIT + 4096);
+        said.add(b"\nlast\n", &mut |line| lines.push(line.chars().take(4).collect()));
+        assert_eq!(lines.last().map(String::as_str), Some("last"));
+        assert!(said.text().ends_with("last"));
     }
 }

@@ -58,7 +58,7 @@ pub async fn ask(
 
 /// From inside its network, at the addresses that others know it by: so no route and no firewall of this
 /// host's, which other checks are about, has a part in the answer.
-async fn accepts(leader: u32, port: u16) -> Result<(), HealthFault> {
+pub(super) async fn accepts(leader: u32, port: u16) -> Result<(), HealthFault> {
     let addresses = Net::machine(leader)?.addresses().await?;
     let all = addresses.iter().filter(|address| address.global && !address.tentative);
     let mut tries: FuturesUnordered<_> =

@@ -35,6 +35,7 @@ pub mod tarball;
 pub mod trace;
 pub mod tree;
 pub mod usage;
+pub mod vitals;
 mod walk;
 mod within;
 

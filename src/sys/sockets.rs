@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
@@ -17,26 +17,38 @@ use netlink_sys::{Socket, SocketAddr};
 /// # Errors
 /// When it has ended, or we are not root.
 pub fn listening(pid: u32) -> io::Result<BTreeSet<(IpAddr, u16)>> {
+    of(pid, IPPROTO_TCP, StateFlags::LISTEN)
+}
+
+/// The UDP sockets there that hear everybody.
+///
+/// # Errors
+/// When it has ended, or we are not root.
+pub fn hearing(pid: u32) -> io::Result<BTreeSet<(IpAddr, u16)>> {
+    // One that is connected is as if established (sock_diag(7)).
+    of(pid, IPPROTO_UDP, StateFlags::CLOSE)
+}
+
+fn of(pid: u32, protocol: u8, states: StateFlags) -> io::Result<BTreeSet<(IpAddr, u16)>> {
     super::net::within(pid, || {
-        let mut found = dump(AF_INET, SocketId::new_v4())?;
-        found.append(&mut dump(AF_INET6, SocketId::new_v6())?);
+        let mut found = dump(AF_INET, SocketId::new_v4(), protocol, states.clone())?;
+        found.append(&mut dump(AF_INET6, SocketId::new_v6(), protocol, states)?);
         Ok(found)
     })?
 }
 
-fn dump(family: u8, socket_id: SocketId) -> io::Result<BTreeSet<(IpAddr, u16)>> {
+fn dump(
+    family: u8,
+    socket_id: SocketId,
+    protocol: u8,
+    states: StateFlags,
+) -> io::Result<BTreeSet<(IpAddr, u16)>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN,
-        socket_id,
-    };
+    let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];

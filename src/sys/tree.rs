@@ -36,7 +36,16 @@ mod ioctl {
     }
 
     nix::ioctl_read!(get_subvolume, 0x94, 60, Subvolume);
+    // linux/btrfs.h, BTRFS_IOC_SUBVOL_GETFLAGS and SETFLAGS; linux/fs.h, FS_IOC_GETFLAGS and SETFLAGS.
+    nix::ioctl_read!(get_subvolume_flags, 0x94, 25, u64);
+    nix::ioctl_write_ptr!(set_subvolume_flags, 0x94, 26, u64);
+    nix::ioctl_read!(get_flags, b'f', 1, nix::libc::c_long);
+    nix::ioctl_write_ptr!(set_flags, b'f', 2, nix::libc::c_long);
 }
+
+/// `BTRFS_SUBVOL_RDONLY`, and `FS_IMMUTABLE_FL`.
+const READ_ONLY: u64 = 1 << 1;
+const IMMUTABLE: nix::libc::c_long = 0x10;
 
 /// The inode of each subvolume's root (btrfs(5), `BTRFS_FIRST_FREE_OBJECTID`).
 const SUBVOLUME: u64 = 256;
@@ -94,6 +103,55 @@ pub async fn wait_until_unlocked(name: &str, limit: Duration) -> bool {
 /// When the disk does not take them.
 pub fn settle_all() -> std::io::Result<()> {
     Ok(nix::unistd::syncfs(File::open("/var/lib/machines")?)?)
+}
+
+/// Whether there is a tree of this name.
+///
+/// # Errors
+/// When that cannot be told.
+pub fn is_there(name: &str) -> std::io::Result<bool> {
+    let machines = Path::new("/var/lib/machines");
+    for place in [machines.join(name), machines.join(format!("{name}.raw"))] {
+        match std::fs::symlink_metadata(place) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Lets a snapshot's tree be written to: a subvolume is read-only as such, a folder or disk image is immutable
+/// (machined does it so, and that of systemd 262 takes it back for none).
+///
+/// # Errors
+/// When there is none, or the kernel does not.
+pub fn let_write(name: &str) -> std::io::Result<()> {
+    let machines = Path::new("/var/lib/machines");
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let open = |place| std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place);
+    let tree = open(machines.join(name)).or_else(|_| open(machines.join(format!("{name}.raw"))))?;
+    if subvolume(&tree).is_some() {
+        let mut flags = 0;
+        // SAFETY: the kernel fills in, and reads, a number of ours that lives through the calls.
+        unsafe {
+            ioctl::get_subvolume_flags(tree.as_raw_fd(), &raw mut flags)?;
+            ioctl::set_subvolume_flags(tree.as_raw_fd(), &(flags & !READ_ONLY))?;
+        }
+        return Ok(());
+    }
+    let mut flags = 0;
+    // SAFETY: the same.
+    match unsafe { ioctl::get_flags(tree.as_raw_fd(), &raw mut flags) } {
+        // A file system without such flags has none that keeps us from writing.
+        Err(Errno::ENOTTY | Errno::EOPNOTSUPP) => return Ok(()),
+        read => read?,
+    };
+    if flags & IMMUTABLE != 0 {
+        // SAFETY: the same.
+        unsafe { ioctl::set_flags(tree.as_raw_fd(), &(flags & !IMMUTABLE))? };
+    }
+    Ok(())
 }
 
 /// Gives a tree another name that none has, and makes sure that it outlives a power cut.

@@ -80,25 +80,39 @@ mod torture;
 mod tunnel_files;
 mod undo;
 mod units;
+mod upgrade_cut_short;
+mod upgrades;
 mod verbs;
 mod wide;
 
 use anyhow::Result;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Suite};
 
 /// A behaviour that a host must show.
 #[derive(Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
     pub run: fn(&mut Lab) -> Result<()>,
+    /// It takes long, and is about nsctl more than about a version of systemd.
+    pub once: bool,
+}
+
+impl Case {
+    /// Whether it runs on a suite where those are to run on one of the three only, each on another.
+    pub fn is_due(&self, at: usize, suite: Suite) -> bool {
+        !self.once || Suite::ALL[at % Suite::ALL.len()] == suite
+    }
 }
 
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident $($once:ident)?),* $(,)?) => {
         /// Every case, by the name of its file, in the order in which they run.
-        pub const ALL: &[Case] = &[$(Case { name: stringify!($name), run: $name::run }),*];
+        pub const ALL: &[Case] =
+            &[$(Case { name: stringify!($name), run: $name::run, once: cases!(@ $($once)?) }),*];
     };
+    (@) => { false };
+    (@ once) => { true };
 }
 
 cases! {
@@ -122,7 +136,7 @@ cases! {
     other_tools,
     tunnel_files,
     exposed,
-    shell,
+    shell once,
     reserved,
     delegated,
     package,
@@ -130,14 +144,14 @@ cases! {
     replaced,
     rules,
     busy_services,
-    hanging,
+    hanging once,
     many_at_once,
     lifecycle,
     images,
-    built,
-    imports,
-    copies,
-    carried,
+    built once,
+    imports once,
+    copies once,
+    carried once,
     private,
     doctor,
     published,
@@ -149,17 +163,19 @@ cases! {
     checked_before,
     no_services,
     undo,
-    killed,
+    killed once,
     bad_disk,
-    power_cut,
-    torture,
+    power_cut once,
+    torture once,
     definitions,
     profiles,
     limits,
     binds,
     checks,
     disk,
-    snapshots,
+    snapshots once,
+    upgrades,
+    upgrade_cut_short once,
     sizes,
     lost_state,
     units,
@@ -168,21 +184,21 @@ cases! {
     drawn,
     drift,
     offline,
-    in_parallel,
+    in_parallel once,
     interface,
-    by_hand,
-    alone,
+    by_hand once,
+    alone once,
     crash,
     asks,
-    swapped,
-    taken_back,
+    swapped once,
+    taken_back once,
     neighbours,
     move_undone,
     single_routed,
     on_link,
     public_ipv4,
     ifupdown,
-    wide,
+    wide once,
 }
 
 /// Fails with the text unless the condition holds.

@@ -42,19 +42,19 @@ fn put(lab: &Lab, word: &str) -> Result<()> {
     Ok(())
 }
 
-fn labels(lab: &Lab) -> Result<BTreeSet<String>> {
+pub fn labels(lab: &Lab) -> Result<BTreeSet<String>> {
     let list: serde_json::Value = serde_json::from_str(&lab.nsctl_ok("snapshot list web --json")?)?;
     let rows = list.as_array().into_iter().flatten();
     Ok(rows.filter_map(|row| Some(row["label"].as_str()?.to_owned())).collect())
 }
 
 /// Each record has its tree, and each tree its record.
-fn is_whole(lab: &Lab, when: &str) -> Result<()> {
+pub fn is_whole(lab: &Lab, when: &str) -> Result<()> {
     let trees =
         lab.sh("cd /var/lib/machines && find . -maxdepth 1 -name '.web@*' | sed 's,^./.web@,,' | sort")?;
     let trees: BTreeSet<String> = trees.lines().map(str::to_owned).collect();
     must!(trees == labels(lab)?, "{when}: the trees {trees:?}, the records {:?}", labels(lab)?);
-    let stray = lab.sh("ls -A /etc/systemd/nspawn | grep -v '^web.nspawn$' || true")?;
+    let stray = lab.sh("ls -A /etc/systemd/nspawn | grep -vE '^[a-z]+.nspawn$' || true")?;
     must!(stray.is_empty(), "{when}: {stray}");
     Ok(())
 }

@@ -11,7 +11,7 @@ pub mod run;
 mod trees;
 
 pub use guest::{install_tiny_guest, tiny_guest};
-pub use host::{LAN, Lab, binary, until};
+pub use host::{LAN, Lab, REPOSITORY, binary, until};
 pub use kea::kea;
 pub use net::{Daemon, Namespace};
 pub use run::Done;

@@ -26,6 +26,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// Whether nobody is named.
+    pub fn is_all(&self) -> bool {
+        self.all
+    }
+
     /// Which those are, each once.
     ///
     /// # Errors

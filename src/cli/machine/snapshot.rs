@@ -110,7 +110,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<u8, Fault> {
                 (_, true) => How::Stopped,
                 _ => How::Running,
             };
-            let label = take(global, &name, label, how, None).await?;
+            let label = take(global, &name, Taking { label, how, ..Taking::default() }).await?;
             global.report.say(format!("{name} as it is now is its snapshot {label}"));
             Ok(0)
         }
@@ -250,14 +250,20 @@ pub fn told(difference: Difference) -> String {
     if all.is_empty() { "no file is another since then".to_owned() } else { format!("since then {all}") }
 }
 
+/// How one is taken.
+#[derive(Debug, Default)]
+pub struct Taking {
+    /// None: the time, behind this word.
+    pub label: Option<Label>,
+    pub word: &'static str,
+    pub how: How,
+    pub every: Option<Every>,
+    pub why: Option<String>,
+}
+
 /// Takes one; gives its label.
-async fn take(
-    global: &Global,
-    name: &MachineName,
-    label: Option<Label>,
-    how: How,
-    every: Option<Every>,
-) -> Result<Label, Fault> {
+pub async fn take(global: &Global, name: &MachineName, taking: Taking) -> Result<Label, Fault> {
+    let Taking { label, word, how, every, why } = taking;
     live_bus(global, "snapshots are taken").await?;
     let session = Session::begin(global, About::Those(&[name])).await?;
     let machine = session.machine(name)?.clone();
@@ -270,7 +276,7 @@ async fn take(
     }
     let now = sys::seconds_since_1970();
     let label = label.unwrap_or_else(|| {
-        let word = every.map_or(String::new(), |every| format!("{}-", every.word()));
+        let word = every.map_or(word.to_owned(), |every| format!("{}-", every.word()));
         free(&session.observed, name, &word, now)
     });
     if session.observed.snapshots_of(name).contains_key(&label) {
@@ -279,8 +285,8 @@ async fn take(
     }
     let runs = session.observed.is_running(name) || session.observed.is_coming(name);
     let how = if runs { how } else { How::Stopped };
-    tell_price(&session, name, how);
-    let record = record(&session, name, now, how, every.is_some(), None);
+    tell_price(&session, name, how).await;
+    let record = record(&session, name, now, how, every.is_some(), why);
     let mut steps = Vec::new();
     let stops = runs && how == How::Stopped;
     steps.extend(stops.then(|| Step::Stop { machines: vec![name.clone()] }));
@@ -325,11 +331,13 @@ pub fn file(name: &MachineName, label: &Label, record: &Record) -> (PathBuf, Str
 }
 
 /// Where the file system shares nothing, a snapshot is a copy: how large, and how long that takes, is said before.
-fn tell_price(session: &Session, name: &MachineName, how: How) {
+async fn tell_price(session: &Session, name: &MachineName, how: How) {
     if session.observed.sharing != Sharing::Copy {
         return;
     }
-    let price = match (compare::size(name.as_str()), sys::disk_speed()) {
+    let of = name.to_string();
+    let asked = tokio::task::spawn_blocking(move || (compare::size(&of), sys::disk_speed()));
+    let price = match asked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
         (Ok(size), Ok(speed)) => {
             let seconds = size.bytes / speed.max(1) + 1;
             format!("{} are copied, which takes about {seconds} s", text::bytes(size.bytes))
@@ -400,7 +408,8 @@ async fn scheduled(global: &Global, every: Every) -> Result<u8, Fault> {
     let mut status = 0;
     for (name, schedule) in due {
         let how = if schedule.freeze == Some(true) { How::Frozen } else { How::Running };
-        match take(global, &name, None, how, Some(every)).await {
+        let taking = Taking { how, every: Some(every), ..Taking::default() };
+        match take(global, &name, taking).await {
             Ok(label) => global.report.say(format!("{name} as it is now is its snapshot {label}")),
             Err(fault) => {
                 global.report.fault(&fault);
