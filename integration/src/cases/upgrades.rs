@@ -181,6 +181,8 @@ fn restarted(lab: &Lab) -> Result<()> {
 fn taken_back(lab: &Lab) -> Result<()> {
     publish(lab, "web", &["4", ":"])?;
     must!(upgrade(lab, "web")?.0.ok(), "version 4");
+    // As long as that says what does not come back is waited for.
+    lab.must(&["nsctl", "set", "web", "check.command=true", "check.within=8"])?;
     let deaf = "/usr/bin/systemd-socket-activate --accept --inetd -l 8081 /bin/cat";
     let elsewhere: [(&[&str], &str); 4] = [
         (&["5", "exit 7"], "package manager failed"),
