@@ -132,29 +132,37 @@ pub async fn revert(
     back: &WayBack,
 ) -> Result<(), StepError> {
     let (from, aside) = (image(machine, &back.snapshot), image(machine, &back.aside));
-    let (is_kept, is_begun) = (tree::is_there(&from)?, tree::is_there(&aside)?);
-    if !is_begun && !is_kept {
+    let (is_kept, is_aside) = (tree::is_there(&from)?, tree::is_there(&aside)?);
+    if !is_aside && !is_kept {
         world
             .listener
             .says(&format!("note: the snapshot {} of '{machine}' is gone: it stays as it is", back.snapshot));
         return forget(world, machine, &back.aside);
     }
-    // What it may have done since, nobody wants to lose; one that does not run has done nothing.
-    let runs = bus.leader(machine).await?.is_some();
-    if !is_begun && runs && sys::seconds_since_1970() > back.until {
+    // What it may have done since, nobody wants to lose. A way back that has begun is gone to its end.
+    let record = ManagedFile::Snapshot(machine.clone(), back.aside.clone()).path();
+    let is_begun = is_aside || world.disk.exists(&record);
+    if !is_begun && sys::seconds_since_1970() > back.until {
         world.listener.says(&format!(
             "note: the upgrade of '{machine}' was cut short long ago: the machine stays as it is; `nsctl upgrade \
              {machine}` goes on with it, `nsctl rollback {machine} {}` makes it what it was before",
             back.snapshot
         ));
-        return forget(world, machine, &back.aside);
+        return Ok(());
     }
     if is_kept {
         // As long as that cannot be had, the machine runs on.
         tree::let_write(&from)?;
+        // There may be no room for it: what matters is the machine.
+        if let Err(error) =
+            world.disk.change(&[FileEdit { path: &record, text: Some(&back.record), mode: None }])
+        {
+            let place = format!("/var/lib/machines/{aside}");
+            world.listener.says(&format!("note: {place} is kept without its record: {}", chain(&error)));
+        }
         fault::point();
         end(bus, machine).await?;
-        exchange(world, machine, back, &from, &aside)?;
+        exchange(machine, &from, &aside)?;
     }
     if !matches!(bus.leader(machine).await, Ok(Some(_))) {
         start(bus, slice::from_ref(machine), &back.addresses).await?;
@@ -178,22 +186,8 @@ async fn end(bus: &Bus, machine: &MachineName) -> Result<(), StepError> {
 }
 
 /// Two renames: nothing is copied, so a disk that the upgrade has filled is no obstacle.
-fn exchange(
-    world: World<'_>,
-    machine: &MachineName,
-    back: &WayBack,
-    from: &str,
-    aside: &str,
-) -> Result<(), StepError> {
+fn exchange(machine: &MachineName, from: &str, aside: &str) -> Result<(), StepError> {
     if tree::is_there(machine.as_str())? {
-        let path = ManagedFile::Snapshot(machine.clone(), back.aside.clone()).path();
-        let record = [FileEdit { path: &path, text: Some(&back.record), mode: None }];
-        // There may be no room for it: what matters is the machine.
-        if let Err(error) = world.disk.change(&record) {
-            let place = format!("/var/lib/machines/{aside}");
-            world.listener.says(&format!("note: {place} is kept without its record: {}", chain(&error)));
-        }
-        fault::point();
         tree::rename(machine.as_str(), aside)?;
         fault::point();
     }

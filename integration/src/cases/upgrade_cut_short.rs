@@ -46,8 +46,11 @@ fn found_late(lab: &Lab) -> Result<()> {
          kill -KILL $up; wait $up || true
          sed -i -E 's/\"until\":[0-9]+/\"until\":1/g' /var/lib/nsctl/journal/*.json")?;
     guest(lab, "web", "echo precious > /root/state")?;
+    // Nor where it stands still by then, as after a reboot.
+    lab.sh("systemctl stop systemd-nspawn@web")?;
     let next = lab.nsctl("apply --yes")?;
     must!(next.ok() && next.all().contains("was cut short long ago"), "{}", next.all());
+    lab.booted("web")?;
     must!(guest(lab, "web", "cat /root/state")?.trim() == "precious", "it is lost");
     // It goes on where it was.
     publish(lab, "web", &["3", ":"])?;
