@@ -255,7 +255,10 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
         let mut files: Vec<String> = fs_err::read_dir(folder)
             .unwrap()
-            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .filter_map(|entry| {
+                let name = entry.unwrap().file_name();
+                name.to_string_lossy().strip_suffix(".rs").map(str::to_owned)
+            })
             .filter(|name| name != "mod")
             .collect();
         files.sort();
