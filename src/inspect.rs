@@ -11,10 +11,10 @@ use crate::emit::ManagedFile;
 use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::observed::{Observed, Readers, Service, accept_ra, proxy_ndp};
-use crate::spec::Spec;
+use crate::spec::{SecretId, Spec};
 use crate::state::State;
 use crate::sys::tree::Tree;
-use crate::sys::{self, Bus, Disk, Net, health, is_root, kernel, ping, processes, sockets};
+use crate::sys::{self, Bus, Disk, Net, credential, health, is_root, kernel, ping, processes, sockets};
 
 /// Where networkd's and nspawn's files are that somebody wrote.
 const FOLDERS: [&str; 4] =
@@ -63,11 +63,13 @@ pub async fn host(
         observed,
         pending: None,
         left_out: Vec::new(),
+        lost_secrets: BTreeMap::new(),
         guests: BTreeMap::new(),
     };
     facts.observed.addresses = addresses?;
     if is_root() {
         facts.guests = guests(&facts, bus).await;
+        facts.lost_secrets = lost_secrets(&facts.observed).await;
     }
     Ok(facts)
 }
@@ -88,6 +90,16 @@ fn keys(disk: &Disk, observed: &Observed) -> BTreeMap<PathBuf, Readers> {
     let is_key = |path: &&PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..)));
     let keys = observed.files.keys().filter(is_key);
     keys.filter_map(|path| Some((path.clone(), disk.readers(path)?))).collect()
+}
+
+/// Those of them that this host cannot decrypt.
+async fn lost_secrets(observed: &Observed) -> BTreeMap<(MachineName, SecretId), String> {
+    let tried = sys::together(observed.secrets().into_iter().map(async |(name, id)| {
+        let path = ManagedFile::Secret(name.clone(), id.clone()).path();
+        let why = credential::can_decrypt(&id, &path).await.err()?;
+        Some(((name, id), why.to_string()))
+    }));
+    tried.await.into_iter().flatten().collect()
 }
 
 fn switches(observed: &Observed) -> BTreeMap<String, String> {

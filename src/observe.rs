@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::{
-    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin, SNAPSHOTS_DIR,
-    TREES_DIR, WANTS_DIR,
+    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin, SECRETS_DIR,
+    SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
 };
 use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
@@ -257,9 +257,9 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     };
     let definitions = paths(Path::new(MACHINES_DIR))?.into_iter().chain(paths(Path::new(PROFILES_DIR))?);
     let definitions = definitions.filter(|path| path.to_string_lossy().ends_with(".toml"));
-    // Who may not read keys, as root may, has no use for them.
-    let keys = paths(Path::new(NETWORK_DIR))?.into_iter();
-    let keys = keys.filter(|path| matches!(ManagedFile::parse(path), Some(ManagedFile::TunnelKey(..))));
+    // Who may not read keys and secrets, as root may, has no use for them.
+    let keys = paths(Path::new(NETWORK_DIR))?.into_iter().chain(paths(Path::new(SECRETS_DIR))?);
+    let keys = keys.filter(|path| ManagedFile::parse(path).is_some_and(|file| file.is_confidential()));
     for path in definitions.chain(keys) {
         match disk.read_definition(&path) {
             Ok(text) => observed.files.extend(text.map(|text| (path, text))),
@@ -279,6 +279,16 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     }
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     Ok(())
+}
+
+/// The definitions of a host, and what lies beside them: of those, files alone.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn definitions(disk: &Disk) -> Result<Observed, sys::Error> {
+    let mut observed = Observed::default();
+    read_inputs(&mut observed, disk)?;
+    Ok(observed)
 }
 
 /// The profiles of a host.
@@ -345,8 +355,11 @@ fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sy
             continue;
         };
         for folder in disk.names(dir)?.into_iter().filter(|name| name.ends_with(end)) {
+            let of_machine = folder.strip_suffix(".d").and_then(MachineName::from_unit).is_some();
             let folder = dir.join(folder);
-            files.extend(disk.folder(&folder, |name| is_ours(&folder.join(name)))?);
+            // What somebody wrote beside ours may have a machine started otherwise.
+            let is_due = |name: &str| is_ours(&folder.join(name)) || (of_machine && name.ends_with(".conf"));
+            files.extend(disk.folder(&folder, is_due)?);
         }
     }
     Ok(())

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::emit::{ManagedFile, Origin};
+use crate::emit::{ManagedFile, Origin, SECRETS_DIR};
 use crate::name::{IfName, MachineName};
 use crate::nftables::table::Difference;
 use crate::snapshot::{Label, Record};
+use crate::spec::SecretId;
 
 /// What is on the host.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -335,6 +336,28 @@ impl Observed {
     pub fn snapshots_of(&self, name: &MachineName) -> BTreeMap<Label, Option<Record>> {
         let all = self.snapshots().into_iter();
         all.filter(|((machine, _), _)| machine == name).map(|((_, label), record)| (label, record)).collect()
+    }
+
+    /// The secrets of machines that are on this host, by machine and name; below a root, those of its files.
+    pub fn secrets(&self) -> BTreeSet<(MachineName, SecretId)> {
+        let folder = PathBuf::from(SECRETS_DIR);
+        let read = self.files.range(folder..).map(|(path, _)| path);
+        let paths = read.take_while(|path| path.starts_with(SECRETS_DIR)).chain(self.unreadable.keys());
+        let secret = |path: &PathBuf| match ManagedFile::parse(path)? {
+            ManagedFile::Secret(name, id) => Some((name, id)),
+            _ => None,
+        };
+        paths.filter_map(secret).collect()
+    }
+
+    /// Those of one machine.
+    pub fn secrets_of(&self, name: &MachineName) -> Vec<SecretId> {
+        self.secrets().into_iter().filter(|(machine, _)| machine == name).map(|(_, id)| id).collect()
+    }
+
+    pub fn has_secret(&self, name: &MachineName, id: &SecretId) -> bool {
+        let path = ManagedFile::Secret(name.clone(), id.clone()).path();
+        self.files.contains_key(&path) || self.unreadable.contains_key(&path)
     }
 
     /// Whether an interface has a default route.

@@ -74,6 +74,7 @@ description = "100 % fun"
 bind = ["/srv/world:/world", "/srv/with space"]
 bind-read-only = ["/usr/share/doc"]
 device = ["/dev/dri/renderD128"]
+secret = ["db-password", "acme.token"]
 restart = "on-failure"
 after = ["db", "web"]
 [network]

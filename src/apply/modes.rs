@@ -30,6 +30,10 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
     for step in &mut plan.steps {
         let Step::Write { path, mode, .. } = step else { continue };
         let Some((machine, file)) = rendered_of(path) else { continue };
+        if let ManagedFile::Secret(..) = file {
+            *mode = Some(0o600);
+            continue;
+        }
         let known = definitions.get(&machine).copied();
         let known = known.or_else(|| disk.mode(&definition_path(&machine)));
         let shared = profiles(disk, &machine, texts.get(&machine));
@@ -81,6 +85,7 @@ fn most_of(file: &ManagedFile, definition: u32) -> u32 {
     match file {
         // Addresses and ports, which everybody on the host sees anyway.
         ManagedFile::GuestEnd(_) | ManagedFile::BoundUnit(..) => 0o644,
+        ManagedFile::Secret(..) => 0o600,
         _ if file.reader() == Reader::Networkd => definition & 0o644 | 0o040,
         _ => definition & 0o644,
     }

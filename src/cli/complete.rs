@@ -1,5 +1,6 @@
 //! What may stand where a name is asked for, for the shell: read from files alone, in no time.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,21 @@ pub fn snapshots() -> ArgValueCandidates {
             .into_keys()
             .filter(|(name, _)| words.iter().any(|w| w == name.as_str()))
             .map(|(_, label)| label.to_string()))
+    })
+}
+
+/// The secrets of the machine that was named before.
+pub fn secrets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let known = observe::definitions(&disk()).unwrap_or_default();
+        let words = completed_words();
+        let name = words.iter().rev().find_map(|word| {
+            word.parse::<MachineName>().ok().filter(|name| names().contains(&name.to_string()))
+        });
+        let named = machine_of_words().map(|machine| machine.secret).unwrap_or_default();
+        let there = name.map(|name| known.secrets_of(&name)).unwrap_or_default();
+        let both: BTreeSet<String> = named.iter().chain(&there).map(ToString::to_string).collect();
+        all(both)
     })
 }
 

@@ -40,6 +40,7 @@ mod machine {
     pub mod remove;
     pub mod rollback;
     pub mod run;
+    pub mod secret;
     pub mod shell;
     pub mod show;
     pub mod snapshot;
@@ -67,8 +68,8 @@ use crate::sys;
 pub use fault::Fault;
 use host::{deinit, doctor, explain, init, prune, reconcile, state};
 use machine::{
-    adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, shell, show, snapshot,
-    upgrade,
+    adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, secret, shell, show,
+    snapshot, upgrade,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -156,6 +157,9 @@ enum Verb {
     Set(edit::Set),
     /// Edit a machine's definition, see what comes of it, and apply that
     Edit(edit::Edit),
+    /// Secrets that machines get as credentials
+    #[command(subcommand)]
+    Secret(secret::Secret),
     /// Open a shell in a machine, or run a command there
     #[command(visible_aliases = ["exec", "enter"])]
     Shell(shell::Shell),
@@ -189,7 +193,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Explain a key of nsctl.toml, or of a machine's definition
     Explain(explain::Explain),
-    /// Delete images and snapshots that nothing needs
+    /// Delete images, snapshots and secrets that nothing needs
     Prune(prune::Prune),
     /// Show the prefix: what is leased, resting and free
     Pool,
@@ -251,6 +255,7 @@ impl Verb {
             Verb::Disable(args) => edit::autostart(global, args, false).await,
             Verb::Set(args) => edit::set(global, args).await,
             Verb::Edit(args) => edit::edit(global, args).await,
+            Verb::Secret(args) => secret::run(global, args).await,
             Verb::Shell(args) => shell::run(global, args).await,
             Verb::Logs(args) => logs::run(global, args).await,
             Verb::Cp(args) => cp::run(global, args).await,

@@ -1,7 +1,7 @@
 //! A plan, for people.
 
 use crate::cli::text::{joined, sanitize};
-use crate::emit::Origin;
+use crate::emit::{ManagedFile, Origin};
 use crate::plan::{Effect, Plan, Step, diff};
 
 /// A plan in a few lines: what is to be done, what to know, what becomes of machines, links and rules.
@@ -16,6 +16,9 @@ pub fn whole(plan: &Plan) -> String {
     let steps = plan.steps.iter().map(|step| match step {
         // What nsctl wrote itself and takes away need not be read again.
         Step::Write { old: Some(old), new: None, .. } if Origin::of(old) == Origin::Ours => step.describe(),
+        Step::Write { path, .. } if ManagedFile::parse(path).is_some_and(|file| file.is_confidential()) => {
+            step.describe()
+        }
         Step::Write { path, old, new, .. } => {
             let (old, new) = (old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
             format!("{}\n{}", step.describe(), diff(path, old, new).trim_end())

@@ -8,7 +8,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Link, Managed, Observed, Readers, Route, Service};
 use crate::plan::Refusal;
 use crate::provision::Guest;
-use crate::spec::Spec;
+use crate::spec::{SecretId, Spec};
 use crate::state::State;
 
 /// A host, looked at closely.
@@ -42,6 +42,8 @@ pub struct Facts {
     pub left_out: Vec<Refusal>,
     /// The command that was cut short, if one was.
     pub cut_short: Option<String>,
+    /// Secrets that this host cannot decrypt, and why.
+    pub lost_secrets: BTreeMap<(MachineName, SecretId), String>,
     /// Who reads the keys of tunnels.
     pub keys: BTreeMap<PathBuf, Readers>,
     /// Why a record of one cannot be read, and what fixes it.

@@ -11,6 +11,7 @@ mod mtu;
 mod pool;
 mod records;
 mod routes;
+mod secrets;
 pub mod services;
 mod translation;
 mod trap;
@@ -113,7 +114,7 @@ fn owner_of(path: &Path) -> Option<MachineName> {
 
 /// All that is wrong, the worst first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checks: [fn(&Facts) -> Vec<Finding>; 12] = [
+    let checks: [fn(&Facts) -> Vec<Finding>; 13] = [
         services::check,
         keys::check,
         forwarding::check,
@@ -125,6 +126,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         mtu::check,
         tunnel::check,
         records::check,
+        secrets::check,
         guests::check,
     ];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(facts)).collect();

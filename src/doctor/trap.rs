@@ -38,6 +38,7 @@ pub enum Trap {
     PortTakenOff,
     PortWithAddresses,
     RouteIntoPool,
+    SecretLost,
     ServiceDown,
     ServiceHangs,
     SettingOfAnotherVersion,
@@ -91,6 +92,7 @@ impl Trap {
             Trap::PortTakenOff => page!("port-taken-off"),
             Trap::PortWithAddresses => page!("port-with-addresses"),
             Trap::RouteIntoPool => page!("route-into-pool"),
+            Trap::SecretLost => page!("secret-lost"),
             Trap::ServiceDown => page!("service-down"),
             Trap::ServiceHangs => page!("service-hangs"),
             Trap::SettingOfAnotherVersion => page!("setting-of-another-version"),
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
 
     /// Every file that has findings.
-    const CHECKS: [&str; 12] = [
+    const CHECKS: [&str; 13] = [
         include_str!("bridges.rs"),
         include_str!("firewalls.rs"),
         include_str!("forwarding.rs"),
@@ -128,6 +130,7 @@ mod tests {
         include_str!("pool.rs"),
         include_str!("records.rs"),
         include_str!("routes.rs"),
+        include_str!("secrets.rs"),
         include_str!("services.rs"),
         include_str!("translation.rs"),
         include_str!("tunnel.rs"),

@@ -7,7 +7,7 @@ use super::expose::MARK;
 use super::nat64;
 use crate::name::{IfName, MachineName};
 use crate::snapshot::Label;
-use crate::spec::{HOST_FILE, MACHINES_DIR};
+use crate::spec::{HOST_FILE, MACHINES_DIR, SecretId};
 use crate::state::{STATE_DIR, STATE_FILE};
 
 /// networkd's own folder (systemd.network(5)).
@@ -41,6 +41,8 @@ pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
 /// What is known of snapshots.
 pub const SNAPSHOTS_DIR: &str = "/var/lib/nsctl/snapshots";
+/// Secrets of machines, each encrypted by systemd-creds(1).
+pub const SECRETS_DIR: &str = "/etc/nsctl/secrets";
 /// Drop-ins of the pool's file, one a machine.
 const POOL_DROP_INS: &str = "/etc/systemd/network/05-nsctl-pool-lo.network.d";
 /// A drop-in for a unit.
@@ -62,6 +64,8 @@ pub enum ManagedFile {
     Claim(MachineName),
     /// What is known of a snapshot of a machine.
     Snapshot(MachineName, Label),
+    /// What a machine gets as a credential of this name, encrypted.
+    Secret(MachineName, SecretId),
     /// The host's names, with a block of ours.
     Hosts,
     /// The kernel's switches (sysctl.d(5)).
@@ -183,6 +187,9 @@ impl ManagedFile {
             File::Snapshot(name, label) => {
                 (format!("{SNAPSHOTS_DIR}/{name}@{label}.toml").into(), machine(name), Nobody)
             }
+            File::Secret(name, id) => {
+                (format!("{SECRETS_DIR}/{name}@{id}.cred").into(), machine(name), Start)
+            }
             File::Hosts => (HOSTS_FILE.into(), Names, Nobody),
             // The kernel's switches are set by steps of their own.
             File::Sysctl => (SYSCTL_FILE.into(), Host, Nobody),
@@ -262,6 +269,10 @@ impl ManagedFile {
                 let (name, label) = file.strip_suffix(".toml")?.split_once('@')?;
                 File::Snapshot(name.parse().ok()?, label.parse().ok()?)
             }
+            SECRETS_DIR => {
+                let (name, id) = file.strip_suffix(".cred")?.split_once('@')?;
+                File::Secret(name.parse().ok()?, id.parse().ok()?)
+            }
             NSPAWN_DIR => File::Nspawn(named(".nspawn")?),
             GUEST_DIR => named(".network").map(File::GuestEnd).or(named(".lan").map(File::GuestLan))?,
             FIREWALL_DIR => File::MachineFirewall(named(".nft")?),
@@ -308,6 +319,11 @@ impl ManagedFile {
         matches!(self, ManagedFile::HostEnd(_) | ManagedFile::LanEnd(_) | ManagedFile::Port(_))
     }
 
+    /// Whether it is not to be shown: a key, or a secret.
+    pub fn is_confidential(&self) -> bool {
+        matches!(self, ManagedFile::TunnelKey(..) | ManagedFile::Secret(..))
+    }
+
     /// Whether it is rendered, and signed in its first line.
     pub fn is_rendered(&self) -> bool {
         use ManagedFile as File;
@@ -318,6 +334,7 @@ impl ManagedFile {
                 | File::State
                 | File::Claim(_)
                 | File::Snapshot(..)
+                | File::Secret(..)
                 | File::Hosts
                 | File::TunnelKey(..)
         )

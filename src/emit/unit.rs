@@ -1,14 +1,15 @@
 //! A machine's unit: what it waits for, its limits, and what its start and its end do.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::file::{FIREWALL_UNIT, host_unit};
+use super::file::{FIREWALL_UNIT, ManagedFile, host_unit};
 use super::ini::Ini;
 use super::machine::{Attachment, GATEWAY, MachineFiles, words};
 use super::{firewall, nat64};
 use crate::name::{IfName, MachineName};
 use crate::pool::Lease;
-use crate::spec::{BridgePort, Limits, Restart};
+use crate::spec::{BridgePort, Limits, Restart, SecretId};
 use crate::visible::joined;
 
 /// The settings of a unit that limit what it takes (systemd.resource-control(5)).
@@ -36,6 +37,14 @@ pub const DISK: &str = "Disk";
 
 /// The setting of a unit that lets it use a device beside the usual ones.
 pub const DEVICES: &str = "DeviceAllow";
+
+/// The setting of a unit that decrypts a credential for it.
+pub const CREDENTIALS: &str = "LoadCredentialEncrypted";
+
+/// What starts a machine, as systemd-nspawn@.service has it from systemd 252 to 262: it hands on no credential
+/// unless told to.
+const NSPAWN: &str = "systemd-nspawn --quiet --keep-unit --boot --link-journal=try-guest --network-veth -U \
+                      --settings=override --machine=%i";
 
 /// What a machine's limits are for each of them.
 fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
@@ -110,6 +119,14 @@ impl MachineFiles<'_> {
         }
         let devices = self.machine.device.iter().map(|device| format!("{device} rw"));
         ini = ini.set_some(DEVICES, devices);
+        let secrets: BTreeSet<&SecretId> = self.machine.secret.iter().collect();
+        if !secrets.is_empty() {
+            let path = |id: &SecretId| ManagedFile::Secret(self.name.clone(), id.clone()).path();
+            let loads = secrets.iter().map(|id| format!("{id}:{}", path(id).display()));
+            ini = ini.set_some(CREDENTIALS, loads);
+            let words = joined(secrets.iter().map(|id| passes_on(id)), " ");
+            ini = ini.set("ExecStart", "").set("ExecStart", format!("{NSPAWN} {words}"));
+        }
         if let Some(restart) = self.machine.restart {
             ini = ini.set("Restart", restart.word()).set("RestartSec", RESTART_AFTER);
             ini = ini.set_some("ExecStopPost", (restart != Restart::No).then(|| forgotten(self.name)));
@@ -193,6 +210,11 @@ impl MachineFiles<'_> {
         }
         (!commands.is_empty()).then(|| inside(self.name, &format!("sh -c \"{}\"", commands.join("; "))))
     }
+}
+
+/// The word that has nspawn hand a credential of its own on to its guest (systemd-nspawn(1)).
+pub fn passes_on(id: &SecretId) -> String {
+    format!("--load-credential={id}:{id}")
 }
 
 /// Rather not at all than in another network: a bridge that does not filter looks at no VLAN.

@@ -12,8 +12,8 @@ use crate::pool::Pool;
 use crate::snapshot::image;
 use crate::spec::edit::{self, EditError};
 use crate::spec::{
-    Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, PROFILES_DIR, Problem, Problems, Spec,
-    definition_path, profile_path,
+    Definitions, HOST_FILE, HostSpec, MACHINES_DIR, MachineSpec, PROFILES_DIR, Problem, Problems, SecretId,
+    Spec, definition_path, profile_path,
 };
 use crate::state::State;
 
@@ -120,7 +120,7 @@ impl<'o> Change<'o> {
             self.wanted.inputs.insert(kept, None);
         }
         self.wanted.take_over.extend(self.observed.edited(name));
-        self
+        self.drop_secrets(name)
     }
 
     /// The machine gets another name, and with it its definition, its lease and its tree.
@@ -144,6 +144,7 @@ impl<'o> Change<'o> {
             self.wanted.inputs.insert(path(name), None);
             self.wanted.move_trees.push((image(name, &label), image(new, &label)));
         }
+        self = self.share_secrets(name, new).drop_secrets(name);
         self.wanted.leases.rename(name, new);
         let has_tree = self.observed.images.contains(name.as_str());
         self.wanted.rename_tree = has_tree.then(|| (name.clone(), new.clone()));
@@ -166,6 +167,30 @@ impl<'o> Change<'o> {
         for (path, key) in keys {
             self.wanted.inputs.insert(path.clone(), Some(key.clone()));
             self.wanted.modes.insert(path.clone(), 0o640);
+        }
+        self
+    }
+
+    /// A secret of a machine's, encrypted; none: it goes.
+    #[must_use]
+    pub fn secret(mut self, name: &MachineName, id: &SecretId, text: Option<String>) -> Self {
+        self.wanted.inputs.insert(ManagedFile::Secret(name.clone(), id.clone()).path(), text);
+        self
+    }
+
+    /// A machine gets the secrets that another has.
+    #[must_use]
+    pub fn share_secrets(mut self, from: &MachineName, to: &MachineName) -> Self {
+        for id in self.observed.secrets_of(from) {
+            let text = self.observed.file(&ManagedFile::Secret(from.clone(), id.clone()).path());
+            self = self.secret(to, &id, text.map(str::to_owned));
+        }
+        self
+    }
+
+    fn drop_secrets(mut self, name: &MachineName) -> Self {
+        for id in self.observed.secrets_of(name) {
+            self = self.secret(name, &id, None);
         }
         self
     }

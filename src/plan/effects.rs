@@ -88,6 +88,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::State
         | ManagedFile::Claim(_)
         | ManagedFile::Snapshot(..)
+        | ManagedFile::Secret(..)
         | ManagedFile::Hosts
         | ManagedFile::Sysctl
         | ManagedFile::ModuleDropIn(_)

@@ -58,7 +58,17 @@ pub fn changes(wanted: &Wanted, observed: &Observed) -> (Vec<FileChange>, Vec<Re
         changes.push(FileChange { file, old: old.map(str::to_owned), new });
     }
     changes.extend(hosts(wanted, observed));
+    changes.extend(secrets(wanted, observed));
     (changes, refusals)
+}
+
+/// Secrets that a verb changes: whom they are of must start again to see that.
+fn secrets(wanted: &Wanted, observed: &Observed) -> Vec<FileChange> {
+    let inputs = wanted.inputs.iter().filter_map(|(path, new)| {
+        let file = ManagedFile::parse(path).filter(|file| matches!(file, ManagedFile::Secret(..)))?;
+        Some(FileChange { file, old: observed.file(path).map(str::to_owned), new: new.clone() })
+    });
+    inputs.filter(|change| change.old != change.new && wanted.holds(&change.file.owner())).collect()
 }
 
 /// The block of machines in /etc/hosts, where nsctl keeps one.
@@ -150,7 +160,11 @@ pub fn records(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
     let path = state::path();
     let nothing_yet = observed.file(path).is_none() && wanted.leases == Leases::default();
     let state = (path.to_owned(), Some(state::render(&wanted.leases)));
-    let inputs = wanted.inputs.iter().map(|(path, text)| (path.clone(), text.clone()));
+    let is_secret = |path: &PathBuf| matches!(ManagedFile::parse(path), Some(ManagedFile::Secret(..)));
+    // As a record of its own a secret would be no reason for a machine to restart.
+    let recorded =
+        wanted.inputs.iter().filter(|(path, _)| wanted.scope == super::Scope::Records || !is_secret(path));
+    let inputs = recorded.map(|(path, text)| (path.clone(), text.clone()));
     std::iter::once(state)
         .filter(|_| !nothing_yet)
         .chain(inputs)

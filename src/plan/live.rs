@@ -8,7 +8,7 @@ use super::{Step, Wanted};
 use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
 use crate::emit::{
-    DEVICES, DISK, GUEST_DIR, LIMITS, MOUNT_BURST, ManagedFile, OWN, Origin, Reader, forgotten,
+    CREDENTIALS, DEVICES, DISK, GUEST_DIR, LIMITS, MOUNT_BURST, ManagedFile, OWN, Origin, Reader, forgotten,
 };
 use crate::name::MachineName;
 use crate::observed::Observed;
@@ -32,7 +32,10 @@ pub(super) fn read_at_start(FileChange { file, old, new }: &FileChange) -> bool 
         // Whom the host answers for is said when it starts, and taken back when it ends.
         ManagedFile::UnitDropIn(name) => {
             let stays = |device: &String| service(new, DEVICES).contains(device);
-            at_end(name, old) != at_end(name, new) || !service(old, DEVICES).iter().all(stays)
+            let other = |key| service(old, key) != service(new, key);
+            at_end(name, old) != at_end(name, new)
+                || other(CREDENTIALS)
+                || !service(old, DEVICES).iter().all(stays)
         }
         // networkd of systemd 252 takes no port out of a VLAN; and the guest asks for addresses
         // of its second interface only when that is new.

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeError, spec_of, usable_spec_of};
 pub use checks::holds_router;
-pub use definitions::unbound;
+pub use definitions::lacking;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
 pub use live::disk_limit;

@@ -12,6 +12,7 @@ use super::health::{HealthCheck, Restart};
 use super::ipv4::Ipv4;
 use super::network::{BridgePort, Network, NetworkFault, network_fault};
 use super::port::OpenPort;
+use super::secret::SecretId;
 use crate::name::MachineName;
 use crate::snapshot::{Keep, Schedule};
 
@@ -49,6 +50,9 @@ pub struct MachineSpec {
     /// Devices of the host that it may use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub device: Vec<String>,
+    /// What it gets as credentials, by what they are called; what is in them stands elsewhere, encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret: Vec<SecretId>,
     pub network: Network,
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub limits: Limits,
@@ -252,6 +256,7 @@ impl MachineSpec {
             bind: Vec::new(),
             bind_read_only: Vec::new(),
             device: Vec::new(),
+            secret: Vec::new(),
             network,
             limits: Limits::default(),
             check: None,

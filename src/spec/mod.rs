@@ -18,6 +18,7 @@ mod profile;
 pub mod push;
 pub mod reach;
 pub mod recipe;
+mod secret;
 mod uplink;
 pub mod wireguard;
 
@@ -37,6 +38,7 @@ pub use network::{BridgePort, Mode, Network, Routed, VLANS};
 pub use port::{OpenPort, PortError, Protocol};
 pub use problem::{Problem, Problems};
 pub use profile::{PROFILES_DIR, Profiles, profile_path, profile_paths};
+pub use secret::{SecretId, SecretIdError};
 pub use uplink::{AcceptRa, Delegated, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
 pub use wireguard::WireGuard;
 

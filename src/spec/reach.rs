@@ -62,6 +62,8 @@ pub fn contain(machine: &mut MachineSpec) {
         bind,
         bind_read_only,
         device,
+        // They are called so, and nothing more is said of them.
+        secret: _,
         network: _,
         limits: _,
         check: _,

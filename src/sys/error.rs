@@ -6,7 +6,8 @@ use super::archive::ArchiveError;
 use super::build::BuildError;
 use super::carry::CarryError;
 use super::{
-    BusError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError, QuotaError,
+    BusError, CredentialError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError,
+    QuotaError,
 };
 use crate::hint::Hint;
 
@@ -18,6 +19,7 @@ pub enum Error {
     Build(#[from] BuildError),
     Bus(#[from] BusError),
     Carry(#[from] CarryError),
+    Credential(#[from] CredentialError),
     Disk(#[from] DiskError),
     Guest(#[from] GuestError),
     Io(#[from] io::Error),
@@ -36,6 +38,7 @@ impl Hint for Error {
             Error::Build(error) => error.hint(),
             Error::Bus(error) => error.hint(),
             Error::Carry(error) => error.hint(),
+            Error::Credential(error) => error.hint(),
             Error::Disk(error) => error.hint(),
             Error::Guest(error) => error.hint(),
             Error::Io(error) => error.hint(),

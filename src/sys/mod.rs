@@ -9,6 +9,7 @@ pub mod bus;
 pub mod calls;
 pub mod carry;
 pub mod compare;
+pub mod credential;
 pub mod disk;
 pub mod editor;
 mod error;
@@ -40,6 +41,7 @@ mod walk;
 mod within;
 
 pub use bus::{Bus, BusError};
+pub use credential::CredentialError;
 pub use disk::{Disk, DiskError};
 pub use error::Error;
 pub use guest::GuestError;

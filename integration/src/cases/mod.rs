@@ -68,6 +68,7 @@ mod replaced;
 mod reserved;
 mod routed;
 mod rules;
+mod secrets;
 mod session;
 mod shell;
 mod single_routed;
@@ -169,6 +170,7 @@ cases! {
     torture once,
     definitions,
     profiles,
+    secrets,
     limits,
     binds,
     checks,

@@ -22,5 +22,7 @@ mount --bind "$RUN/door" run/lab
 pivot_root . mnt
 cd /
 umount -l mnt
+# As systemd has it where it is in no container: what a unit's credentials are in is mounted so that others see it.
+mount --make-rshared /
 # PID 1 tells the harness through NOTIFY_SOCKET when the boot is over (sd_notify(3)).
 exec env -i container=lab NOTIFY_SOCKET=/run/lab/notify PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd

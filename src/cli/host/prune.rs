@@ -1,4 +1,4 @@
-//! `nsctl prune`: images and snapshots that nothing needs.
+//! `nsctl prune`: images, snapshots and secrets that nothing needs.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +16,13 @@ use crate::observed::Observed;
 use crate::plan::{Plan, Step};
 use crate::provision::Init;
 use crate::snapshot::{Label, image};
-use crate::spec::Spec;
 use crate::spec::image::ImageWord;
+use crate::spec::{SecretId, Spec};
 use crate::sys::tree::Tree;
 use crate::sys::usage;
 
-/// Delete images that nobody boots and no definition names, and snapshots that have expired or whose machine is gone
+/// Delete images that nobody boots and no definition names, snapshots that have expired, and snapshots and secrets of
+/// machines that are gone
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Show what would be deleted, and leave it
@@ -46,19 +47,22 @@ struct Row {
 enum What {
     Image(MachineName),
     Snapshot(MachineName, Label),
+    Secret(MachineName, SecretId),
 }
 
 pub async fn run(global: &Global, args: Prune) -> Result<u8, Fault> {
     live_bus(global, "images and snapshots are deleted").await?;
     let session = Session::begin(global, About::Everybody).await?;
     let mut rows = expired(&session.spec, &session.observed);
+    rows.extend(left_secrets(&session.spec, &session.observed));
     rows.extend(unused(&session.spec, &session.observed, was_never_booted));
     let hidden = |row: &Row| match &row.what {
-        What::Image(name) => name.to_string(),
-        What::Snapshot(name, label) => image(name, label),
+        What::Image(name) => Some(name.to_string()),
+        What::Snapshot(name, label) => Some(image(name, label)),
+        What::Secret(..) => None,
     };
-    let used = usage::of_images(&rows.iter().map(hidden).collect::<Vec<_>>());
-    rows.iter_mut().for_each(|row| row.own = used.get(&hidden(row)).map(|usage| usage.own));
+    let used = usage::of_images(&rows.iter().filter_map(hidden).collect::<Vec<_>>());
+    rows.iter_mut().for_each(|row| row.own = hidden(row).and_then(|image| Some(used.get(&image)?.own)));
     session.progress.end();
     if args.dry_run && global.json {
         global.report.answer(&rows)?;
@@ -88,6 +92,11 @@ fn steps(observed: &Observed, what: &What) -> Vec<Step> {
     match what {
         What::Image(name) => vec![Step::RemoveImage { name: name.clone(), tree: None }],
         What::Snapshot(name, label) => removal(observed, name, std::slice::from_ref(label)),
+        What::Secret(name, id) => {
+            let path = ManagedFile::Secret(name.clone(), id.clone()).path();
+            let old = observed.file(&path).map(str::to_owned);
+            vec![Step::Write { path, old, new: None, mode: None }]
+        }
     }
 }
 
@@ -116,6 +125,19 @@ fn expired(spec: &Spec, observed: &Observed) -> Vec<Row> {
         rows.extend(expired.map(|label| row(name, label.clone(), "it has expired")));
     }
     rows
+}
+
+/// Secrets of machines that are gone.
+fn left_secrets(spec: &Spec, observed: &Observed) -> Vec<Row> {
+    let is_gone = |name: &MachineName| !spec.machines.contains_key(name) && !spec.broken.contains_key(name);
+    let gone = observed.secrets().into_iter().filter(|(name, _)| is_gone(name));
+    gone.map(|(name, id)| Row {
+        name: format!("the secret {id} of {name}"),
+        why: "there is no such machine",
+        own: None,
+        what: What::Secret(name, id),
+    })
+    .collect()
 }
 
 /// Images that were never booted, so that no machine of anybody's is lost, and that no definition names.

@@ -72,6 +72,7 @@ pub async fn clone(global: &Global, args: Clone) -> Result<u8, Fault> {
     let change =
         session.change(Scope::Machine(new.clone())).derive(&name, &new, &machine)?.image(Some(image));
     let change = change.mode(definition_path(&new), session.disk.mode(&definition_path(&name)));
+    let change = change.share_secrets(&name, &new);
     let wanted = session.make(change.start(&new, !args.no_start)).await?;
     if wanted.start.is_empty() {
         let next = next_of(&session, &new);

@@ -10,6 +10,7 @@ use crate::apply::Interrupt;
 use crate::cli::fault::argument;
 use crate::cli::image;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
+use crate::cli::machine::secret;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::names::is_reserved;
@@ -18,7 +19,9 @@ use crate::observe;
 use crate::plan::{NewImage, Refusal, Scope, Source, guests, taken};
 use crate::provision::{FirstBoot, Init};
 use crate::spec::image::{Build, ImageWord, Kind, kind_of};
-use crate::spec::{BridgePort, Ipv4, MachineSpec, Network, OpenPort, Problems, Profiles, Routed, Values};
+use crate::spec::{
+    BridgePort, Ipv4, MachineSpec, Network, OpenPort, Problems, Profiles, Routed, SecretId, Values,
+};
 use crate::sys::archive::Unpacked;
 use crate::sys::tree::Tree;
 use crate::sys::{Disk, Thing, what_is_at};
@@ -58,6 +61,9 @@ pub struct Create {
     /// Do not start it now; it still starts with the host
     #[arg(long)]
     no_start: bool,
+    /// Give it a secret, which is in this file: db-password=/root/password; may be given several times
+    #[arg(long, value_name = "ID=FILE")]
+    secret: Vec<String>,
     #[command(flatten)]
     first_boot: FirstBootArgs,
 }
@@ -163,6 +169,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
                     the LAN";
         return Err(Fault::wrong(what).hint("leave them away, or make it --routed"));
     }
+    let secrets = secrets(global, &args.secret).await?;
     let max_size = args.first_boot.max_size;
     let mut first_boot = args.first_boot.first_boot()?;
     let mut session = Session::begin(global, About::Those(&[&name])).await?;
@@ -210,6 +217,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         _ => None,
     };
     let mut machine = MachineSpec {
+        secret: secrets.iter().map(|(id, _)| id.clone()).collect(),
         profile: args.profile,
         image: word.as_ref().map(ToString::to_string),
         open,
@@ -223,6 +231,9 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     heed_init(&mut machine, init);
     let change = session.change(Scope::Machine(name.clone())).define(&name, &machine)?.image(made);
     let mut change = taken_over(checked(change, &machine, &name)?, nspawn);
+    for (id, text) in secrets {
+        change = change.secret(&name, &id, Some(text));
+    }
     if let Some(Init::Busybox | Init::Other) = init {
         change = change.chosen(&name, guests::host_part(&name, &session.observed));
     }
@@ -233,6 +244,23 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
         session.say(format!("created {name}{subnet}; {next}"));
     }
     Ok(0)
+}
+
+/// What was given along, encrypted.
+async fn secrets(global: &Global, words: &[String]) -> Result<Vec<(SecretId, String)>, Fault> {
+    let mut secrets: Vec<(SecretId, Vec<u8>)> = Vec::new();
+    for word in words {
+        let (id, file) = word.split_once('=').filter(|(_, file)| !file.is_empty()).ok_or_else(|| {
+            Fault::wrong(format!("'{}' is no secret", word.escape_debug()))
+                .hint("write it as ID=FILE: --secret db-password=/root/password")
+        })?;
+        let id: SecretId = argument(id)?;
+        if secrets.iter().any(|(other, _)| *other == id) {
+            return Err(Fault::wrong(format!("the secret {id} is given twice")).hint("give each once"));
+        }
+        secrets.push((id.clone(), secret::read_file(&id, Path::new(file))?));
+    }
+    if secrets.is_empty() { Ok(Vec::new()) } else { secret::encrypted(global, &secrets).await }
 }
 
 /// The network that profiles give.

@@ -183,7 +183,7 @@ fn planned(session: &Session, name: &MachineName, text: String) -> Result<Plan, 
     session.plan(&wanted)
 }
 
-fn restarts(plan: &Plan) -> bool {
+pub fn restarts(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step, Step::Stop { machines } if !machines.is_empty()))
 }
 

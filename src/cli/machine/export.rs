@@ -62,7 +62,11 @@ pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {
             .hint(format!("{name}.tar, or packed: {name}.tar.zst, {name}.tar.xz, {name}.tar.gz")));
     }
     let session = Session::begin(global, About::Those(&[&name])).await?;
-    session.machine(&name)?;
+    let machine = session.machine(&name)?;
+    if !machine.secret.is_empty() {
+        let secrets = text::joined(&machine.secret, ", ");
+        session.note(format!("its secrets stay here: {secrets}; `nsctl secret set` gives it them elsewhere"));
+    }
     if session.observed.is_running(&name) {
         session.note(format!("'{name}' is running: its files are as after a power cut"));
     }
@@ -116,8 +120,13 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     // It is the same machine as before: its tree stays as it is.
     let image = NewImage { source, to: name.clone(), first_boot: None };
     let change = session.change(Scope::Machine(name.clone())).write(&name, definition);
-    let change = change.mode(path, Some(mode)).image(Some(image)).start(&name, !args.no_start);
+    let starts = !args.no_start && machine.secret.is_empty();
+    let change = change.mode(path, Some(mode)).image(Some(image)).start(&name, starts);
     let wanted = session.make(change).await?;
+    for id in &machine.secret {
+        session
+            .note(format!("its secret {id} stayed where it was: `nsctl secret set {name} {id}` asks for it"));
+    }
     if wanted.start.is_empty() {
         session.say(format!("{name} is here; {}", next_of(&session, &name)));
     }

@@ -35,8 +35,11 @@ pub async fn run(global: &Global, args: Remove) -> Result<u8, Fault> {
         let session = Session::begin(global, About::Those(&names.iter().collect::<Vec<_>>())).await?;
         names.iter().try_for_each(|name| must_be_ours(&session, name))?;
         session.progress.end();
-        let trees =
-            if args.keep_image { "" } else { ", the trees that nsctl made for them, and their snapshots" };
+        let trees = if args.keep_image {
+            ""
+        } else {
+            ", the trees that nsctl made for them, their snapshots and secrets"
+        };
         let question = format!(
             "This stops and deletes {} machines{trees}: {}. Go on?",
             names.len(),
@@ -79,11 +82,15 @@ async fn remove(global: &Global, name: &MachineName, keep_image: bool, yes: bool
     }
     let running = if session.observed.is_running(name) { "stops it and " } else { "" };
     let tree = if delete { format!(" and everything in /var/lib/machines/{name}") } else { String::new() };
+    let secrets = match session.observed.secrets_of(name).as_slice() {
+        [] => String::new(),
+        some => format!(", and its secrets: {}", text::joined(some, ", ")),
+    };
     let tree = match snapshots.len() {
         count if drops => format!("{tree}, and its snapshots ({count})"),
         _ => tree,
     };
-    text::agree(yes, &format!("This {running}deletes the configuration of {name}{tree}. Go on?"))?;
+    text::agree(yes, &format!("This {running}deletes the configuration of {name}{tree}{secrets}. Go on?"))?;
     session.perform(&plan).await?;
     let subnet = session.state.leases.get(name).map_or(String::new(), |subnet| format!("; {subnet} rests"));
     let tree = if there && !delete {

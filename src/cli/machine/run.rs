@@ -10,7 +10,7 @@ use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, health, mixed, probe, proof, unbound};
+use crate::plan::{Plan, Refusal, Scope, Step, Wanted, flushed, health, lacking, mixed, probe, proof};
 use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys::{self, Disk, Net, tree};
 
@@ -151,7 +151,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
     if way.starts() {
         let each = ours.clone();
         let missing: Vec<Refusal> =
-            each.flat_map(|(name, machine)| unbound(name, machine, &wanted, &session.observed)).collect();
+            each.flat_map(|(name, machine)| lacking(name, machine, &wanted, &session.observed)).collect();
         if !missing.is_empty() {
             return Err(missing.into());
         }

@@ -87,6 +87,7 @@ fn sheet(global: &Global, row: &Row) -> String {
     for device in &row.device {
         add("device", Some(device.clone()));
     }
+    add("secrets", (!row.secret.is_empty()).then(|| text::joined(&row.secret, ", ")));
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {
         add("drift", Some(line.clone()));

@@ -15,7 +15,7 @@ use crate::name::MachineName;
 use crate::observed::{Address, Observed};
 use crate::plan::{bridge_of, vlan_of, wrong_link};
 use crate::pool::{Lease, Leases, Subnet};
-use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Restart, Spec};
+use crate::spec::{Expose, Limits, MachineSpec, Network, OpenPort, Restart, SecretId, Spec};
 use crate::sys::usage::Usage;
 
 /// One machine, in the words of `list --json`.
@@ -58,6 +58,8 @@ pub struct Row {
     pub bind_read_only: Vec<String>,
     /// Devices of the host that it may use.
     pub device: Vec<String>,
+    /// What its services get as credentials.
+    pub secret: Vec<SecretId>,
     /// Its first process, seen from the host.
     pub pid: Option<u32>,
     /// Seconds since its start.
@@ -229,6 +231,7 @@ fn row(
         bind: definition.map(|m| m.bind.clone()).unwrap_or_default(),
         bind_read_only: definition.map(|m| m.bind_read_only.clone()).unwrap_or_default(),
         device: definition.map(|m| m.device.clone()).unwrap_or_default(),
+        secret: definition.map(|m| m.secret.clone()).unwrap_or_default(),
         pid: running.map(|running| running.leader),
         mac: mac(observed, machine.as_ref(), definition),
         name,
