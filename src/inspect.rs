@@ -69,7 +69,7 @@ pub async fn host(
     facts.observed.addresses = addresses?;
     if is_root() {
         facts.guests = guests(&facts, bus).await;
-        facts.lost_secrets = lost_secrets(&facts.observed).await;
+        facts.lost_secrets = lost_secrets(&facts).await;
     }
     Ok(facts)
 }
@@ -92,14 +92,17 @@ fn keys(disk: &Disk, observed: &Observed) -> BTreeMap<PathBuf, Readers> {
     keys.filter_map(|path| Some((path.clone(), disk.readers(path)?))).collect()
 }
 
-/// Those of them that this host cannot decrypt.
-async fn lost_secrets(observed: &Observed) -> BTreeMap<(MachineName, SecretId), String> {
-    let tried = sys::together(observed.secrets().into_iter().map(async |(name, id)| {
-        let path = ManagedFile::Secret(name.clone(), id.clone()).path();
-        let why = credential::can_decrypt(&id, &path).await.err()?;
-        Some(((name, id), why.to_string()))
-    }));
-    tried.await.into_iter().flatten().collect()
+/// Those of machines' secrets that this host cannot decrypt. One after the other: a TPM does no two things at once.
+async fn lost_secrets(facts: &Facts) -> BTreeMap<(MachineName, SecretId), String> {
+    let mut lost = BTreeMap::new();
+    for (name, machine) in &facts.spec.machines {
+        for id in machine.secret.iter().filter(|id| facts.observed.has_secret(name, id)) {
+            let path = ManagedFile::Secret(name.clone(), id.clone()).path();
+            let why = credential::can_decrypt(id, &path).await.err();
+            lost.extend(why.map(|why| ((name.clone(), id.clone()), why.to_string())));
+        }
+    }
+    lost
 }
 
 fn switches(observed: &Observed) -> BTreeMap<String, String> {

@@ -12,9 +12,9 @@ use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
 use crate::nftables::table::{Difference, Table};
 use crate::observed::{
-    Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, INOTIFY_INSTANCES, Link, NEIGHBOURS, Nftables,
-    Observed, Running, SRC_VALID_MARK, STOPPED_DIR, Stranger, accept_ra, evict_nocarrier, proxy_delay,
-    proxy_ndp,
+    Address, BRIDGE_NETFILTER, DefaultRoute, FORWARDING, ForeignStart, INOTIFY_INSTANCES, Link, NEIGHBOURS,
+    Nftables, Observed, Running, SRC_VALID_MARK, STOPPED_DIR, Stranger, accept_ra, evict_nocarrier,
+    proxy_delay, proxy_ndp,
 };
 use crate::plan::origin_of_kept;
 use crate::spec::{self, HOST_FILE, MACHINES_DIR, MachineSpec, PROFILES_DIR, Profiles};
@@ -258,7 +258,8 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     let definitions = paths(Path::new(MACHINES_DIR))?.into_iter().chain(paths(Path::new(PROFILES_DIR))?);
     let definitions = definitions.filter(|path| path.to_string_lossy().ends_with(".toml"));
     // Who may not read keys and secrets, as root may, has no use for them.
-    let keys = paths(Path::new(NETWORK_DIR))?.into_iter().chain(paths(Path::new(SECRETS_DIR))?);
+    let secrets = paths(Path::new(SECRETS_DIR)).unwrap_or_default();
+    let keys = paths(Path::new(NETWORK_DIR))?.into_iter().chain(secrets);
     let keys = keys.filter(|path| ManagedFile::parse(path).is_some_and(|file| file.is_confidential()));
     for path in definitions.chain(keys) {
         match disk.read_definition(&path) {
@@ -279,6 +280,33 @@ fn read_inputs(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     }
     observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
     Ok(())
+}
+
+/// What others wrote that has these machines started otherwise than their template says. Whoever may not read it,
+/// changes nothing either.
+pub fn foreign_starts<'n>(
+    disk: &Disk,
+    names: impl IntoIterator<Item = &'n MachineName>,
+) -> Vec<ForeignStart> {
+    let units = names.into_iter().map(MachineName::unit).chain(["systemd-nspawn@.service".to_owned()]);
+    let mut paths = Vec::new();
+    for unit in units {
+        for folder in ["/etc/systemd/system", "/run/systemd/system"].map(Path::new) {
+            let drop_ins = folder.join(format!("{unit}.d"));
+            let names = disk.names(&drop_ins).unwrap_or_default().into_iter();
+            paths.extend(names.filter(|name| name.ends_with(".conf")).map(|name| drop_ins.join(name)));
+            paths.extend(Some(folder.join(&unit)).filter(|path| disk.is_file(path)));
+        }
+    }
+    paths.retain(|path| ManagedFile::parse(path).is_none());
+    let starts = paths.into_iter().filter_map(|path| {
+        let text = disk.read(&path).ok()??;
+        let ini = Ini::parse(&text);
+        let commands: Vec<&str> = ini.values("Service", "ExecStart").collect();
+        let command = (*commands.last()?).to_owned();
+        Some(ForeignStart { path, command })
+    });
+    starts.collect()
 }
 
 /// The definitions of a host, and what lies beside them: of those, files alone.
@@ -355,11 +383,8 @@ fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sy
             continue;
         };
         for folder in disk.names(dir)?.into_iter().filter(|name| name.ends_with(end)) {
-            let of_machine = folder.strip_suffix(".d").and_then(MachineName::from_unit).is_some();
             let folder = dir.join(folder);
-            // What somebody wrote beside ours may have a machine started otherwise.
-            let is_due = |name: &str| is_ours(&folder.join(name)) || (of_machine && name.ends_with(".conf"));
-            files.extend(disk.folder(&folder, is_due)?);
+            files.extend(disk.folder(&folder, |name| is_ours(&folder.join(name)))?);
         }
     }
     Ok(())

@@ -20,6 +20,8 @@ pub struct Observed {
     pub live: bool,
     /// Texts of every file that is ours or may be, of the user's own files, and of the state.
     pub files: BTreeMap<PathBuf, String>,
+    /// What has nspawn units started otherwise than as their template does: files of others.
+    pub starts: Vec<ForeignStart>,
     /// Definitions that cannot be read, and why.
     pub unreadable: BTreeMap<PathBuf, String>,
     /// Running machines by name, those of others too.
@@ -320,6 +322,27 @@ pub fn v6(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv6A
         IpAddr::V6(address) => Some(address),
         IpAddr::V4(_) => None,
     })
+}
+
+/// An `ExecStart=` for machines in a file of somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForeignStart {
+    pub path: PathBuf,
+    pub command: String,
+}
+
+impl ForeignStart {
+    /// Whether the file is of this machine's unit, or of all machines'.
+    pub fn is_of(&self, name: &MachineName) -> bool {
+        let unit = if self.is_drop_in() { self.path.parent() } else { Some(self.path.as_path()) };
+        let unit = unit.and_then(|unit| unit.file_name()?.to_str()).unwrap_or_default();
+        let unit = unit.strip_suffix(".d").unwrap_or(unit);
+        unit == "systemd-nspawn@.service" || unit == name.unit()
+    }
+
+    pub fn is_drop_in(&self) -> bool {
+        self.path.extension().is_some_and(|end| end == "conf")
+    }
 }
 
 impl Observed {

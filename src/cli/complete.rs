@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 
 use crate::cli::Fault;
+use crate::emit::SECRETS_DIR;
 use crate::manual::entries;
 use crate::name::MachineName;
 use crate::observe;
@@ -124,14 +125,15 @@ pub fn snapshots() -> ArgValueCandidates {
 /// The secrets of the machine that was named before.
 pub fn secrets() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        let known = observe::definitions(&disk()).unwrap_or_default();
-        let words = completed_words();
-        let name = words.iter().rev().find_map(|word| {
-            word.parse::<MachineName>().ok().filter(|name| names().contains(&name.to_string()))
-        });
+        let machines = names();
+        let Some(name) = completed_words().into_iter().find(|word| machines.contains(word)) else {
+            return Candidates::new();
+        };
         let named = machine_of_words().map(|machine| machine.secret).unwrap_or_default();
-        let there = name.map(|name| known.secrets_of(&name)).unwrap_or_default();
-        let both: BTreeSet<String> = named.iter().chain(&there).map(ToString::to_string).collect();
+        let files = disk().names(Path::new(SECRETS_DIR)).unwrap_or_default();
+        let there = files.iter().filter_map(|file| file.strip_suffix(".cred")?.split_once('@'));
+        let there = there.filter(|(machine, _)| *machine == name).map(|(_, id)| id.to_owned());
+        let both: BTreeSet<String> = named.iter().map(ToString::to_string).chain(there).collect();
         all(both)
     })
 }

@@ -12,13 +12,14 @@ use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
 use crate::cli::fault::{live_only, unknown};
 use crate::cli::progress::Progress;
 use crate::cli::{Fault, Global};
+use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Change, Plan, Refusal, Scope, Wanted, next_addresses, plan, spec_of};
-use crate::spec::{MachineSpec, Problems, Spec};
+use crate::plan::{Change, Plan, Refusal, Scope, Wanted, needed, next_addresses, plan, spec_of};
+use crate::spec::{MachineSpec, Problems, SecretId, Spec};
 use crate::state::{STATE_FILE, State, StateError};
-use crate::sys::{self, Bus, Disk, Lock, lock, neighbour};
+use crate::sys::{self, Bus, Disk, Lock, credential, lock, neighbour};
 
 /// The host, locked and read.
 pub struct Session {
@@ -183,6 +184,7 @@ impl Session {
             About::Nobody | About::Those(_) => observe::host_but_rules(disk, bus).await?,
         };
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
+        let observed = with_starts(disk, observed, &spec, about);
         Ok(host.known(observed, spec, state))
     }
 
@@ -191,6 +193,7 @@ impl Session {
         let host = Session::take(global, about).await?;
         let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
+        let observed = with_starts(&host.disk, observed, &spec, about);
         Ok(host.known(observed, spec, state))
     }
 
@@ -280,6 +283,7 @@ impl Session {
 
     /// Does a plan that the user knows, and prints what was seen.
     pub async fn perform(&self, plan: &Plan) -> Result<Vec<Verified>, Fault> {
+        self.must_decrypt(plan).await?;
         let command = sys::command_line();
         let plan = apply::modes::settled(&self.disk, plan);
         let verified = apply::apply(&self.world(), &plan, &command).await;
@@ -287,6 +291,22 @@ impl Session {
         let verified = verified?;
         verified.iter().for_each(|verified| self.report.saw(verified));
         Ok(verified)
+    }
+
+    /// Nothing is brought down that could not start again: systemd must be able to decrypt what the machines that a
+    /// plan starts have for secrets.
+    pub async fn must_decrypt(&self, plan: &Plan) -> Result<(), Fault> {
+        let lost = lost(&self.disk, &needed(plan, |path| self.disk.read(path).ok().flatten())).await;
+        let refusal = |((name, id), why): ((MachineName, SecretId), String)| {
+            let what = format!("'{name}' could not start: its secret {id} {why}");
+            Refusal::of(
+                &name,
+                what,
+                format!("`nsctl secret set {name} {id}` gives it that again; nothing was changed"),
+            )
+        };
+        let refusals: Vec<Refusal> = lost.into_iter().map(refusal).collect();
+        if refusals.is_empty() { Ok(()) } else { Err(refusals.into()) }
     }
 
     /// Lets others change the host while a machine is only looked at.
@@ -305,6 +325,39 @@ impl Session {
         self.progress.end();
         self.report.say(line);
     }
+}
+
+/// Who else has machines started; of those that the verb is about, or that have secrets.
+fn with_starts(disk: &Disk, observed: Observed, spec: &Spec, about: About<'_>) -> Observed {
+    let has_secrets =
+        spec.machines.iter().filter(|(_, machine)| !machine.secret.is_empty()).map(|(name, _)| name);
+    let starts = match about {
+        About::Nobody => Vec::new(),
+        About::Those(names) => observe::foreign_starts(disk, names.iter().copied()),
+        About::Everybody => observe::foreign_starts(disk, has_secrets),
+    };
+    Observed { starts, ..observed }
+}
+
+/// Those of these secrets that are not here, or that this host cannot decrypt, and why.
+pub async fn lost(
+    disk: &Disk,
+    secrets: &[(MachineName, SecretId)],
+) -> Vec<((MachineName, SecretId), String)> {
+    let mut lost = Vec::new();
+    for (name, id) in secrets {
+        let path = ManagedFile::Secret(name.clone(), id.clone()).path();
+        let why = if disk.exists(&path) {
+            credential::can_decrypt(id, &path)
+                .await
+                .err()
+                .map(|error| format!("cannot be decrypted: {error}"))
+        } else {
+            Some("is not on this host".to_owned())
+        };
+        lost.extend(why.map(|why| ((name.clone(), id.clone()), why)));
+    }
+    lost
 }
 
 /// The state: from the state file, or from the rendered files where it is missing.

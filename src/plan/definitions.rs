@@ -1,19 +1,17 @@
 //! What in a definition would let its machine down once it is touched: found before.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::files::FileChange;
-use super::{Refusal, Wanted};
-use crate::emit::ini::Ini;
-use crate::emit::{ManagedFile, Owner, passes_on};
+use super::live::read_at_start;
+use super::{Refusal, Wanted, secrets};
+use crate::emit::Owner;
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::settings::{Program, VERSIONS, Verdict, judge};
-use crate::spec::{Ipv4, MachineSpec, Problem, SecretId, definition_path};
-use crate::visible::joined;
+use crate::spec::{Ipv4, MachineSpec, Problem, definition_path};
 
 /// Of machines that would be started, or whose files would change.
 pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) -> Vec<Refusal> {
@@ -32,11 +30,10 @@ pub fn refusals(wanted: &Wanted, observed: &Observed, changes: &[FileChange]) ->
         if changed || starts {
             refusals.extend(unbound(name, machine, wanted, observed));
         }
-        // One that is stopped may get them one after the other.
         let swapped = wanted.swap.as_ref().is_some_and(|swap| swap.machine == *name);
-        if starts || ((changed || swapped) && observed.is_running(name)) {
-            refusals.extend(unknown_secrets(name, machine, wanted, observed));
-            refusals.extend(unpassed(name, machine, observed));
+        let restarts = observed.is_running(name) && (swapped || changes.iter().any(|c| is_read(c, name)));
+        if starts || restarts {
+            refusals.extend(secrets::lacking(name, machine, wanted, observed));
         }
         if changed {
             refusals.extend(taken(name, machine, wanted, observed));
@@ -55,8 +52,13 @@ pub fn lacking(
     observed: &Observed,
 ) -> Vec<Refusal> {
     let mut refusals = unbound(name, machine, wanted, observed);
-    refusals.extend(unknown_secrets(name, machine, wanted, observed));
+    refusals.extend(secrets::lacking(name, machine, wanted, observed));
     refusals
+}
+
+/// Whether it is a change of this machine's that its start reads.
+fn is_read(change: &FileChange, name: &MachineName) -> bool {
+    change.file.owner() == Owner::Machine(name.clone()) && read_at_start(change)
 }
 
 /// Mounts whose source is not there: nspawn does not start.
@@ -72,72 +74,6 @@ fn unbound(name: &MachineName, machine: &MachineSpec, wanted: &Wanted, observed:
             Refusal::of(name, place, hint)
         })
         .collect()
-}
-
-/// Secrets that are not on this host: the machine's unit does not start.
-fn unknown_secrets(
-    name: &MachineName,
-    machine: &MachineSpec,
-    wanted: &Wanted,
-    observed: &Observed,
-) -> Vec<Refusal> {
-    let path = |id: &SecretId| ManagedFile::Secret(name.clone(), id.clone()).path();
-    let is_there = |id: &&SecretId| match wanted.inputs.get(&path(id)) {
-        Some(input) => input.is_some(),
-        None => observed.has_secret(name, id),
-    };
-    let missing = machine.secret.iter().filter(|id| !is_there(id));
-    let refusal = |id: &SecretId| {
-        let message = format!("the secret {id} is not on this host, and '{name}' does not start without it");
-        let place = place(name, wanted, observed, &[], "secret", Some(id.as_str()), message);
-        let defined = observed.file(&definition_path(name)).is_some();
-        let hint = if defined {
-            format!("`nsctl secret set {name} {id}` asks for it; or take it out of the definition")
-        } else {
-            format!(
-                "give it along, `--secret {id}=FILE`; or `--no-start`, and then `nsctl secret set {name} {id}`"
-            )
-        };
-        Refusal::of(name, place, hint)
-    };
-    let mut refusals: Vec<Refusal> = missing.map(refusal).collect();
-    let text = |id| match wanted.inputs.get(&path(id)) {
-        Some(input) => input.as_deref(),
-        None => observed.file(&path(id)),
-    };
-    // They are in base64.
-    let bytes: usize = machine.secret.iter().filter_map(text).map(|text| text.len() / 4 * 3).sum();
-    if bytes > MOST_SECRET {
-        let what = format!("all secrets of '{name}' together have more than {} KiB", MOST_SECRET / 1024);
-        refusals.push(Refusal::of(name, what, "put what is as large into the machine's tree: `nsctl cp`"));
-    }
-    refusals
-}
-
-/// What systemd gives a unit of credentials, in bytes (systemd.exec(5)).
-const MOST_SECRET: usize = 1024 * 1024;
-
-/// A drop-in of somebody else's that has the machine started by other words, which hand no credentials on.
-fn unpassed<'o>(name: &MachineName, machine: &MachineSpec, observed: &'o Observed) -> Option<Refusal> {
-    let ours = ManagedFile::UnitDropIn(name.clone()).path();
-    let beside = observed.files.range(ours.clone()..).skip_while(|(path, _)| **path == ours);
-    let beside = beside.take_while(|(path, _)| path.parent() == ours.parent());
-    let start = |(path, text): (&'o PathBuf, &'o String)| {
-        let ini = Ini::parse(text);
-        let commands: Vec<&str> = ini.values("Service", "ExecStart").collect();
-        Some((path, (*commands.last()?).to_owned()))
-    };
-    // The last of them counts.
-    let (path, command) = beside.filter_map(start).reduce(|_, later| later)?;
-    let lacks: Vec<String> =
-        machine.secret.iter().map(passes_on).filter(|word| !command.contains(word)).collect();
-    if lacks.is_empty() {
-        return None;
-    }
-    let words = joined(&lacks, " ");
-    let what =
-        format!("{} starts '{name}' by an ExecStart= of its own, which hands it no secrets", path.display());
-    Some(Refusal::of(name, what, format!("add to that: {words}")))
 }
 
 /// An IPv4 address that this host has itself, or its router.
@@ -207,7 +143,7 @@ fn is_written(name: &MachineName, wanted: &Wanted, observed: &Observed) -> bool 
 }
 
 /// In the definition, where it has been written.
-fn place(
+pub(super) fn place(
     name: &MachineName,
     wanted: &Wanted,
     observed: &Observed,

@@ -60,6 +60,15 @@ fn service(text: &Option<String>, key: &str) -> Vec<String> {
 
 /// Whether a machine that goes to another network while it runs misses nothing else that is read at its start.
 pub(super) fn only_moves(changes: &[&FileChange]) -> bool {
+    // Nothing but a start reads those.
+    let of_secrets = |change: &&FileChange| match change.file {
+        ManagedFile::Secret(..) => true,
+        ManagedFile::UnitDropIn(_) => service(&change.old, CREDENTIALS) != service(&change.new, CREDENTIALS),
+        _ => false,
+    };
+    if changes.iter().any(of_secrets) {
+        return false;
+    }
     let others = |text: &str| -> Vec<(String, Vec<(String, String)>)> {
         let ini = without_bound(text);
         let sections = ini.sections().filter(|(section, _)| !matches!(*section, "Network" | "Files"));

@@ -39,6 +39,12 @@ impl Hint for CredentialError {
 /// The bytes that one may have. All of a unit's together may have 1 MiB.
 pub const MOST: u64 = 512 * 1024;
 
+/// Were we to crash, nobody would find in what is left of us what was typed (core(5)).
+pub fn keep_no_core() {
+    use nix::sys::resource::{Resource, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+}
+
 /// What is in a file that the user named, or comes by standard input; one byte more than it may have tells that it has
 /// more.
 ///
@@ -81,14 +87,16 @@ async fn systemd_creds(words: &[&str], input: &[u8]) -> Result<Vec<u8>, Credenti
     Err(CredentialError::Refused(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")))
 }
 
-/// A secret as it is kept: in base64, and bound to its name. It is bound to no state of the host's firmware: an update
-/// of that would lose all of them (`--tpm2-pcrs=`, systemd-creds(1)).
+/// A secret as it is kept: in base64, and bound to its name. It is bound to no state of the host's firmware, and to no
+/// kernel: an update of those would lose all of them (`--tpm2-pcrs=`, `--with-key=`, systemd-creds(1)).
 ///
 /// # Errors
 /// When systemd-creds cannot be run, or makes nothing of it.
 pub async fn encrypt(id: &SecretId, secret: &[u8]) -> Result<String, CredentialError> {
     let name = format!("--name={id}");
-    let text = systemd_creds(&["--tpm2-pcrs=", &name, "encrypt", "-", "-"], secret).await?;
+    let has_tpm = systemd_creds(&["has-tpm2", "--quiet"], b"").await.is_ok();
+    let key = if has_tpm { "--with-key=host+tpm2" } else { "--with-key=host" };
+    let text = systemd_creds(&[key, "--tpm2-pcrs=", &name, "encrypt", "-", "-"], secret).await?;
     String::from_utf8(text).map_err(|_| CredentialError::Refused("what it wrote is no text".into()))
 }
 

@@ -132,8 +132,10 @@ fn missing(lab: &Lab) -> Result<()> {
     let leader = lab.sh("machinectl show web -p Leader")?;
     lab.sh("rm /etc/nsctl/secrets/web@db.cred")?;
     refused(lab, "restart web", 1, "the secret db is not on this host")?;
-    refused(lab, "set web autostart=false description=x", 1, "the secret db is not on this host")?;
+    refused(lab, "set web environment.A=b --yes", 1, "the secret db is not on this host")?;
     must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
+    // What needs no restart is not held up by that.
+    lab.nsctl_ok("open web tcp/99")?;
     let found = lab.nsctl("doctor web")?;
     must!(
         found.all().contains("secret-lost") && found.all().contains("nsctl secret set web db"),
@@ -171,8 +173,24 @@ fn of_another_host(lab: &Lab) -> Result<()> {
     must!(lab.nsctl("doctor web")?.ok(), "{}", lab.nsctl("doctor web")?.all());
     lab.sh("mv /var/lib/systemd/credential.secret /var/lib/systemd/credential.kept; systemd-creds setup")?;
     let found = lab.nsctl("doctor web")?;
-    lab.sh("mv /var/lib/systemd/credential.kept /var/lib/systemd/credential.secret")?;
     must!(found.all().contains("cannot be decrypted"), "{}", found.all());
+    // Nothing brings the machine down that could not start again.
+    let leader = lab.sh("machinectl show web -p Leader")?;
+    for line in ["restart web", "snapshot web cold --stop", "set web description=x environment.A=b --yes"] {
+        refused(lab, line, 1, "cannot be decrypted")?;
+    }
+    must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
+    // What doctor says is the way out, for one after the other.
+    lab.sh("cp -a /etc/nsctl/secrets /root/kept")?;
+    must!(set(lab, "web db", SECRETS[1])?.contains("lacks token still"), "it was not said");
+    set(lab, "web token --yes", SECRETS[2])?;
+    must!(
+        read(lab, "web", "db")? == SECRETS[1] && read(lab, "web", "token")? == SECRETS[2],
+        "they are others"
+    );
+    lab.sh("cp -a /root/kept/. /etc/nsctl/secrets/; rm -r /root/kept")?;
+    lab.sh("mv /var/lib/systemd/credential.kept /var/lib/systemd/credential.secret")?;
+    lab.nsctl_ok("restart web")?;
     must!(lab.nsctl("doctor web")?.ok(), "{}", lab.nsctl("doctor web")?.all());
     Ok(())
 }
@@ -193,7 +211,20 @@ fn not_handed_on(lab: &Lab) -> Result<()> {
     ))?;
     set(lab, "web db --yes", SECRETS[1])?;
     must!(read(lab, "web", "db")? == SECRETS[1], "it is another");
-    lab.sh(&format!("rm {file}; systemctl daemon-reload")).map(drop)
+    lab.sh(&format!("rm {file}; systemctl daemon-reload"))?;
+    // For all machines; and one that nsctl's own would take the place of.
+    let all = "/etc/systemd/system/systemd-nspawn@.service.d";
+    for (name, says) in [("override.conf", "hands it no secrets"), ("10-mine.conf", "take the place of that")]
+    {
+        lab.sh(&format!(
+            "mkdir -p {all}; printf '[Service]\\nExecStart=\\nExecStart={start}\\n' > {all}/{name}; systemctl daemon-reload"
+        ))?;
+        refused(lab, "restart web", 1, says)?;
+        let asked = lab.run(&["sh", "-c", "echo x | nsctl secret set web db --yes"])?;
+        must!(!asked.ok() && asked.all().contains(says), "{}", asked.all());
+        lab.sh(&format!("rm -r {all}; systemctl daemon-reload"))?;
+    }
+    Ok(())
 }
 
 /// With the machine on this host, and not off it.
@@ -224,6 +255,8 @@ fn goes_along(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("apply --yes")?;
     let shown = lab.nsctl_ok("prune --dry-run")?;
     must!(shown.contains("the secret db of sister"), "{shown}");
+    // Nor does a new machine of that name get to see what the other was told.
+    refused(lab, "import /root/sister.tar --name sister --yes", 1, "")?;
     lab.sh("mv /root/sister.toml /etc/nsctl/machines.d/")?;
     lab.nsctl_ok("apply --yes")?;
     must!(read(lab, "sister", "db")? == SECRETS[0], "it is another");
@@ -237,7 +270,11 @@ fn goes_along(lab: &Lab) -> Result<()> {
 fn taken_away(lab: &Lab) -> Result<()> {
     refused(lab, "secret remove web none --yes", 1, "it has: db, token")?;
     refused(lab, "secret remove web token", 1, "nothing brings back")?;
+    // What no definition names any more nobody reads: no restart for that.
+    lab.nsctl_ok("set web secret=[\"db\"] --yes")?;
+    let leader = lab.sh("machinectl show web -p Leader")?;
     lab.nsctl_ok("secret remove web token --yes")?;
+    must!(lab.sh("machinectl show web -p Leader")? == leader, "it was restarted");
     must!(!inside(lab, "web", "test -e /run/credentials/@system/token")?.ok(), "it is there still");
     must!(read(lab, "web", "db")? == SECRETS[1], "the other is gone, too");
     must!(!lab.sh("cat /etc/nsctl/machines.d/web.toml")?.contains("token"), "the definition names it");

@@ -129,7 +129,12 @@ fn expired(spec: &Spec, observed: &Observed) -> Vec<Row> {
 
 /// Secrets of machines that are gone.
 fn left_secrets(spec: &Spec, observed: &Observed) -> Vec<Row> {
-    let is_gone = |name: &MachineName| !spec.machines.contains_key(name) && !spec.broken.contains_key(name);
+    let is_gone = |name: &MachineName| {
+        !spec.machines.contains_key(name)
+            && !spec.broken.contains_key(name)
+            // What its unit still asks for, it still needs.
+            && observed.file(&ManagedFile::UnitDropIn(name.clone()).path()).is_none()
+    };
     let gone = observed.secrets().into_iter().filter(|(name, _)| is_gone(name));
     gone.map(|(name, id)| Row {
         name: format!("the secret {id} of {name}"),

@@ -174,6 +174,7 @@ pub async fn run(global: &Global, args: Create) -> Result<u8, Fault> {
     let mut first_boot = args.first_boot.first_boot()?;
     let mut session = Session::begin(global, About::Those(&[&name])).await?;
     refuse_taken(&session, &name)?;
+    must_have_secrets(&session, (&args.profile, !args.no_start), &name, &secrets)?;
     let word = source(&session, &name, args.image.as_deref())?;
     let made_first = word
         .as_ref()
@@ -261,6 +262,41 @@ async fn secrets(global: &Global, words: &[String]) -> Result<Vec<(SecretId, Str
         secrets.push((id.clone(), secret::read_file(&id, Path::new(file))?));
     }
     if secrets.is_empty() { Ok(Vec::new()) } else { secret::encrypted(global, &secrets).await }
+}
+
+/// What its profiles ask for is given along, or once it is there.
+fn must_have_secrets(
+    session: &Session,
+    (profiles, starts): (&[String], bool),
+    name: &MachineName,
+    given: &[(SecretId, String)],
+) -> Result<(), Fault> {
+    let profiles = session.spec.profiles.of(profiles);
+    let named = profiles.get("secret").and_then(|value| value.as_array()).into_iter().flatten();
+    let named: Vec<SecretId> = named.filter_map(|value| value.as_str()?.parse().ok()).collect();
+    must_be_its_own(session, name, &named, given)?;
+    let is_given = |id: &SecretId| given.iter().any(|(given, _)| given == id);
+    match named.iter().find(|id| starts && !is_given(id)) {
+        None => Ok(()),
+        Some(id) => Err(Fault::new(format!("'{name}' does not start without its secret {id}")).hint(format!(
+            "give it along, `--secret {id}=FILE`; or `--no-start`, and then `nsctl secret set {name} {id}`"
+        ))),
+    }
+}
+
+/// What an earlier machine of that name was told is nothing for a new one.
+pub fn must_be_its_own(
+    session: &Session,
+    name: &MachineName,
+    secrets: &[SecretId],
+    given: &[(SecretId, String)],
+) -> Result<(), Fault> {
+    let is_given = |id: &SecretId| given.iter().any(|(given, _)| given == id);
+    match secrets.iter().find(|id| !is_given(id) && session.observed.has_secret(name, id)) {
+        None => Ok(()),
+        Some(id) => Err(Fault::new(format!("the secret {id} of an earlier machine '{name}' is here still"))
+            .hint(format!("`nsctl secret remove {name} {id}` deletes it, `nsctl prune` all of those"))),
+    }
 }
 
 /// The network that profiles give.

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::apply;
 use crate::cli::fault::argument;
 use crate::cli::machine::clone::must_be_free;
-use crate::cli::machine::create::next_of;
+use crate::cli::machine::create::{must_be_its_own, next_of};
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -99,6 +99,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     if args.no_privileges {
         reach::contain(&mut machine);
     }
+    must_be_its_own(&session, &name, &machine.secret, &[])?;
     at_home_here(&session, &mut machine);
     let definition = edit::definition(&definition, &written, &machine, &profiles.of(&machine.profile))?;
     session.progress.end();

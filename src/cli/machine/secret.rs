@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::fault::{argument, unknown};
 use crate::cli::machine::edit::restarts;
-use crate::cli::session::{About, Session, is_live, must_be_root};
+use crate::cli::session::{self, About, Session, is_live, must_be_root};
 use crate::cli::text::{self, err, joined, out};
 use crate::cli::{Fault, Global, fault};
 use crate::name::MachineName;
@@ -81,15 +81,19 @@ pub async fn encrypted(
     global: &Global,
     secrets: &[(SecretId, Vec<u8>)],
 ) -> Result<Vec<(SecretId, String)>, Fault> {
-    if !secrets.is_empty() && !is_live(global) {
-        return Err(fault::live_only("a secret is encrypted with the key of a host, and is made"));
-    }
-    must_be_root(global)?;
+    must_be_here(global)?;
     let mut kept = Vec::new();
     for (id, secret) in secrets {
         kept.push((id.clone(), credential::encrypt(id, secret).await?));
     }
     Ok(kept)
+}
+
+fn must_be_here(global: &Global) -> Result<(), Fault> {
+    if !is_live(global) {
+        return Err(fault::live_only("a secret is encrypted with the key of a host, and is made"));
+    }
+    must_be_root(global)
 }
 
 /// What is in a file that the user names.
@@ -124,43 +128,60 @@ fn ask(name: &MachineName, id: &SecretId) -> Result<Vec<u8>, Fault> {
 
 async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
     let (name, id): (MachineName, SecretId) = (argument(&args.name)?, argument(&args.id)?);
-    encrypted(global, &[]).await?;
+    must_be_here(global)?;
     // Nobody types it for a machine that is not there, and no other nsctl waits for him to.
     let spec = spec_of(&looked_at(global)?)?;
     spec.machines.get(&name).ok_or_else(|| nobody(&spec, &name))?;
+    credential::keep_no_core();
     let secret = match &args.file {
         Some(file) if file.as_os_str() != "-" => read_file(&id, file)?,
-        None if std::io::stdin().is_terminal() => ask(&name, &id)?,
+        _ if std::io::stdin().is_terminal() => ask(&name, &id)?,
         _ => of_size(&id, credential::read(None)?)?,
     };
-    let kept = encrypted(global, &[(id.clone(), secret.clone())]).await?;
+    if secret.ends_with(b"\n") {
+        global.report.note("it ends with a line break, as `echo` writes one; `printf %s` does not");
+        err!("note: it ends with a line break, as `echo` writes one; `printf %s` does not");
+    }
+    let kept = encrypted(global, &[(id.clone(), secret)]).await?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let mut machine = session.machine(&name)?.clone();
-    let lacks = lacking(&session.observed, &name, &machine, &id);
+    let lacks = lacking(&session, &name, &machine, &id).await;
     if !machine.secret.contains(&id) {
         machine.secret.push(id.clone());
     }
-    // It could not start again without the others.
-    let scope = if lacks.is_empty() { Scope::Machine(name.clone()) } else { Scope::Records };
-    let mut change = session.change(scope).edit(&name, &machine)?;
+    let waits = !session.held(|one| *one == name).is_empty();
+    let mut change = session.change(scope(&name, &lacks, waits)).edit(&name, &machine)?;
     for (id, text) in kept {
         change = change.secret(&name, &id, Some(text));
     }
     carry_out(&session, &name, change, args.yes).await?;
-    if secret.ends_with(b"\n") {
-        session.note("it ends with a line break, as `echo` writes one; `printf %s` does not");
-    }
     session.say(format!("{name} has the secret {id} now"));
-    if !lacks.is_empty() {
-        session.note(format!("it lacks {} still: all is read at its next start", joined(&lacks, ", ")));
-    }
+    tell_lacking(&session, &lacks);
     Ok(0)
 }
 
-/// The secrets beside this one that the machine is to have, and has not.
-fn lacking(observed: &Observed, name: &MachineName, machine: &MachineSpec, id: &SecretId) -> Vec<SecretId> {
+/// A machine that could not start again is not stopped: what is changed is written down, and no more.
+fn scope(name: &MachineName, lacks: &[SecretId], waits: bool) -> Scope {
+    if lacks.is_empty() && !waits { Scope::Machine(name.clone()) } else { Scope::Records }
+}
+
+/// The secrets beside this one that the machine is to have, and has not, or that this host cannot decrypt.
+async fn lacking(
+    session: &Session,
+    name: &MachineName,
+    machine: &MachineSpec,
+    id: &SecretId,
+) -> Vec<SecretId> {
     let others = machine.secret.iter().filter(|other| *other != id);
-    others.filter(|other| !observed.has_secret(name, other)).cloned().collect()
+    let others: Vec<(MachineName, SecretId)> = others.map(|other| (name.clone(), other.clone())).collect();
+    let lost = session::lost(&session.disk, &others).await;
+    lost.into_iter().map(|((_, id), _)| id).collect()
+}
+
+fn tell_lacking(session: &Session, lacks: &[SecretId]) {
+    if !lacks.is_empty() {
+        session.note(format!("it lacks {} still: all is read at its next start", joined(lacks, ", ")));
+    }
 }
 
 /// Asks where a machine that runs restarts for it.
@@ -186,6 +207,10 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Those(&[&name])).await?;
     let there = session.observed.has_secret(&name, &id);
     let known = session.spec.machines.get(&name);
+    // What a definition asks for that cannot be read is not known.
+    if session.spec.broken.contains_key(&name) {
+        return Err(nobody(&session.spec, &name));
+    }
     if !there && !known.is_some_and(|machine| machine.secret.contains(&id)) {
         known.ok_or_else(|| nobody(&session.spec, &name))?;
         let has = session.observed.secrets_of(&name);
@@ -193,12 +218,16 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
             if has.is_empty() { "it has none".to_owned() } else { format!("it has: {}", joined(&has, ", ")) };
         return Err(Fault::new(format!("'{name}' has no secret {id}")).hint(hint));
     }
-    let change = match known {
+    let mut lacks = Vec::new();
+    let change = match known.filter(|machine| machine.secret.contains(&id)) {
         Some(machine) => {
             let mut machine = machine.clone();
             machine.secret.retain(|other| *other != id);
-            session.change(Scope::Machine(name.clone())).edit(&name, &machine)?
+            lacks = lacking(&session, &name, &machine, &id).await;
+            let waits = !session.held(|one| *one == name).is_empty();
+            session.change(scope(&name, &lacks, waits)).edit(&name, &machine)?
         }
+        // Nothing reads it.
         None => session.change(Scope::Records),
     };
     if there {
@@ -211,6 +240,7 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
     let change = if there { change.secret(&name, &id, None) } else { change };
     carry_out(&session, &name, change, args.yes).await?;
     session.say(format!("{name} has no secret {id} any more"));
+    tell_lacking(&session, &lacks);
     Ok(0)
 }
 

@@ -348,6 +348,7 @@ async fn whole(work: &Work<'_>, pending: &Pending, row: &mut Row) -> Result<(), 
     let back = way_back(&session, name, snapshot, args.within, &before);
     let aside = back.aside.clone();
     let plan = Plan { steps: steps(name, manager, args, back, &before), ..Plan::default() };
+    session.must_decrypt(&plan).await?;
     let done = apply::apply(&session.world(), &plan, &sys::command_line()).await;
     session.progress.end();
     if let Err(failure) = done {
