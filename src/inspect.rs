@@ -64,6 +64,7 @@ pub async fn host(
         pending: None,
         left_out: Vec::new(),
         lost_secrets: BTreeMap::new(),
+        now: sys::seconds_since_1970(),
         guests: BTreeMap::new(),
     };
     facts.observed.addresses = addresses?;

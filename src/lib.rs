@@ -4,6 +4,7 @@
 //! Deciding is pure; only [`sys`] touches the world, and nothing imports [`cli`].
 
 pub mod apply;
+pub mod backup;
 pub mod cli;
 pub mod doctor;
 pub mod emit;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::{
-    FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin, SECRETS_DIR,
-    SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
+    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin,
+    SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
 };
 use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
@@ -336,10 +336,19 @@ pub fn snapshots(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, sys::Error> {
     Ok(disk.folder(Path::new(SNAPSHOTS_DIR), |name| name.ends_with(".toml"))?)
 }
 
+/// What is known of backups, by path.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn backups(disk: &Disk) -> Result<BTreeMap<PathBuf, String>, sys::Error> {
+    Ok(disk.folder(Path::new(BACKUPS_DIR), |name| name.ends_with(".toml"))?)
+}
+
 /// Which trees are nsctl's, and which trees those of machines are.
 fn read_claims(observed: &mut Observed, disk: &Disk) -> Result<(), sys::Error> {
     observed.files.extend(disk.folder(Path::new(TREES_DIR), |_| true)?);
     observed.files.extend(snapshots(disk)?);
+    observed.files.extend(backups(disk)?);
     let defined = observed.files.keys().chain(observed.unreadable.keys());
     let machines = defined.filter_map(|path| match path.parent() {
         Some(folder) if folder == Path::new(MACHINES_DIR) => path.file_stem()?.to_str()?.parse().ok(),

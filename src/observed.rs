@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::History;
 use crate::emit::{ManagedFile, Origin, SECRETS_DIR};
 use crate::name::{IfName, MachineName};
 use crate::nftables::table::Difference;
@@ -359,6 +360,11 @@ impl Observed {
     pub fn snapshots_of(&self, name: &MachineName) -> BTreeMap<Label, Option<Record>> {
         let all = self.snapshots().into_iter();
         all.filter(|((machine, _), _)| machine == name).map(|((_, label), record)| (label, record)).collect()
+    }
+
+    /// What is known of a machine's backups.
+    pub fn history(&self, name: &MachineName) -> History {
+        self.file(&ManagedFile::Backups(name.clone()).path()).map(History::parse).unwrap_or_default()
     }
 
     /// The secrets of machines that are on this host, by machine and name; below a root, those of its files.

@@ -211,13 +211,12 @@ impl Keep {
         count.unwrap_or_default()
     }
 
-    pub fn faults(&self) -> Vec<String> {
+    /// In the table of this name.
+    pub fn faults(&self, table: &str) -> Vec<String> {
         let none = Every::ALL.iter().all(|every| self.of(*every) == 0);
-        none.then(|| {
-            "snapshots.keep: none would stay; `keep = { daily = 7 }` keeps those of a week".to_owned()
-        })
-        .into_iter()
-        .collect()
+        none.then(|| format!("{table}.keep: none would stay; `keep = {{ daily = 7 }}` keeps those of a week"))
+            .into_iter()
+            .collect()
     }
 
     /// Which of these moments have expired. The latest stays in any case.

@@ -9,11 +9,12 @@ use nsctl::manual::entries;
 use nsctl::spec::{Definitions, Spec, profile_path};
 
 /// A file with a key in some table that nobody knows: who says so names those that there are.
-const HOST: [(&str, &str); 11] = [
+const HOST: [(&str, &str); 12] = [
     ("", "zz = 1\n"),
     ("defaults", "[defaults]\nzz = 1\n"),
     ("defaults.limits", "[defaults.limits]\nzz = 1\n"),
     ("images", "[images]\nzz = 1\n"),
+    ("backup", "[backup]\nzz = 1\n"),
     ("dns", "[dns]\nzz = 1\n"),
     ("dns.push", "[dns.push]\nzz = 1\n"),
     ("bridge.BR", "[bridge.vbr0]\nzz = 1\n"),
@@ -22,13 +23,15 @@ const HOST: [(&str, &str); 11] = [
     ("uplink.wireguard", "[uplink]\ninterface = \"wg0\"\n[uplink.wireguard]\nzz = 1\n"),
     ("uplink.wireguard.peer", "[uplink]\ninterface = \"wg0\"\n[[uplink.wireguard.peer]]\nzz = 1\n"),
 ];
-const MACHINE: [(&str, &str); 7] = [
+const MACHINE: [(&str, &str); 9] = [
     ("", "zz = 1\n"),
     ("network", "[network]\nzz = 1\n"),
     ("limits", "[limits]\nzz = 1\n"),
     ("check", "[check]\nzz = 1\n"),
     ("snapshots", "[snapshots]\nzz = 1\n"),
     ("snapshots.keep", "[snapshots.keep]\nzz = 1\n"),
+    ("backup", "[backup]\nzz = 1\n"),
+    ("backup.keep", "[backup.keep]\nzz = 1\n"),
     ("expose", "[[expose]]\nzz = 1\n"),
 ];
 /// What has keys of the user's own, or of systemd's.

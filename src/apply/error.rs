@@ -32,6 +32,10 @@ pub enum StepError {
     NothingInstalled(String),
     #[error("{}", .0.join("; "))]
     NotAsBefore(Vec<String>),
+    #[error("it takes {needs} bytes, and there is room for {has} in /var/lib/machines")]
+    NoRoom { needs: u64, has: u64 },
+    #[error("the machine on trial: {0}")]
+    NoTrial(String),
     #[error("there is an image named '{0}' by now")]
     SnapshotTaken(String),
     #[error("'{0}' is a disk image: nothing can be put into it")]

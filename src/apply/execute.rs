@@ -9,13 +9,13 @@ use super::error::StepError;
 use super::executor::Performed;
 use super::start::start;
 use super::verify;
-use super::{Verified, World, links, trees, upgrade};
+use super::{Verified, World, backup, links, trees, upgrade};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_FILE, Origin};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
-use crate::spec::Bind;
+use crate::spec::{Bind, HealthCheck};
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
 use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, quota, together, tree};
@@ -76,8 +76,14 @@ pub async fn one(
             upgrade::restart_if_asked(world, bus?, machine, addresses).await?;
         }
         Step::WorksAsBefore { machine, before, check } => {
-            upgrade::works_as_before(bus?, machine, before, check.as_ref()).await?;
+            let limit = check.as_ref().map_or(upgrade::AGAIN_TIME, HealthCheck::within);
+            upgrade::works_as_before(bus?, machine, before, check.as_ref(), limit).await?;
         }
+        Step::Restore { machine, image, from, id, disk } => {
+            backup::restore(world, machine, image, (from, id), *disk).await?;
+        }
+        Step::Prove { image, trial } => backup::prove(world, bus?, image, trial).await?,
+        Step::EndProof { name } => backup::end_proof(world, bus?, name).await?,
         Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
         Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,

@@ -1,5 +1,6 @@
 //! Steps -> the world, with a journal, and undone in reverse when one fails.
 
+mod backup;
 mod error;
 mod execute;
 mod executor;

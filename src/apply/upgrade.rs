@@ -19,8 +19,8 @@ use crate::upgrade::{ASKS_FOR_RESTART, PREPARE, PackageManager, Vitals, WayBack}
 
 /// How long a machine whose upgrade is taken back may take to stop, before it is ended.
 const STOP_TIME: Duration = Duration::from_secs(10);
-/// How long a machine may take until it does again what it did.
-const AGAIN_TIME: Duration = Duration::from_secs(60);
+/// How long a machine may take until it does again what it did, where its check says nothing else.
+pub const AGAIN_TIME: Duration = Duration::from_secs(60);
 /// How long one may take of which a unit has failed: something else may start that again.
 const FAILED_TIME: Duration = Duration::from_secs(10);
 /// How long one that does not yet is left alone.
@@ -83,9 +83,9 @@ pub async fn works_as_before(
     machine: &MachineName,
     before: &Vitals,
     check: Option<&HealthCheck>,
+    limit: Duration,
 ) -> Result<(), StepError> {
     let begin = now();
-    let limit = check.map_or(AGAIN_TIME, HealthCheck::within);
     loop {
         let left = limit.saturating_sub(begin.elapsed()).max(LOOK);
         let (lost, has_failed) = lost(bus, machine, before, check.map(|check| (check, left))).await?;

@@ -18,12 +18,18 @@ use crate::visible::few;
 pub struct Fault {
     errors: Vec<(anyhow::Error, Vec<String>)>,
     is_usage: bool,
+    is_interrupt: bool,
 }
 
 impl Fault {
     /// A fault that is found at the command line itself.
     pub fn new(message: impl Into<String>) -> Fault {
         Fault::of(vec![(anyhow::Error::msg(message.into()), None)])
+    }
+
+    /// Somebody did not want to wait for the end.
+    pub fn interrupted() -> Fault {
+        Fault { is_interrupt: true, ..Fault::new("interrupted") }
     }
 
     /// The same, whatever the host is like.
@@ -33,7 +39,7 @@ impl Fault {
 
     fn of(errors: Vec<(anyhow::Error, Option<String>)>) -> Fault {
         let with_hints = |(error, hint): (_, Option<String>)| (error, hint.into_iter().collect());
-        Fault { errors: errors.into_iter().map(with_hints).collect(), is_usage: false }
+        Fault { errors: errors.into_iter().map(with_hints).collect(), is_usage: false, is_interrupt: false }
     }
 
     /// Fixes the last of the errors.
@@ -50,6 +56,14 @@ impl Fault {
     pub fn usage(mut self) -> Fault {
         self.is_usage = true;
         self
+    }
+
+    /// Whether nothing went wrong, and nobody wanted to wait for the end.
+    pub fn is_interrupt(&self) -> bool {
+        let interrupted = |error: &anyhow::Error| {
+            matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted { .. }))
+        };
+        self.is_interrupt || self.errors.iter().any(|(error, _)| interrupted(error))
     }
 
     /// The exit status: 2, as clap's own, for wrong usage.

@@ -27,6 +27,7 @@ mod host {
 mod machine {
     pub mod adopt;
     pub mod attach;
+    pub mod backup;
     pub mod clone;
     pub mod cp;
     pub mod create;
@@ -38,6 +39,7 @@ mod machine {
     pub mod look;
     mod origin;
     pub mod remove;
+    pub mod restore;
     pub mod rollback;
     pub mod run;
     pub mod secret;
@@ -45,6 +47,7 @@ mod machine {
     pub mod show;
     pub mod snapshot;
     pub mod upgrade;
+    pub mod verify;
     pub mod view;
 }
 
@@ -68,8 +71,8 @@ use crate::sys;
 pub use fault::Fault;
 use host::{deinit, doctor, explain, init, prune, reconcile, state};
 use machine::{
-    adopt, attach, clone, cp, create, edit, export, list, logs, remove, rollback, run, secret, shell, show,
-    snapshot, upgrade,
+    adopt, attach, backup, clone, cp, create, edit, export, list, logs, remove, restore, rollback, run,
+    secret, shell, show, snapshot, upgrade,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -176,6 +179,10 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Make a machine what it was at a snapshot
     Rollback(rollback::Rollback),
+    /// Keep machines off this host, and prove that they come back
+    Backup(backup::Backup),
+    /// Bring a machine back from a backup
+    Restore(restore::Restore),
     /// Upgrade the packages of machines, with a way back
     Upgrade(upgrade::Upgrade),
     /// Write a machine, definition and tree, to a file
@@ -263,6 +270,8 @@ impl Verb {
             Verb::Rename(args) => clone::rename(global, args).await,
             Verb::Snapshot(args) => snapshot::run(global, args).await,
             Verb::Rollback(args) => rollback::run(global, args).await,
+            Verb::Backup(args) => backup::run(global, args).await,
+            Verb::Restore(args) => restore::run(global, args).await,
             Verb::Upgrade(args) => upgrade::run(global, args).await,
             Verb::Export(args) => export::export(global, args).await,
             Verb::Import(args) => export::import(global, args).await,

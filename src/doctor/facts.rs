@@ -42,6 +42,8 @@ pub struct Facts {
     pub left_out: Vec<Refusal>,
     /// The command that was cut short, if one was.
     pub cut_short: Option<String>,
+    /// Seconds since 1970.
+    pub now: u64,
     /// Secrets that this host cannot decrypt, and why.
     pub lost_secrets: BTreeMap<(MachineName, SecretId), String>,
     /// Who reads the keys of tunnels.

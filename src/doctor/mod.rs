@@ -1,6 +1,7 @@
 //! What is wrong with a host and its machines: one subject a file, each a pure
 //! function of what was seen. Each finding is of a trap, which has a page.
 
+mod backups;
 mod bridges;
 pub mod facts;
 mod firewalls;
@@ -114,7 +115,7 @@ fn owner_of(path: &Path) -> Option<MachineName> {
 
 /// All that is wrong, the worst first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checks: [fn(&Facts) -> Vec<Finding>; 13] = [
+    let checks: [fn(&Facts) -> Vec<Finding>; 14] = [
         services::check,
         keys::check,
         forwarding::check,
@@ -127,6 +128,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         tunnel::check,
         records::check,
         secrets::check,
+        backups::check,
         guests::check,
     ];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(facts)).collect();

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Trap {
     AcceptRa,
     AddressTaken,
+    BackupOld,
+    BackupUnproved,
     BridgeNetfilter,
     CheckFails,
     CutShort,
@@ -65,6 +67,8 @@ impl Trap {
         match self {
             Trap::AcceptRa => page!("accept-ra"),
             Trap::AddressTaken => page!("address-taken"),
+            Trap::BackupOld => page!("backup-old"),
+            Trap::BackupUnproved => page!("backup-unproved"),
             Trap::BridgeNetfilter => page!("bridge-netfilter"),
             Trap::CheckFails => page!("check-fails"),
             Trap::CutShort => page!("cut-short"),
@@ -120,7 +124,8 @@ mod tests {
     use super::*;
 
     /// Every file that has findings.
-    const CHECKS: [&str; 13] = [
+    const CHECKS: [&str; 14] = [
+        include_str!("backups.rs"),
         include_str!("bridges.rs"),
         include_str!("firewalls.rs"),
         include_str!("forwarding.rs"),

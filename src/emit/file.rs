@@ -31,6 +31,8 @@ const NAT64_FILE: &str = "/var/lib/nsctl/nat64.conf";
 const DNS64_FILE: &str = "/etc/unbound/nsctl-dns64.conf";
 /// Loads the table at boot, and again when others flush all rules.
 pub const FIREWALL_UNIT: &str = "nsctl-firewall.service";
+const BACKUP_SERVICE: &str = "nsctl-backup@.service";
+const BACKUP_TIMER: &str = "nsctl-backup@.timer";
 const SNAPSHOT_SERVICE: &str = "nsctl-snapshot@.service";
 const SNAPSHOT_TIMER: &str = "nsctl-snapshot@.timer";
 /// What is bound into guests.
@@ -41,6 +43,8 @@ pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 pub const TREES_DIR: &str = "/var/lib/nsctl/trees";
 /// What is known of snapshots.
 pub const SNAPSHOTS_DIR: &str = "/var/lib/nsctl/snapshots";
+/// What is known of backups of machines, a file each.
+pub const BACKUPS_DIR: &str = "/var/lib/nsctl/backups";
 /// Secrets of machines, each encrypted by systemd-creds(1).
 pub const SECRETS_DIR: &str = "/etc/nsctl/secrets";
 /// Drop-ins of the pool's file, one a machine.
@@ -64,6 +68,8 @@ pub enum ManagedFile {
     Claim(MachineName),
     /// What is known of a snapshot of a machine.
     Snapshot(MachineName, Label),
+    /// When a machine was backed up, and proved, at last.
+    Backups(MachineName),
     /// What a machine gets as a credential of this name, encrypted.
     Secret(MachineName, SecretId),
     /// The host's names, with a block of ours.
@@ -92,6 +98,9 @@ pub enum ManagedFile {
     /// Take snapshots by themselves.
     SnapshotService,
     SnapshotTimer,
+    /// Make backups by themselves.
+    BackupService,
+    BackupTimer,
     /// Has those timers start with the host.
     TimersDropIn,
     NftablesDropIn,
@@ -138,7 +147,7 @@ pub enum Owner {
     Firewall,
     /// The names of machines.
     Names,
-    /// What takes snapshots of them by itself.
+    /// What takes snapshots of them, and backs them up, by itself.
     Snapshots,
     Bridge(IfName),
     /// Of a link that is a bridge's port: its file does not tell which bridge's.
@@ -187,6 +196,7 @@ impl ManagedFile {
             File::Snapshot(name, label) => {
                 (format!("{SNAPSHOTS_DIR}/{name}@{label}.toml").into(), machine(name), Nobody)
             }
+            File::Backups(name) => (format!("{BACKUPS_DIR}/{name}.toml").into(), machine(name), Nobody),
             File::Secret(name, id) => {
                 (format!("{SECRETS_DIR}/{name}@{id}.cred").into(), machine(name), Start)
             }
@@ -212,6 +222,8 @@ impl ManagedFile {
             File::BootDropIn => drop_in("sysinit.target", Firewall),
             File::SnapshotService => unit(SNAPSHOT_SERVICE.into(), Snapshots),
             File::SnapshotTimer => unit(SNAPSHOT_TIMER.into(), Snapshots),
+            File::BackupService => unit(BACKUP_SERVICE.into(), Snapshots),
+            File::BackupTimer => unit(BACKUP_TIMER.into(), Snapshots),
             File::TimersDropIn => drop_in("timers.target", Snapshots),
             File::NftablesDropIn => drop_in("nftables.service", Firewall),
             File::NftablesStart => (NFTABLES_START.into(), Firewall, Nobody),
@@ -269,6 +281,7 @@ impl ManagedFile {
                 let (name, label) = file.strip_suffix(".toml")?.split_once('@')?;
                 File::Snapshot(name.parse().ok()?, label.parse().ok()?)
             }
+            BACKUPS_DIR => File::Backups(named(".toml")?),
             SECRETS_DIR => {
                 let (name, id) = file.strip_suffix(".cred")?.split_once('@')?;
                 File::Secret(name.parse().ok()?, id.parse().ok()?)
@@ -291,6 +304,8 @@ impl ManagedFile {
             FIREWALL_UNIT => return Some(ManagedFile::FirewallUnit),
             SNAPSHOT_SERVICE => return Some(ManagedFile::SnapshotService),
             SNAPSHOT_TIMER => return Some(ManagedFile::SnapshotTimer),
+            BACKUP_SERVICE => return Some(ManagedFile::BackupService),
+            BACKUP_TIMER => return Some(ManagedFile::BackupTimer),
             nat64::TRANSLATOR => return Some(ManagedFile::Nat64Unit),
             nat64::RESOLVER => return Some(ManagedFile::Dns64Unit),
             _ => {}
@@ -335,6 +350,7 @@ impl ManagedFile {
                 | File::Claim(_)
                 | File::Snapshot(..)
                 | File::Secret(..)
+                | File::Backups(_)
                 | File::Hosts
                 | File::TunnelKey(..)
         )

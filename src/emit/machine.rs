@@ -18,7 +18,7 @@ use crate::visible::joined;
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Where the guest finds its network file. Not below /run: nspawn of systemd 252
 /// makes missing folders there as a user that the guest cannot be.
-const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
+pub(super) const GUEST_TARGET: &str = "/etc/systemd/network/05-nsctl.network";
 
 /// A guest's systemd stops mounting for a second once it has seen five changes of its mounts in
 /// one, and each boot has more: its sockets would wait for that (systemd 255 and later,
@@ -373,7 +373,7 @@ pub(super) fn words(all: impl IntoIterator<Item: ToString>) -> Option<String> {
 
 /// A variable in quotes of the kind that does not stand in it: nspawn knows no
 /// escapes here (the spec refuses a value that holds both kinds).
-fn quoted(key: &str, value: &str) -> String {
+pub(super) fn quoted(key: &str, value: &str) -> String {
     let quote = if value.contains('"') { '\'' } else { '"' };
     format!("{quote}{key}={value}{quote}")
 }

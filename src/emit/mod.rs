@@ -13,6 +13,7 @@ pub mod nat64;
 pub mod nftables_unit;
 mod origin;
 mod snapshots;
+mod trial;
 mod unit;
 pub mod wireguard;
 
@@ -21,14 +22,15 @@ use std::path::PathBuf;
 
 pub use bridge::UNTAGGED;
 pub use file::{
-    FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, GUEST_DIR, HOSTS_FILE, ManagedFile, NETWORK_DIR,
-    Owner, Reader, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR,
+    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, GUEST_DIR, HOSTS_FILE, ManagedFile,
+    NETWORK_DIR, Owner, Reader, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR,
 };
 pub use host::{kernels_own, switches, switches_of};
 pub use lan::LAN;
 use machine::MachineFiles;
 pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
+pub use trial::{TRIAL_DIR, Trial};
 pub use unit::{CREDENTIALS, DEVICES, DISK, LIMITS, OWN, forgotten, passes_on};
 
 use crate::pool::Leases;

@@ -78,6 +78,11 @@ fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
     ]
 }
 
+/// The settings of a unit that these limits make.
+pub fn limit_settings(name: &MachineName, limits: &Limits) -> impl Iterator<Item = (&'static str, String)> {
+    LIMITS.into_iter().zip(settings(name, limits)).filter_map(|(key, value)| Some((key, value?)))
+}
+
 impl MachineFiles<'_> {
     /// The unit's own settings: what it waits for, its limits.
     pub(super) fn drop_in(&self, attachment: &Attachment) -> String {
@@ -114,8 +119,8 @@ impl MachineFiles<'_> {
         let narrow = self.mtu().filter(|_| matches!(attachment, Attachment::Routed { .. }));
         let narrow = narrow.map(|mtu| inside(self.name, &format!("ip link set host0 mtu {mtu}")));
         ini = ini.section("Service");
-        for (key, value) in LIMITS.into_iter().zip(settings(self.name, &limits)) {
-            ini = ini.set_some(key, value);
+        for (key, value) in limit_settings(self.name, &limits) {
+            ini = ini.set(key, value);
         }
         let devices = self.machine.device.iter().map(|device| format!("{device} rw"));
         ini = ini.set_some(DEVICES, devices);

@@ -8,7 +8,7 @@ use super::{NewImage, Refusal, Scope, Swap, Wanted, guests, kept_beside, settle_
 use crate::emit::{ManagedFile, Owner, nftables_unit};
 use crate::name::MachineName;
 use crate::observed::Observed;
-use crate::pool::Pool;
+use crate::pool::{Lease, Pool};
 use crate::snapshot::image;
 use crate::spec::edit::{self, EditError};
 use crate::spec::{
@@ -120,6 +120,10 @@ impl<'o> Change<'o> {
             self.wanted.inputs.insert(kept, None);
         }
         self.wanted.take_over.extend(self.observed.edited(name));
+        let backups = ManagedFile::Backups(name.clone()).path();
+        if self.observed.file(&backups).is_some() {
+            self.wanted.inputs.insert(backups, None);
+        }
         self.drop_secrets(name)
     }
 
@@ -130,6 +134,7 @@ impl<'o> Change<'o> {
         let files = [
             (definition_path(name), definition_path(new)),
             (kept_beside(&nspawn(name)), kept_beside(&nspawn(new))),
+            (ManagedFile::Backups(name.clone()).path(), ManagedFile::Backups(new.clone()).path()),
         ];
         for (old, new) in files {
             if let Some(text) = self.observed.file(&old) {
@@ -167,6 +172,18 @@ impl<'o> Change<'o> {
         for (path, key) in keys {
             self.wanted.inputs.insert(path.clone(), Some(key.clone()));
             self.wanted.modes.insert(path.clone(), 0o640);
+        }
+        self
+    }
+
+    /// What it had of the pool before, where nobody else has it.
+    #[must_use]
+    pub fn lease_again(mut self, name: &MachineName, lease: Option<Lease>) -> Self {
+        if let (Some(lease), Some(pool), None) =
+            (lease, self.before.host.pool(), self.wanted.leases.get(name))
+        {
+            // Where it cannot be had, it gets another.
+            let _ = self.wanted.leases.lease(pool, name, Some(lease));
         }
         self
     }

@@ -89,6 +89,7 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::Claim(_)
         | ManagedFile::Snapshot(..)
         | ManagedFile::Secret(..)
+        | ManagedFile::Backups(_)
         | ManagedFile::Hosts
         | ManagedFile::Sysctl
         | ManagedFile::ModuleDropIn(_)
@@ -99,6 +100,8 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::BootDropIn
         | ManagedFile::SnapshotService
         | ManagedFile::SnapshotTimer
+        | ManagedFile::BackupService
+        | ManagedFile::BackupTimer
         | ManagedFile::TimersDropIn
         | ManagedFile::NftablesDropIn
         | ManagedFile::NftablesStart

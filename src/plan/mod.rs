@@ -190,6 +190,7 @@ impl Plan {
             | Step::RemoveSnapshot { .. }
             | Step::Upgrade { .. }
             | Step::Revert { .. }
+            | Step::EndProof { .. }
             | Step::RestartIfAsked { .. }
             | Step::RemoveImage { .. }
             | Step::Stop { .. }

@@ -24,6 +24,7 @@ impl Step {
         match self {
             Step::MakeTree { .. }
             | Step::Snapshot { .. }
+            | Step::Restore { .. }
             | Step::RemoveSnapshot { .. }
             | Step::SwapTree { .. }
             | Step::SwapBack { .. }
@@ -58,11 +59,12 @@ impl Step {
             | Step::DeleteLink { .. }
             | Step::FlushPort { .. }
             | Step::Move { .. } => Phase::Links,
-            Step::Stop { .. } | Step::Kill { .. } => Phase::Stopping,
+            Step::Stop { .. } | Step::Kill { .. } | Step::EndProof { .. } => Phase::Stopping,
             Step::Probe { .. } | Step::Start { .. } | Step::RestartIfAsked { .. } => Phase::Starting,
             Step::Answer { .. }
             | Step::LanAddress { .. }
             | Step::WorksAsBefore { .. }
+            | Step::Prove { .. }
             | Step::Check { .. } => Phase::Waiting,
         }
     }

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
-use crate::emit::{ManagedFile, TARGET_LINK, expose::Unit, wants_link};
+use crate::backup::BackupId;
+use crate::emit::{ManagedFile, TARGET_LINK, Trial, expose::Unit, wants_link};
 use crate::name::{IfName, MachineName};
 use crate::observed::{Sharing, TreeId};
 use crate::pool::{Planned, Prefix};
 use crate::provision::FirstBoot;
 use crate::snapshot::Label;
-use crate::spec::{Bind, HealthCheck};
+use crate::spec::{Bind, HealthCheck, Repository};
 use crate::upgrade::{PackageManager, Vitals, WayBack};
 
 /// What a machine's tree is made from.
@@ -97,6 +98,24 @@ pub enum Step {
         machine: MachineName,
         before: Vitals,
         check: Option<HealthCheck>,
+    },
+    /// Brings a machine's tree back from a backup, as an image.
+    Restore {
+        machine: MachineName,
+        image: String,
+        from: Repository,
+        id: BackupId,
+        /// What it may take of the disk, in bytes.
+        disk: Option<u64>,
+    },
+    /// Starts such a tree where nobody hears of it, waits until it does what the machine did, and ends it.
+    Prove {
+        image: String,
+        trial: Trial,
+    },
+    /// Ends it.
+    EndProof {
+        name: MachineName,
     },
     RenameTree {
         from: MachineName,
@@ -284,7 +303,10 @@ impl Step {
         match self.clone() {
             Step::Write { path, old, new, mode } => Some(Step::Write { path, old: new, new: old, mode }),
             Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
-            Step::Snapshot { image, .. } => Some(Step::RemoveSnapshot { image }),
+            Step::Snapshot { image, .. } | Step::Restore { image, .. } => {
+                Some(Step::RemoveSnapshot { image })
+            }
+            Step::Prove { trial, .. } => Some(Step::EndProof { name: trial.name }),
             Step::SwapTree { machine, aside, .. } => Some(Step::SwapBack { machine, aside }),
             Step::MoveTree { from, to } => Some(Step::MoveTree { from: to, to: from }),
             Step::Upgrade { machine, back, .. } => Some(Step::Revert { machine, back }),
@@ -321,6 +343,7 @@ impl Step {
             | Step::RemoveSnapshot { .. }
             | Step::SwapBack { .. }
             | Step::Revert { .. }
+            | Step::EndProof { .. }
             | Step::Kill { .. }
             | Step::Disclaim { .. } => None,
             // What it runs on by then is what the upgrade made.
@@ -399,6 +422,9 @@ impl Step {
                     | Step::Upgrade { .. }
                     | Step::RestartIfAsked { .. }
                     | Step::WorksAsBefore { .. }
+                    | Step::Restore { .. }
+                    | Step::Prove { .. }
+                    | Step::EndProof { .. }
             )
     }
 
@@ -408,6 +434,7 @@ impl Step {
             self,
             Step::MakeTree { .. }
                 | Step::Snapshot { .. }
+                | Step::Restore { .. }
                 | Step::RemoveSnapshot { .. }
                 | Step::SwapTree { .. }
                 | Step::SwapBack { .. }
@@ -427,6 +454,8 @@ impl Step {
             self,
             Step::MakeTree { .. }
                 | Step::Snapshot { .. }
+                | Step::Restore { .. }
+                | Step::Prove { .. }
                 | Step::Upgrade { .. }
                 | Step::Start { .. }
                 | Step::Listen { .. }

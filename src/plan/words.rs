@@ -49,6 +49,11 @@ impl Step {
             }
             Step::RestartIfAsked { machine, .. } => format!("restart '{machine}' if its guest asks for that"),
             Step::WorksAsBefore { machine, .. } => format!("wait until '{machine}' does what it did before"),
+            Step::Restore { machine, id, .. } => format!("bring '{machine}' back from its backup {id}"),
+            Step::Prove { .. } => {
+                "see that it starts, alone and without a network, and does what it did".into()
+            }
+            Step::EndProof { name } => format!("end '{name}'"),
             Step::RenameTree { from, to } => format!("rename the tree of '{from}' to '{to}'"),
             Step::Provision { machine, .. } => format!("make the tree of '{machine}' fit to boot unattended"),
             Step::Claim { machine } => format!("write down that the tree of '{machine}' is nsctl's"),

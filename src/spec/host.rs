@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, UplinkKind, VLANS};
+use super::{BackupTarget, Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, UplinkKind, VLANS};
 use crate::name::IfName;
 use crate::pool::{Lease, Pool, Prefix};
 
@@ -26,6 +26,8 @@ pub struct HostSpec {
     pub defaults: Defaults,
     #[serde(skip_serializing_if = "super::is_default")]
     pub images: Images,
+    /// Where backups of machines go.
+    pub backup: Option<BackupTarget>,
     /// How machines resolve names, and are resolved.
     pub dns: Option<Dns>,
     /// The bridges that nsctl makes.

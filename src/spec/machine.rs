@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use super::backup::BackupSchedule;
 use super::expose::Expose;
 use super::health::{HealthCheck, Restart};
 use super::ipv4::Ipv4;
@@ -14,7 +15,7 @@ use super::network::{BridgePort, Network, NetworkFault, network_fault};
 use super::port::OpenPort;
 use super::secret::SecretId;
 use crate::name::MachineName;
-use crate::snapshot::{Keep, Schedule};
+use crate::snapshot::Schedule;
 
 /// One machine, as its user wants it, and as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,8 @@ pub struct MachineSpec {
     pub check: Option<HealthCheck>,
     /// Snapshots that are taken by themselves.
     pub snapshots: Option<Schedule>,
+    /// Backups of it, off this host.
+    pub backup: Option<BackupSchedule>,
     /// Environment variables of the machine's PID 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -261,6 +264,7 @@ impl MachineSpec {
             limits: Limits::default(),
             check: None,
             snapshots: None,
+            backup: None,
             environment: BTreeMap::new(),
             expose: Vec::new(),
             nspawn: NspawnTable::new(),
@@ -367,7 +371,9 @@ impl MachineSpec {
         faults.extend(self.limits.faults());
         faults.extend(self.check.iter().flat_map(HealthCheck::faults));
         let keep = self.snapshots.iter().filter_map(|schedule| schedule.keep.as_ref());
-        faults.extend(keep.flat_map(Keep::faults));
+        faults.extend(keep.flat_map(|keep| keep.faults("snapshots")));
+        let keep = self.backup.iter().filter_map(|schedule| schedule.keep.as_ref());
+        faults.extend(keep.flat_map(|keep| keep.faults("backup")));
         if let Some(text) = self.description.as_deref().filter(|text| text.contains(char::is_control)) {
             faults.push(format!("the description {text:?} is not one plain line"));
         }

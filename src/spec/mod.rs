@@ -1,6 +1,7 @@
 //! What the user wants: nsctl.toml and machines.d/*.toml, parsed, defaulted and
 //! checked across machines.
 
+mod backup;
 mod binds;
 mod cross;
 pub mod edit;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use backup::{BackupSchedule, BackupTarget, Repository, RepositoryError};
 pub use binds::{Bind, sources};
 pub use expose::Expose;
 pub use health::{HealthCheck, Restart};

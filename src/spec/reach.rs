@@ -68,6 +68,7 @@ pub fn contain(machine: &mut MachineSpec) {
         limits: _,
         check: _,
         snapshots: _,
+        backup: _,
         environment: _,
         expose: _,
         nspawn,

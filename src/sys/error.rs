@@ -7,7 +7,7 @@ use super::build::BuildError;
 use super::carry::CarryError;
 use super::{
     BusError, CredentialError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError,
-    QuotaError,
+    QuotaError, ResticError, TrialError,
 };
 use crate::hint::Hint;
 
@@ -29,6 +29,8 @@ pub enum Error {
     Limit(#[from] LimitError),
     Mount(#[from] MountError),
     Quota(#[from] QuotaError),
+    Restic(#[from] ResticError),
+    Trial(#[from] TrialError),
 }
 
 impl Hint for Error {
@@ -48,6 +50,8 @@ impl Hint for Error {
             Error::Limit(error) => error.hint(),
             Error::Mount(error) => error.hint(),
             Error::Quota(error) => error.hint(),
+            Error::Restic(error) => error.hint(),
+            Error::Trial(error) => error.hint(),
         }
     }
 }

@@ -14,3 +14,13 @@ pub fn get(key: &str) -> Option<String> {
 pub fn set(key: &str, value: &str) -> std::io::Result<()> {
     fs::write(format!("/proc/sys/{key}"), value)
 }
+
+/// What tells this host from others (machine-id(5)).
+pub fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default()
+}
+
+/// What this host is called (hostname(7)).
+pub fn hostname() -> String {
+    get("kernel/hostname").unwrap_or_default().trim().to_owned()
+}

@@ -40,6 +40,8 @@ pub struct Lock {
 
 /// Whoever changes the host has this one.
 pub const OF_HOST: &str = "/var/lib/nsctl/lock";
+/// Who makes backups, or proves one: one at a time.
+pub const OF_BACKUPS: &str = "/var/lib/nsctl/backups.lock";
 /// Who makes images, which takes long and changes nothing else.
 pub const OF_IMAGES: &str = "/var/lib/nsctl/images.lock";
 

@@ -36,6 +36,15 @@ mod ioctl {
     }
 
     nix::ioctl_read!(get_subvolume, 0x94, 60, Subvolume);
+
+    /// linux/btrfs.h, `btrfs_ioctl_vol_args`.
+    #[repr(C)]
+    pub struct New {
+        pub fd: i64,
+        pub name: [u8; 4088],
+    }
+
+    nix::ioctl_write_ptr!(create_subvolume, 0x94, 14, New);
     // linux/btrfs.h, BTRFS_IOC_SUBVOL_GETFLAGS and SETFLAGS; linux/fs.h, FS_IOC_GETFLAGS and SETFLAGS.
     nix::ioctl_read!(get_subvolume_flags, 0x94, 25, u64);
     nix::ioctl_write_ptr!(set_subvolume_flags, 0x94, 26, u64);
@@ -119,6 +128,33 @@ pub fn is_there(name: &str) -> std::io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The names of all trees, also of those that machined hides.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn names() -> std::io::Result<Vec<String>> {
+    let entries = std::fs::read_dir("/var/lib/machines")?;
+    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// Makes an empty tree of this name, where it can be a subvolume, as machined's are; gives its path.
+///
+/// # Errors
+/// When there is one, or none can be made.
+pub fn make(name: &str) -> std::io::Result<PathBuf> {
+    let place = Path::new("/var/lib/machines").join(name);
+    let machines = File::open("/var/lib/machines")?;
+    let mut new = ioctl::New { fd: 0, name: [0; 4088] };
+    new.name.iter_mut().zip(name.bytes().take(255)).for_each(|(to, from)| *to = from);
+    // SAFETY: the kernel reads a value of ours that lives through the call, and whose name ends with a zero.
+    match unsafe { ioctl::create_subvolume(machines.as_raw_fd(), &raw const new) } {
+        Ok(_) => {}
+        Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::EPERM) => std::fs::create_dir(&place)?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(place)
 }
 
 /// Lets a snapshot's tree be written to: a subvolume is read-only as such, a folder or disk image is immutable

@@ -4,6 +4,7 @@
 mod adopted;
 mod alone;
 mod asks;
+mod backups;
 mod bad_disk;
 mod bad_input;
 mod bad_pool;
@@ -177,6 +178,7 @@ cases! {
     disk,
     snapshots once,
     upgrades,
+    backups once,
     upgrade_cut_short once,
     sizes,
     lost_state,

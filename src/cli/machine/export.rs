@@ -104,14 +104,7 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     let definition = edit::definition(&definition, &written, &machine, &profiles.of(&machine.profile))?;
     session.progress.end();
     text::err!("{}", text::sanitize(&format!("the definition of {name}:\n{}", definition.trim_end())));
-    let beyond = reach::reach(&machine);
-    if !beyond.is_empty() {
-        let list = beyond.join("\n  ");
-        text::err!(
-            "{}",
-            text::sanitize(&format!("it reaches beyond the machine (--no-privileges drops that):\n  {list}"))
-        );
-    }
+    told_reach(&machine);
     if !args.yes && !std::io::stdin().is_terminal() {
         return Err(Fault::new("nobody can be asked whether it may do that; nothing was changed")
             .hint(format!("read the definition above; `nsctl import --yes {}` grants it", file.display())));
@@ -134,9 +127,23 @@ pub async fn import(global: &Global, args: Import) -> Result<u8, Fault> {
     Ok(0)
 }
 
+/// What of it concerns more than the machine.
+pub fn told_reach(machine: &MachineSpec) {
+    let beyond = reach::reach(machine);
+    if !beyond.is_empty() {
+        let list = beyond.join("\n  ");
+        text::err!(
+            "{}",
+            text::sanitize(&format!(
+                "it reaches beyond the machine (`nsctl import --no-privileges` drops that):\n  {list}"
+            ))
+        );
+    }
+}
+
 /// A subnet that it had pinned elsewhere is none of this host's pool; and where machines have an
 /// address each, a host part means nothing.
-fn at_home_here(session: &Session, machine: &mut MachineSpec) {
+pub fn at_home_here(session: &Session, machine: &mut MachineSpec) {
     let pool = session.spec.host.pool();
     let pinned = machine.network.routed().and_then(|routed| routed.subnet);
     if let Some(subnet) = pinned.filter(|subnet| pool.is_none_or(|pool| !pool.contains(*subnet))) {

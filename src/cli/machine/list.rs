@@ -10,7 +10,7 @@ use crate::cli::machine::show::{duration, with_ages};
 use crate::cli::machine::view::Row;
 use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
-use crate::sys::usage;
+use crate::sys::{self, usage};
 
 /// Show all machines, those of others too
 #[derive(Debug, Args)]
@@ -50,6 +50,8 @@ enum Column {
     Check,
     /// What its tree takes of the disk, and what of that it shares; takes a while
     Disk,
+    /// How old the latest backup is, and when one was proved at last
+    Backup,
 }
 
 /// What is shown where nobody says, what goes first for want of room at the end.
@@ -155,6 +157,7 @@ impl Column {
                 0 => text::bytes(disk.own),
                 shared => format!("{}, {} shared", text::bytes(disk.own), text::bytes(shared)),
             })),
+            Column::Backup => row.backup.words(sys::seconds_since_1970()),
             Column::Memory => or_none(row.limits.as_ref().and_then(|limits| limits.memory.clone())),
         }
     }
@@ -166,6 +169,10 @@ impl Column {
             Column::Addresses => a.addresses.cmp(&b.addresses),
             // The largest first.
             Column::Disk => b.disk.cmp(&a.disk),
+            Column::Backup => {
+                let last = |row: &Row| row.backup.last.as_ref().map(|last| last.taken);
+                last(a).cmp(&last(b))
+            }
             _ => self.cell(a).cmp(&self.cell(b)),
         }
     }

@@ -1,5 +1,6 @@
 //! `nsctl show`: one machine, what was planned beside what is there.
 
+use crate::backup::History;
 use crate::cli::fault::unknown;
 use clap::Args;
 
@@ -11,7 +12,7 @@ use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::spec::{Expose, Limits, OpenPort, definition_path};
-use crate::sys::{Disk, processes};
+use crate::sys::{self, Disk, processes};
 
 /// Show one machine: what was planned, and what is there
 #[derive(Debug, Args)]
@@ -88,6 +89,8 @@ fn sheet(global: &Global, row: &Row) -> String {
         add("device", Some(device.clone()));
     }
     add("secrets", (!row.secret.is_empty()).then(|| text::joined(&row.secret, ", ")));
+    let has_backups = row.backup != History::default();
+    add("backup", has_backups.then(|| row.backup.words(sys::seconds_since_1970())));
     add("root's uid", row.uid_shift.map(|uid| uid.to_string()));
     for line in &row.drift {
         add("drift", Some(line.clone()));

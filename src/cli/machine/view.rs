@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv6Net;
 use serde::Serialize;
 
+use crate::backup::History;
 use crate::cli::report::CheckView;
 use crate::emit::ini::Ini;
 use crate::emit::{self, ManagedFile, Origin, Rendered};
@@ -58,6 +59,8 @@ pub struct Row {
     pub bind_read_only: Vec<String>,
     /// Devices of the host that it may use.
     pub device: Vec<String>,
+    /// What is known here of its backups.
+    pub backup: History,
     /// What its services get as credentials.
     pub secret: Vec<SecretId>,
     /// Its first process, seen from the host.
@@ -231,6 +234,7 @@ fn row(
         bind: definition.map(|m| m.bind.clone()).unwrap_or_default(),
         bind_read_only: definition.map(|m| m.bind_read_only.clone()).unwrap_or_default(),
         device: definition.map(|m| m.device.clone()).unwrap_or_default(),
+        backup: machine.as_ref().map(|machine| observed.history(machine)).unwrap_or_default(),
         secret: definition.map(|m| m.secret.clone()).unwrap_or_default(),
         pid: running.map(|running| running.leader),
         mac: mac(observed, machine.as_ref(), definition),

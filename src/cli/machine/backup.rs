@@ -1,0 +1,503 @@
+//! `nsctl backup`: machines, kept off this host, and the proof that they come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use futures_util::FutureExt;
+
+use crate::apply::{Interrupt, Listener};
+use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, host_tag, tags};
+use crate::cli::fault::{argument, unknown};
+use crate::cli::machine::snapshot::{Taking, moment, removal, take};
+use crate::cli::machine::verify::verify;
+use crate::cli::progress::Progress;
+use crate::cli::session::{About, Session, is_live, live_bus};
+use crate::cli::text::{self, joined, out};
+use crate::cli::{Fault, Global};
+use crate::emit::ManagedFile;
+use crate::name::MachineName;
+use crate::observe;
+use crate::observed::Observed;
+use crate::plan::{Plan, Step, usable_spec_of};
+use crate::snapshot::{Every, How, Keep, Label, image};
+use crate::spec::{MachineSpec, PROFILES_DIR, Profiles, Repository, Spec, profile_path, readable};
+use crate::sys::restic::Restic;
+use crate::sys::{Bus, Disk, Lock, ResticError, kernel, lock, tree, vitals};
+use crate::upgrade::Vitals;
+
+/// Keep machines off this host: their files, definitions and leases, in a repository of restic's
+///
+/// A snapshot is taken, restic(1) puts into the repository what that does not have yet, encrypted, and the snapshot goes
+/// again. /etc/nsctl/backup.password is what encrypts it.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Backup {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// The machines' names
+    #[arg(required_unless_present_any = ["all", "every"], value_name = "NAME", add = crate::cli::complete::machines())]
+    names: Vec<String>,
+    /// All of nsctl's machines
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Where to: /mnt/usb/nsctl, sftp:USER@HOST:/PATH, rest:https://HOST/, s3:… [default: [backup] of nsctl.toml]
+    #[arg(long, value_name = "REPOSITORY")]
+    to: Option<String>,
+    /// Let the machine stand still while its snapshot is taken
+    #[arg(long, conflicts_with = "stop")]
+    freeze: bool,
+    /// Stop the machine before its snapshot is taken, and start it again
+    #[arg(long)]
+    stop: bool,
+    /// Make those that are due so often, and delete those that have expired, as the timer does
+    #[arg(long, value_enum, conflicts_with_all = ["names", "all", "freeze", "stop"])]
+    every: Option<Every>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List the backups in a repository
+    List {
+        /// Those of this machine [default: all]
+        #[arg(add = crate::cli::complete::machines())]
+        name: Option<String>,
+        /// The repository [default: [backup] of nsctl.toml]
+        #[arg(long, value_name = "REPOSITORY")]
+        from: Option<String>,
+    },
+    /// Prove the latest backups: start each where nobody hears of it, see that it does what the machine did, and
+    /// delete that again
+    Verify {
+        /// The machines' names
+        #[arg(required_unless_present_any = ["all", "every"], value_name = "NAME", add = crate::cli::complete::machines())]
+        names: Vec<String>,
+        /// All machines that have been backed up from here
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+        /// The repository [default: [backup] of nsctl.toml]
+        #[arg(long, value_name = "REPOSITORY")]
+        from: Option<String>,
+        /// Prove those that are due so often, as the timer does
+        #[arg(long, value_enum, conflicts_with_all = ["names", "all"])]
+        every: Option<Every>,
+    },
+}
+
+pub async fn run(global: &Global, args: Backup) -> Result<u8, Fault> {
+    match args.verb {
+        Some(Verb::List { name, from }) => list(global, name.as_deref(), from.as_deref()).await,
+        Some(Verb::Verify { names, all, from, every }) => {
+            live_bus(global, "backups are proved").await?;
+            let due = match every {
+                Some(every) => scheduled(global, |machine| machine.backup.as_ref()?.verify, every)?,
+                None => named(global, &names, all)?,
+            };
+            each(global, &due, every.is_some(), async |name| verify(global, name, from.as_deref()).await)
+                .await
+        }
+        None => {
+            live_bus(global, "backups are made").await?;
+            let due = match args.every {
+                Some(every) => scheduled(global, |machine| machine.backup.as_ref()?.every, every)?,
+                None => named(global, &args.names, args.all)?,
+            };
+            let how = match (args.freeze, args.stop) {
+                (true, _) => How::Frozen,
+                (_, true) => How::Stopped,
+                _ => How::Running,
+            };
+            let is_scheduled = args.every.is_some();
+            let one =
+                async |name: &MachineName| save(global, name, args.to.as_deref(), how, is_scheduled).await;
+            each(global, &due, is_scheduled, one).await
+        }
+    }
+}
+
+/// One after the other; one that cannot be does not hold up the others.
+async fn each(
+    global: &Global,
+    due: &[MachineName],
+    is_scheduled: bool,
+    one: impl AsyncFn(&MachineName) -> Result<(), Fault>,
+) -> Result<u8, Fault> {
+    if due.is_empty() && !is_scheduled {
+        global.report.say("no machines");
+        return Ok(0);
+    }
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let mut interrupt = Interrupt::begin();
+    let disk = Disk::new(&global.root);
+    let progress = Progress::new(global);
+    // A large one takes its time, and a timer has it.
+    let wait = Duration::from_secs(if is_scheduled { 12 * 3600 } else { global.wait });
+    let tell = |holder: &str| progress.says(&format!("waiting for {holder}"));
+    let lock = tokio::select! {
+        lock = Lock::take(&disk, lock::OF_BACKUPS, wait, tell) => lock?,
+        () = interrupt.came() => return Err(Fault::interrupted()),
+    };
+    progress.end();
+    let mut status = 0;
+    for name in due {
+        if interrupt.came().now_or_never().is_some() {
+            return Err(Fault::interrupted());
+        }
+        if let Err(fault) = one(name).await {
+            if due.len() == 1 || fault.is_interrupt() {
+                return Err(fault);
+            }
+            global.report.fault(&fault);
+            status = 1;
+        }
+    }
+    drop(lock);
+    Ok(status)
+}
+
+/// The definitions, as far as they can be used.
+pub fn spec(global: &Global) -> Result<Spec, Fault> {
+    Ok(usable_spec_of(&observe::definitions(&Disk::new(&global.root))?).0)
+}
+
+fn named(global: &Global, names: &[String], all: bool) -> Result<Vec<MachineName>, Fault> {
+    if all {
+        return Ok(spec(global)?.machines.into_keys().collect());
+    }
+    let names: BTreeSet<MachineName> = names.iter().map(|name| argument(name)).collect::<Result<_, _>>()?;
+    Ok(names.into_iter().collect())
+}
+
+/// Those that a timer is due for.
+fn scheduled(
+    global: &Global,
+    of: impl Fn(&MachineSpec) -> Option<Every>,
+    every: Every,
+) -> Result<Vec<MachineName>, Fault> {
+    let machines = spec(global)?.machines.into_iter();
+    Ok(machines.filter(|(_, machine)| of(machine) == Some(every)).map(|(name, _)| name).collect())
+}
+
+/// The repository that was named, or that nsctl.toml names.
+pub fn repository(word: Option<&str>, spec: &Spec) -> Result<Repository, Fault> {
+    if let Some(word) = word {
+        return argument(word);
+    }
+    let known = spec.host.backup.as_ref().map(|target| target.to.clone());
+    known.ok_or_else(|| {
+        Fault::wrong("it is not known where backups are").hint(
+            "--to REPOSITORY, or --from, or in /etc/nsctl/nsctl.toml: [backup] to = \"sftp:USER@HOST:/PATH\"",
+        )
+    })
+}
+
+/// This host, and no other of its name.
+pub fn this_host() -> String {
+    host_tag(&kernel::machine_id())
+}
+
+async fn list(global: &Global, name: Option<&str>, from: Option<&str>) -> Result<u8, Fault> {
+    let only: Option<MachineName> = name.map(argument).transpose()?;
+    if !is_live(global) {
+        return Err(crate::cli::fault::live_only("backups are listed"));
+    }
+    let repository = repository(from, &spec(global)?)?;
+    let restic = Restic::of(&Disk::new(&global.root), &repository)?;
+    let all = restic.backups(only.as_ref()).await?;
+    if global.json {
+        global.report.answer(&all)?;
+        return Ok(0);
+    }
+    if all.is_empty() {
+        let of = only.map_or(String::new(), |name| format!(" of {name}"));
+        out!("no backups{of} at {}", text::sanitize(&repository.to_string()));
+        return Ok(0);
+    }
+    let cells = all.iter().map(|one| {
+        let why = if one.scheduled { "scheduled" } else { "" };
+        vec![
+            one.machine.to_string(),
+            one.id.to_string(),
+            moment(one.taken),
+            text::sanitize(&one.host),
+            why.to_owned(),
+        ]
+    });
+    out!("{}", text::table(&["MACHINE", "ID", "TAKEN", "HOST", "WHY"], &cells.collect::<Vec<_>>()));
+    Ok(0)
+}
+
+/// What the snapshot of a backup is told by, which goes again.
+const WHY: &str = "for a backup";
+
+/// Makes a backup of one machine.
+async fn save(
+    global: &Global,
+    name: &MachineName,
+    to: Option<&str>,
+    how: How,
+    is_scheduled: bool,
+) -> Result<(), Fault> {
+    let saved = save_once(global, name, to, how, is_scheduled).await;
+    // Who asked for it sees it.
+    if let Some(fault) = saved.as_ref().err().filter(|fault| is_scheduled && !fault.is_interrupt()) {
+        let why = fault.to_string();
+        note_down(global, name, |history| history.fails = Some(why)).await?;
+    }
+    let (restic, keep) = saved?;
+    // The backup is there, whatever becomes of the old ones.
+    match keep.filter(|_| is_scheduled) {
+        Some(keep) => expire(global, &restic, name, &keep).await,
+        None => Ok(()),
+    }
+}
+
+async fn save_once(
+    global: &Global,
+    name: &MachineName,
+    to: Option<&str>,
+    how: How,
+    is_scheduled: bool,
+) -> Result<(Restic, Option<Keep>), Fault> {
+    let spec = spec(global)?;
+    let machine = spec.machines.get(name).ok_or_else(|| nobody(&spec, name))?;
+    let repository = repository(to, &spec)?;
+    let disk = Disk::new(&global.root);
+    let restic = Restic::of(&disk, &repository)?;
+    // Before a machine is stopped for it.
+    if disk.tree(name.as_str()).is_none() && tree::is_there(name.as_str())? {
+        return Err(Fault::new(format!("'{name}' is a disk image, which is not backed up yet"))
+            .hint(format!("`nsctl export {name} FILE` writes it to a file")));
+    }
+    if !restic.is_there().await? {
+        let known = observe::backups(&disk)?;
+        let history = known.get(&ManagedFile::Backups(name.clone()).path());
+        let last = history.and_then(|text| History::parse(text).last);
+        // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
+        if is_scheduled || last.is_some_and(|last| last.to == repository.to_string()) {
+            return Err(ResticError::NoRepository(repository.to_string()).into());
+        }
+        restic.init().await?;
+        global.report.note(&format!("a new repository was made at {repository}"));
+        text::err!("note: a new repository was made at {}", text::sanitize(&repository.to_string()));
+    }
+    clear(global, name).await?;
+    let bus = live_bus(global, "backups are made").await?;
+    let vitals = vitals_of(global, &bus, name, machine).await?;
+    let taking = Taking { how, word: "backup-", why: Some(WHY.to_owned()), ..Taking::default() };
+    let label = take(global, name, taking).await?;
+    let profiles = profiles_of(&disk, &machine.profile)?;
+    let kept = keep(global, &restic, name, &label, (vitals, profiles), is_scheduled).await;
+    let (made, added) = match kept {
+        Ok(kept) => kept,
+        Err(fault) => {
+            clear(global, name).await?;
+            return Err(fault);
+        }
+    };
+    clear(global, name).await?;
+    let made = Made { to: repository.to_string(), ..made };
+    global.report.say(format!(
+        "{name} is backed up as {} at {repository}: {} of it were new",
+        made.id,
+        text::bytes(added)
+    ));
+    note_down(global, name, |history| (history.last, history.fails) = (Some(made), None)).await?;
+    Ok((restic, machine.backup.as_ref().and_then(|schedule| schedule.keep.clone())))
+}
+
+/// The texts of profiles: where the machine comes back, they may not be there.
+fn profiles_of(disk: &Disk, names: &[String]) -> Result<BTreeMap<String, String>, Fault> {
+    let mut texts = BTreeMap::new();
+    for name in names {
+        texts.extend(disk.read(&profile_path(name))?.map(|text| (name.clone(), text)));
+    }
+    Ok(texts)
+}
+
+fn nobody(spec: &Spec, name: &MachineName) -> Fault {
+    if let Some(problems) = spec.broken.get(name) {
+        return crate::spec::Problems(problems.clone()).into();
+    }
+    unknown(name.as_str(), spec.machines.keys().map(MachineName::as_str))
+}
+
+/// What it does before its snapshot is taken, if it runs: its proof must do as much.
+async fn vitals_of(
+    global: &Global,
+    bus: &Bus,
+    name: &MachineName,
+    machine: &MachineSpec,
+) -> Result<Option<Vitals>, Fault> {
+    let Some(leader) = bus.leader(name).await? else { return Ok(None) };
+    let seen = vitals::look(bus, name, leader, |vitals| vitals.at(&machine.open)).await.ok();
+    if seen.as_ref().is_none_or(|vitals| vitals.failed.is_none()) {
+        let note =
+            format!("what '{name}' does cannot be told: a proof of this backup sees only whether it boots");
+        global.report.note(&note);
+        text::err!("note: {note}");
+    }
+    Ok(seen)
+}
+
+/// How often a repository is tried that somebody else has for himself, and how long is waited in between.
+const LOCKED_TRIES: u32 = 60;
+const LOCKED_TIME: Duration = Duration::from_secs(10);
+
+/// Puts a snapshot into the repository.
+async fn keep(
+    global: &Global,
+    restic: &Restic,
+    name: &MachineName,
+    label: &Label,
+    (vitals, profiles): (Option<Vitals>, BTreeMap<String, String>),
+    is_scheduled: bool,
+) -> Result<(Made, u64), Fault> {
+    let disk = Disk::new(&global.root);
+    let observed = Observed { files: observe::snapshots(&disk)?, ..Default::default() };
+    let record = crate::cli::machine::snapshot::record_of(&observed, name, label)?;
+    let place = Path::new("/var/lib/machines").join(image(name, label));
+    let taken = record.taken;
+    let contents = Contents { record, vitals, profiles }.render();
+    let progress = Progress::new(global);
+    progress.at(&format!("back up '{name}'"));
+    let mut interrupt = Interrupt::begin();
+    let tags = tags(name, &this_host(), taken, is_scheduled);
+    let saving = async {
+        let mut tries = 0;
+        loop {
+            let saved = restic.save(name, &place, &contents, &tags, |part| progress.progresses(part)).await;
+            tries += 1;
+            // Who deletes old ones has it for himself meanwhile.
+            if !matches!(saved, Err(ResticError::Locked(_))) || tries == LOCKED_TRIES {
+                break saved;
+            }
+            progress.at("somebody else works with the repository");
+            tokio::time::sleep(LOCKED_TIME).await;
+        }
+    };
+    let saved = tokio::select! {
+        saved = saving => saved,
+        () = interrupt.came() => {
+            return Err(Fault::interrupted().hint("what is in the repository already is not sent again"));
+        }
+    };
+    progress.end();
+    let saved = saved?;
+    Ok((Made { taken, id: saved.id, to: String::new() }, saved.added))
+}
+
+/// Deletes the snapshots of backups, also those of who was killed.
+async fn clear(global: &Global, name: &MachineName) -> Result<(), Fault> {
+    let session = Session::begin(global, About::Nobody).await?;
+    let all = session.observed.snapshots_of(name);
+    let ours = all
+        .into_iter()
+        .filter(|(_, record)| record.as_ref().is_some_and(|record| record.why.as_deref() == Some(WHY)));
+    let labels: Vec<Label> = ours.map(|(label, _)| label).collect();
+    if !labels.is_empty() {
+        let steps = removal(&session.observed, name, &labels);
+        session.perform(&Plan { steps, ..Plan::default() }).await?;
+    }
+    session.progress.end();
+    Ok(())
+}
+
+/// Writes down what is known of a machine's backups; of one that is defined here.
+pub async fn note_down(
+    global: &Global,
+    name: &MachineName,
+    change: impl FnOnce(&mut History),
+) -> Result<(), Fault> {
+    let session = Session::begin(global, About::Nobody).await?;
+    if !session.spec.machines.contains_key(name) {
+        return Ok(());
+    }
+    let path = ManagedFile::Backups(name.clone()).path();
+    let old = session.observed.file(&path).map(str::to_owned);
+    let mut history = session.observed.history(name);
+    change(&mut history);
+    let steps = vec![Step::Write { path, old, new: Some(history.render()), mode: None }];
+    session.perform(&Plan { steps, ..Plan::default() }).await?;
+    session.progress.end();
+    Ok(())
+}
+
+/// Deletes the scheduled ones that no count keeps; of this host's.
+async fn expire(global: &Global, restic: &Restic, name: &MachineName, keep: &Keep) -> Result<(), Fault> {
+    let host = this_host();
+    let all = restic.backups(Some(name)).await?;
+    let own: Vec<&Kept> = all.iter().filter(|one| one.scheduled && one.on == host).collect();
+    let gone = keep.expired(&own.iter().map(|one| one.taken).collect::<Vec<_>>());
+    let ids: Vec<BackupId> =
+        own.iter().filter(|one| gone.contains(&one.taken)).map(|one| one.id.clone()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    restic.forget(&ids).await?;
+    global.report.say(format!("{name}: {} expired", joined(&ids, ", ")));
+    Ok(())
+}
+
+/// The backup that is meant: the latest of this host's, or of the only host that has some; or that with this id.
+pub async fn find(
+    restic: &Restic,
+    repository: &Repository,
+    name: &MachineName,
+    id: Option<&BackupId>,
+    host: Option<&str>,
+) -> Result<Kept, Fault> {
+    let mut all = restic.backups(Some(name)).await?;
+    let hosts: BTreeSet<String> = all.iter().map(|one| one.host.clone()).collect();
+    let nothing = || {
+        Fault::new(format!("there is no backup of '{name}' at {repository}"))
+            .hint("`nsctl backup list` shows what there is")
+    };
+    if let Some(id) = id {
+        all.retain(|one| one.id.begins_with(id));
+        return match all.len() {
+            1 => Ok(all.remove(0)),
+            0 => Err(Fault::new(format!("'{name}' has no backup {id} at {repository}"))
+                .hint(format!("`nsctl backup list {name}` shows them"))),
+            _ => Err(Fault::new(format!("several backups of '{name}' begin with {}", id.as_str()))
+                .hint("write more of it")),
+        };
+    }
+    let own = this_host();
+    let is_own = |one: &&Kept| one.on == own;
+    let host = match host {
+        Some(host) => host.to_owned(),
+        None if all.iter().any(|one| is_own(&one)) => {
+            return all.iter().rfind(is_own).cloned().ok_or_else(nothing);
+        }
+        None if hosts.len() > 1 => {
+            let hosts = joined(&hosts, ", ");
+            return Err(Fault::new(format!("several hosts have a backup of '{name}': {hosts}"))
+                .hint("--host HOST says which is meant"));
+        }
+        None => hosts.into_iter().next().ok_or_else(nothing)?,
+    };
+    all.into_iter().rfind(|one| one.host == host).ok_or_else(nothing)
+}
+
+/// The profiles of this host, and those of a backup that are not here.
+pub fn profiles_with(observed: &Observed, contents: &Contents) -> Profiles {
+    let mut files = observed.files.clone();
+    for (name, text) in &contents.profiles {
+        files.entry(profile_path(name)).or_insert_with(|| text.clone());
+    }
+    files.retain(|path, _| path.parent() == Some(Path::new(PROFILES_DIR)));
+    Profiles::read(&readable(&files))
+}
+
+/// What lies beside the tree of a backup.
+pub async fn contents_of(restic: &Restic, backup: &Kept) -> Result<Contents, Fault> {
+    let text = restic.contents(&backup.id).await?;
+    Contents::parse(&text).ok_or_else(|| {
+        Fault::new(format!("machine.toml in the backup {} cannot be read", backup.id))
+            .hint("was it made by a later nsctl? `restic dump` shows it")
+    })
+}

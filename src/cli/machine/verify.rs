@@ -1,0 +1,147 @@
+//! `nsctl backup verify`: the proof that a machine comes up from its backup.
+
+use crate::backup::{Backup, Contents, Proof, age};
+use crate::cli::fault::argument;
+use crate::cli::machine::backup::{contents_of, find, note_down, profiles_with, repository, spec, this_host};
+use crate::cli::machine::snapshot::moment;
+use crate::cli::session::{About, Session};
+use crate::cli::{Fault, Global};
+use crate::emit::{ManagedFile, Trial};
+use crate::name::MachineName;
+use crate::observe;
+use crate::plan::{Plan, Step};
+use crate::spec::{MachineSpec, Problems, Repository, bytes, definition_path, reach};
+use crate::sys::restic::Restic;
+use crate::sys::{self, Disk, pty, tree, trial};
+
+/// Proves the latest backup of a machine, and writes down what came of that.
+pub async fn verify(global: &Global, name: &MachineName, from: Option<&str>) -> Result<(), Fault> {
+    let spec = spec(global)?;
+    let repository = repository(from, &spec)?;
+    let disk = Disk::new(&global.root);
+    let restic = Restic::of(&disk, &repository)?;
+    let backup = find(&restic, &repository, name, None, None).await?;
+    // What somebody else put there nobody here has agreed to start.
+    if backup.on != this_host() {
+        return Err(Fault::new(format!("the backups of '{name}' at {repository} are of {}", backup.host))
+            .hint(format!("they are proved there; here, `nsctl restore {name} --as NEW` brings one back")));
+    }
+    let contents = contents_of(&restic, &backup).await?;
+    let profiles = profiles_with(&observe::definitions(&disk)?, &contents);
+    let written = profiles.machine(&definition_path(name), &contents.record.definition).map_err(Problems)?;
+    let machine = allowed(written, spec.machines.get(name));
+    let begun = sys::now();
+    let proved = prove(global, (name, &machine), contents, &backup, repository).await;
+    // What is not its own fault tells nothing of it.
+    let proved = match proved {
+        Err(Trouble::Elsewhere(fault)) => return Err(fault),
+        Err(Trouble::Proof(fault)) if fault.is_interrupt() => return Err(fault),
+        Err(Trouble::Proof(fault)) => Err(fault),
+        Ok(()) => Ok(()),
+    };
+    let (when, taken, id) = (sys::seconds_since_1970(), backup.taken, backup.id.clone());
+    let why = proved.as_ref().err().map(ToString::to_string);
+    note_down(global, name, |history| history.proof = Some(Proof { when, taken, id, why })).await?;
+    proved.map_err(|fault| {
+        fault.hint(format!(
+            "`nsctl restore {name} {} --as {name}-tried --no-start` brings it back to look into",
+            backup.id
+        ))
+    })?;
+    global.report.say(format!(
+        "{name} comes up from its backup {} of {}, {} old, and does what it did ({:.0} s)",
+        backup.id,
+        moment(backup.taken),
+        age(when, backup.taken),
+        begun.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// What it may do here is what its definition says today.
+fn allowed(mut machine: MachineSpec, today: Option<&MachineSpec>) -> MachineSpec {
+    match today {
+        Some(today) => {
+            machine.bind.retain(|bind| today.bind.contains(bind));
+            machine.bind_read_only.retain(|bind| today.bind_read_only.contains(bind));
+            machine.secret.retain(|id| today.secret.contains(id));
+            if machine.nspawn != today.nspawn {
+                machine.nspawn.clear();
+            }
+        }
+        None => {
+            reach::contain(&mut machine);
+            machine.secret.clear();
+        }
+    }
+    machine
+}
+
+/// Brings it back under a name that nobody else has, starts it, and deletes it again.
+async fn prove(
+    global: &Global,
+    (name, machine): (&MachineName, &MachineSpec),
+    contents: Contents,
+    backup: &Backup,
+    from: Repository,
+) -> Result<(), Trouble> {
+    // No label of a snapshot is that.
+    let image = format!(".{name}{TRIAL}");
+    // Of those who were killed at the very end.
+    for left in tree::names()?.into_iter().filter(|name| name.starts_with('.') && name.ends_with(TRIAL)) {
+        drop_tree(global, &left).await?;
+    }
+    let session = Session::begin(global, About::Nobody).await?;
+    let trial = trial(&session, (name, machine), contents)?;
+    let disk = session.spec.host.limits(machine).disk.as_deref().and_then(bytes);
+    let steps = vec![
+        Step::Restore { machine: name.clone(), image: image.clone(), from, id: backup.id.clone(), disk },
+        Step::Prove { image: image.clone(), trial },
+    ];
+    session.perform(&Plan { steps, ..Plan::default() }).await.map_err(Trouble::Proof)?;
+    drop(session);
+    Ok(drop_tree(global, &image).await?)
+}
+
+/// What a tree on trial is called, behind its machine.
+const TRIAL: &str = "@+trial";
+
+/// Why there is no proof.
+enum Trouble {
+    /// The backup did not do what it should.
+    Proof(Fault),
+    Elsewhere(Fault),
+}
+
+impl<E: Into<Fault>> From<E> for Trouble {
+    fn from(fault: E) -> Trouble {
+        Trouble::Elsewhere(fault.into())
+    }
+}
+
+fn trial(
+    session: &Session,
+    (name, machine): (&MachineName, &MachineSpec),
+    contents: Contents,
+) -> Result<Trial, Fault> {
+    let number = pty::random()? & 0xffff_ffff;
+    let own: MachineName = argument(&format!("trial-{number:08x}"))?;
+    let routed = machine.network.routed();
+    let address = routed.and_then(|routed| routed.planned(contents.record.lease?).address());
+    let secrets = machine.secret.iter().filter(|id| session.observed.has_secret(name, id));
+    let secrets: Vec<_> = secrets.cloned().collect();
+    let nspawn = session.observed.file(&ManagedFile::Nspawn(name.clone()).path());
+    let trial = Trial::of(own, machine, contents.vitals, address, trial::is_quiet);
+    let trial = trial.with_units(nspawn.unwrap_or_default());
+    Ok(trial.limited(name, &session.spec.host.limits(machine)).with_secrets(name, &secrets))
+}
+
+async fn drop_tree(global: &Global, image: &str) -> Result<(), Fault> {
+    let session = Session::begin(global, About::Nobody).await?;
+    if tree::is_there(image)? {
+        let steps = vec![Step::RemoveSnapshot { image: image.to_owned() }];
+        session.perform(&Plan { steps, ..Plan::default() }).await?;
+    }
+    session.progress.end();
+    Ok(())
+}
