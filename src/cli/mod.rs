@@ -39,6 +39,7 @@ mod machine {
     pub mod look;
     mod origin;
     pub mod remove;
+    pub mod repository;
     pub mod restore;
     pub mod rollback;
     pub mod run;

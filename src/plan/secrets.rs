@@ -114,3 +114,75 @@ pub fn needed(plan: &Plan, read: impl Fn(&Path) -> Option<String>) -> Vec<(Machi
     needed.dedup();
     needed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::ForeignStart;
+    use crate::plan::Scope;
+    use crate::spec::{Spec, readable};
+    use crate::state::State;
+
+    fn name() -> MachineName {
+        "web".parse().unwrap()
+    }
+
+    fn write(file: ManagedFile, new: &str) -> Step {
+        Step::Write { path: file.path(), old: None, new: Some(new.to_owned()), mode: None }
+    }
+
+    #[test]
+    fn what_a_start_needs_is_what_its_unit_will_say_and_the_plan_does_not_bring() {
+        let unit = |ids: &[&str]| {
+            let lines = ids.iter().map(|id| format!("{CREDENTIALS}={id}:/etc/nsctl/secrets/web@{id}.cred\n"));
+            format!("[Service]\n{}", lines.collect::<String>())
+        };
+        let start = Step::Start { machines: vec![name()], addresses: std::collections::BTreeMap::new() };
+        let ids = |steps: Vec<Step>, there: &[&str]| -> Vec<String> {
+            let text = unit(there);
+            let plan = Plan { steps, ..Plan::default() };
+            needed(&plan, |_| Some(text.clone())).into_iter().map(|(_, id)| id.to_string()).collect()
+        };
+        assert_eq!(ids(vec![start.clone()], &["a", "b"]), ["a", "b"]);
+        let drop_in = write(ManagedFile::UnitDropIn(name()), &unit(&["b", "c"]));
+        assert_eq!(ids(vec![drop_in.clone(), start.clone()], &["a"]), ["b", "c"]);
+        let fresh = write(ManagedFile::Secret(name(), "c".parse().unwrap()), "x");
+        assert_eq!(ids(vec![fresh, drop_in.clone(), start], &["a"]), ["b"]);
+        assert_eq!(ids(vec![drop_in], &["a"]), Vec::<String>::new(), "nothing starts");
+    }
+
+    /// What is refused where somebody else's file starts machines.
+    fn refused(path: &str, command: &str) -> Vec<String> {
+        let path_of = crate::spec::definition_path(&name());
+        let files = [(path_of, "secret = [\"db\"]\n[network]\nmode = \"routed\"\n".to_owned())].into();
+        let spec = Spec::parse(Some("pool = \"2001:db8:a::/48\""), &readable(&files)).unwrap();
+        let mut observed = Observed { files, ..Observed::default() };
+        let secret = ManagedFile::Secret(name(), "db".parse().unwrap()).path();
+        observed.files.insert(secret, "eA==".into());
+        observed.starts = vec![ForeignStart { path: path.into(), command: command.into() }];
+        let wanted = Wanted::new(spec, State::default(), Scope::All);
+        let machine = &wanted.spec.machines[&name()];
+        lacking(&name(), machine, &wanted, &observed).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn whoever_starts_a_machine_must_hand_its_secrets_on() {
+        const UNITS: &str = "/etc/systemd/system";
+        let with = "systemd-nspawn --load-credential=db:db --machine=%i";
+        for of in ["systemd-nspawn@web.service", "systemd-nspawn@.service"] {
+            let late = format!("{UNITS}/{of}.d/override.conf");
+            assert_eq!(refused(&late, with), Vec::<String>::new());
+            assert!(
+                refused(&late, "systemd-nspawn --load-credential=db:db2")[0].contains("hands it no secrets")
+            );
+            for early in [format!("{UNITS}/{of}.d/10-x.conf"), format!("{UNITS}/{of}")] {
+                assert!(refused(&early, with)[0].contains("take the place of that"), "{early}");
+            }
+        }
+        for others in
+            ["systemd-nspawn@db.service.d/x.conf", "systemd-nspawn@db.service", "x.service.d/x.conf"]
+        {
+            assert_eq!(refused(&format!("{UNITS}/{others}"), "x"), Vec::<String>::new(), "{others}");
+        }
+    }
+}

@@ -1,7 +1,79 @@
 //! What brings back what was before some steps, in the order in which it can be.
 
+use std::collections::BTreeMap;
+
 use super::{Stale, Step, unreachable};
 use crate::emit::ManagedFile;
+
+impl Step {
+    /// The step that undoes this one; none where nothing needs to be undone, or nothing can be.
+    pub fn inverse(&self) -> Option<Step> {
+        match self.clone() {
+            Step::Write { path, old, new, mode } => Some(Step::Write { path, old: new, new: old, mode }),
+            Step::MakeTree { to, .. } => Some(Step::RemoveImage { name: to, tree: None }),
+            Step::Snapshot { image, .. } | Step::Restore { image, .. } => {
+                Some(Step::RemoveSnapshot { image })
+            }
+            Step::Prove { trial, .. } => Some(Step::EndProof { name: trial.name }),
+            Step::SwapTree { machine, aside, .. } => Some(Step::SwapBack { machine, aside }),
+            Step::MoveTree { from, to } => Some(Step::MoveTree { from: to, to: from }),
+            Step::Upgrade { machine, back, .. } => Some(Step::Revert { machine, back }),
+            Step::RenameTree { from, to } => Some(Step::RenameTree { from: to, to: from }),
+            Step::Claim { machine } => Some(Step::Disclaim { machine }),
+            Step::Stop { machines } => Some(Step::Start { machines, addresses: BTreeMap::new() }),
+            Step::Start { machines, .. } => Some(Step::Kill { machines }),
+            Step::Listen { units } => Some(Step::Deafen { units }),
+            Step::Deafen { units } => Some(Step::Listen { units }),
+            Step::Inside { machine, old, new } => Some(Step::Inside { machine, old: new, new: old }),
+            Step::Limit { machine, old, new } => Some(Step::Limit { machine, old: new, new: old }),
+            Step::LimitDisk { machine, old, new } => Some(Step::LimitDisk { machine, old: new, new: old }),
+            Step::Bind { machine, binds, devices } => Some(Step::Unbind { machine, binds, devices }),
+            Step::Unbind { machine, binds, devices } => Some(Step::Bind { machine, binds, devices }),
+            Step::Enable { machines } => Some(Step::Disable { machines }),
+            Step::Disable { machines } => Some(Step::Enable { machines }),
+            Step::Switch { key, old, new } => Some(Step::Switch { key, old: new, new: old }),
+            Step::FilterVlans { bridge, on, was, places } => {
+                (on != was).then_some(Step::FilterVlans { bridge, on: was, was: on, places })
+            }
+            // networkd makes one that was there before anew, of the files that it reads then.
+            Step::BridgeUp { bridge: name, is_new: true, .. } | Step::TunnelUp { link: name, .. } => {
+                Some(Step::DeleteLink { name })
+            }
+            // Who has read the files reads them again once they are back.
+            Step::ReloadSystemd { .. }
+            | Step::ReloadNetworkd
+            | Step::ReloadFirewall { .. }
+            | Step::RestartResolved => None,
+            // It goes with the tree.
+            Step::Provision { .. } => None,
+            // What is gone for good, and what only undoes.
+            Step::RemoveImage { .. }
+            | Step::RemoveSnapshot { .. }
+            | Step::SwapBack { .. }
+            | Step::Revert { .. }
+            | Step::EndProof { .. }
+            | Step::Kill { .. }
+            | Step::Disclaim { .. } => None,
+            // What it runs on by then is what the upgrade made.
+            Step::RestartIfAsked { .. } | Step::WorksAsBefore { .. } => None,
+            Step::Move { machine, link, bridge, from: Some(from) } => {
+                Some(Step::Move { machine, link, bridge: from, from: Some(bridge) })
+            }
+            // networkd puts back what its files say.
+            Step::DropUnreachable { .. }
+            | Step::DeleteLink { .. }
+            | Step::FlushPort { .. }
+            | Step::Move { from: None, .. } => None,
+            Step::BridgeUp { is_new: false, .. } => None,
+            Step::PoolRoute { .. }
+            | Step::Delegation
+            | Step::Probe { .. }
+            | Step::Answer { .. }
+            | Step::LanAddress { .. }
+            | Step::Check { .. } => None,
+        }
+    }
+}
 
 /// The steps that bring back what was before `done`, the first `done.len()`
 /// steps of a plan. systemd and networkd read their files again as soon as

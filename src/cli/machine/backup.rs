@@ -8,23 +8,24 @@ use clap::{Args, Subcommand};
 use futures_util::FutureExt;
 
 use crate::apply::{Interrupt, Listener};
-use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, host_tag, tags};
+use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, tags};
 use crate::cli::fault::{argument, unknown};
-use crate::cli::machine::snapshot::{Taking, moment, removal, take};
+use crate::cli::machine::repository::{list, repository, spec, this_host};
+use crate::cli::machine::snapshot::{Taking, removal, take};
 use crate::cli::machine::verify::verify;
 use crate::cli::progress::Progress;
-use crate::cli::session::{About, Session, is_live, live_bus};
-use crate::cli::text::{self, joined, out};
+use crate::cli::session::{About, Session, live_bus};
+use crate::cli::text::{self, joined};
 use crate::cli::{Fault, Global};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Plan, Step, usable_spec_of};
+use crate::plan::{Plan, Step};
 use crate::snapshot::{Every, How, Keep, Label, image};
-use crate::spec::{MachineSpec, PROFILES_DIR, Profiles, Repository, Spec, profile_path, readable};
+use crate::spec::{MachineSpec, Spec, profile_path};
 use crate::sys::restic::Restic;
-use crate::sys::{Bus, Disk, Lock, ResticError, kernel, lock, tree, vitals};
+use crate::sys::{Bus, Disk, Lock, ResticError, lock, tree, vitals};
 use crate::upgrade::Vitals;
 
 /// Keep machines off this host: their files, definitions and leases, in a repository of restic's
@@ -158,11 +159,6 @@ async fn each(
     Ok(status)
 }
 
-/// The definitions, as far as they can be used.
-pub fn spec(global: &Global) -> Result<Spec, Fault> {
-    Ok(usable_spec_of(&observe::definitions(&Disk::new(&global.root))?).0)
-}
-
 fn named(global: &Global, names: &[String], all: bool) -> Result<Vec<MachineName>, Fault> {
     if all {
         return Ok(spec(global)?.machines.into_keys().collect());
@@ -179,55 +175,6 @@ fn scheduled(
 ) -> Result<Vec<MachineName>, Fault> {
     let machines = spec(global)?.machines.into_iter();
     Ok(machines.filter(|(_, machine)| of(machine) == Some(every)).map(|(name, _)| name).collect())
-}
-
-/// The repository that was named, or that nsctl.toml names.
-pub fn repository(word: Option<&str>, spec: &Spec) -> Result<Repository, Fault> {
-    if let Some(word) = word {
-        return argument(word);
-    }
-    let known = spec.host.backup.as_ref().map(|target| target.to.clone());
-    known.ok_or_else(|| {
-        Fault::wrong("it is not known where backups are").hint(
-            "--to REPOSITORY, or --from, or in /etc/nsctl/nsctl.toml: [backup] to = \"sftp:USER@HOST:/PATH\"",
-        )
-    })
-}
-
-/// This host, and no other of its name.
-pub fn this_host() -> String {
-    host_tag(&kernel::machine_id())
-}
-
-async fn list(global: &Global, name: Option<&str>, from: Option<&str>) -> Result<u8, Fault> {
-    let only: Option<MachineName> = name.map(argument).transpose()?;
-    if !is_live(global) {
-        return Err(crate::cli::fault::live_only("backups are listed"));
-    }
-    let repository = repository(from, &spec(global)?)?;
-    let restic = Restic::of(&Disk::new(&global.root), &repository)?;
-    let all = restic.backups(only.as_ref()).await?;
-    if global.json {
-        global.report.answer(&all)?;
-        return Ok(0);
-    }
-    if all.is_empty() {
-        let of = only.map_or(String::new(), |name| format!(" of {name}"));
-        out!("no backups{of} at {}", text::sanitize(&repository.to_string()));
-        return Ok(0);
-    }
-    let cells = all.iter().map(|one| {
-        let why = if one.scheduled { "scheduled" } else { "" };
-        vec![
-            one.machine.to_string(),
-            one.id.to_string(),
-            moment(one.taken),
-            text::sanitize(&one.host),
-            why.to_owned(),
-        ]
-    });
-    out!("{}", text::table(&["MACHINE", "ID", "TAKEN", "HOST", "WHY"], &cells.collect::<Vec<_>>()));
-    Ok(0)
 }
 
 /// What the snapshot of a backup is told by, which goes again.
@@ -440,64 +387,4 @@ async fn expire(global: &Global, restic: &Restic, name: &MachineName, keep: &Kee
     restic.forget(&ids).await?;
     global.report.say(format!("{name}: {} expired", joined(&ids, ", ")));
     Ok(())
-}
-
-/// The backup that is meant: the latest of this host's, or of the only host that has some; or that with this id.
-pub async fn find(
-    restic: &Restic,
-    repository: &Repository,
-    name: &MachineName,
-    id: Option<&BackupId>,
-    host: Option<&str>,
-) -> Result<Kept, Fault> {
-    let mut all = restic.backups(Some(name)).await?;
-    let hosts: BTreeSet<String> = all.iter().map(|one| one.host.clone()).collect();
-    let nothing = || {
-        Fault::new(format!("there is no backup of '{name}' at {repository}"))
-            .hint("`nsctl backup list` shows what there is")
-    };
-    if let Some(id) = id {
-        all.retain(|one| one.id.begins_with(id));
-        return match all.len() {
-            1 => Ok(all.remove(0)),
-            0 => Err(Fault::new(format!("'{name}' has no backup {id} at {repository}"))
-                .hint(format!("`nsctl backup list {name}` shows them"))),
-            _ => Err(Fault::new(format!("several backups of '{name}' begin with {}", id.as_str()))
-                .hint("write more of it")),
-        };
-    }
-    let own = this_host();
-    let is_own = |one: &&Kept| one.on == own;
-    let host = match host {
-        Some(host) => host.to_owned(),
-        None if all.iter().any(|one| is_own(&one)) => {
-            return all.iter().rfind(is_own).cloned().ok_or_else(nothing);
-        }
-        None if hosts.len() > 1 => {
-            let hosts = joined(&hosts, ", ");
-            return Err(Fault::new(format!("several hosts have a backup of '{name}': {hosts}"))
-                .hint("--host HOST says which is meant"));
-        }
-        None => hosts.into_iter().next().ok_or_else(nothing)?,
-    };
-    all.into_iter().rfind(|one| one.host == host).ok_or_else(nothing)
-}
-
-/// The profiles of this host, and those of a backup that are not here.
-pub fn profiles_with(observed: &Observed, contents: &Contents) -> Profiles {
-    let mut files = observed.files.clone();
-    for (name, text) in &contents.profiles {
-        files.entry(profile_path(name)).or_insert_with(|| text.clone());
-    }
-    files.retain(|path, _| path.parent() == Some(Path::new(PROFILES_DIR)));
-    Profiles::read(&readable(&files))
-}
-
-/// What lies beside the tree of a backup.
-pub async fn contents_of(restic: &Restic, backup: &Kept) -> Result<Contents, Fault> {
-    let text = restic.contents(&backup.id).await?;
-    Contents::parse(&text).ok_or_else(|| {
-        Fault::new(format!("machine.toml in the backup {} cannot be read", backup.id))
-            .hint("was it made by a later nsctl? `restic dump` shows it")
-    })
 }

@@ -2,7 +2,8 @@
 
 use crate::backup::{Backup, Contents, Proof, age};
 use crate::cli::fault::argument;
-use crate::cli::machine::backup::{contents_of, find, note_down, profiles_with, repository, spec, this_host};
+use crate::cli::machine::backup::note_down;
+use crate::cli::machine::repository::{contents_of, find, profiles_with, repository, spec, this_host};
 use crate::cli::machine::snapshot::moment;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
