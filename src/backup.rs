@@ -146,12 +146,23 @@ impl Listed {
 pub struct Contents {
     #[serde(flatten)]
     pub record: Record,
+    /// How widely its definition may be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
     /// What the machine did when its snapshot was taken; none: it did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vitals: Option<Vitals>,
-    /// The texts of the profiles that its definition names.
+    /// The profiles that its definition names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub profiles: BTreeMap<String, String>,
+    pub profiles: BTreeMap<String, ProfileText>,
+}
+
+/// A profile as it was, and how widely it might be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileText {
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 impl Contents {
@@ -283,7 +294,8 @@ mod tests {
             let contents = Contents {
                 record: record.clone(),
                 vitals,
-                profiles: [("a".to_owned(), "open = []\n".to_owned())].into(),
+                mode: Some(0o640),
+                profiles: [("a".to_owned(), ProfileText { text: "open = []\n".into(), mode: None })].into(),
             };
             assert_eq!(Contents::parse(&contents.render()), Some(contents));
         }

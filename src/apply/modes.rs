@@ -37,7 +37,12 @@ pub fn settled(disk: &Disk, plan: &Plan) -> Plan {
         let known = definitions.get(&machine).copied();
         let known = known.or_else(|| disk.mode(&definition_path(&machine)));
         let shared = profiles(disk, &machine, texts.get(&machine));
-        *mode = known.map(|most| most_of(&file, most & shared));
+        // What is known to be narrower stays so.
+        let most = known.map(|most| most_of(&file, most & shared));
+        *mode = match (most, *mode) {
+            (Some(most), Some(mode)) => Some(most & mode),
+            (most, mode) => most.or(mode),
+        };
     }
     plan
 }

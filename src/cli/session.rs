@@ -296,17 +296,13 @@ impl Session {
     /// Nothing is brought down that could not start again: systemd must be able to decrypt what the machines that a
     /// plan starts have for secrets.
     pub async fn must_decrypt(&self, plan: &Plan) -> Result<(), Fault> {
-        let lost = lost(&self.disk, &needed(plan, |path| self.disk.read(path).ok().flatten())).await;
-        let refusal = |((name, id), why): ((MachineName, SecretId), String)| {
-            let what = format!("'{name}' could not start: its secret {id} {why}");
-            Refusal::of(
-                &name,
-                what,
-                format!("`nsctl secret set {name} {id}` gives it that again; nothing was changed"),
-            )
-        };
-        let refusals: Vec<Refusal> = lost.into_iter().map(refusal).collect();
+        let refusals = self.undecrypted(plan).await;
         if refusals.is_empty() { Ok(()) } else { Err(refusals.into()) }
+    }
+
+    /// Machines that a plan starts, and that could not start.
+    pub async fn undecrypted(&self, plan: &Plan) -> Vec<Refusal> {
+        undecrypted(&self.disk, plan).await
     }
 
     /// Lets others change the host while a machine is only looked at.
@@ -337,6 +333,20 @@ fn with_starts(disk: &Disk, observed: Observed, spec: &Spec, about: About<'_>) -
         About::Everybody => observe::foreign_starts(disk, has_secrets),
     };
     Observed { starts, ..observed }
+}
+
+/// Machines that a plan starts, and that could not start, as systemd could not decrypt what they have for secrets.
+pub async fn undecrypted(disk: &Disk, plan: &Plan) -> Vec<Refusal> {
+    let lost = lost(disk, &needed(plan, |path| disk.read(path).ok().flatten())).await;
+    let refusal = |((name, id), why): ((MachineName, SecretId), String)| {
+        let what = format!("'{name}' could not start: its secret {id} {why}");
+        Refusal::of(
+            &name,
+            what,
+            format!("`nsctl secret set {name} {id}` gives it that again; nothing was changed"),
+        )
+    };
+    lost.into_iter().map(refusal).collect()
 }
 
 /// Those of these secrets that are not here, or that this host cannot decrypt, and why.

@@ -71,7 +71,6 @@ fn backup_service() -> Ini {
     let unit = service("Make %i backups of machines", "man:nsctl-backup(1)");
     behind(unit.set("Wants", "network-online.target").set("After", "network-online.target"))
         .set("ExecStart", "nsctl backup --every %i")
-        .set("ExecStart", "nsctl backup verify --every %i")
 }
 
 fn timer_unit(description: &str, delay: u32) -> Ini {

@@ -27,6 +27,10 @@ pub struct Trial {
     /// Settings of its unit, and words for nspawn: what it may take, and its secrets.
     pub properties: Vec<String>,
     pub words: Vec<String>,
+    /// What its link has, for a guest that reads no file of networkd's.
+    pub addresses: Vec<String>,
+    /// Whether the machine ran when it was backed up.
+    pub ran: bool,
     pub before: Vitals,
     pub check: Option<HealthCheck>,
 }
@@ -60,10 +64,12 @@ impl Trial {
         network = network.set("LinkLocalAddressing", "ipv6").set("IPv6AcceptRA", "no").set("DHCP", "no");
         // Who had one of the LAN's, or of a prefix that changes, has some other.
         let address = address.unwrap_or(Ipv6Addr::new(0xfd6e, 0x7363, 0x746c, 0, 0, 0, 0, 2));
-        for address in [format!("{address}/64"), "192.0.2.2/24".to_owned()] {
+        let addresses = vec![format!("{address}/64"), "192.0.2.2/24".to_owned()];
+        for address in &addresses {
             network = network.section("Address").set("Address", address);
             network = network.set("DuplicateAddressDetection", "none");
         }
+        let ran = before.is_some();
         let mut before = before.unwrap_or_default();
         // A guest without networkd has none here.
         before.has_address = false;
@@ -73,6 +79,8 @@ impl Trial {
             network: network.render(),
             properties: Vec::new(),
             words: Vec::new(),
+            addresses,
+            ran,
             before,
             check: machine.check.clone(),
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -23,6 +24,9 @@ const CACHE: &str = "/var/cache/nsctl/restic";
 const PLACE: &str = "/run/nsctl/backup";
 /// What is beside the tree in a backup.
 const CONTENTS: &str = "machine.toml";
+/// How often a repository is tried that somebody else has for himself, and how long is waited in between.
+const LOCKED_TRIES: u32 = 60;
+const LOCKED_TIME: Duration = Duration::from_secs(10);
 /// No record of ours is larger.
 const CONTENTS_LIMIT: u64 = 4 << 20;
 
@@ -149,8 +153,23 @@ impl Restic {
         ResticError::Failed { at, said: last.replace(self.repository.as_str(), &self.repository.to_string()) }
     }
 
+    /// Tries again as long as somebody else has the repository for himself: who deletes old backups does.
+    async fn patiently<T>(&self, one: impl AsyncFn() -> Result<T, ResticError>) -> Result<T, ResticError> {
+        for _ in 1..LOCKED_TRIES {
+            match one().await {
+                Err(ResticError::Locked(_)) => tokio::time::sleep(LOCKED_TIME).await,
+                done => return done,
+            }
+        }
+        one().await
+    }
+
     /// What it says to these words.
     async fn ask(&self, words: &[&str]) -> Result<String, ResticError> {
+        self.patiently(async || self.ask_once(words).await).await
+    }
+
+    async fn ask_once(&self, words: &[&str]) -> Result<String, ResticError> {
         let output = self.command(words).output().await.map_err(ResticError::Run)?;
         if !output.status.success() {
             return Err(self.failed(&String::from_utf8_lossy(&output.stderr)));
@@ -243,13 +262,24 @@ impl Restic {
         tags: &[String],
         hears: impl Fn(f64),
     ) -> Result<Saved, ResticError> {
+        self.ask(&["unlock"]).await?;
+        self.patiently(async || self.save_once(machine, tree, contents, tags, &hears).await).await
+    }
+
+    async fn save_once(
+        &self,
+        machine: &MachineName,
+        tree: &Path,
+        contents: &str,
+        tags: &[String],
+        hears: &impl Fn(f64),
+    ) -> Result<Saved, ResticError> {
         const SCRIPT: &str = "mount -t tmpfs -o size=8m,mode=0700 tmpfs \"$1\"
              mkdir \"$1/tree\"; mount --bind \"$2\" \"$1/tree\"; mount -o remount,bind,ro \"$1/tree\"
              cat > \"$1/machine.toml\"; test \"$(wc -c < \"$1/machine.toml\")\" -eq \"$3\"
              cd \"$1\"; shift 3; exec setpriv --pdeathsig KILL restic \"$@\" < /dev/null";
         let tags = tags.join(",");
         // The entries of the place, and not the place itself: who restores by hand finds them where he says.
-        self.ask(&["unlock"]).await?;
         // Who was killed while he wrote leaves no machine.toml that looks whole.
         let (length, host) = (contents.len().to_string(), crate::sys::kernel::hostname());
         let words = [&length, "--json", "backup", "--host", &host, "--tag", &tags, CONTENTS, "tree"];
@@ -349,8 +379,11 @@ impl Restic {
         let mut words = vec!["restore", id.as_str(), "--target", &place];
         // Restic 0.14 does not know it: what was never written takes room then.
         words.extend(self.knows_sparse().await.then_some("--sparse"));
-        let child = self.inside(machine, tree, SCRIPT, &words)?.spawn().map_err(ResticError::Run)?;
-        self.end(child).await
+        let restore = async || {
+            let child = self.inside(machine, tree, SCRIPT, &words)?.spawn().map_err(ResticError::Run)?;
+            self.end(child).await
+        };
+        self.patiently(restore).await
     }
 
     /// Forgets backups, and what only they had.

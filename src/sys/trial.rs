@@ -45,10 +45,12 @@ const LOOKED_AT: usize = 20_000;
 /// Whether somebody who sees this of the host, to read, can have nobody on it do anything: neither is it a socket or a
 /// pipe, nor is one in it, as far as that can be seen.
 pub fn is_quiet(path: &Path) -> bool {
+    // nspawn follows links.
+    let Ok(path) = path.canonicalize() else { return false };
     if path.starts_with("/run") || path.starts_with("/var/run") || path.starts_with("/dev") {
         return false;
     }
-    let mut todo = vec![path.to_owned()];
+    let mut todo = vec![path];
     let mut left = LOOKED_AT;
     while let Some(path) = todo.pop() {
         let Ok(meta) = std::fs::symlink_metadata(&path) else { return false };
@@ -101,12 +103,21 @@ pub async fn start(image: &str, trial: &Trial) -> Result<(), TrialError> {
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn give_link(leader: u32) -> Result<(), TrialError> {
+pub async fn give_link(leader: u32, addresses: &[String]) -> Result<(), TrialError> {
     // Its other end is beside it, where nobody reads what comes.
-    for words in [&["add", "host0", "type", "veth", "peer", "name", "nowhere"][..], &["set", "nowhere", "up"]]
-    {
+    let mut all = vec![
+        vec!["link", "add", "host0", "type", "veth", "peer", "name", "nowhere"],
+        vec!["link", "set", "nowhere", "up"],
+        vec!["link", "set", "host0", "up"],
+    ];
+    for address in addresses {
+        // networkd may have been quicker.
+        let nodad = address.contains(':').then_some("nodad");
+        all.push(["addr", "replace", address, "dev", "host0"].into_iter().chain(nodad).collect());
+    }
+    for words in all {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{leader}/ns/net")).args(["ip", "link"]).args(words);
+        command.arg(format!("--net=/proc/{leader}/ns/net")).arg("ip").args(words);
         said(command, Duration::from_secs(10), "nsenter", TrialError::Link).await?;
     }
     Ok(())

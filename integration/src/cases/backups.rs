@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::refused;
+use crate::lab::Lab;
 use crate::lab::run::Done;
-use crate::lab::{Lab, Suite};
 use crate::must;
 
 const REPOSITORY: &str = "/srv/backups";
@@ -206,8 +206,7 @@ fn plain(tree: &str) -> Vec<&str> {
 fn cut_short(lab: &Lab) -> Result<()> {
     for verb in ["backup web", "backup verify web", "restore web --yes"] {
         let mut ended = false;
-        let step = if lab.suite() == Suite::Trixie { 5 } else { 11 };
-        for point in (1..160).step_by(step) {
+        for point in (1..160).step_by(9) {
             let words: Vec<&str> = verb.split(' ').collect();
             let kill = format!("NSCTL_KILL_AT={point}");
             ended = lab.run(&[&["env", &kill, "nsctl-faults"], &words[..]].concat())?.ok();
@@ -321,6 +320,22 @@ fn another(lab: &Lab) -> Result<()> {
         said.all()
     );
     must!(!lab.nsctl_ok("list --json")?.contains("sly"), "it was made");
+    // Nor does a profile get to a place that is none of profiles.
+    lab.sh(&format!(
+        "export RESTIC_PASSWORD_FILE=/etc/nsctl/backup.password; cd /root/evil
+         cat > machine.toml << 'EOF'
+taken = 1
+how = \"stopped\"
+definition = 'profile = [\"../machines.d/planted\"]'
+[profiles.\"../machines.d/planted\"]
+text = '[network]'
+[profiles.unasked]
+text = '[limits]'
+EOF
+         restic -q -r {REPOSITORY} backup --tag nsctl,machine:slier,on:x,taken:5 machine.toml tree"
+    ))?;
+    refused(lab, "restore slier --yes", 1, "")?;
+    must!(!lab.sh("ls /etc/nsctl/machines.d /etc/nsctl/profiles.d")?.contains("planted"), "it was planted");
     Ok(())
 }
 

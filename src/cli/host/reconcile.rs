@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::image::{self, MAX_SIZE};
 use crate::cli::machine::create::new_image;
 use crate::cli::planned;
-use crate::cli::session::{About, Session, bus, held, state, tell_of_journal};
+use crate::cli::session::{About, Session, bus, held, state, tell_of_journal, undecrypted};
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
 use crate::hint::Hint as _;
@@ -71,7 +71,14 @@ pub async fn plan(global: &Global, args: PlanArgs) -> Result<u8, Fault> {
     }
     let observed = observe::host(&disk, bus.as_ref()).await?;
     let (spec, state) = (spec_of(&observed)?, state(&observed)?);
-    let Whole { plan, left_out, .. } = everything(&spec, &state, &observed, held(&unresolved))?;
+    let mut held = held(&unresolved);
+    let mut whole = everything(&spec, &state, &observed, held.clone())?;
+    let lost = if bus.is_some() && is_root() { undecrypted(&disk, &whole.plan).await } else { Vec::new() };
+    if !lost.is_empty() {
+        held.extend(lost);
+        whole = everything(&spec, &state, &observed, held)?;
+    }
+    let Whole { plan, left_out, .. } = whole;
     if global.json {
         let steps = plan.steps.iter().map(|step| StepView { step, description: step.describe() }).collect();
         let told = |refusal: &Refusal| LeftOut {
@@ -104,7 +111,8 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let mut held = session.held(|_| true);
     let judged = |held| everything(&session.spec, &session.state, &session.observed, held);
     let mut whole = judged(held.clone())?;
-    let taken = elsewhere(&whole.plan).await?;
+    let mut taken = elsewhere(&whole.plan).await?;
+    taken.extend(session.undecrypted(&whole.plan).await);
     if !taken.is_empty() {
         // They stay as they are, and hold up nobody else.
         held.extend(taken);

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use futures_util::FutureExt;
 
 use crate::apply::{Interrupt, Listener};
-use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, tags};
+use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, ProfileText, tags};
 use crate::cli::fault::{argument, unknown};
 use crate::cli::machine::repository::{list, repository, spec, this_host};
 use crate::cli::machine::snapshot::{Taking, removal, take};
@@ -23,7 +23,7 @@ use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Step};
 use crate::snapshot::{Every, How, Keep, Label, image};
-use crate::spec::{MachineSpec, Spec, profile_path};
+use crate::spec::{MachineSpec, Spec, definition_path, profile_path};
 use crate::sys::restic::Restic;
 use crate::sys::{Bus, Disk, Lock, ResticError, lock, tree, vitals};
 use crate::upgrade::Vitals;
@@ -93,7 +93,8 @@ pub async fn run(global: &Global, args: Backup) -> Result<u8, Fault> {
             live_bus(global, "backups are proved").await?;
             let due = match every {
                 Some(every) => scheduled(global, |machine| machine.backup.as_ref()?.verify, every)?,
-                None => named(global, &names, all)?,
+                None if all => known(global)?,
+                None => named(global, &names, false)?,
             };
             each(global, &due, every.is_some(), async |name| verify(global, name, from.as_deref()).await)
                 .await
@@ -112,9 +113,24 @@ pub async fn run(global: &Global, args: Backup) -> Result<u8, Fault> {
             let is_scheduled = args.every.is_some();
             let one =
                 async |name: &MachineName| save(global, name, args.to.as_deref(), how, is_scheduled).await;
-            each(global, &due, is_scheduled, one).await
+            let status = each(global, &due, is_scheduled, one).await;
+            let Some(every) = args.every else { return status };
+            // Whatever became of those, the others are proved.
+            let status = match status {
+                Err(fault) if fault.is_interrupt() => return Err(fault),
+                status => status.unwrap_or_else(|fault| told(global, &fault)),
+            };
+            let due = scheduled(global, |machine| machine.backup.as_ref()?.verify, every)?;
+            let one = async |name: &MachineName| verify(global, name, args.to.as_deref()).await;
+            let proved = each(global, &due, true, one).await;
+            Ok(status.max(proved.unwrap_or_else(|fault| told(global, &fault))))
         }
     }
+}
+
+fn told(global: &Global, fault: &Fault) -> u8 {
+    global.report.fault(fault);
+    fault.status()
 }
 
 /// One after the other; one that cannot be does not hold up the others.
@@ -165,6 +181,13 @@ fn named(global: &Global, names: &[String], all: bool) -> Result<Vec<MachineName
     }
     let names: BTreeSet<MachineName> = names.iter().map(|name| argument(name)).collect::<Result<_, _>>()?;
     Ok(names.into_iter().collect())
+}
+
+/// Those that have been backed up from here.
+fn known(global: &Global) -> Result<Vec<MachineName>, Fault> {
+    let files = observe::backups(&Disk::new(&global.root))?;
+    let known = files.iter().filter(|(_, text)| History::parse(text).last.is_some());
+    Ok(known.filter_map(|(path, _)| ManagedFile::parse(path)?.machine()).collect())
 }
 
 /// Those that a timer is due for.
@@ -221,10 +244,11 @@ async fn save_once(
     }
     if !restic.is_there().await? {
         let known = observe::backups(&disk)?;
-        let history = known.get(&ManagedFile::Backups(name.clone()).path());
-        let last = history.and_then(|text| History::parse(text).last);
+        let shown = repository.to_string();
+        let was_there =
+            known.values().filter_map(|text| History::parse(text).last).any(|last| last.to == shown);
         // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
-        if is_scheduled || last.is_some_and(|last| last.to == repository.to_string()) {
+        if is_scheduled || was_there {
             return Err(ResticError::NoRepository(repository.to_string()).into());
         }
         restic.init().await?;
@@ -237,7 +261,8 @@ async fn save_once(
     let taking = Taking { how, word: "backup-", why: Some(WHY.to_owned()), ..Taking::default() };
     let label = take(global, name, taking).await?;
     let profiles = profiles_of(&disk, &machine.profile)?;
-    let kept = keep(global, &restic, name, &label, (vitals, profiles), is_scheduled).await;
+    let mode = disk.mode(&definition_path(name));
+    let kept = keep(global, &restic, name, &label, (vitals, profiles, mode), is_scheduled).await;
     let (made, added) = match kept {
         Ok(kept) => kept,
         Err(fault) => {
@@ -257,10 +282,12 @@ async fn save_once(
 }
 
 /// The texts of profiles: where the machine comes back, they may not be there.
-fn profiles_of(disk: &Disk, names: &[String]) -> Result<BTreeMap<String, String>, Fault> {
+fn profiles_of(disk: &Disk, names: &[String]) -> Result<BTreeMap<String, ProfileText>, Fault> {
     let mut texts = BTreeMap::new();
     for name in names {
-        texts.extend(disk.read(&profile_path(name))?.map(|text| (name.clone(), text)));
+        let path = profile_path(name);
+        let mode = disk.mode(&path);
+        texts.extend(disk.read(&path)?.map(|text| (name.clone(), ProfileText { text, mode })));
     }
     Ok(texts)
 }
@@ -290,17 +317,13 @@ async fn vitals_of(
     Ok(seen)
 }
 
-/// How often a repository is tried that somebody else has for himself, and how long is waited in between.
-const LOCKED_TRIES: u32 = 60;
-const LOCKED_TIME: Duration = Duration::from_secs(10);
-
 /// Puts a snapshot into the repository.
 async fn keep(
     global: &Global,
     restic: &Restic,
     name: &MachineName,
     label: &Label,
-    (vitals, profiles): (Option<Vitals>, BTreeMap<String, String>),
+    (vitals, profiles, mode): (Option<Vitals>, BTreeMap<String, ProfileText>, Option<u32>),
     is_scheduled: bool,
 ) -> Result<(Made, u64), Fault> {
     let disk = Disk::new(&global.root);
@@ -308,24 +331,12 @@ async fn keep(
     let record = crate::cli::machine::snapshot::record_of(&observed, name, label)?;
     let place = Path::new("/var/lib/machines").join(image(name, label));
     let taken = record.taken;
-    let contents = Contents { record, vitals, profiles }.render();
+    let contents = Contents { record, mode, vitals, profiles }.render();
     let progress = Progress::new(global);
     progress.at(&format!("back up '{name}'"));
     let mut interrupt = Interrupt::begin();
     let tags = tags(name, &this_host(), taken, is_scheduled);
-    let saving = async {
-        let mut tries = 0;
-        loop {
-            let saved = restic.save(name, &place, &contents, &tags, |part| progress.progresses(part)).await;
-            tries += 1;
-            // Who deletes old ones has it for himself meanwhile.
-            if !matches!(saved, Err(ResticError::Locked(_))) || tries == LOCKED_TRIES {
-                break saved;
-            }
-            progress.at("somebody else works with the repository");
-            tokio::time::sleep(LOCKED_TIME).await;
-        }
-    };
+    let saving = restic.save(name, &place, &contents, &tags, |part| progress.progresses(part));
     let saved = tokio::select! {
         saved = saving => saved,
         () = interrupt.came() => {

@@ -13,7 +13,7 @@ use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
-use crate::spec::{PROFILES_DIR, Profiles, Repository, Spec, profile_path, readable};
+use crate::spec::{PROFILES_DIR, Profiles, Repository, Spec, profile_path, profile_paths, readable};
 use crate::sys::restic::Restic;
 use crate::sys::{Disk, kernel};
 
@@ -97,6 +97,11 @@ pub async fn find(
     }
     let own = this_host();
     let is_own = |one: &&Backup| one.on == own;
+    // Two hosts of one name are two.
+    let doubled = |host: &str| {
+        let of_name = all.iter().filter(|one| one.host == host);
+        of_name.map(|one| &one.on).collect::<BTreeSet<_>>().len() > 1
+    };
     let host = match host {
         Some(host) => host.to_owned(),
         None if all.iter().any(|one| is_own(&one)) => {
@@ -109,14 +114,18 @@ pub async fn find(
         }
         None => hosts.into_iter().next().ok_or_else(nothing)?,
     };
+    if doubled(&host) {
+        return Err(Fault::new(format!("several hosts named '{host}' have a backup of '{name}'"))
+            .hint(format!("`nsctl backup list {name}` shows them: `nsctl restore {name} ID`")));
+    }
     all.into_iter().rfind(|one| one.host == host).ok_or_else(nothing)
 }
 
 /// The profiles of this host, and those of a backup that are not here.
 pub fn profiles_with(observed: &Observed, contents: &Contents) -> Profiles {
     let mut files = observed.files.clone();
-    for (name, text) in &contents.profiles {
-        files.entry(profile_path(name)).or_insert_with(|| text.clone());
+    for (name, profile) in &contents.profiles {
+        files.entry(profile_path(name)).or_insert_with(|| profile.text.clone());
     }
     files.retain(|path, _| path.parent() == Some(Path::new(PROFILES_DIR)));
     Profiles::read(&readable(&files))
@@ -125,7 +134,13 @@ pub fn profiles_with(observed: &Observed, contents: &Contents) -> Profiles {
 /// What lies beside the tree of a backup.
 pub async fn contents_of(restic: &Restic, backup: &Backup) -> Result<Contents, Fault> {
     let text = restic.contents(&backup.id).await?;
-    Contents::parse(&text).ok_or_else(|| {
+    let contents = Contents::parse(&text).map(|mut contents| {
+        // Only what its definition names, and as a profile is named here: it may come from anybody with the password.
+        let named = profile_paths(&contents.record.definition);
+        contents.profiles.retain(|name, _| named.contains(&profile_path(name)));
+        contents
+    });
+    contents.ok_or_else(|| {
         Fault::new(format!("machine.toml in the backup {} cannot be read", backup.id))
             .hint("was it made by a later nsctl? `restic dump` shows it")
     })

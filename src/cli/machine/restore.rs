@@ -5,19 +5,19 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::apply::Listener;
-use crate::backup::{BackupId, Contents};
+use crate::backup::{BackupId, Contents, ProfileText};
 use crate::cli::fault::argument;
 use crate::cli::machine::clone::must_be_free;
-use crate::cli::machine::create::resolver;
+use crate::cli::machine::create::{must_be_its_own, resolver};
 use crate::cli::machine::export::{at_home_here, told_reach};
-use crate::cli::machine::repository::{contents_of, find, profiles_with, repository};
+use crate::cli::machine::repository::{contents_of, find, profiles_with, repository, this_host};
 use crate::cli::machine::rollback::{Terms, roll};
 use crate::cli::machine::snapshot::{file, free, moment, removal};
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{self, agree, sanitize};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::{Plan, Step, diff};
+use crate::plan::{Plan, Scope, Step, diff};
 use crate::provision::FirstBoot;
 use crate::snapshot::{Label, image};
 use crate::spec::{
@@ -65,6 +65,22 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
     let tell_wait = |holder: &str| session.progress.says(&format!("waiting for {holder}"));
     let _lock = Lock::take(&session.disk, lock::OF_BACKUPS, wait, tell_wait).await?;
     let backup = find(&restic, &from, &name, id.as_ref(), args.host.as_deref()).await?;
+    let is_other = backup.on != this_host();
+    if is_other
+        && new.is_none()
+        && args.host.is_none()
+        && id.is_none()
+        && session.spec.machines.contains_key(&to)
+    {
+        return Err(Fault::new(format!(
+            "the backups of '{name}' at {from} are of {}, and there is a {to} here",
+            backup.host
+        ))
+        .hint(format!(
+            "--host {} says that it is meant; --as NEW makes another machine of it",
+            backup.host
+        )));
+    }
     let mut contents = contents_of(&restic, &backup).await?;
     let profiles = profiles_with(&session.observed, &contents);
     let is_there = session.spec.machines.contains_key(&to) || session.spec.broken.contains_key(&to);
@@ -74,14 +90,22 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
     }
     session.progress.end();
     let machine = tell(&session, &profiles, &to, &contents)?;
+    // Before all of it is brought here.
+    must_be_possible(&session, &to, &contents)?;
     let what = if is_there {
         format!("This makes {to} what it was")
     } else {
         format!("This makes {to} of what it was")
     };
-    agree(args.yes, &format!("{what} {}, by its backup {}. Go on?", moment(backup.taken), backup.id))?;
+    agree(
+        args.yes,
+        &format!("{what} {}, by its backup {} of {}. Go on?", moment(backup.taken), backup.id, backup.host),
+    )?;
     let there = session.observed.secrets_of(&to);
     let has_secret = |id: &SecretId| there.contains(id);
+    if new.is_some() {
+        must_be_its_own(&session, &to, &machine.secret, &[])?;
+    }
     drop(session);
     let label = bring(global, (&name, &to), from, &backup.id, &contents).await?;
     let terms = Terms {
@@ -126,6 +150,15 @@ fn definition(
     Ok(edit::definition(text, &written, &machine, &profiles.of(&machine.profile))?)
 }
 
+/// What could not be here, nobody waits for.
+fn must_be_possible(session: &Session, to: &MachineName, contents: &Contents) -> Result<(), Fault> {
+    if contents.profiles.keys().any(|name| !session.disk.exists(&profile_path(name))) {
+        return Ok(());
+    }
+    let change = session.change(Scope::Machine(to.clone())).write(to, contents.record.definition.clone());
+    session.plan(&change.settle()?).map(drop)
+}
+
 /// What it may do here is seen before.
 fn tell(
     session: &Session,
@@ -140,7 +173,7 @@ fn tell(
         Some(now) => text::err!("{}", sanitize(&diff(&path, now, then))),
         None => text::err!("{}", sanitize(&format!("the definition of {to}:\n{}", then.trim_end()))),
     }
-    for (name, text) in &contents.profiles {
+    for (name, ProfileText { text, .. }) in &contents.profiles {
         let path = profile_path(name);
         match session.disk.read(&path)? {
             None => text::err!(
@@ -170,11 +203,12 @@ async fn bring(
     record.why = Some(format!("from the backup {id}"));
     record.scheduled = false;
     let (path, text) = file(to, &label, &record);
-    let mut steps = vec![Step::Write { path, old: None, new: Some(text), mode: Some(0o600) }];
-    for (name, text) in &contents.profiles {
-        let (path, new) = (profile_path(name), Some(text.clone()));
+    let mut steps =
+        vec![Step::Write { path, old: None, new: Some(text), mode: Some(contents.mode.unwrap_or(0o600)) }];
+    for (name, profile) in &contents.profiles {
+        let (path, new) = (profile_path(name), Some(profile.text.clone()));
         if !session.disk.exists(&path) {
-            steps.push(Step::Write { path, old: None, new, mode: Some(0o600) });
+            steps.push(Step::Write { path, old: None, new, mode: Some(profile.mode.unwrap_or(0o600)) });
         }
     }
     let profiles = profiles_with(&session.observed, contents);

@@ -11,6 +11,7 @@ use crate::cli::machine::edit::restarts;
 use crate::cli::session::{self, About, Session, is_live, must_be_root};
 use crate::cli::text::{self, err, joined, out};
 use crate::cli::{Fault, Global, fault};
+use crate::emit::{CREDENTIALS, ManagedFile};
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
@@ -219,6 +220,8 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
         return Err(Fault::new(format!("'{name}' has no secret {id}")).hint(hint));
     }
     let mut lacks = Vec::new();
+    let unit = session.observed.file(&ManagedFile::UnitDropIn(name.clone()).path()).unwrap_or_default();
+    let asks = unit.contains(&format!("{CREDENTIALS}={id}:"));
     let change = match known.filter(|machine| machine.secret.contains(&id)) {
         Some(machine) => {
             let mut machine = machine.clone();
@@ -237,8 +240,17 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
             &format!("This deletes the secret {id} of {name}, which nothing brings back. Go on?"),
         )?;
     }
-    let change = if there { change.secret(&name, &id, None) } else { change };
+    let wanted = change.clone().settle()?;
+    // Its unit could not start without it as long as that is not told anything else.
+    let stays = asks && wanted.scope == Scope::Records;
+    let change = if there && !stays { change.secret(&name, &id, None) } else { change };
     carry_out(&session, &name, change, args.yes).await?;
+    if stays {
+        session.note(format!(
+            "{id} is kept until the unit of {name} asks for it no longer: `nsctl apply`, then again"
+        ));
+        return Ok(0);
+    }
     session.say(format!("{name} has no secret {id} any more"));
     tell_lacking(&session, &lacks);
     Ok(0)

@@ -5,7 +5,7 @@ use crate::cli::fault::argument;
 use crate::cli::machine::backup::note_down;
 use crate::cli::machine::repository::{contents_of, find, profiles_with, repository, spec, this_host};
 use crate::cli::machine::snapshot::moment;
-use crate::cli::session::{About, Session};
+use crate::cli::session::{About, Session, lost};
 use crate::cli::{Fault, Global};
 use crate::emit::{ManagedFile, Trial};
 use crate::name::MachineName;
@@ -93,13 +93,19 @@ async fn prove(
         drop_tree(global, &left).await?;
     }
     let session = Session::begin(global, About::Nobody).await?;
-    let trial = trial(&session, (name, machine), contents)?;
+    let trial = trial(&session, (name, machine), contents).await?;
     let disk = session.spec.host.limits(machine).disk.as_deref().and_then(bytes);
-    let steps = vec![
-        Step::Restore { machine: name.clone(), image: image.clone(), from, id: backup.id.clone(), disk },
-        Step::Prove { image: image.clone(), trial },
-    ];
-    session.perform(&Plan { steps, ..Plan::default() }).await.map_err(Trouble::Proof)?;
+    let plan = |step| Plan { steps: vec![step], ..Plan::default() };
+    let (machine, id) = (name.clone(), backup.id.clone());
+    session.perform(&plan(Step::Restore { machine, image: image.clone(), from, id, disk })).await?;
+    drop(session);
+    let session = Session::begin(global, About::Nobody).await?;
+    let proved = session.perform(&plan(Step::Prove { image: image.clone(), trial })).await;
+    if let Err(fault) = proved {
+        drop(session);
+        drop_tree(global, &image).await?;
+        return Err(Trouble::Proof(fault));
+    }
     drop(session);
     Ok(drop_tree(global, &image).await?)
 }
@@ -120,7 +126,7 @@ impl<E: Into<Fault>> From<E> for Trouble {
     }
 }
 
-fn trial(
+async fn trial(
     session: &Session,
     (name, machine): (&MachineName, &MachineSpec),
     contents: Contents,
@@ -130,7 +136,14 @@ fn trial(
     let routed = machine.network.routed();
     let address = routed.and_then(|routed| routed.planned(contents.record.lease?).address());
     let secrets = machine.secret.iter().filter(|id| session.observed.has_secret(name, id));
-    let secrets: Vec<_> = secrets.cloned().collect();
+    let all: Vec<_> = secrets.map(|id| (name.clone(), id.clone())).collect();
+    let lost = lost(&session.disk, &all).await;
+    if let Some(((_, id), why)) = lost.into_iter().next() {
+        return Err(
+            Fault::new(format!("its secret {id} {why}")).hint(format!("`nsctl secret set {name} {id}`"))
+        );
+    }
+    let secrets: Vec<_> = all.into_iter().map(|(_, id)| id).collect();
     let nspawn = session.observed.file(&ManagedFile::Nspawn(name.clone()).path());
     let trial = Trial::of(own, machine, contents.vitals, address, trial::is_quiet);
     let trial = trial.with_units(nspawn.unwrap_or_default());
