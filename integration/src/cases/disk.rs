@@ -40,7 +40,7 @@ pub fn on(lab: &Lab, name: &str, make: &[&str], options: &str) -> Result<()> {
     lab.sh(&format!(
         // machined has mounts of its own, from when it was started.
         "systemctl stop systemd-machined; mkdir -p /mnt/new && mount -o {options} /var/lib/machines/disk.img /mnt/new
-         cp -a /var/lib/machines/debian-13 /mnt/new/ && mount --move /mnt/new /var/lib/machines"
+         cp -a /var/lib/machines/debian-13 /mnt/new/ && mount --bind /mnt/new /var/lib/machines && umount /mnt/new"
     ))?;
     Ok(())
 }
