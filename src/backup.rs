@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_with::DeserializeFromStr;
 
 use crate::name::MachineName;
 use crate::snapshot::{Every, Record};
@@ -50,8 +51,7 @@ pub struct Backup {
 }
 
 /// What a repository knows a backup by; shown, and found again, by its beginning.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, DeserializeFromStr)]
 pub struct BackupId(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,20 +70,6 @@ impl std::str::FromStr for BackupId {
     fn from_str(word: &str) -> Result<BackupId, BackupIdError> {
         let good = (4..=64).contains(&word.len()) && word.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
         if good { Ok(BackupId(word.to_owned())) } else { Err(BackupIdError(word.to_owned())) }
-    }
-}
-
-impl TryFrom<String> for BackupId {
-    type Error = BackupIdError;
-
-    fn try_from(word: String) -> Result<BackupId, BackupIdError> {
-        word.parse()
-    }
-}
-
-impl From<BackupId> for String {
-    fn from(id: BackupId) -> String {
-        id.0
     }
 }
 

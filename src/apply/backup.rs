@@ -18,6 +18,8 @@ use crate::upgrade::FAILED_UNITS;
 /// How long a machine on trial may take until it does what the machine did: a guest may wait two minutes for a network
 /// that it does not get.
 const TRIAL_TIME: Duration = Duration::from_secs(300);
+/// Nothing tells when a guest's bus begins to listen: how long one that does not yet is left alone.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long a guest must live that tells nothing.
 const MUTE_TIME: Duration = Duration::from_secs(60);
 /// The same, beside what its check gives it.
@@ -92,7 +94,7 @@ async fn has_booted(bus: &Bus, trial: &Trial, limit: Duration) -> Result<(), Ste
         if trial.ran && begin.elapsed() > MUTE_TIME {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(LOOK).await;
     }
     Err(StepError::NoTrial(format!("it has not booted within {} s", limit.as_secs())))
 }

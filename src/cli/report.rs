@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::apply::Verified;
 use crate::cli::Fault;
-use crate::cli::text::{joined, out, sanitize};
+use crate::cli::text::{err, joined, out, sanitize};
 use crate::name::MachineName;
 use crate::spec::{HealthCheck, definition_path};
 
@@ -139,6 +139,12 @@ impl Report {
     /// What the user should know; for people it is said by whoever shows progress.
     pub fn note(&self, text: &str) {
         self.0.said.borrow_mut().notes.push(text.to_owned());
+    }
+
+    /// The same, and at once on the terminal: where no session shows its progress.
+    pub fn tell(&self, text: &str) {
+        self.note(text);
+        err!("note: {}", sanitize(text));
     }
 
     /// Where a machine was seen.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_with::DeserializeFromStr;
 
 use crate::hint::Hint;
 use crate::snapshot::{Every, Keep};
@@ -28,8 +29,7 @@ pub struct BackupTarget {
 }
 
 /// A repository of restic's, in restic's own words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeserializeFromStr)]
 pub struct Repository(String);
 
 /// Why a word is none.
@@ -57,20 +57,6 @@ impl std::str::FromStr for Repository {
         let plain = word.chars().all(|c| !c.is_control()) && word.len() <= 4096;
         let good = plain && (backend || word.starts_with('/'));
         if good { Ok(Repository(word.to_owned())) } else { Err(RepositoryError(word.to_owned())) }
-    }
-}
-
-impl TryFrom<String> for Repository {
-    type Error = RepositoryError;
-
-    fn try_from(word: String) -> Result<Repository, RepositoryError> {
-        word.parse()
-    }
-}
-
-impl From<Repository> for String {
-    fn from(repository: Repository) -> String {
-        repository.0
     }
 }
 

@@ -279,8 +279,8 @@ impl Restic {
              cat > \"$1/machine.toml\"; test \"$(wc -c < \"$1/machine.toml\")\" -eq \"$3\"
              cd \"$1\"; shift 3; exec setpriv --pdeathsig KILL restic \"$@\" < /dev/null";
         let tags = tags.join(",");
-        // The entries of the place, and not the place itself: who restores by hand finds them where he says.
-        // Who was killed while he wrote leaves no machine.toml that looks whole.
+        // Its length: were we killed while we write it, half of it would look whole. And relative names: who
+        // restores by hand finds them where he says.
         let (length, host) = (contents.len().to_string(), crate::sys::kernel::hostname());
         let words = [&length, "--json", "backup", "--host", &host, "--tag", &tags, CONTENTS, "tree"];
         let mut command = self.inside(machine, tree, SCRIPT, &words)?;

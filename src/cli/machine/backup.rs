@@ -11,7 +11,7 @@ use crate::apply::{Interrupt, Listener};
 use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, ProfileText, tags};
 use crate::cli::fault::{argument, unknown};
 use crate::cli::machine::repository::{list, repository, spec, this_host};
-use crate::cli::machine::snapshot::{Taking, removal, take};
+use crate::cli::machine::snapshot::{HowArgs, Taking, removal, take};
 use crate::cli::machine::verify::verify;
 use crate::cli::progress::Progress;
 use crate::cli::session::{About, Session, live_bus};
@@ -46,12 +46,8 @@ pub struct Backup {
     /// Where to: /mnt/usb/nsctl, sftp:USER@HOST:/PATH, rest:https://HOST/, s3:… [default: [backup] of nsctl.toml]
     #[arg(long, value_name = "REPOSITORY")]
     to: Option<String>,
-    /// Let the machine stand still while its snapshot is taken
-    #[arg(long, conflicts_with = "stop")]
-    freeze: bool,
-    /// Stop the machine before its snapshot is taken, and start it again
-    #[arg(long)]
-    stop: bool,
+    #[command(flatten)]
+    how: HowArgs,
     /// Make those that are due so often, and delete those that have expired, as the timer does
     #[arg(long, value_enum, conflicts_with_all = ["names", "all", "freeze", "stop"])]
     every: Option<Every>,
@@ -105,11 +101,7 @@ pub async fn run(global: &Global, args: Backup) -> Result<u8, Fault> {
                 Some(every) => scheduled(global, |machine| machine.backup.as_ref()?.every, every)?,
                 None => named(global, &args.names, args.all)?,
             };
-            let how = match (args.freeze, args.stop) {
-                (true, _) => How::Frozen,
-                (_, true) => How::Stopped,
-                _ => How::Running,
-            };
+            let how = args.how.how();
             let is_scheduled = args.every.is_some();
             let one =
                 async |name: &MachineName| save(global, name, args.to.as_deref(), how, is_scheduled).await;
@@ -252,8 +244,7 @@ async fn save_once(
             return Err(ResticError::NoRepository(repository.to_string()).into());
         }
         restic.init().await?;
-        global.report.note(&format!("a new repository was made at {repository}"));
-        text::err!("note: a new repository was made at {}", text::sanitize(&repository.to_string()));
+        global.report.tell(&format!("a new repository was made at {repository}"));
     }
     clear(global, name).await?;
     let bus = live_bus(global, "backups are made").await?;
@@ -311,8 +302,7 @@ async fn vitals_of(
     if seen.as_ref().is_none_or(|vitals| vitals.failed.is_none()) {
         let note =
             format!("what '{name}' does cannot be told: a proof of this backup sees only whether it boots");
-        global.report.note(&note);
-        text::err!("note: {note}");
+        global.report.tell(&note);
     }
     Ok(seen)
 }

@@ -9,7 +9,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::fault::{argument, unknown};
 use crate::cli::session::{Session, live_bus};
-use crate::cli::text;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::sys::carry::{Inside, LeftOut, Target, Terms};
@@ -123,8 +122,7 @@ async fn into_tree(
 fn tell(global: &Global, left_out: &LeftOut) {
     if !left_out.is_empty() {
         let note = format!("left out: {left_out}");
-        global.report.note(&note);
-        text::err!("note: {note}");
+        global.report.tell(&note);
     }
 }
 

@@ -110,6 +110,7 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
     let label = bring(global, (&name, &to), from, &backup.id, &contents).await?;
     let terms = Terms {
         yes: true,
+        is_new: new.is_some() || !is_there,
         // One whose secrets are elsewhere waits for them.
         start: !is_there && !args.no_start && machine.secret.iter().all(has_secret),
         lease: contents.record.lease.filter(|_| new.is_none()),

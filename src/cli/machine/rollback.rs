@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::cli::fault::argument;
+use crate::cli::machine::clone::must_be_free;
 use crate::cli::machine::snapshot::{difference, file, free, moment, record as record_now, record_of, told};
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{self, agree, sanitize};
@@ -43,6 +44,8 @@ pub struct Terms {
     pub yes: bool,
     /// Whether a machine starts that does not run.
     pub start: bool,
+    /// Whether there must be no machine of that name: a backup takes its time to come.
+    pub is_new: bool,
     /// What it had of a pool, elsewhere.
     pub lease: Option<Lease>,
     /// Of a machine that is another from now on.
@@ -54,6 +57,9 @@ pub async fn roll(global: &Global, name: &MachineName, label: &Label, terms: Ter
     live_bus(global, "machines are rolled back").await?;
     let session = Session::begin(global, About::Those(&[name])).await?;
     let record = record_of(&session.observed, name, label)?;
+    if terms.is_new {
+        must_be_free(&session, name)?;
+    }
     let bus = session.bus.as_ref();
     if let Some(bus) = bus
         && !bus.has_image(&image(name, label)).await?

@@ -140,8 +140,7 @@ async fn set(global: &Global, args: Set) -> Result<u8, Fault> {
         _ => of_size(&id, credential::read(None)?)?,
     };
     if secret.ends_with(b"\n") {
-        global.report.note("it ends with a line break, as `echo` writes one; `printf %s` does not");
-        err!("note: it ends with a line break, as `echo` writes one; `printf %s` does not");
+        global.report.tell("it ends with a line break, as `echo` writes one; `printf %s` does not");
     }
     let kept = encrypted(global, &[(id.clone(), secret)]).await?;
     let session = Session::begin(global, About::Those(&[&name])).await?;
@@ -219,31 +218,29 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
             if has.is_empty() { "it has none".to_owned() } else { format!("it has: {}", joined(&has, ", ")) };
         return Err(Fault::new(format!("'{name}' has no secret {id}")).hint(hint));
     }
-    let mut lacks = Vec::new();
-    let unit = session.observed.file(&ManagedFile::UnitDropIn(name.clone()).path()).unwrap_or_default();
-    let asks = unit.contains(&format!("{CREDENTIALS}={id}:"));
-    let change = match known.filter(|machine| machine.secret.contains(&id)) {
+    let (scope, lacks, machine) = match known.filter(|machine| machine.secret.contains(&id)) {
         Some(machine) => {
             let mut machine = machine.clone();
             machine.secret.retain(|other| *other != id);
-            lacks = lacking(&session, &name, &machine, &id).await;
+            let lacks = lacking(&session, &name, &machine, &id).await;
             let waits = !session.held(|one| *one == name).is_empty();
-            session.change(scope(&name, &lacks, waits)).edit(&name, &machine)?
+            (scope(&name, &lacks, waits), lacks, Some(machine))
         }
         // Nothing reads it.
-        None => session.change(Scope::Records),
+        None => (Scope::Records, Vec::new(), None),
     };
-    if there {
-        session.progress.end();
-        text::agree(
-            args.yes,
-            &format!("This deletes the secret {id} of {name}, which nothing brings back. Go on?"),
-        )?;
+    // As long as its unit is not told anything else, the machine could not start without it.
+    let stays = scope == Scope::Records && asks(&session, &name, &id);
+    let mut change = session.change(scope);
+    if let Some(machine) = machine {
+        change = change.edit(&name, &machine)?;
     }
-    let wanted = change.clone().settle()?;
-    // Its unit could not start without it as long as that is not told anything else.
-    let stays = asks && wanted.scope == Scope::Records;
-    let change = if there && !stays { change.secret(&name, &id, None) } else { change };
+    if there && !stays {
+        session.progress.end();
+        let question = format!("This deletes the secret {id} of {name}, which nothing brings back. Go on?");
+        text::agree(args.yes, &question)?;
+        change = change.secret(&name, &id, None);
+    }
     carry_out(&session, &name, change, args.yes).await?;
     if stays {
         session.note(format!(
@@ -254,6 +251,12 @@ async fn remove(global: &Global, args: Remove) -> Result<u8, Fault> {
     session.say(format!("{name} has no secret {id} any more"));
     tell_lacking(&session, &lacks);
     Ok(0)
+}
+
+/// Whether the machine's unit has systemd decrypt it.
+fn asks(session: &Session, name: &MachineName, id: &SecretId) -> bool {
+    let unit = session.observed.file(&ManagedFile::UnitDropIn(name.clone()).path()).unwrap_or_default();
+    unit.contains(&format!("{CREDENTIALS}={id}:"))
 }
 
 /// One that there is, or is to be.

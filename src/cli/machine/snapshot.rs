@@ -31,15 +31,32 @@ pub struct Snapshot {
     name: Option<String>,
     /// What to call it [default: the time]
     label: Option<String>,
-    /// Let the machine stand still meanwhile
-    #[arg(long, conflicts_with = "stop")]
-    freeze: bool,
-    /// Stop the machine before, and start it again
-    #[arg(long)]
-    stop: bool,
+    #[command(flatten)]
+    how: HowArgs,
     /// Take those that are due so often, and delete those that have expired, as the timer does
     #[arg(long, value_enum, conflicts_with_all = ["name", "freeze", "stop"])]
     every: Option<Every>,
+}
+
+/// How a machine is while its snapshot is taken.
+#[derive(Debug, Args)]
+pub struct HowArgs {
+    /// Let the machine stand still while its snapshot is taken
+    #[arg(long, conflicts_with = "stop")]
+    freeze: bool,
+    /// Stop the machine before its snapshot is taken, and start it again
+    #[arg(long)]
+    stop: bool,
+}
+
+impl HowArgs {
+    pub fn how(&self) -> How {
+        match (self.freeze, self.stop) {
+            (true, _) => How::Frozen,
+            (_, true) => How::Stopped,
+            _ => How::Running,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,11 +122,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<u8, Fault> {
         (None, None) => {
             let name: MachineName = argument(args.name.as_deref().unwrap_or_default())?;
             let label = args.label.as_deref().map(argument).transpose()?;
-            let how = match (args.freeze, args.stop) {
-                (true, _) => How::Frozen,
-                (_, true) => How::Stopped,
-                _ => How::Running,
-            };
+            let how = args.how.how();
             let label = take(global, &name, Taking { label, how, ..Taking::default() }).await?;
             global.report.say(format!("{name} as it is now is its snapshot {label}"));
             Ok(0)
@@ -225,8 +238,7 @@ pub fn difference(global: &Global, name: &MachineName, label: &Label) -> Option<
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             let note = format!("what has changed of the files of {name} cannot be told: {error}");
-            global.report.note(&note);
-            text::err!("note: {}", sanitize(&note));
+            global.report.tell(&note);
             None
         }
     }

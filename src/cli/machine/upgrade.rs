@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::apply::upgrade::last_lines;
 use crate::apply::{self, Interrupt, Listener};
 use crate::cli::machine::run::Names;
-use crate::cli::machine::snapshot::{Taking, file, free, record, take};
+use crate::cli::machine::snapshot::{HowArgs, Taking, file, free, record, take};
 use crate::cli::progress::Progress;
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{agree, joined, out, sanitize, table};
@@ -39,12 +39,8 @@ pub struct Upgrade {
     /// Leave a guest running that asks for a restart
     #[arg(long)]
     no_restart: bool,
-    /// Let each stand still while its snapshot is taken
-    #[arg(long, conflicts_with = "stop")]
-    freeze: bool,
-    /// Stop each while its snapshot is taken
-    #[arg(long)]
-    stop: bool,
+    #[command(flatten)]
+    how: HowArgs,
     /// How many at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
@@ -331,11 +327,7 @@ async fn whole(work: &Work<'_>, pending: &Pending, row: &mut Row) -> Result<(), 
     let before = before(work, name).await?;
     let turn = work.turn.lock().await;
     work.goes_on()?;
-    let how = match (args.freeze, args.stop) {
-        (true, _) => How::Frozen,
-        (_, true) => How::Stopped,
-        _ => How::Running,
-    };
+    let how = args.how.how();
     let why = Some("before an upgrade".to_owned());
     let taking = Taking { how, word: "before-upgrade-", why, ..Taking::default() };
     let snapshot = take(global, name, taking).await?;
