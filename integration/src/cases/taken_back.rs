@@ -10,6 +10,8 @@ use crate::lab::{Lab, until};
 use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
+    // A host that has just booted is about to change what STATE reads: networkd sets accept_ra when it comes to wan0.
+    lab.sh("/lib/systemd/systemd-networkd-wait-online --interface wan0 --timeout 30")?;
     let before = lab.sh(STATE)?;
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13")?;
