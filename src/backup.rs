@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::DeserializeFromStr;
 
 use crate::name::MachineName;
+use crate::observed::TreeId;
 use crate::snapshot::{Every, Record};
 use crate::upgrade::Vitals;
 
@@ -48,6 +49,9 @@ pub struct Backup {
     /// When its snapshot was taken, in seconds since 1970.
     pub taken: u64,
     pub scheduled: bool,
+    /// The snapshot that it was made of, where btrfs-send(8) made it.
+    #[serde(skip)]
+    pub of: Option<TreeId>,
 }
 
 /// What a repository knows a backup by; shown, and found again, by its beginning.
@@ -80,6 +84,11 @@ impl fmt::Display for BackupId {
 }
 
 impl BackupId {
+    /// From 128 bits that nobody has had before.
+    pub fn of(bits: u128) -> BackupId {
+        BackupId(format!("{bits:032x}"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -89,13 +98,16 @@ impl BackupId {
     }
 }
 
-/// One of what `restic snapshots --json` says.
-#[derive(Debug, Deserialize)]
+/// One of what `restic snapshots --json` says; and what lies beside the tree of one that btrfs-send(8) made:
+/// backup.json.
+#[derive(Debug, Serialize, Deserialize)]
 struct Listed {
     id: String,
     hostname: String,
     #[serde(default)]
     tags: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<TreeId>,
 }
 
 /// The backups of machines in what `restic snapshots --json` says, the oldest first; what others keep there is no
@@ -106,9 +118,30 @@ struct Listed {
 pub fn listed(json: &str) -> Result<Vec<Backup>, serde_json::Error> {
     // restic of some versions says null for none.
     let all: Option<Vec<Listed>> = serde_json::from_str(json)?;
-    let mut backups: Vec<Backup> = all.unwrap_or_default().into_iter().filter_map(Listed::backup).collect();
+    Ok(in_order(all.unwrap_or_default().into_iter().filter_map(Listed::backup)))
+}
+
+fn in_order(backups: impl Iterator<Item = Backup>) -> Vec<Backup> {
+    let mut backups: Vec<Backup> = backups.collect();
     backups.sort_by(|a, b| (a.taken, &a.machine, &a.id).cmp(&(b.taken, &b.machine, &b.id)));
-    Ok(backups)
+    backups
+}
+
+/// The text of backup.json, in one line.
+pub fn card(id: &BackupId, host: &str, tags: &[String], of: Option<TreeId>) -> String {
+    let listed = Listed { id: id.0.clone(), hostname: host.to_owned(), tags: Some(tags.to_vec()), of };
+    serde_json::to_string(&listed).unwrap_or_default()
+}
+
+/// The backups in a folder, by lines of a name and its backup.json, the oldest first; one that is none of ours, or
+/// says that it is another, is no matter of ours.
+pub fn on_cards(lines: &str) -> Vec<Backup> {
+    let named = lines.lines().filter_map(|line| line.split_once(' '));
+    let ours = named.filter_map(|(name, json)| {
+        let listed: Listed = serde_json::from_str(json).ok()?;
+        (listed.id == name).then(|| listed.backup())?
+    });
+    in_order(ours)
 }
 
 impl Listed {
@@ -123,6 +156,7 @@ impl Listed {
             id: self.id.parse().ok()?,
             taken: value("taken:")?.parse().ok()?,
             scheduled: tags.iter().any(|tag| tag == SCHEDULED),
+            of: self.of,
         })
     }
 }
@@ -266,6 +300,16 @@ mod tests {
     }
 
     #[test]
+    fn a_card_tells_of_the_backup_that_it_lies_in_alone() {
+        let name: MachineName = "web".parse().unwrap();
+        let (id, of) = (BackupId::of(0xfeed), TreeId::subvolume(7));
+        let card = card(&id, "h", &tags(&name, "x", 9, true), Some(of.clone()));
+        let lines = format!("{id} {card}\n{} {card}\n{id} {{}}\nx\n", BackupId::of(1), id = id.as_str());
+        let all = on_cards(&lines);
+        assert_eq!(all.into_iter().map(|one| (one.taken, one.of)).collect::<Vec<_>>(), [(9, Some(of))]);
+    }
+
+    #[test]
     fn what_is_written_down_is_read_again() {
         let record = Record {
             taken: 7,
@@ -301,6 +345,7 @@ mod tests {
         #[test]
         fn whatever_a_repository_says_is_read(text in "\\PC{0,200}") {
             let _ = listed(&text);
+            let _ = on_cards(&text);
             let _ = Contents::parse(&text);
             let _ = History::parse(&text);
         }

@@ -9,9 +9,9 @@ use crate::backup::BackupId;
 use crate::emit::{TRIAL_DIR, Trial};
 use crate::name::MachineName;
 use crate::spec::Repository;
+use crate::sys::backups::{Progress, Store};
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::restic::Restic;
 use crate::sys::{self, Bus, fault, quota, tree, trial};
 use crate::upgrade::FAILED_UNITS;
 
@@ -36,20 +36,25 @@ pub async fn restore(
     if tree::is_there(image)? {
         return Err(StepError::SnapshotTaken(image.to_owned()));
     }
-    let restic = Restic::of(world.disk, from)?;
-    let (needs, has) = (restic.room(id).await?, world.disk.room(Path::new("/var/lib/machines")));
+    let store = Store::of(world.disk, from)?;
+    let (needs, has) = (store.room(id).await?, world.disk.room(Path::new("/var/lib/machines")));
     if let Some(needs) = needs.filter(|needs| *needs > has) {
         return Err(StepError::NoRoom { needs, has });
     }
-    let place = tree::make(image)?;
-    fault::point();
-    // Where this file system has no limits, the machine's own definition is told so later.
-    if disk.is_some()
-        && let Err(error) = quota::limit(image, disk)
-    {
-        world.listener.says(&format!("note: {}", sys::Error::from(error)));
-    }
-    Ok(restic.restore(machine, id, &place).await?)
+    let limit = || {
+        fault::point();
+        // Where this file system has no limits, the machine's own definition is told so later.
+        if disk.is_some()
+            && let Err(error) = quota::limit(image, disk)
+        {
+            world.listener.says(&format!("note: {}", sys::Error::from(error)));
+        }
+    };
+    let hears = |progress| match progress {
+        Progress::Part(part) => world.listener.progresses(part),
+        Progress::Bytes(bytes) => world.listener.counts(bytes),
+    };
+    Ok(store.restore(machine, id, image, limit, hears).await?)
 }
 
 /// Starts a tree as a machine that nobody outside of it hears of, waits until it does what the machine did, and ends it.

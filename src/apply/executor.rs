@@ -22,6 +22,8 @@ pub trait Listener {
     fn hears(&self, _machine: &MachineName, _line: &str) {}
     /// How far the step is, from 0 to 1.
     fn progresses(&self, part: f64);
+    /// How many bytes have come, of who knows how many.
+    fn counts(&self, _bytes: u64) {}
     /// A word between the steps: what is undone, who is waited for.
     fn says(&self, text: &str);
 }

@@ -12,7 +12,7 @@ use crate::plan::Source;
 use crate::provision::{self, FirstBoot, Texts};
 use crate::sys::disk::FileEdit;
 use crate::sys::frozen::Frozen;
-use crate::sys::pty::random;
+use crate::sys::kernel::random;
 use crate::sys::tree::{self, Tree};
 use crate::sys::{self, Bus, BusError, Disk, compare, quota};
 

@@ -146,6 +146,16 @@ impl Listener for Progress {
         }
     }
 
+    fn counts(&self, bytes: u64) {
+        if let Some(spinner) = &self.spinner {
+            if spinner.length().is_none() {
+                style(spinner, "{spinner} {wide_msg} {bytes} {elapsed}");
+                spinner.set_length(u64::MAX);
+            }
+            spinner.set_position(bytes);
+        }
+    }
+
     fn says(&self, text: &str) {
         let line = sanitize(text);
         match &self.spinner {

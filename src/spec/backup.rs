@@ -24,11 +24,12 @@ pub struct BackupSchedule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackupTarget {
-    /// A repository, as restic(1) names it: "/mnt/usb/nsctl", "sftp:backup@nas:/srv/nsctl", "rest:https://…".
+    /// A repository, as restic(1) names it: "/mnt/usb/nsctl", "sftp:backup@nas:/srv/nsctl", "rest:https://…"; or
+    /// a folder on a btrfs, here or on another host: "btrfs:root@nas:/srv/nsctl".
     pub to: Repository,
 }
 
-/// A repository of restic's, in restic's own words.
+/// A repository of restic's, in restic's own words, or a folder that btrfs-send(8) fills.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, DeserializeFromStr)]
 pub struct Repository(String);
 
@@ -40,7 +41,8 @@ pub struct RepositoryError(String);
 impl Hint for RepositoryError {
     fn hint(&self) -> Option<String> {
         Some(
-            "an absolute path, or what restic(1) takes: sftp:USER@HOST:/PATH, rest:https://HOST/, s3:…"
+            "an absolute path, or what restic(1) takes: sftp:USER@HOST:/PATH, rest:https://HOST/, s3:…; or \
+             btrfs:USER@HOST:/PATH"
                 .into(),
         )
     }
@@ -55,9 +57,18 @@ impl std::str::FromStr for Repository {
     fn from_str(word: &str) -> Result<Repository, RepositoryError> {
         let backend = word.split_once(':').is_some_and(|(backend, _)| BACKENDS.contains(&backend));
         let plain = word.chars().all(|c| !c.is_control()) && word.len() <= 4096;
-        let good = plain && (backend || word.starts_with('/'));
-        if good { Ok(Repository(word.to_owned())) } else { Err(RepositoryError(word.to_owned())) }
+        let repository = Repository(word.to_owned());
+        let good = plain && (backend || word.starts_with('/') || repository.folder().is_some());
+        if good { Ok(repository) } else { Err(RepositoryError(word.to_owned())) }
     }
+}
+
+/// A folder on a btrfs, here or on another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BtrfsFolder<'a> {
+    /// As ssh(1) takes it: USER@HOST, or a name of ssh_config(5).
+    pub host: Option<&'a str>,
+    pub path: &'a str,
 }
 
 impl Repository {
@@ -65,9 +76,23 @@ impl Repository {
         &self.0
     }
 
-    /// Whether it is on a disk of this host.
-    pub fn is_here(&self) -> bool {
-        self.0.starts_with('/')
+    /// The folder that btrfs-send(8) fills; none: it is restic's.
+    pub fn folder(&self) -> Option<BtrfsFolder<'_>> {
+        let place = self.0.strip_prefix("btrfs:")?;
+        if place.starts_with('/') {
+            return Some(BtrfsFolder { host: None, path: place });
+        }
+        let (host, path) = place.split_once(":/").map(|(host, _)| (host, &place[host.len() + 1..]))?;
+        let (user, name) = host.split_once('@').unwrap_or(("root", host));
+        // The colons of an IPv6 address are its own.
+        let is_address = name.parse::<std::net::Ipv6Addr>().is_ok();
+        let plain = |word: &str| {
+            !word.starts_with('-')
+                && !word.is_empty()
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        let good = plain(user) && (is_address || plain(name));
+        good.then_some(BtrfsFolder { host: Some(host), path })
     }
 }
 
@@ -100,5 +125,25 @@ mod tests {
         assert_eq!(shown("rest:https://u:p@h:8000/x/y"), "rest:https://h:8000/x/y");
         assert_eq!(shown("rest:https://u:p@h"), "rest:https://h");
         assert_eq!(shown("sftp:a@b:/c"), "sftp:a@b:/c");
+    }
+
+    #[test]
+    fn a_folder_of_btrfs_may_be_on_another_host() {
+        let folder = |word: &str| {
+            let repository: Option<Repository> = word.parse().ok();
+            repository
+                .map(|it| it.folder().map(|folder| (folder.host.map(str::to_owned), folder.path.to_owned())))
+        };
+        let there = |host: &str, path: &str| Some(Some((Some(host.to_owned()), path.to_owned())));
+        assert_eq!(folder("btrfs:root@nas:/srv/a b"), there("root@nas", "/srv/a b"));
+        assert_eq!(folder("btrfs:nas:/a:/b"), there("nas", "/a:/b"));
+        assert_eq!(folder("btrfs:2001:db8::1:/a"), there("2001:db8::1", "/a"));
+        assert_eq!(folder("btrfs:/mnt/x"), Some(Some((None, "/mnt/x".to_owned()))));
+        assert_eq!(folder("/mnt/x"), Some(None));
+        for bad in
+            ["btrfs:", "btrfs:x", "btrfs:nas:x", "btrfs:-oProxyCommand=x:/a", "btrfs:a@-x:/a", "btrfs:a b:/c"]
+        {
+            assert_eq!(folder(bad), None, "{bad}");
+        }
     }
 }

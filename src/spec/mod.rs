@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-pub use backup::{BackupSchedule, BackupTarget, Repository, RepositoryError};
+pub use backup::{BackupSchedule, BackupTarget, BtrfsFolder, Repository, RepositoryError};
 pub use binds::{Bind, sources};
 pub use expose::Expose;
 pub use health::{HealthCheck, Restart};

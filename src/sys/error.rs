@@ -6,8 +6,8 @@ use super::archive::ArchiveError;
 use super::build::BuildError;
 use super::carry::CarryError;
 use super::{
-    BusError, CredentialError, DiskError, GuestError, LimitError, LockError, MountError, NetError, NftError,
-    QuotaError, ResticError, TrialError,
+    BtrfsError, BusError, CredentialError, DiskError, GuestError, LimitError, LockError, MountError,
+    NetError, NftError, QuotaError, ResticError, TrialError,
 };
 use crate::hint::Hint;
 
@@ -16,6 +16,7 @@ use crate::hint::Hint;
 #[error(transparent)]
 pub enum Error {
     Archive(#[from] ArchiveError),
+    Btrfs(#[from] BtrfsError),
     Build(#[from] BuildError),
     Bus(#[from] BusError),
     Carry(#[from] CarryError),
@@ -37,6 +38,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Archive(error) => error.hint(),
+            Error::Btrfs(error) => error.hint(),
             Error::Build(error) => error.hint(),
             Error::Bus(error) => error.hint(),
             Error::Carry(error) => error.hint(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::bus::{Bus, BusError};
-use super::pty::{Pty, random};
+use super::kernel::random;
+use super::pty::Pty;
 use crate::exec::{ExecStream, Token};
 use crate::hint::Hint;
 use crate::name::MachineName;

@@ -24,3 +24,13 @@ pub fn machine_id() -> String {
 pub fn hostname() -> String {
     get("kernel/hostname").unwrap_or_default().trim().to_owned()
 }
+
+/// Random bits.
+///
+/// # Errors
+/// When the kernel gives none.
+pub fn random() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod archive;
+pub mod backups;
 pub mod build;
 pub mod bus;
 pub mod calls;
@@ -30,9 +31,10 @@ pub mod ping;
 pub mod processes;
 pub mod pty;
 pub mod quota;
-pub mod restic;
 pub mod router;
 pub mod sockets;
+pub mod ssh;
+mod subvolume;
 pub mod tarball;
 pub mod trace;
 pub mod tree;
@@ -42,6 +44,7 @@ pub mod vitals;
 mod walk;
 mod within;
 
+pub use backups::{BtrfsError, ResticError};
 pub use bus::{Bus, BusError};
 pub use credential::CredentialError;
 pub use disk::{Disk, DiskError};
@@ -54,7 +57,6 @@ pub use mounts::MountError;
 pub use net::{Net, NetError};
 pub use nft::NftError;
 pub use quota::QuotaError;
-pub use restic::ResticError;
 pub use trial::TrialError;
 
 use std::path::Path;

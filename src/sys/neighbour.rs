@@ -31,7 +31,7 @@ pub async fn in_use(
     own: Option<Ipv4Addr>,
     addresses: &BTreeSet<IpAddr>,
 ) -> io::Result<BTreeSet<IpAddr>> {
-    let random = super::pty::random()?;
+    let random = super::kernel::random()?;
     let mut of_v6: Vec<Ipv6Addr> = v6(addresses.iter().copied()).collect();
     let nobody6 = of_v6.first().map(|first| {
         let bits = u128::from(*first) >> 64 << 64 | u128::from(random as u64);

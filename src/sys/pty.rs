@@ -160,13 +160,3 @@ pub fn stdin() -> tokio::sync::mpsc::Receiver<Vec<u8>> {
     });
     receiver
 }
-
-/// Random bits.
-///
-/// # Errors
-/// When the kernel gives none.
-pub fn random() -> std::io::Result<u128> {
-    let mut bytes = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(u128::from_ne_bytes(bytes))
-}

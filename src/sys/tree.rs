@@ -13,7 +13,7 @@ use nix::fcntl::{AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, readlinkat, renam
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
-use super::within;
+use super::{subvolume, within};
 use crate::observed::{Stranger, TreeId};
 use crate::provision::{Guest, Init, TreeEdit};
 
@@ -26,38 +26,13 @@ const NETWORKD: &str = "systemd-networkd.service";
 const DRAFT: &str = ".nsctl-draft";
 
 mod ioctl {
-    /// What the kernel says of a subvolume (linux/btrfs.h, `btrfs_ioctl_get_subvol_info_args`).
-    #[repr(C)]
-    pub struct Subvolume {
-        pub id: u64,
-        pub before: [u64; 36],
-        pub uuid: [u8; 16],
-        pub after: [u64; 24],
-    }
-
-    nix::ioctl_read!(get_subvolume, 0x94, 60, Subvolume);
-
-    /// linux/btrfs.h, `btrfs_ioctl_vol_args`.
-    #[repr(C)]
-    pub struct New {
-        pub fd: i64,
-        pub name: [u8; 4088],
-    }
-
-    nix::ioctl_write_ptr!(create_subvolume, 0x94, 14, New);
-    // linux/btrfs.h, BTRFS_IOC_SUBVOL_GETFLAGS and SETFLAGS; linux/fs.h, FS_IOC_GETFLAGS and SETFLAGS.
-    nix::ioctl_read!(get_subvolume_flags, 0x94, 25, u64);
-    nix::ioctl_write_ptr!(set_subvolume_flags, 0x94, 26, u64);
+    // linux/fs.h, FS_IOC_GETFLAGS and SETFLAGS.
     nix::ioctl_read!(get_flags, b'f', 1, nix::libc::c_long);
     nix::ioctl_write_ptr!(set_flags, b'f', 2, nix::libc::c_long);
 }
 
-/// `BTRFS_SUBVOL_RDONLY`, and `FS_IMMUTABLE_FL`.
-const READ_ONLY: u64 = 1 << 1;
+/// `FS_IMMUTABLE_FL`.
 const IMMUTABLE: nix::libc::c_long = 0x10;
-
-/// The inode of each subvolume's root (btrfs(5), `BTRFS_FIRST_FREE_OBJECTID`).
-const SUBVOLUME: u64 = 256;
 
 /// Which tree the folder or disk image of this name is; none if there is none.
 pub fn identity(name: &str) -> Option<TreeId> {
@@ -70,24 +45,15 @@ pub fn identity_in(machines: &Path, name: &str) -> Option<TreeId> {
     places.iter().find_map(|place| identity_at(place))
 }
 
-fn identity_at(place: &Path) -> Option<TreeId> {
+pub(super) fn identity_at(place: &Path) -> Option<TreeId> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place).ok()?;
     let meta = file.metadata().ok()?;
-    if let Some(subvolume) = subvolume(&file) {
+    if let Some(subvolume) = subvolume::of(&file) {
         return Some(TreeId::subvolume(u128::from_be_bytes(subvolume.uuid)));
     }
     let born = meta.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(TreeId::inode(meta.ino(), born.as_nanos()))
-}
-
-/// The subvolume of btrfs that a folder is the root of.
-pub(super) fn subvolume(folder: &File) -> Option<ioctl::Subvolume> {
-    folder.metadata().ok().filter(|meta| meta.is_dir() && meta.ino() == SUBVOLUME)?;
-    let mut subvolume = ioctl::Subvolume { id: 0, before: [0; 36], uuid: [0; 16], after: [0; 24] };
-    // SAFETY: the kernel fills in a value of ours, of the size that it knows, that lives through the call.
-    unsafe { ioctl::get_subvolume(folder.as_raw_fd(), &raw mut subvolume) }.ok()?;
-    Some(subvolume)
 }
 
 /// Waits until machined lets go of a tree that it is at work with; whether it held it, and did
@@ -146,11 +112,8 @@ pub fn names() -> std::io::Result<Vec<String>> {
 pub fn make(name: &str) -> std::io::Result<PathBuf> {
     let place = Path::new("/var/lib/machines").join(name);
     let machines = File::open("/var/lib/machines")?;
-    let mut new = ioctl::New { fd: 0, name: [0; 4088] };
-    new.name.iter_mut().zip(name.bytes().take(255)).for_each(|(to, from)| *to = from);
-    // SAFETY: the kernel reads a value of ours that lives through the call, and whose name ends with a zero.
-    match unsafe { ioctl::create_subvolume(machines.as_raw_fd(), &raw const new) } {
-        Ok(_) => {}
+    match subvolume::make(&machines, name) {
+        Ok(()) => {}
         Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::EPERM) => std::fs::create_dir(&place)?,
         Err(error) => return Err(error.into()),
     }
@@ -167,17 +130,11 @@ pub fn let_write(name: &str) -> std::io::Result<()> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let open = |place| std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place);
     let tree = open(machines.join(name)).or_else(|_| open(machines.join(format!("{name}.raw"))))?;
-    if subvolume(&tree).is_some() {
-        let mut flags = 0;
-        // SAFETY: the kernel fills in, and reads, a number of ours that lives through the calls.
-        unsafe {
-            ioctl::get_subvolume_flags(tree.as_raw_fd(), &raw mut flags)?;
-            ioctl::set_subvolume_flags(tree.as_raw_fd(), &(flags & !READ_ONLY))?;
-        }
-        return Ok(());
+    if subvolume::of(&tree).is_some() {
+        return Ok(subvolume::let_write(&tree)?);
     }
     let mut flags = 0;
-    // SAFETY: the same.
+    // SAFETY: the kernel fills in a number of ours that lives through the call.
     match unsafe { ioctl::get_flags(tree.as_raw_fd(), &raw mut flags) } {
         // A file system without such flags has none that keeps us from writing.
         Err(Errno::ENOTTY | Errno::EOPNOTSUPP) => return Ok(()),
@@ -456,7 +413,6 @@ mod tests {
 
     #[test]
     fn a_tree_is_known_whatever_its_name() {
-        assert_eq!(std::mem::size_of::<ioctl::Subvolume>(), 504);
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         std::fs::create_dir(&one).unwrap();

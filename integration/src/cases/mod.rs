@@ -70,6 +70,7 @@ mod reserved;
 mod routed;
 mod rules;
 mod secrets;
+mod sent;
 mod session;
 mod shell;
 mod single_routed;
@@ -179,6 +180,7 @@ cases! {
     snapshots once,
     upgrades,
     backups once,
+    sent once,
     upgrade_cut_short once,
     sizes once,
     lost_state once,

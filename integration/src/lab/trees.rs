@@ -42,16 +42,16 @@ impl Suite {
         match self {
             Suite::Trixie => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli podman crun netavark uidmap \
-                 lxc incus-base dnsmasq-base btrfs-progs libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic"
+                 lxc incus-base dnsmasq-base btrfs-progs openssh-server openssh-client libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic"
             }
             // systemd 258 and later load libcurl only where they find it.
             Suite::Forky => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli libcurl4t64 tayga \
-                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic"
+                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client"
             }
             Suite::Bookworm => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io tayga unbound \
-                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic"
+                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client"
             }
         }
     }
@@ -70,7 +70,7 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 15;
+const GENERATION: u32 = 16;
 const REPOSITORY: &str = include_str!("repository.sh");
 
 const TOOLS: [&str; 11] = [
@@ -254,11 +254,21 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     let mut inside: Vec<PathBuf> = all.filter(|place| place.starts_with(path)).collect();
     // What is in another comes after it in the order of names.
     inside.sort();
+    // machined marks trees read-only, as btrfs-receive(8) does; of those no other can be deleted.
+    for place in &inside {
+        let _ = check(&mut words(&[
+            "btrfs",
+            "property",
+            "set",
+            "-f",
+            "-ts",
+            &place.to_string_lossy(),
+            "ro",
+            "false",
+        ]));
+    }
     for place in inside.iter().rev() {
-        let text = place.to_string_lossy();
-        // machined marks trees immutable or read-only; neither may stop the sweep.
-        let _ = check(&mut words(&["btrfs", "property", "set", "-ts", &text, "ro", "false"]));
-        check(&mut words(&["btrfs", "-q", "subvolume", "delete", &text]))?;
+        check(&mut words(&["btrfs", "-q", "subvolume", "delete", &place.to_string_lossy()]))?;
     }
     if path.exists() {
         fs::remove_dir_all(path)?;

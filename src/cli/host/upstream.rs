@@ -11,7 +11,7 @@ use crate::observed::{Link, Observed, v6};
 use crate::plan::spec_of;
 use crate::pool::Prefix;
 use crate::spec::HostSpec;
-use crate::sys::pty::random;
+use crate::sys::kernel::random;
 use crate::sys::router::{self, Delivery};
 use crate::sys::{Disk, Net, trace};
 

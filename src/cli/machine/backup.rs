@@ -1,7 +1,7 @@
 //! `nsctl backup`: machines, kept off this host, and the proof that they come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use crate::apply::{Interrupt, Listener};
 use crate::backup::{Backup as Kept, BackupId, Contents, History, Made, ProfileText, tags};
 use crate::cli::fault::{argument, unknown};
 use crate::cli::machine::repository::{list, repository, spec, this_host};
-use crate::cli::machine::snapshot::{HowArgs, Taking, removal, take};
+use crate::cli::machine::snapshot::{HowArgs, Taking, file, record_of, removal, take};
 use crate::cli::machine::verify::verify;
 use crate::cli::progress::Progress;
 use crate::cli::session::{About, Session, live_bus};
@@ -23,15 +23,15 @@ use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Plan, Step};
 use crate::snapshot::{Every, How, Keep, Label, image};
-use crate::spec::{MachineSpec, Spec, definition_path, profile_path};
-use crate::sys::restic::Restic;
-use crate::sys::{Bus, Disk, Lock, ResticError, lock, tree, vitals};
+use crate::spec::{MachineSpec, Repository, Spec, definition_path, profile_path};
+use crate::sys::backups::{Progress as Sent, Save, Store};
+use crate::sys::{Bus, Disk, Lock, lock, tree, vitals};
 use crate::upgrade::Vitals;
 
-/// Keep machines off this host: their files, definitions and leases, in a repository of restic's
+/// Keep machines off this host: their files, definitions and leases, by restic or btrfs send
 ///
-/// A snapshot is taken, restic(1) puts into the repository what that does not have yet, encrypted, and the snapshot goes
-/// again. /etc/nsctl/backup.password is what encrypts it.
+/// A snapshot is taken, and what the repository does not have of it yet is put there: by restic(1), encrypted with
+/// /etc/nsctl/backup.password, or, where it is btrfs:…, by btrfs-send(8), as it is.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Backup {
@@ -43,7 +43,8 @@ pub struct Backup {
     /// All of nsctl's machines
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Where to: /mnt/usb/nsctl, sftp:USER@HOST:/PATH, rest:https://HOST/, s3:… [default: [backup] of nsctl.toml]
+    /// Where to: /mnt/usb/nsctl, sftp:USER@HOST:/PATH, rest:https://HOST/, s3:…, btrfs:USER@HOST:/PATH [default:
+    /// [backup] of nsctl.toml]
     #[arg(long, value_name = "REPOSITORY")]
     to: Option<String>,
     #[command(flatten)]
@@ -209,10 +210,10 @@ async fn save(
         let why = fault.to_string();
         note_down(global, name, |history| history.fails = Some(why)).await?;
     }
-    let (restic, keep) = saved?;
+    let (store, keep) = saved?;
     // The backup is there, whatever becomes of the old ones.
     match keep.filter(|_| is_scheduled) {
-        Some(keep) => expire(global, &restic, name, &keep).await,
+        Some(keep) => expire(global, &store, name, &keep).await,
         None => Ok(()),
     }
 }
@@ -223,27 +224,28 @@ async fn save_once(
     to: Option<&str>,
     how: How,
     is_scheduled: bool,
-) -> Result<(Restic, Option<Keep>), Fault> {
+) -> Result<(Store, Option<Keep>), Fault> {
     let spec = spec(global)?;
     let machine = spec.machines.get(name).ok_or_else(|| nobody(&spec, name))?;
     let repository = repository(to, &spec)?;
     let disk = Disk::new(&global.root);
-    let restic = Restic::of(&disk, &repository)?;
+    let store = Store::of(&disk, &repository)?;
     // Before a machine is stopped for it.
     if disk.tree(name.as_str()).is_none() && tree::is_there(name.as_str())? {
         return Err(Fault::new(format!("'{name}' is a disk image, which is not backed up yet"))
             .hint(format!("`nsctl export {name} FILE` writes it to a file")));
     }
-    if !restic.is_there().await? {
+    store.takes(&Path::new("/var/lib/machines").join(name.as_str()))?;
+    if !store.is_there().await? {
         let known = observe::backups(&disk)?;
         let shown = repository.to_string();
         let was_there =
             known.values().filter_map(|text| History::parse(text).last).any(|last| last.to == shown);
         // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
         if is_scheduled || was_there {
-            return Err(ResticError::NoRepository(repository.to_string()).into());
+            return Err(store.missing(&repository).into());
         }
-        restic.init().await?;
+        store.init().await?;
         global.report.tell(&format!("a new repository was made at {repository}"));
     }
     clear(global, name).await?;
@@ -253,7 +255,8 @@ async fn save_once(
     let label = take(global, name, taking).await?;
     let profiles = profiles_of(&disk, &machine.profile)?;
     let mode = disk.mode(&definition_path(name));
-    let kept = keep(global, &restic, name, &label, (vitals, profiles, mode), is_scheduled).await;
+    let kept =
+        keep(global, (&store, &repository), name, &label, (vitals, profiles, mode), is_scheduled).await;
     let (made, added) = match kept {
         Ok(kept) => kept,
         Err(fault) => {
@@ -261,7 +264,11 @@ async fn save_once(
             return Err(fault);
         }
     };
-    clear(global, name).await?;
+    if store.needs_the_last() {
+        stays(global, name, &label, &repository).await?;
+    } else {
+        clear(global, name).await?;
+    }
     let made = Made { to: repository.to_string(), ..made };
     global.report.say(format!(
         "{name} is backed up as {} at {repository}: {} of it were new",
@@ -269,7 +276,7 @@ async fn save_once(
         text::bytes(added)
     ));
     note_down(global, name, |history| (history.last, history.fails) = (Some(made), None)).await?;
-    Ok((restic, machine.backup.as_ref().and_then(|schedule| schedule.keep.clone())))
+    Ok((store, machine.backup.as_ref().and_then(|schedule| schedule.keep.clone())))
 }
 
 /// The texts of profiles: where the machine comes back, they may not be there.
@@ -310,7 +317,7 @@ async fn vitals_of(
 /// Puts a snapshot into the repository.
 async fn keep(
     global: &Global,
-    restic: &Restic,
+    (store, repository): (&Store, &Repository),
     name: &MachineName,
     label: &Label,
     (vitals, profiles, mode): (Option<Vitals>, BTreeMap<String, ProfileText>, Option<u32>),
@@ -318,15 +325,21 @@ async fn keep(
 ) -> Result<(Made, u64), Fault> {
     let disk = Disk::new(&global.root);
     let observed = Observed { files: observe::snapshots(&disk)?, ..Default::default() };
-    let record = crate::cli::machine::snapshot::record_of(&observed, name, label)?;
-    let place = Path::new("/var/lib/machines").join(image(name, label));
+    let record = record_of(&observed, name, label)?;
+    let place = place_of(name, label);
     let taken = record.taken;
     let contents = Contents { record, mode, vitals, profiles }.render();
     let progress = Progress::new(global);
     progress.at(&format!("back up '{name}'"));
     let mut interrupt = Interrupt::begin();
     let tags = tags(name, &this_host(), taken, is_scheduled);
-    let saving = restic.save(name, &place, &contents, &tags, |part| progress.progresses(part));
+    let sent: Vec<PathBuf> =
+        sent_before(&observed, name, repository).map(|label| place_of(name, &label)).collect();
+    let save = Save { machine: name, tree: &place, contents: &contents, tags: &tags, sent: &sent };
+    let saving = store.save(&save, |sent| match sent {
+        Sent::Part(part) => progress.progresses(part),
+        Sent::Bytes(bytes) => progress.counts(bytes),
+    });
     let saved = tokio::select! {
         saved = saving => saved,
         () = interrupt.came() => {
@@ -336,6 +349,47 @@ async fn keep(
     progress.end();
     let saved = saved?;
     Ok((Made { taken, id: saved.id, to: String::new() }, saved.added))
+}
+
+fn place_of(name: &MachineName, label: &Label) -> PathBuf {
+    Path::new("/var/lib/machines").join(image(name, label))
+}
+
+/// What the snapshot is told by that the next backup is the difference to.
+fn why_it_stays(repository: &Repository) -> String {
+    format!("the next backup to {repository} is the difference to it")
+}
+
+/// The snapshots that stay for the next backup to a repository.
+fn sent_before(
+    observed: &Observed,
+    name: &MachineName,
+    repository: &Repository,
+) -> impl Iterator<Item = Label> + use<> {
+    let why = why_it_stays(repository);
+    let all = observed.snapshots_of(name).into_iter();
+    all.filter(move |(_, record)| record.as_ref().and_then(|it| it.why.as_ref()) == Some(&why))
+        .map(|(label, _)| label)
+}
+
+/// A snapshot that was sent stays, in the place of the one before.
+async fn stays(
+    global: &Global,
+    name: &MachineName,
+    label: &Label,
+    repository: &Repository,
+) -> Result<(), Fault> {
+    let session = Session::begin(global, About::Nobody).await?;
+    let mut record = record_of(&session.observed, name, label)?;
+    record.why = Some(why_it_stays(repository));
+    let (path, text) = file(name, label, &record);
+    let old = session.observed.file(&path).map(str::to_owned);
+    let before: Vec<Label> = sent_before(&session.observed, name, repository).collect();
+    let mut steps = vec![Step::Write { path, old, new: Some(text), mode: None }];
+    steps.extend(removal(&session.observed, name, &before));
+    session.perform(&Plan { steps, ..Plan::default() }).await?;
+    session.progress.end();
+    Ok(())
 }
 
 /// Deletes the snapshots of backups, also those of who was killed.
@@ -375,9 +429,9 @@ pub async fn note_down(
 }
 
 /// Deletes the scheduled ones that no count keeps; of this host's.
-async fn expire(global: &Global, restic: &Restic, name: &MachineName, keep: &Keep) -> Result<(), Fault> {
+async fn expire(global: &Global, store: &Store, name: &MachineName, keep: &Keep) -> Result<(), Fault> {
     let host = this_host();
-    let all = restic.backups(Some(name)).await?;
+    let all = store.backups(Some(name)).await?;
     let own: Vec<&Kept> = all.iter().filter(|one| one.scheduled && one.on == host).collect();
     let gone = keep.expired(&own.iter().map(|one| one.taken).collect::<Vec<_>>());
     let ids: Vec<BackupId> =
@@ -385,7 +439,7 @@ async fn expire(global: &Global, restic: &Restic, name: &MachineName, keep: &Kee
     if ids.is_empty() {
         return Ok(());
     }
-    restic.forget(&ids).await?;
+    store.forget(&ids).await?;
     global.report.say(format!("{name}: {} expired", joined(&ids, ", ")));
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::observe;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
 use crate::spec::{PROFILES_DIR, Profiles, Repository, Spec, profile_path, profile_paths, readable};
-use crate::sys::restic::Restic;
+use crate::sys::backups::Store;
 use crate::sys::{Disk, kernel};
 
 /// The definitions, as far as they can be used.
@@ -46,8 +46,8 @@ pub async fn list(global: &Global, name: Option<&str>, from: Option<&str>) -> Re
         return Err(crate::cli::fault::live_only("backups are listed"));
     }
     let repository = repository(from, &spec(global)?)?;
-    let restic = Restic::of(&Disk::new(&global.root), &repository)?;
-    let all = restic.backups(only.as_ref()).await?;
+    let store = Store::of(&Disk::new(&global.root), &repository)?;
+    let all = store.backups(only.as_ref()).await?;
     if global.json {
         global.report.answer(&all)?;
         return Ok(0);
@@ -73,13 +73,13 @@ pub async fn list(global: &Global, name: Option<&str>, from: Option<&str>) -> Re
 
 /// The backup that is meant: the latest of this host's, or of the only host that has some; or that with this id.
 pub async fn find(
-    restic: &Restic,
+    store: &Store,
     repository: &Repository,
     name: &MachineName,
     id: Option<&BackupId>,
     host: Option<&str>,
 ) -> Result<Backup, Fault> {
-    let mut all = restic.backups(Some(name)).await?;
+    let mut all = store.backups(Some(name)).await?;
     let hosts: BTreeSet<String> = all.iter().map(|one| one.host.clone()).collect();
     let nothing = || {
         Fault::new(format!("there is no backup of '{name}' at {repository}"))
@@ -132,8 +132,8 @@ pub fn profiles_with(observed: &Observed, contents: &Contents) -> Profiles {
 }
 
 /// What lies beside the tree of a backup.
-pub async fn contents_of(restic: &Restic, backup: &Backup) -> Result<Contents, Fault> {
-    let text = restic.contents(&backup.id).await?;
+pub async fn contents_of(store: &Store, backup: &Backup) -> Result<Contents, Fault> {
+    let text = store.contents(&backup.id).await?;
     let contents = Contents::parse(&text).map(|mut contents| {
         // Only what its definition names, and as a profile is named here: it may come from anybody with the password.
         let named = profile_paths(&contents.record.definition);
@@ -142,6 +142,6 @@ pub async fn contents_of(restic: &Restic, backup: &Backup) -> Result<Contents, F
     });
     contents.ok_or_else(|| {
         Fault::new(format!("machine.toml in the backup {} cannot be read", backup.id))
-            .hint("was it made by a later nsctl? `restic dump` shows it")
+            .hint("was it made by a later nsctl?")
     })
 }

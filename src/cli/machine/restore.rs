@@ -23,7 +23,7 @@ use crate::snapshot::{Label, image};
 use crate::spec::{
     MachineSpec, Problems, Profiles, Repository, SecretId, bytes, definition_path, edit, profile_path,
 };
-use crate::sys::restic::Restic;
+use crate::sys::backups::Store;
 use crate::sys::{self, Lock, lock};
 
 /// Bring a machine back from a backup; as it is now becomes a snapshot
@@ -60,11 +60,11 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
     let session = Session::begin(global, About::Nobody).await?;
     let from = repository(args.from.as_deref(), &session.spec)?;
     session.release();
-    let restic = Restic::of(&session.disk, &from)?;
+    let store = Store::of(&session.disk, &from)?;
     let wait = Duration::from_secs(global.wait);
     let tell_wait = |holder: &str| session.progress.says(&format!("waiting for {holder}"));
     let _lock = Lock::take(&session.disk, lock::OF_BACKUPS, wait, tell_wait).await?;
-    let backup = find(&restic, &from, &name, id.as_ref(), args.host.as_deref()).await?;
+    let backup = find(&store, &from, &name, id.as_ref(), args.host.as_deref()).await?;
     let is_other = backup.on != this_host();
     if is_other
         && new.is_none()
@@ -81,7 +81,7 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
             backup.host
         )));
     }
-    let mut contents = contents_of(&restic, &backup).await?;
+    let mut contents = contents_of(&store, &backup).await?;
     let profiles = profiles_with(&session.observed, &contents);
     let is_there = session.spec.machines.contains_key(&to) || session.spec.broken.contains_key(&to);
     if new.is_some() || !is_there {

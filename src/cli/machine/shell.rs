@@ -14,7 +14,8 @@ use crate::cli::{Fault, Global};
 use crate::exec::{ExecStream, Token};
 use crate::name::MachineName;
 use crate::spec::MACHINES_DIR;
-use crate::sys::pty::{Pty, Raw, is_terminal, random, stdin};
+use crate::sys::kernel::random;
+use crate::sys::pty::{Pty, Raw, is_terminal, stdin};
 use crate::sys::{Bus, Disk, guest};
 
 /// Open a shell in a machine, or run a command there; its exit status is ours

@@ -12,22 +12,22 @@ use crate::name::MachineName;
 use crate::observe;
 use crate::plan::{Plan, Step};
 use crate::spec::{MachineSpec, Problems, Repository, bytes, definition_path, reach};
-use crate::sys::restic::Restic;
-use crate::sys::{self, Disk, pty, tree, trial};
+use crate::sys::backups::Store;
+use crate::sys::{self, Disk, kernel, tree, trial};
 
 /// Proves the latest backup of a machine, and writes down what came of that.
 pub async fn verify(global: &Global, name: &MachineName, from: Option<&str>) -> Result<(), Fault> {
     let spec = spec(global)?;
     let repository = repository(from, &spec)?;
     let disk = Disk::new(&global.root);
-    let restic = Restic::of(&disk, &repository)?;
-    let backup = find(&restic, &repository, name, None, None).await?;
+    let store = Store::of(&disk, &repository)?;
+    let backup = find(&store, &repository, name, None, None).await?;
     // What somebody else put there nobody here has agreed to start.
     if backup.on != this_host() {
         return Err(Fault::new(format!("the backups of '{name}' at {repository} are of {}", backup.host))
             .hint(format!("they are proved there; here, `nsctl restore {name} --as NEW` brings one back")));
     }
-    let contents = contents_of(&restic, &backup).await?;
+    let contents = contents_of(&store, &backup).await?;
     let profiles = profiles_with(&observe::definitions(&disk)?, &contents);
     let written = profiles.machine(&definition_path(name), &contents.record.definition).map_err(Problems)?;
     let machine = allowed(written, spec.machines.get(name));
@@ -131,7 +131,7 @@ async fn trial(
     (name, machine): (&MachineName, &MachineSpec),
     contents: Contents,
 ) -> Result<Trial, Fault> {
-    let number = pty::random()? & 0xffff_ffff;
+    let number = kernel::random()? & 0xffff_ffff;
     let own: MachineName = argument(&format!("trial-{number:08x}"))?;
     let routed = machine.network.routed();
     let address = routed.and_then(|routed| routed.planned(contents.record.lease?).address());

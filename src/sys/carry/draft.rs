@@ -13,7 +13,7 @@ use nix::fcntl::openat;
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::{CarryError, FOLDER, Target, io};
-use crate::sys::pty::random;
+use crate::sys::kernel::random;
 
 /// Where it is told which copies are under way.
 const RECORDS: &str = "/var/lib/nsctl/copies";

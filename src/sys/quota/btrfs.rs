@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::QuotaError;
-use crate::sys::tree::subvolume;
+use crate::sys::subvolume;
 
 /// linux/btrfs.h
 mod ioctl {
@@ -78,7 +78,7 @@ const LEVEL: u64 = 1 << 48;
 
 pub fn limit(tree: &File, path: &Path, bytes: Option<u64>) -> Result<(), QuotaError> {
     let refused = |errno| QuotaError::Refused(path.to_owned(), errno);
-    let Some(own) = subvolume(tree).map(|own| own.id) else {
+    let Some(own) = subvolume::of(tree).map(|own| own.id) else {
         return if bytes.is_none() { Ok(()) } else { Err(QuotaError::NoSubvolume(path.to_owned())) };
     };
     match (mode(tree).map_err(refused)?.as_str(), bytes) {

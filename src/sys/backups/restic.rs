@@ -9,11 +9,12 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::Disk;
+use super::{Save, Saved};
 use crate::backup::{Backup, BackupId, TAG, listed, tag_of};
 use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::spec::Repository;
+use crate::sys::{self, Disk, build};
 
 /// What encrypts a repository, where no variable of restic's says otherwise.
 pub const PASSWORD_FILE: &str = "/etc/nsctl/backup.password";
@@ -89,18 +90,10 @@ struct Line {
     data_added: Option<u64>,
 }
 
-/// What a backup has come to.
-#[derive(Debug)]
-pub struct Saved {
-    pub id: BackupId,
-    /// Bytes that the repository did not have.
-    pub added: u64,
-}
-
 impl Restic {
     /// # Errors
     /// When there is no password, or a file with variables cannot be read.
-    pub fn of(disk: &Disk, repository: &Repository) -> Result<Restic, super::Error> {
+    pub fn of(disk: &Disk, repository: &Repository) -> Result<Restic, sys::Error> {
         let text = disk.read(Path::new(ENVIRONMENT_FILE))?.unwrap_or_default();
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let mut environment: BTreeMap<String, String> = lines
@@ -127,7 +120,7 @@ impl Restic {
 
     fn prepare(&self, command: &mut Command) {
         command.env_remove("RESTIC_REPOSITORY_FILE").envs(&self.environment);
-        command.env("PATH", super::build::PATH).env("LC_ALL", "C.UTF-8");
+        command.env("PATH", build::PATH).env("LC_ALL", "C.UTF-8");
         command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
 
@@ -254,26 +247,13 @@ impl Restic {
     ///
     /// # Errors
     /// When that is not done whole.
-    pub async fn save(
-        &self,
-        machine: &MachineName,
-        tree: &Path,
-        contents: &str,
-        tags: &[String],
-        hears: impl Fn(f64),
-    ) -> Result<Saved, ResticError> {
+    pub async fn save(&self, save: &Save<'_>, hears: impl Fn(f64)) -> Result<Saved, ResticError> {
         self.ask(&["unlock"]).await?;
-        self.patiently(async || self.save_once(machine, tree, contents, tags, &hears).await).await
+        self.patiently(async || self.save_once(save, &hears).await).await
     }
 
-    async fn save_once(
-        &self,
-        machine: &MachineName,
-        tree: &Path,
-        contents: &str,
-        tags: &[String],
-        hears: &impl Fn(f64),
-    ) -> Result<Saved, ResticError> {
+    async fn save_once(&self, save: &Save<'_>, hears: &impl Fn(f64)) -> Result<Saved, ResticError> {
+        let Save { machine, tree, contents, tags, .. } = save;
         const SCRIPT: &str = "mount -t tmpfs -o size=8m,mode=0700 tmpfs \"$1\"
              mkdir \"$1/tree\"; mount --bind \"$2\" \"$1/tree\"; mount -o remount,bind,ro \"$1/tree\"
              cat > \"$1/machine.toml\"; test \"$(wc -c < \"$1/machine.toml\")\" -eq \"$3\"
@@ -281,7 +261,7 @@ impl Restic {
         let tags = tags.join(",");
         // Its length: were we killed while we write it, half of it would look whole. And relative names: who
         // restores by hand finds them where he says.
-        let (length, host) = (contents.len().to_string(), crate::sys::kernel::hostname());
+        let (length, host) = (contents.len().to_string(), sys::kernel::hostname());
         let words = [&length, "--json", "backup", "--host", &host, "--tag", &tags, CONTENTS, "tree"];
         let mut command = self.inside(machine, tree, SCRIPT, &words)?;
         let mut child = command.stdin(Stdio::piped()).spawn().map_err(ResticError::Run)?;
