@@ -61,6 +61,14 @@ mod ioctl {
 
 pub use ioctl::Subvolume;
 
+impl Subvolume {
+    /// Whether it came from elsewhere (btrfs-receive(8)), and is told by what it was there.
+    pub fn is_received(&self) -> bool {
+        // Behind the uuid of what it was made of.
+        self.after[2..4] != [0, 0]
+    }
+}
+
 /// `BTRFS_SUBVOL_RDONLY`.
 const READ_ONLY: u64 = 1 << 1;
 /// The inode of each subvolume's root (btrfs(5), `BTRFS_FIRST_FREE_OBJECTID`).

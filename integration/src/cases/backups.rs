@@ -130,7 +130,7 @@ fn proved(lab: &Lab) -> Result<()> {
 pub(super) fn nothing_left(lab: &Lab, stays: &[String]) -> Result<()> {
     let stays = stays.join("$ -e ");
     let left = lab.sh(&format!(
-        "ls -A /var/lib/machines | grep -e trial -e restored -e received -e backup | grep -v -e '^$' -e @{stays}$ || true
+        "ls -A /var/lib/machines | grep -e trial -e restored -e +received -e backup | grep -v -e '^$' -e @{stays}$ || true
          ls /run/nsctl/trial /run/systemd/nspawn | grep trial- || true
          systemctl list-units --all --plain --no-legend 'nsctl-trial-*'; machinectl list --no-legend | grep trial || true
          ls /var/lib/nsctl/journal; findmnt -n | grep nsctl/backup || true"

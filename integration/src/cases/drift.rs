@@ -8,6 +8,8 @@ use crate::must;
 pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("init --pool 2001:db8:a::/48 --uplink wan0")?;
     lab.nsctl_ok("create web --routed --image debian-13")?;
+    // Its networkd gives it its address, too, as soon as it has begun.
+    lab.booted("web")?;
     must!(lab.machine("web")?["drift"] == serde_json::json!([]), "{}", lab.machine("web")?);
 
     lab.sh("nsenter -t $(machinectl show web -p Leader | cut -d= -f2) -n ip addr del 2001:db8:a:1::2/64 dev host0")?;

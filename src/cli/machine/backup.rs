@@ -237,10 +237,7 @@ async fn save_once(
     }
     store.takes(&Path::new("/var/lib/machines").join(name.as_str()))?;
     if !store.is_there().await? {
-        let known = observe::backups(&disk)?;
-        let shown = repository.to_string();
-        let was_there =
-            known.values().filter_map(|text| History::parse(text).last).any(|last| last.to == shown);
+        let was_there = was_there(&disk, name, &repository)?;
         // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
         if is_scheduled || was_there {
             return Err(store.missing(&repository).into());
@@ -277,6 +274,14 @@ async fn save_once(
     ));
     note_down(global, name, |history| (history.last, history.fails) = (Some(made), None)).await?;
     Ok((store, machine.backup.as_ref().and_then(|schedule| schedule.keep.clone())))
+}
+
+/// Whether something of this host has been put there before.
+fn was_there(disk: &Disk, name: &MachineName, repository: &Repository) -> Result<bool, Fault> {
+    let (known, shown) = (observe::backups(disk)?, repository.to_string());
+    let is_last = known.values().filter_map(|text| History::parse(text).last).any(|last| last.to == shown);
+    let observed = Observed { files: observe::snapshots(disk)?, ..Default::default() };
+    Ok(is_last || sent_before(&observed, name, repository).next().is_some())
 }
 
 /// The texts of profiles: where the machine comes back, they may not be there.

@@ -37,6 +37,8 @@ pub enum BtrfsError {
     NoSubvolume(PathBuf),
     #[error("there is a subvolume with files in it: /{0}, which btrfs-send(8) leaves out")]
     Inner(PathBuf),
+    #[error("{0} is about to be full")]
+    Full(&'static str),
     #[error("{0} cannot be read")]
     Place(PathBuf, #[source] std::io::Error),
 }
@@ -51,13 +53,17 @@ impl Hint for BtrfsError {
                 "`nsctl backup NAME` makes one with the first backup; for another, --from or [backup] in \
                  /etc/nsctl/nsctl.toml"
             }
+            BtrfsError::Failed { at, .. } if at.starts_with('/') => {
+                "it must be on a btrfs that has room, and btrfs-progs installed"
+            }
             BtrfsError::Failed { .. } => {
-                "root here must come in there without being asked, as root or as one whom sudo asks nothing; and \
-                 there, too, it must be a btrfs, with btrfs-progs"
+                "root here must come in there by ssh (openssh-client) without being asked, as root or as one whom sudo \
+                 asks nothing; and there, too, it must be a btrfs, with btrfs-progs"
             }
             BtrfsError::NoSubvolume(_) => {
                 "/var/lib/machines must be on btrfs, and the machine made there; restic takes every file system"
             }
+            BtrfsError::Full(_) => "`nsctl prune` and `nsctl snapshot remove` make room",
             BtrfsError::Inner(_) => "`--to` a repository of restic's: it takes them along",
             BtrfsError::Place(_, error) => return error.hint(),
         };
@@ -81,15 +87,20 @@ pub fn sendable(tree: &Path) -> Result<(), BtrfsError> {
     }
 }
 
+/// What came from elsewhere itself is told by the name that it had there, which others may have there, too.
+fn is_received(tree: &Path) -> bool {
+    let folder = subvolume::open(tree).ok();
+    folder.and_then(|folder| subvolume::of(&folder)).is_none_or(|subvolume| subvolume.is_received())
+}
+
 /// What makes a folder a repository.
 const MARK: &str = ".nsctl-backups";
-/// Deletes what was begun and not ended, by the pattern that it is told.
+/// Deletes what was begun and not ended; what another host is at work with just now is deleted the next time.
 const TIDY: &str = "tidy() { for one in \"$@\"; do
-        test -e \"$one\" || continue
         for tree in \"$one\"/* \"$one\"/.[!.]*; do
-            test ! -d \"$tree\" || btrfs subvolume delete \"$tree\" > /dev/null
+            test ! -d \"$tree\" || btrfs subvolume delete \"$tree\" > /dev/null 2>&1 || :
         done
-        rm -r -- \"$one\"
+        rm -rf -- \"$one\" 2> /dev/null || :
     done; }\n";
 
 /// A folder that backups are sent to.
@@ -171,7 +182,7 @@ impl BtrfsStore {
     /// When they cannot be listed.
     pub async fn backups(&self, machine: Option<&MachineName>) -> Result<Vec<Backup>, BtrfsError> {
         const LINES: &str = "for one in */backup.json; do
-                test ! -f \"$one\" || { printf '%s ' \"${one%/*}\"; head -n 1 \"$one\"; echo; }; done";
+                printf '%s ' \"${one%/*}\"; head -n 1 \"$one\" 2> /dev/null || :; echo; done";
         self.must_be_there().await?;
         let said = self.ask(self.command(LINES, &[]), "").await?;
         let mut all = on_cards(&said);
@@ -197,14 +208,12 @@ impl BtrfsStore {
         let there = self.backups(Some(save.machine)).await?;
         let is_there = |sent: &&PathBuf| {
             let id = tree::identity_at(sent);
-            id.is_some() && there.iter().any(|one| one.of == id)
+            id.is_some() && there.iter().any(|one| one.of == id) && !is_received(sent)
         };
-        let parent = save.sent.iter().rfind(is_there);
+        let parent = save.sent.iter().rfind(is_there).filter(|_| !is_received(save.tree));
         match self.save_after(save, parent, &hears).await {
-            // Somebody has made its copy there another one.
-            Err(BtrfsError::Torn { said, .. }) if parent.is_some() && said.contains("parent") => {
-                self.save_after(save, None, &hears).await
-            }
+            // Its copy there may be another one now, or the difference one that btrfs-receive(8) cannot make.
+            Err(BtrfsError::Torn { .. }) if parent.is_some() => self.save_after(save, None, &hears).await,
             saved => saved,
         }
     }
@@ -216,7 +225,7 @@ impl BtrfsStore {
         hears: &impl Fn(u64),
     ) -> Result<Saved, BtrfsError> {
         // A stream that ends early may look whole: what takes it does not know, so that a second call says so.
-        const RECEIVE: &str = "tidy .part-\"$1\"-*; mkdir -m 0700 \".part-$1-$2\"
+        const RECEIVE: &str = "tidy .part-\"$1\"-* $(find . -maxdepth 1 -name '.part-*' -mtime +6); mkdir -m 0700 \".part-$1-$2\"
             exec btrfs receive \".part-$1-$2\"";
         const COMMIT: &str = "part=\".part-$1-$2\"; mv \"$part/$3\" \"$part/tree\"
             test \"$(btrfs property get -ts \"$part/tree\" ro)\" = ro=true
@@ -231,7 +240,11 @@ impl BtrfsStore {
         let mut send = tool("btrfs", &["send", "-q"]);
         send.args(parent.iter().flat_map(|parent| [Path::new("-p"), parent.as_path()])).arg(save.tree);
         let send = send.spawn().map_err(|error| BtrfsError::Run("btrfs", error))?;
-        let bytes = self.carry(send, receive, hears).await?;
+        let goes_on = |bytes| {
+            hears(bytes);
+            true
+        };
+        let bytes = self.carry(send, receive, &goes_on).await?;
         let name = save.tree.file_name().unwrap_or_default().to_string_lossy();
         let card = card(&id, &kernel::hostname(), save.tags, tree::identity_at(save.tree));
         let length = save.contents.len().to_string();
@@ -245,26 +258,58 @@ impl BtrfsStore {
     /// # Errors
     /// When that is not done whole; what there is of it has that name, too.
     pub async fn restore(&self, id: &BackupId, image: &str, hears: impl Fn(u64)) -> Result<(), BtrfsError> {
-        let place = Path::new("/var/lib/machines").join(image);
+        let place = Path::new(MACHINES).join(image);
         let io = |error| BtrfsError::Place(place.clone(), error);
-        // Of who was killed at the very end.
-        if aside(image).exists() {
-            self.ask(tool("btrfs", &["subvolume", "delete", &aside(image).to_string_lossy()]), "").await?;
+        if !is_btrfs(MACHINES).map_err(io)? {
+            return Err(BtrfsError::NoSubvolume(MACHINES.into()));
         }
+        self.clear().await?;
         fs::create_dir(&place).map_err(io)?;
         let run = |error| BtrfsError::Run("sh, or ssh,", error);
         let send = self.command("exec btrfs send -q \"$1/tree\"", &[id.as_str()]).spawn().map_err(run)?;
-        let mut receive = tool("btrfs", &["receive", "-q", "--chroot"]);
+        // A stream may name other subvolumes of the file system to take files of, and lead out of them: in a mount of
+        // its own there are none.
+        const RECEIVE: &str = "mount --bind \"$1\" \"$1\"; cd \"$1\"; exec btrfs receive -q --chroot \"$1\"";
+        let mut receive =
+            tool("unshare", &["--mount", "--propagation", "private", "sh", "-euc", RECEIVE, "sh"]);
         let receive = receive.arg(&place).stdin(Stdio::piped()).spawn();
         let receive = receive.map_err(|error| BtrfsError::Run("btrfs", error))?;
-        self.carry(send, receive, &hears).await?;
-        unpack(image).map_err(io)
+        let has_room = |bytes| {
+            hears(bytes);
+            has_room(MACHINES)
+        };
+        let received = self.carry(send, receive, &has_room).await;
+        if received.is_err() && !has_room(0) {
+            return Err(BtrfsError::Full(MACHINES));
+        }
+        received?;
+        let unpacked = unpack(image).map_err(io);
+        if unpacked.is_err() {
+            self.clear().await?;
+        }
+        unpacked
     }
 
-    /// Hands on a stream from one process to another; how many bytes that were.
-    async fn carry(&self, mut from: Child, mut to: Child, hears: &impl Fn(u64)) -> Result<u64, BtrfsError> {
+    /// Deletes what was received by who was killed at the very end.
+    async fn clear(&self) -> Result<(), BtrfsError> {
+        let names = tree::names().map_err(|error| BtrfsError::Place(MACHINES.into(), error))?;
+        for name in names.iter().filter(|name| name.starts_with('.') && name.ends_with(ASIDE)) {
+            let place = Path::new(MACHINES).join(name);
+            self.ask(tool("btrfs", &["subvolume", "delete", &place.to_string_lossy()]), "").await?;
+        }
+        Ok(())
+    }
+
+    /// Hands on a stream from one process to another; how many bytes that were. `goes_on` hears how
+    /// many there are by now.
+    async fn carry(
+        &self,
+        mut from: Child,
+        mut to: Child,
+        goes_on: &impl Fn(u64) -> bool,
+    ) -> Result<u64, BtrfsError> {
         let run = |error| BtrfsError::Run("btrfs", error);
-        let handed_on = hand_on(from.stdout.take(), to.stdin.take(), hears);
+        let handed_on = hand_on(from.stdout.take(), to.stdin.take(), goes_on);
         let (complaint, other) = (from.stderr.take(), to.stderr.take());
         let rest = all_of(to.stdout.take(), COMPLAINT);
         let (bytes, complaint, other, _) =
@@ -283,21 +328,36 @@ impl BtrfsStore {
     /// # Errors
     /// When they cannot be forgotten.
     pub async fn forget(&self, ids: &[BackupId]) -> Result<(), BtrfsError> {
-        const LINES: &str = "for id in \"$@\"; do mv \"$id\" \".gone-$id\"; done; tidy .gone-*";
-        let words: Vec<&str> = ids.iter().map(BackupId::as_str).collect();
-        self.ask(self.command(LINES, &words), "").await.map(drop)
+        const LINES: &str =
+            "for id in \"$@\"; do test ! -e \"$id\" || mv \"$id\" \".gone-$id\"; done; tidy .gone-*";
+        // One word of a command line has room for some thousand.
+        for ids in ids.chunks(100) {
+            let words: Vec<&str> = ids.iter().map(BackupId::as_str).collect();
+            self.ask(self.command(LINES, &words), "").await?;
+        }
+        Ok(())
     }
 }
 
-/// Where what was received is between the folder that it came in and that folder's name.
-fn aside(image: &str) -> PathBuf {
-    Path::new("/var/lib/machines").join(format!("{image}.received"))
+const MACHINES: &str = "/var/lib/machines";
+/// The end of the name that what was received has between the folder that it came in and that folder's name; no label of
+/// a snapshot has it.
+const ASIDE: &str = "+received";
+/// What stays free for the others, in bytes.
+const RESERVE: u64 = 256 << 20;
+
+fn has_room(place: &str) -> bool {
+    nix::sys::statvfs::statvfs(place).is_ok_and(|all| all.blocks_available() * all.fragment_size() > RESERVE)
+}
+
+fn is_btrfs(place: &str) -> std::io::Result<bool> {
+    Ok(nix::sys::statfs::statfs(place)?.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC)
 }
 
 /// What was received in a folder takes that folder's place, and can be written to.
 fn unpack(image: &str) -> std::io::Result<()> {
-    let place = Path::new("/var/lib/machines").join(image);
-    let (received, aside) = (place.join("tree"), aside(image));
+    let place = Path::new(MACHINES).join(image);
+    let (received, aside) = (place.join("tree"), Path::new(MACHINES).join(format!("{image}{ASIDE}")));
     let folder = subvolume::open(&received)?;
     // As long as it is not whole, it can be written to.
     if !subvolume::is_read_only(&folder)? {
@@ -307,7 +367,7 @@ fn unpack(image: &str) -> std::io::Result<()> {
     fs::rename(&received, &aside)?;
     fs::remove_dir(&place)?;
     fs::rename(&aside, &place)?;
-    fs::File::open("/var/lib/machines")?.sync_all()
+    fs::File::open(MACHINES)?.sync_all()
 }
 
 fn tool(name: &str, words: &[&str]) -> Command {
@@ -322,7 +382,7 @@ fn tool(name: &str, words: &[&str]) -> Command {
 async fn hand_on(
     source: Option<impl AsyncRead + Unpin>,
     sink: Option<impl AsyncWrite + Unpin>,
-    hears: &impl Fn(u64),
+    goes_on: &impl Fn(u64) -> bool,
 ) -> u64 {
     let (Some(mut source), Some(mut sink)) = (source, sink) else { return 0 };
     let (mut piece, mut bytes) = (vec![0; PIECE], 0);
@@ -331,7 +391,9 @@ async fn hand_on(
             break;
         }
         bytes += length as u64;
-        hears(bytes);
+        if !goes_on(bytes) {
+            break;
+        }
     }
     bytes
 }
