@@ -1,5 +1,6 @@
 //! What the kernel's rules say, as nft(8) lists them (libnftables-json(5)). Pure.
 
+pub mod counter;
 pub mod table;
 
 use ipnet::Ipv6Net;

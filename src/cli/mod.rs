@@ -15,6 +15,7 @@ mod host {
     pub mod doctor;
     pub mod explain;
     pub mod init;
+    pub mod metrics;
     mod proposal;
     pub mod prune;
     pub mod reconcile;
@@ -47,6 +48,8 @@ mod machine {
     pub mod shell;
     pub mod show;
     pub mod snapshot;
+    pub mod stats;
+    pub mod top;
     pub mod upgrade;
     pub mod verify;
     pub mod view;
@@ -59,6 +62,7 @@ mod network {
     pub mod expose;
     pub mod open;
     pub mod pool;
+    mod pool_map;
     mod push;
     pub mod reservation;
 }
@@ -70,10 +74,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{deinit, doctor, explain, init, prune, reconcile, state};
+use host::{deinit, doctor, explain, init, metrics, prune, reconcile, state};
 use machine::{
     adopt, attach, backup, clone, cp, create, edit, export, list, logs, remove, restore, rollback, run,
-    secret, shell, show, snapshot, upgrade,
+    secret, shell, show, snapshot, stats, top, upgrade,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
 use report::Report;
@@ -144,6 +148,12 @@ enum Verb {
     List(list::List),
     /// Show one machine: what was planned, and what is there
     Show(show::Show),
+    /// Watch what machines use: CPU, memory, disk, network, and what is dropped
+    Top(top::Top),
+    /// Show what machines have used since they started, and use now
+    Stats(stats::Stats),
+    /// Print metrics of all machines for Prometheus
+    Metrics(metrics::Metrics),
     /// Start machines, and see that they answer
     Start(run::Names),
     /// Stop machines
@@ -255,6 +265,9 @@ impl Verb {
             Verb::Image(args) => image::run(global, args).await,
             Verb::List(args) => list::run(global, args).await,
             Verb::Show(args) => show::run(global, args).await,
+            Verb::Top(args) => top::run(global, args).await,
+            Verb::Stats(args) => stats::run(global, args).await,
+            Verb::Metrics(args) => metrics::run(global, args).await,
             Verb::Start(args) => run::run(global, args, run::Way::Start).await,
             Verb::Stop(args) => run::run(global, args, run::Way::Stop).await,
             Verb::Restart(args) => run::run(global, args, run::Way::Restart).await,

@@ -10,6 +10,8 @@ use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::{nat64, nftables_unit};
 use crate::name::{IfName, MachineName, kernel_name};
+use crate::nftables::counter::Reason::{Refused, Spoofed};
+use crate::nftables::counter::counter;
 use crate::pool::Prefix;
 use crate::spec::{OpenPort, Spec};
 
@@ -29,6 +31,8 @@ add map inet nsctl inbound { type ifname : verdict; }
 add set inet nsctl planned { type ipv6_addr; }
 # What machines route on: nobody there is the host's neighbour.
 add set inet nsctl behind { type ipv6_addr; flags interval; }
+# What counts the packets that a machine sends with an address that is none of its own.
+add map inet nsctl spoofed { type ifname : counter; }
 # Whose packets to IPv4 are translated.
 add set inet nsctl translated { type ifname . ipv6_addr; }
 # Which addresses the host takes for neighbours, and who has got new ones of late.
@@ -40,6 +44,7 @@ flush set inet nsctl machines
 flush map inet nsctl inbound
 flush set inet nsctl planned
 flush set inet nsctl behind
+flush map inet nsctl spoofed
 flush set inet nsctl translated
 
 table inet nsctl {
@@ -59,8 +64,11 @@ table inet nsctl {
 ///   (RFC 6583): a machine's prefix has 2^64 addresses, and each that is sent to, or that asks for
 ///   the host, takes a place in it. So a machine gets 20 new ones a second, and 100 at once,
 ///   beside its planned one, by which it finds the host whatever else it sends.
-const CHAINS: [(&str, &[&str]); 5] = [
-    ("own-address", &["fib saddr . iif oif 0 counter drop"]),
+/// - What is dropped on a machine's account is counted by that machine's own counters, which outlive a
+///   reload; a machine that is in no map matches no rule that counts by it, and the next rule drops.
+const CHAINS: [(&str, &[&str]); 6] = [
+    ("spoofed", &["counter name iifname map @spoofed", "counter drop"]),
+    ("own-address", &["fib saddr . iif oif 0 goto spoofed"]),
     (
         "always",
         &[
@@ -297,8 +305,10 @@ pub fn machine(
     let rules = open.iter().map(rule);
     let back = (!behind.is_empty()).then(|| format!("iifname \"{link}\" counter drop"));
     let rules = back.into_iter().chain(["jump always".to_owned()]).chain(rules);
-    let rules = rules.chain(["counter drop".to_owned()]);
-    let mut text = format!("add chain inet nsctl {chain}\n");
+    let (refused, spoofed) = (counter(Refused, name), counter(Spoofed, name));
+    let rules = rules.chain([format!("counter name \"{refused}\" drop")]);
+    let mut text = format!("add counter inet nsctl {refused}\nadd counter inet nsctl {spoofed}\n");
+    let _ = writeln!(text, "add chain inet nsctl {chain}");
     for rule in rules {
         let _ = writeln!(text, "add rule inet nsctl {chain} {rule}");
     }
@@ -313,6 +323,7 @@ pub fn machine(
         let net = if net.prefix_len() == 128 { net.addr().to_string() } else { net.to_string() };
         let _ = writeln!(text, "add element inet nsctl behind {{ {net} }}");
     }
+    let _ = writeln!(text, "add element inet nsctl spoofed {{ \"{link}\" : \"{spoofed}\" }}");
     let _ = writeln!(text, "add element inet nsctl machines {{ \"{link}\" }}");
     let _ = writeln!(text, "add element inet nsctl inbound {{ \"{link}\" : goto {chain} }}");
     text

@@ -50,8 +50,11 @@ impl Table {
         for text in texts {
             table.add(text);
         }
-        // What packets themselves put into a set, nobody has written down.
-        for block in table.blocks.values_mut() {
+        // What packets themselves count, or put into a set, nobody has written down.
+        for (name, block) in &mut table.blocks {
+            if name.starts_with("counter ") {
+                block.lines.clear();
+            }
             if block.lines.iter().any(|line| line.starts_with("flags dynamic")) {
                 block.elements.clear();
             }

@@ -22,6 +22,7 @@ mod icmp;
 pub mod kernel;
 pub mod limits;
 pub mod lock;
+pub mod meter;
 pub mod mounts;
 pub mod neighbour;
 pub mod net;

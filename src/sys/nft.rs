@@ -1,5 +1,6 @@
 //! nftables, through nft(8): rules are loaded as text, whole or not at all.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -10,6 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::hint::Hint;
+use crate::name::MachineName;
+use crate::nftables::counter::{self, Dropped, Reason};
 use crate::nftables::table::Table;
 use crate::nftables::{self, TABLE};
 use crate::observed::Nftables;
@@ -136,6 +139,16 @@ pub async fn list() -> Result<Listing, NftError> {
 }
 
 const LIST: [&str; 5] = ["-s", "list", "table", "inet", TABLE];
+
+/// What was dropped on each machine's account.
+///
+/// # Errors
+/// When it cannot be listed.
+pub async fn dropped() -> Result<BTreeMap<(MachineName, Reason), Dropped>, NftError> {
+    let said = nft(&["-j", "list", "counters", "table", "inet", TABLE], "").await?;
+    let listed = serde_json::from_str(&said).map_err(|error| NftError::Refused(error.to_string()))?;
+    Ok(counter::read(&listed))
+}
 
 /// Our table as nft(8) would list it if it were what its file says: that is loaded in a network
 /// namespace that is nobody's, so that this holds for every version of nft and of the kernel.

@@ -16,6 +16,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         ("bridge create vbr0 --uplink enp6s0 --yes", "change"),
         ("create lan --bridge vbr0 --image debian-13", "change"),
         ("list", "list"),
+        ("stats", "stats"),
+        ("top -n 1 -d 0.2", "top"),
         ("show web", "machine"),
         ("show lan", "machine"),
         ("image list", "images"),

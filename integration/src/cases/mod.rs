@@ -70,6 +70,7 @@ mod reserved;
 mod routed;
 mod rules;
 mod secrets;
+mod seeing;
 mod sent;
 mod session;
 mod shell;
@@ -182,6 +183,7 @@ cases! {
     backups once,
     sent once,
     upgrade_cut_short once,
+    seeing,
     sizes once,
     lost_state once,
     units once,

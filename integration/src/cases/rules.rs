@@ -7,11 +7,12 @@ use crate::lab::Lab;
 use crate::must;
 
 /// What somebody does to the table, what is named of it, and whether it is about `web` alone.
-const DAMAGES: [(&str, &str, bool); 12] = [
+const DAMAGES: [(&str, &str, bool); 13] = [
     ("flush table inet nsctl", "chain always lacks `ct state established,related accept`", false),
     ("flush chain inet nsctl forward", "chain forward lacks `oifname vmap @inbound`", false),
     ("flush chain inet nsctl own-address", "chain own-address lacks", false),
     ("flush chain inet nsctl to-web", "chain to-web lacks `jump always`", true),
+    ("flush map inet nsctl spoofed", "map spoofed lacks \"ve-web\" : \"spoofed-web\"", true),
     ("flush map inet nsctl inbound", "map inbound lacks \"ve-web\" : goto to-web", true),
     ("delete element inet nsctl machines { ve-web }", "set machines lacks \"ve-web\"", true),
     ("insert rule inet nsctl to-web accept", "chain to-web has, and should not, `accept`", true),
@@ -94,7 +95,7 @@ fn starts(lab: &Lab) -> Result<()> {
         for rule in [
             "oifname vmap @inbound",
             "\"ve-web\" : goto to-web",
-            "fib saddr . iif oif 0 counter drop",
+            "fib saddr . iif oif 0 goto spoofed",
             "policy accept",
         ] {
             must!(listed.contains(rule), "web starts after `nft {damage}` without `{rule}`:\n{listed}");

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::cli::network::pool_map;
 use crate::cli::session::{state, tell_of_journal};
 use crate::cli::text::{self, out};
 use crate::cli::{Fault, Global};
@@ -39,7 +40,13 @@ pub async fn run(global: &Global) -> Result<u8, Fault> {
     if global.json {
         global.report.answer(&view(pool, &leases))?;
     } else {
-        out!("{}", sheet(&view(pool, &leases)));
+        let view = view(pool, &leases);
+        let held: Vec<Lease> = view.leases.iter().map(|lease| lease.subnet).collect();
+        let map = pool_map::draw(pool, &held, &view.resting).map(|map| format!("\n{map}\n"));
+        out!("{}{}", head(&view), map.unwrap_or_default());
+        if let Some(table) = table(&view) {
+            out!("{table}");
+        }
     }
     Ok(0)
 }
@@ -62,20 +69,24 @@ fn many(count: u128) -> String {
     if count < 1_000_000_000 { count.to_string() } else { "more than a billion".to_owned() }
 }
 
-fn sheet(view: &View) -> String {
-    let rest = view.resting.iter().map(|subnet| vec![subnet.to_string(), "resting".into()]);
-    let mut held: Vec<&Held> = view.leases.iter().collect();
-    held.sort_by_key(|lease| lease.subnet);
-    let held = held.iter().map(|lease| vec![lease.subnet.to_string(), lease.machine.to_string()]);
-    let rows: Vec<Vec<String>> = held.chain(rest).collect();
-    let head = format!(
+fn head(view: &View) -> String {
+    format!(
         "{}: {} leased, {} resting, {} never used, of {}",
         view.pool,
         view.leases.len(),
         view.resting.len(),
         many(view.free),
         many(view.size)
-    );
+    )
+}
+
+/// Who holds what.
+fn table(view: &View) -> Option<String> {
+    let rest = view.resting.iter().map(|subnet| vec![subnet.to_string(), "resting".into()]);
+    let mut held: Vec<&Held> = view.leases.iter().collect();
+    held.sort_by_key(|lease| lease.subnet);
+    let held = held.iter().map(|lease| vec![lease.subnet.to_string(), lease.machine.to_string()]);
+    let rows: Vec<Vec<String>> = held.chain(rest).collect();
     let header = [if view.pool.is_single() { "ADDRESS" } else { "SUBNET" }, "MACHINE"];
-    if rows.is_empty() { head } else { format!("{head}\n{}", text::table(&header, &rows)) }
+    (!rows.is_empty()).then(|| text::table(&header, &rows))
 }

@@ -53,6 +53,42 @@ impl Bus {
         Ok(all?.into_iter().flatten().collect())
     }
 
+    /// The names of the containers that machined knows.
+    ///
+    /// # Errors
+    /// When machined does not answer.
+    pub async fn machine_names(&self) -> Result<BTreeSet<String>, BusError> {
+        let listed = self.machined.ask("listing machines", async |m| m.list_machines().await).await?;
+        let containers =
+            listed.into_iter().filter(|(name, class, ..)| class == "container" && name != ".host");
+        Ok(containers.map(|(name, ..)| name).collect())
+    }
+
+    /// A machine's first process, and the numbers of the host's ends of its links; none of one that has ended.
+    ///
+    /// # Errors
+    /// When machined does not answer.
+    pub async fn whereabouts(&self, name: &str) -> Result<Option<(u32, Vec<u32>)>, BusError> {
+        let doing = "asking for a machine";
+        let path = match self.machined.ask(doing, async |m| m.get_machine(name.to_owned()).await).await {
+            Ok(path) => path,
+            Err(BusError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let links = async {
+            let machine = MachineProxy::builder(self.patience.connection()).path(path.clone());
+            let machine = machine.cache_properties(CacheProperties::No).build().await?;
+            machine.network_interfaces().await
+        };
+        let links = self.patience.ask(MACHINED, "asking for a machine's links", links).await;
+        let links = match links {
+            Ok(links) => links.into_iter().filter_map(|index| u32::try_from(index).ok()).collect(),
+            Err(error @ BusError::Hangs { .. }) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        Ok(self.machine(path).await?.map(|running| (running.leader, links)))
+    }
+
     /// A machine may end while we ask; then it is none.
     async fn machine(&self, path: OwnedObjectPath) -> Result<Option<Running>, BusError> {
         // Without a proxy, whose making costs more than the question: there may be a thousand.

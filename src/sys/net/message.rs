@@ -11,6 +11,7 @@ use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, N
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
 use crate::observed::{Address, DefaultRoute, Link, Route};
+use crate::stats::Traffic;
 
 pub fn link(message: &LinkMessage) -> Link {
     let mut link = Link { index: message.header.index, ..Link::default() };
@@ -37,6 +38,18 @@ pub fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// What a link has sent, and what it has received.
+pub fn traffic(message: &LinkMessage) -> Option<(u32, (Traffic, Traffic))> {
+    let counted = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(counted) => Some(counted),
+        _ => None,
+    })?;
+    let sent = Traffic { bytes: counted.tx_bytes, packets: counted.tx_packets, dropped: counted.tx_dropped };
+    let received =
+        Traffic { bytes: counted.rx_bytes, packets: counted.rx_packets, dropped: counted.rx_dropped };
+    Some((message.header.index, (sent, received)))
 }
 
 fn bridge(link: &mut Link, settings: &[InfoBridge]) {

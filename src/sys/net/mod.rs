@@ -21,6 +21,7 @@ use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup as Group, RouteMessageBuilder};
 use tokio::time::Instant;
 
+use super::meter::ByLink;
 use super::trace::Tracer;
 use crate::emit::wireguard::PRIORITIES;
 use crate::hint::Hint;
@@ -123,6 +124,16 @@ impl Net {
         tracing::debug!(call = "links", "netlink");
         let links = self.handle.link().get().execute();
         Ok(links.try_filter_map(async |message| Ok(Some(link(&message)))).try_collect().await?)
+    }
+
+    /// What all links have carried, by their number: out of this namespace, and into it.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn traffic(&self) -> Result<ByLink, NetError> {
+        tracing::debug!(call = "traffic", "netlink");
+        let links = self.handle.link().get().execute();
+        Ok(links.try_filter_map(async |message| Ok(message::traffic(&message))).try_collect().await?)
     }
 
     /// All addresses but loopback's, global ones first.
