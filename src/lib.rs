@@ -8,6 +8,7 @@ pub mod backup;
 pub mod cli;
 pub mod doctor;
 pub mod emit;
+pub mod events;
 pub mod exec;
 pub mod handwritten;
 pub mod hint;

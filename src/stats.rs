@@ -83,22 +83,28 @@ impl Stats {
         self.received.dropped + self.sent.dropped + by_rules.sum::<u64>()
     }
 
-    /// Since another moment. One that has started anew since then begins at nothing.
+    /// Since another moment. One that has started anew since then begins at nothing; what the firewall counts goes on.
     fn rates(&self, before: &Stats, over: Duration) -> Rates {
         let is_new = self.cpu_usec < before.cpu_usec;
-        let nothing = Stats::default();
-        let before = if is_new { &nothing } else { before };
-        let a_second =
-            |now: u64, then: u64| now.saturating_sub(then) as f64 / over.as_secs_f64().max(f64::MIN_POSITIVE);
-        let io =
-            |of: fn(Io) -> u64| self.io.map(|now| a_second(of(now), before.io.map(of).unwrap_or_default()));
+        let a_second = |grown: u64| grown as f64 / over.as_secs_f64().max(f64::MIN_POSITIVE);
+        let grown = |now: u64, then: u64| now.saturating_sub(if is_new { 0 } else { then });
+        let io = |of: fn(Io) -> u64| {
+            self.io.map(|now| a_second(grown(of(now), before.io.map(of).unwrap_or_default())))
+        };
+        let by_rules = |now: Option<Dropped>, then: Option<Dropped>| {
+            now.zip(then).map_or(0, |(now, then)| now.packets.saturating_sub(then.packets))
+        };
+        let by_links = grown(self.received.dropped, before.received.dropped)
+            + grown(self.sent.dropped, before.sent.dropped);
+        let dropped =
+            by_links + by_rules(self.refused, before.refused) + by_rules(self.spoofed, before.spoofed);
         Rates {
-            cpu: a_second(self.cpu_usec, before.cpu_usec) / 1e6,
+            cpu: a_second(grown(self.cpu_usec, before.cpu_usec)) / 1e6,
             io_read: io(|io| io.read),
             io_written: io(|io| io.written),
-            received: a_second(self.received.bytes, before.received.bytes),
-            sent: a_second(self.sent.bytes, before.sent.bytes),
-            dropped: a_second(self.dropped(), before.dropped()),
+            received: a_second(grown(self.received.bytes, before.received.bytes)),
+            sent: a_second(grown(self.sent.bytes, before.sent.bytes)),
+            dropped: a_second(dropped),
         }
     }
 }
@@ -132,16 +138,17 @@ pub fn io(text: &str) -> Io {
 }
 
 /// The cgroup of a machine's unit, by /proc/PID/cgroup of its first process: what nspawn makes below it is part of it.
+/// One that a user has started is in a unit of that user's systemd.
 pub fn unit_cgroup(text: &str) -> Option<String> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mut unit = String::new();
-    for part in path.split('/') {
-        unit = format!("{unit}/{part}");
-        if part.ends_with(".service") || part.ends_with(".scope") {
-            return Some(unit);
-        }
-    }
-    None
+    let parts: Vec<&str> = path.split('/').collect();
+    let inner = parts.iter().position(|part| *part == "payload");
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let unit = match inner {
+        Some(inner) => parts[..inner].iter().rposition(is_unit)?,
+        None => parts.iter().position(is_unit)?,
+    };
+    Some(format!("/{}", parts[..=unit].join("/")))
 }
 
 #[cfg(test)]
@@ -158,6 +165,10 @@ mod tests {
         assert_eq!(
             of("1:name=systemd:/x\n0::/machine.slice/machine-a.scope/payload\n").as_deref(),
             Some("/machine.slice/machine-a.scope")
+        );
+        assert_eq!(
+            of("0::/user.slice/user-1000.slice/user@1000.service/app.slice/machine-x.scope/payload/init.scope").as_deref(),
+            Some("/user.slice/user-1000.slice/user@1000.service/app.slice/machine-x.scope")
         );
         assert_eq!(of("0::/"), None);
         assert_eq!(of(""), None);
@@ -190,7 +201,8 @@ mod tests {
         assert_eq!((rates.cpu, rates.received, rates.dropped, rates.io_read), (0.5, 100.0, 2.0, None));
         // It was started anew meanwhile.
         let anew = sample(12, one(500_000, 50, 6)).rates(&first)["web"];
-        assert_eq!((anew.cpu, anew.received), (0.25, 25.0));
+        // One packet by the firewall, whose counter outlives it, and one by its new link.
+        assert_eq!((anew.cpu, anew.received, anew.dropped), (0.25, 25.0, 1.0));
         assert!(Sample::default().rates(&first).is_empty() && first.rates(&Sample::default()).is_empty());
     }
 }

@@ -753,6 +753,7 @@ fn help_of_every_verb() {
         "top",
         "stats",
         "metrics",
+        "events",
         "start",
         "stop",
         "restart",

@@ -1,5 +1,6 @@
 //! The command line: types, and one file a verb. Nothing imports this room but `main`.
 
+mod audit;
 mod complete;
 mod fault;
 mod image;
@@ -13,6 +14,7 @@ pub mod text;
 mod host {
     pub mod deinit;
     pub mod doctor;
+    pub mod events;
     pub mod explain;
     pub mod init;
     pub mod metrics;
@@ -74,7 +76,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{deinit, doctor, explain, init, metrics, prune, reconcile, state};
+use host::{deinit, doctor, events, explain, init, metrics, prune, reconcile, state};
 use machine::{
     adopt, attach, backup, clone, cp, create, edit, export, list, logs, remove, restore, rollback, run,
     secret, shell, show, snapshot, stats, top, upgrade,
@@ -152,6 +154,8 @@ enum Verb {
     Top(top::Top),
     /// Show what machines have used since they started, and use now
     Stats(stats::Stats),
+    /// Show what happened to machines, and what happens now
+    Events(events::Events),
     /// Print metrics of all machines for Prometheus
     Metrics(metrics::Metrics),
     /// Start machines, and see that they answer
@@ -267,6 +271,7 @@ impl Verb {
             Verb::Show(args) => show::run(global, args).await,
             Verb::Top(args) => top::run(global, args).await,
             Verb::Stats(args) => stats::run(global, args).await,
+            Verb::Events(args) => events::run(global, args).await,
             Verb::Metrics(args) => metrics::run(global, args).await,
             Verb::Start(args) => run::run(global, args, run::Way::Start).await,
             Verb::Stop(args) => run::run(global, args, run::Way::Stop).await,

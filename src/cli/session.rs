@@ -11,7 +11,7 @@ use crate::hint::Hint;
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
 use crate::cli::fault::{live_only, unknown};
 use crate::cli::progress::Progress;
-use crate::cli::{Fault, Global};
+use crate::cli::{Fault, Global, audit};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::observe;
@@ -288,6 +288,9 @@ impl Session {
         let plan = apply::modes::settled(&self.disk, plan);
         let verified = apply::apply(&self.world(), &plan, &command).await;
         self.progress.end();
+        if self.observed.live {
+            audit::write_down(&plan, verified.as_ref().err().map(|error| error as &dyn std::fmt::Display));
+        }
         let verified = verified?;
         verified.iter().for_each(|verified| self.report.saw(verified));
         Ok(verified)

@@ -31,7 +31,7 @@ use machine::MachineFiles;
 pub use machine::{GATEWAY, LAST_RESORT, MOUNT_BURST, TARGET_LINK, WANTS_DIR, wants_link};
 pub use origin::{Origin, sign};
 pub use trial::{TRIAL_DIR, Trial};
-pub use unit::{CREDENTIALS, DEVICES, DISK, LIMITS, OWN, forgotten, passes_on};
+pub use unit::{CREDENTIALS, DEVICES, DISK, LIMITS, OWN, forgotten, passes_on, unset};
 
 use crate::pool::Leases;
 use crate::spec::Spec;

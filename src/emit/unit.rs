@@ -12,8 +12,9 @@ use crate::pool::Lease;
 use crate::spec::{BridgePort, Limits, Restart, SecretId};
 use crate::visible::joined;
 
-/// The settings of a unit that limit what it takes (systemd.resource-control(5)).
-pub const LIMITS: [&str; 10] = [
+/// The settings of a unit that limit what it takes, or have that counted (systemd.resource-control(5)).
+pub const LIMITS: [&str; 11] = [
+    "IOAccounting",
     "MemoryMax",
     "MemoryHigh",
     "MemorySwapMax",
@@ -25,6 +26,11 @@ pub const LIMITS: [&str; 10] = [
     "IOWriteBandwidthMax",
     "TasksMax",
 ];
+
+/// What a setting of these is where a file says nothing of it.
+pub fn unset(key: &str) -> &'static str {
+    if key == "IOAccounting" { "no" } else { "" }
+}
 
 /// Seconds until a machine that has ended is started again: one that cannot start at all is not to keep
 /// the host busy.
@@ -47,7 +53,7 @@ const NSPAWN: &str = "systemd-nspawn --quiet --keep-unit --boot --link-journal=t
                       --settings=override --machine=%i";
 
 /// What a machine's limits are for each of them.
-fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
+fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 11] {
     // systemd finds the disk on which the tree is.
     let of_disk = |rate: Option<&String>| rate.map(|rate| format!("/var/lib/machines/{name} {rate}"));
     let number = |number: Option<u64>| number.map(|number| number.to_string());
@@ -65,6 +71,8 @@ fn settings(name: &MachineName, limits: &Limits) -> [Option<String>; 10] {
         disk: _,
     } = limits.clone();
     [
+        // What is not counted nobody sees (`nsctl top`); the rest systemd counts unasked.
+        Some("yes".to_owned()),
         memory,
         memory_high,
         swap,

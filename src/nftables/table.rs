@@ -122,7 +122,7 @@ impl Table {
                 let known = if self.blocks.contains_key(&map) { map } else { format!("set {name}") };
                 self.blocks.entry(known).or_default().elements.insert(inner.to_owned());
             }
-            "chain" => _ = self.blocks.entry(format!("chain {name}")).or_default(),
+            "chain" | "counter" => _ = self.blocks.entry(format!("{kind} {name}")).or_default(),
             "set" | "map" => {
                 let lines = inner.split(';').map(str::trim).filter(|line| !line.is_empty()).map(plain);
                 self.blocks.entry(format!("{kind} {name}")).or_default().lines.extend(lines);
@@ -221,11 +221,15 @@ mod tests {
          table inet nsctl {\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy accept;\n\
          \t\toifname vmap @inbound\n\t}\n\n\tchain own {\n\t\tfib saddr . iif oif 0 counter drop\n\t}\n}\n\
          include \"/x/*.nft\"\n",
-        "add chain inet nsctl to-web\nadd rule inet nsctl to-web jump always\nadd rule inet nsctl to-web counter drop\n\
+        "add counter inet nsctl refused-web\nadd chain inet nsctl to-web\nadd rule inet nsctl to-web jump always\nadd rule inet nsctl to-web counter drop\n\
          add element inet nsctl machines { \"ve-web\" }\nadd element inet nsctl machines { \"ve-db\" }\n\
          add element inet nsctl inbound { \"ve-web\" : goto to-web }\n",
     ];
     const LISTED: &str = "table inet nsctl {
+	counter refused-web {
+		packets 3 bytes 180
+	}
+
 	set machines {
 		type ifname
 		elements = { \"ve-db\",
@@ -274,6 +278,7 @@ mod tests {
                 && line != "}"
                 && !line.ends_with('{')
                 && !line.contains("elements")
+                && !line.starts_with("packets")
                 && !line.starts_with('"')
             {
                 let mut gone = lines.clone();

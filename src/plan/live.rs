@@ -9,6 +9,7 @@ use crate::emit::expose::{Unit, without_bound};
 use crate::emit::ini::Ini;
 use crate::emit::{
     CREDENTIALS, DEVICES, DISK, GUEST_DIR, LIMITS, MOUNT_BURST, ManagedFile, OWN, Origin, Reader, forgotten,
+    unset,
 };
 use crate::name::MachineName;
 use crate::observed::Observed;
@@ -95,7 +96,9 @@ pub(super) fn limits(name: &MachineName, changes: &[&FileChange]) -> Option<Step
     let change = changes.iter().find(|change| matches!(change.file, ManagedFile::UnitDropIn(_)))?;
     let changed = || LIMITS.into_iter().filter(|key| service(&change.old, key) != service(&change.new, key));
     let values = |text: &Option<String>| -> BTreeMap<String, String> {
-        changed().map(|key| (key.to_owned(), service(text, key).pop().unwrap_or_default())).collect()
+        changed()
+            .map(|key| (key.to_owned(), service(text, key).pop().unwrap_or_else(|| unset(key).to_owned())))
+            .collect()
     };
     let (old, new) = (values(&change.old), values(&change.new));
     (!new.is_empty()).then(|| Step::Limit { machine: name.clone(), old, new })

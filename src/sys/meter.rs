@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Bus, Error, Net, nft, together};
-use crate::name::MachineName;
+use crate::name::{MachineName, kernel_name};
 use crate::nftables::counter::{Dropped, Reason};
 use crate::stats::{self, Sample, Stats, Traffic};
 
@@ -25,7 +25,7 @@ struct Known {
     cgroup: PathBuf,
     /// Of the cgroup: another when the machine has started anew.
     inode: u64,
-    /// The host's ends of its links.
+    /// The host's ends of its links, as far as machined knows.
     links: Vec<u32>,
 }
 
@@ -64,9 +64,9 @@ impl Meter {
         let at = self.begun.elapsed();
         let machines = self.known.iter().filter_map(|(name, known)| {
             let mut stats = of_cgroup(&known.cgroup)?;
-            for (received, sent) in known.links.iter().filter_map(|index| traffic.get(index)) {
-                stats.received += *received;
-                stats.sent += *sent;
+            for link in own_links(name, known, &traffic) {
+                stats.received += link.sent;
+                stats.sent += link.received;
             }
             (stats.refused, stats.spoofed) = by_firewall(name, &dropped);
             Some((name.clone(), stats))
@@ -108,5 +108,26 @@ fn by_firewall(
     (of(Reason::Refused), of(Reason::Spoofed))
 }
 
-/// What the host's ends of links have sent and received: their machines have received and sent it.
-pub(super) type ByLink = BTreeMap<u32, (Traffic, Traffic)>;
+/// What a link has sent and received; where it is the host's end of a machine's, that has received and sent it.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    pub index: u32,
+    pub name: String,
+    pub is_bridge: bool,
+    pub sent: Traffic,
+    pub received: Traffic,
+}
+
+/// The host's ends of a machine's links: those that nspawn names by it, or, of one that was started otherwise, what
+/// machined was told. Of a bridged one that is the bridge, which is others', too.
+fn own_links<'a>(name: &str, known: &Known, all: &'a [Carried]) -> Vec<&'a Carried> {
+    let names: Vec<String> = name
+        .parse::<MachineName>()
+        .ok()
+        .map_or(Vec::new(), |name| vec![kernel_name(&name.routed_link()), kernel_name(&name.bridged_link())]);
+    let named: Vec<&Carried> = all.iter().filter(|link| names.contains(&link.name)).collect();
+    if !named.is_empty() {
+        return named;
+    }
+    all.iter().filter(|link| known.links.contains(&link.index) && !link.is_bridge).collect()
+}

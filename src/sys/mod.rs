@@ -19,6 +19,7 @@ pub mod frozen;
 pub mod guest;
 pub mod health;
 mod icmp;
+pub mod journald;
 pub mod kernel;
 pub mod limits;
 pub mod lock;
@@ -129,6 +130,11 @@ pub fn seconds_since_1970() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The same, to the microsecond.
+pub fn microseconds_since_1970() -> u64 {
+    u64::try_from(stamp() / 1000).unwrap_or_default()
+}
+
 /// How many bytes a second the disk of the trees takes, tried.
 ///
 /// # Errors
@@ -152,7 +158,12 @@ pub fn disk_speed() -> std::io::Result<u64> {
 
 /// The words after `nsctl` on the command line, in one line.
 pub fn command_line() -> String {
-    std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+    arguments().join(" ")
+}
+
+/// The words that we were called with.
+pub fn arguments() -> Vec<String> {
+    std::env::args().skip(1).collect()
 }
 
 /// Runs a program of the host with our own input and output; gives its exit status.

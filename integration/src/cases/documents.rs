@@ -43,6 +43,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
             serde_json::from_str(&done.stdout).with_context(|| format!("{line}: {}", done.all()))?;
         fits(name, &document).with_context(|| format!("{line}:\n{}", done.stdout))?;
     }
+    for line in lab.nsctl_ok("--json events")?.lines() {
+        fits("event", &serde_json::from_str(line)?)?;
+    }
     // Something is wrong now, and it is told so.
     lab.sh("sysctl -q net.ipv6.conf.all.forwarding=0")?;
     let findings: Value = serde_json::from_str(&lab.nsctl("doctor --json")?.stdout)?;

@@ -35,6 +35,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     piped(lab)?;
     on_a_screen(lab)?;
     told(lab)?;
+    happened(lab)?;
     gone(lab)
 }
 
@@ -69,6 +70,14 @@ fn used(lab: &Lab) -> Result<()> {
     let own = number(&stats(lab, "web")?, "/cpu_usec")?;
     must!(own >= unit.trim().parse::<u64>()?, "systemd counts {unit}, nsctl {own}");
     must!(stats(lab, "lan")?["refused"].is_null(), "{}", stats(lab, "lan")?);
+    // Of two on a bridge each has its own.
+    lab.nsctl_ok("create lan2 --bridge vbr0 --image debian-13")?;
+    let sent = |name: &str| number(&stats(lab, name)?, "/sent/bytes");
+    let (before, other) = (sent("lan")?, sent("lan2")?);
+    lab.inside("lan", "ping -q -c 200 -i 0.002 -s 1000 192.168.5.1")?;
+    let (mine, others) = (sent("lan")? - before, sent("lan2")? - other);
+    must!(mine > 200_000 && others < 100_000, "it sent {mine} bytes, the other one {others}");
+    lab.nsctl_ok("remove lan2 --yes")?;
     let table = lab.nsctl_ok("stats web")?;
     must!(table.contains("RECEIVED") && !table.contains("lan"), "{table}");
     Ok(())
@@ -227,6 +236,65 @@ fn told(lab: &Lab) -> Result<()> {
     };
     must!(names(&open) == names(&file), "{open}\n---\n{file}");
     lab.sh("systemctl disable --now -q nsctl-metrics.timer").map(drop)
+}
+
+fn events(lab: &Lab, line: &str) -> Result<Vec<(String, String, String)>> {
+    let lines = lab.nsctl_ok(&format!("--json events {line}"))?;
+    let of = |line: &str| -> Result<(String, String, String)> {
+        let event: Value = serde_json::from_str(line)?;
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        let machines: Vec<&str> =
+            event["machines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        Ok((text("event"), machines.join(" "), text("text")))
+    };
+    lines.lines().map(of).collect()
+}
+
+/// Starts, stops, deaths, changes and reloads, also of before anybody looked; and addresses while somebody does.
+fn happened(lab: &Lab) -> Result<()> {
+    let count = |all: &[(String, String, String)], kind: &str, name: &str| {
+        all.iter().filter(|(event, machines, _)| event == kind && machines == name).count()
+    };
+    let before = events(lab, "")?;
+    must!(count(&before, "started", "web") == 1 && count(&before, "firewall", "") >= 1, "{before:?}");
+    must!(
+        before
+            .iter()
+            .any(|(kind, who, text)| kind == "changed" && who == "web" && text.starts_with("nsctl open: ")),
+        "{before:?}"
+    );
+    let watched =
+        Screen::open(lab, "sh -c 'echo $$ > /run/events.pid; exec nsctl events -f web'; echo ended with $?")?;
+    let json = Screen::open(lab, "nsctl --json events -f")?;
+    // It follows once it says something: of what happens again until then.
+    let again = || {
+        lab.sh("nsctl restart web")?;
+        watched.shows("  started ")
+    };
+    until(Duration::from_secs(60), "events are followed", again)?;
+    lab.booted("web")?;
+    lab.inside("web", "ip -6 address add 2001:db8:a:1::77/64 dev host0 nodad; ip -6 address del 2001:db8:a:1::77/64 dev host0")?;
+    watched.wait_for("web  has 2001:db8:a:1::77")?;
+    watched.wait_for("web  has no longer 2001:db8:a:1::77")?;
+    must!(!watched.shows("  lan  ")?, "others are told of, too");
+    // Its first process is killed.
+    lab.sh("kill -9 $(machinectl show web -p Leader --value); timeout 20 sh -c 'until systemctl is-failed -q systemd-nspawn@web; do sleep 0.1; done'")?;
+    watched.wait_for("  failed    web  ended with an error")?;
+    json.wait_for("\"event\":\"failed\",\"machines\":[\"web\"]")?;
+    lab.sh("kill -INT $(cat /run/events.pid)")?;
+    watched.wait_for("ended with 0")?;
+    // What one who is not root writes, or of another machine, is not told.
+    lab.sh("setpriv --reuid 65534 --clear-groups logger --journald << 'E'
+MESSAGE_ID=58432bd3bace477cb514b56381b8a758
+NAME=ghost
+MESSAGE=Machine ghost terminated.
+E")?;
+    let after = events(lab, "web --since=-1h")?;
+    must!(after.iter().all(|(_, machines, _)| machines.split(' ').any(|one| one == "web")), "{after:?}");
+    must!(count(&events(lab, "")?, "stopped", "ghost") == 0, "it was believed");
+    lab.nsctl_ok("start web")?;
+    must!(lab.nsctl("events --since never")?.status == 1, "it takes any word for a time");
+    Ok(())
 }
 
 /// A machine takes its counters along.

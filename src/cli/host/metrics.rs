@@ -102,9 +102,9 @@ pub async fn run(global: &Global, args: Metrics) -> Result<u8, Fault> {
     live_bus(global, "metrics are told").await?;
     let mut looked = look(global, &[]).await?;
     with_ages(&mut looked.rows);
+    let now = sys::seconds_since_1970();
     let stats = meter(global).await?.sample().await?.machines;
     let answers = answering(&looked.rows).await;
-    let now = sys::seconds_since_1970();
     let format = if args.textfile.is_some() { Format::Prometheus } else { Format::OpenMetrics };
     let text = told(format, &looked.rows, &stats, &answers, now);
     match args.textfile {

@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use crate::cli::fault::{live_only, unknown};
 use crate::cli::session::bus;
-use crate::cli::text::{self, out};
+use crate::cli::text::{self, err, out};
 use crate::cli::{Fault, Global};
 use crate::stats::{Sample, Stats as Numbers};
+use crate::sys::is_root;
 use crate::sys::meter::Meter;
 
 /// Show what machines have used since they started, and use now
@@ -37,6 +38,9 @@ pub async fn run(global: &Global, args: Stats) -> Result<u8, Fault> {
     if global.json {
         global.report.answer(&rows)?;
         return Ok(0);
+    }
+    if !is_root() && !rows.is_empty() && !global.quiet {
+        err!("note: what the firewall drops is told to root alone");
     }
     if rows.is_empty() {
         out!("no machine runs");

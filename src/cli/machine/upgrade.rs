@@ -15,7 +15,7 @@ use crate::cli::machine::snapshot::{HowArgs, Taking, file, free, record, take};
 use crate::cli::progress::Progress;
 use crate::cli::session::{About, Session, live_bus};
 use crate::cli::text::{agree, joined, out, sanitize, table};
-use crate::cli::{Fault, Global};
+use crate::cli::{Fault, Global, audit};
 use crate::emit::ManagedFile;
 use crate::name::MachineName;
 use crate::plan::{Plan, Scope, Step, Wanted, disk_limit, proof};
@@ -343,6 +343,7 @@ async fn whole(work: &Work<'_>, pending: &Pending, row: &mut Row) -> Result<(), 
     session.must_decrypt(&plan).await?;
     let done = apply::apply(&session.world(), &plan, &sys::command_line()).await;
     session.progress.end();
+    audit::write_down(&plan, done.as_ref().err().map(|failure| failure as &dyn std::fmt::Display));
     if let Err(failure) = done {
         if failure.left().is_empty() && is_kept(&session, name, &aside) {
             (row.result, row.kept, row.snapshot) = (Outcome::RolledBack, Some(aside), None);

@@ -12,6 +12,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 
 use crate::observed::{Address, DefaultRoute, Link, Route};
 use crate::stats::Traffic;
+use crate::sys::meter::Carried;
 
 pub fn link(message: &LinkMessage) -> Link {
     let mut link = Link { index: message.header.index, ..Link::default() };
@@ -40,8 +41,9 @@ pub fn link(message: &LinkMessage) -> Link {
     link
 }
 
-/// What a link has sent, and what it has received.
-pub fn traffic(message: &LinkMessage) -> Option<(u32, (Traffic, Traffic))> {
+/// What a link has carried.
+pub fn traffic(message: &LinkMessage) -> Option<Carried> {
+    let Link { index, name, kind, .. } = link(message);
     let counted = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Stats64(counted) => Some(counted),
         _ => None,
@@ -49,7 +51,7 @@ pub fn traffic(message: &LinkMessage) -> Option<(u32, (Traffic, Traffic))> {
     let sent = Traffic { bytes: counted.tx_bytes, packets: counted.tx_packets, dropped: counted.tx_dropped };
     let received =
         Traffic { bytes: counted.rx_bytes, packets: counted.rx_packets, dropped: counted.rx_dropped };
-    Some((message.header.index, (sent, received)))
+    Some(Carried { index, name, is_bridge: kind.as_deref() == Some("bridge"), sent, received })
 }
 
 fn bridge(link: &mut Link, settings: &[InfoBridge]) {

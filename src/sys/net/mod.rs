@@ -21,7 +21,7 @@ use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup as Group, RouteMessageBuilder};
 use tokio::time::Instant;
 
-use super::meter::ByLink;
+use super::meter::Carried;
 use super::trace::Tracer;
 use crate::emit::wireguard::PRIORITIES;
 use crate::hint::Hint;
@@ -44,6 +44,21 @@ impl Hint for NetError {}
 
 /// What changes in a namespace: a link that is new or another now, or something else.
 type Events = futures_util::stream::BoxStream<'static, Option<Link>>;
+
+/// Addresses that come (true) and go.
+pub type AddressChanges = futures_util::stream::BoxStream<'static, (bool, Address)>;
+
+fn changed_address(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<(bool, Address)> {
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
+            Some((true, address(&message)?))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelAddress(message)) => {
+            Some((false, address(&message)?))
+        }
+        _ => None,
+    }
+}
 
 /// A netlink socket in one network namespace. The socket stays in the namespace
 /// that it was opened in, so we enter that only for a moment.
@@ -106,6 +121,24 @@ impl Net {
         Ok(within(leader, || Net::open(&CHANGES))??)
     }
 
+    /// The namespace of a machine's PID 1, or the host's own, and the addresses that come and go there.
+    ///
+    /// # Errors
+    /// When the machine has ended, or we are not root.
+    pub fn watch_addresses(leader: Option<u32>) -> Result<(Net, AddressChanges), NetError> {
+        let open = || -> std::io::Result<(Net, AddressChanges)> {
+            let (connection, handle, events) =
+                rtnetlink::new_multicast_connection(&[Group::Ipv6Ifaddr, Group::Ipv4Ifaddr])?;
+            let pump = tokio::spawn(connection);
+            let changes = events.filter_map(async |(message, _)| changed_address(message)).boxed();
+            Ok((Net { handle, events: futures_util::stream::empty().boxed(), pump }, changes))
+        };
+        match leader {
+            Some(leader) => Ok(within(leader, open)??),
+            None => Ok(open()?),
+        }
+    }
+
     fn open(groups: &[Group]) -> std::io::Result<Net> {
         let (connection, handle, events) = rtnetlink::new_multicast_connection(groups)?;
         let pump = tokio::spawn(connection);
@@ -126,11 +159,11 @@ impl Net {
         Ok(links.try_filter_map(async |message| Ok(Some(link(&message)))).try_collect().await?)
     }
 
-    /// What all links have carried, by their number: out of this namespace, and into it.
+    /// What all links have carried.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn traffic(&self) -> Result<ByLink, NetError> {
+    pub async fn traffic(&self) -> Result<Vec<Carried>, NetError> {
         tracing::debug!(call = "traffic", "netlink");
         let links = self.handle.link().get().execute();
         Ok(links.try_filter_map(async |message| Ok(message::traffic(&message))).try_collect().await?)

@@ -52,7 +52,7 @@ pub async fn run(global: &Global, args: Top) -> Result<u8, Fault> {
     while left != Some(0) {
         tokio::select! {
             () = watch.next() => {}
-            () = interrupt.came() => return Err(Fault::interrupted()),
+            () = interrupt.came() => return Ok(0),
         }
         let sheet = watch.sheet(args.sort).await?;
         let text = if global.json { sheet.json()? } else { sheet.text(left != args.count) };
@@ -85,8 +85,10 @@ impl Watch {
         let mut before = meter.sample().await?;
         only(&mut before, &args.names)?;
         let delay = Duration::from_secs_f64(args.delay);
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + delay, delay);
+        let mut ticks = tokio::time::interval(delay);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first comes at once.
+        ticks.tick().await;
         Ok(Watch { meter, names: args.names.clone(), before, ticks })
     }
 

@@ -167,8 +167,8 @@ mod tests {
             (name.to_owned(), stats)
         });
         let sample = Sample { at: Duration::from_secs(1), machines: machines.into() };
-        let mut before = Sample::default();
-        before.machines = sample.machines.keys().map(|name| (name.clone(), Stats::default())).collect();
+        let machines = sample.machines.keys().map(|name| (name.clone(), Stats::default())).collect();
+        let before = Sample { machines, ..Sample::default() };
         let sheet = Sheet::of(&sample, &before, Sort::Cpu);
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, &sheet, Sort::Cpu, &mut TableState::default(), true)).unwrap();
