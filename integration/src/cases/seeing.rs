@@ -26,7 +26,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
          networkctl reload")?;
     must!(lab.nsctl_ok("stats")? == "no machine runs\n", "{}", lab.nsctl_ok("stats")?);
     refused(lab, "stats web", 1, "no machine named 'web'")?;
-    lab.nsctl_ok("create web --routed --image debian-13 --open tcp/7")?;
+    lab.nsctl_ok("create web --routed --image debian-13 --open tcp/7 --open udp/7")?;
     lab.nsctl_ok("create lan --bridge vbr0 --image debian-13")?;
     lab.nsctl_ok("create idle --routed --image debian-13 --no-start")?;
     lab.booted("web")?;
@@ -62,6 +62,13 @@ fn used(lab: &Lab) -> Result<()> {
         must!(grew(&format!("{direction}/bytes"))? > 200_000, "{direction}: {before} {after}");
         must!(grew(&format!("{direction}/packets"))? >= 200, "{direction}: {before} {after}");
     }
+    // What goes one way is not counted as if it went the other.
+    let before = stats(lab, "web")?;
+    lab.router.script("bash -c 'exec 3<>/dev/udp/2001:db8:a:1::2/7; for i in $(seq 300); do head -c 1000 /dev/zero >&3 || true; done'")?;
+    let after = stats(lab, "web")?;
+    let grew = |pointer: &str| Ok::<u64, anyhow::Error>(number(&after, pointer)? - number(&before, pointer)?);
+    let (received, sent) = (grew("/received/bytes")?, grew("/sent/bytes")?);
+    must!(received > 250_000 && sent < 150_000, "it received {received} bytes, and sent {sent}");
     let truth = lab.sh("cat /proc/$(machinectl show web -p Leader --value)/root/sys/class/net/host0/statistics/rx_bytes 2> /dev/null || true")?;
     if let Ok(truth) = truth.trim().parse::<u64>() {
         must!(truth >= number(&after, "/received/bytes")?, "the guest counts {truth}: {after}");
