@@ -13,6 +13,9 @@ for disk in vda vdb; do
     group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$leader"/cgroup)
     mib() { guest "dd if=/dev/zero of=$1 bs=1M count=$2 > /dev/null 2>&1"; }
     mib /own/before 10 || end "$kind has no room"
+    sync
+    nsctl --json stats tiny | tr -d ' \n' | grep -Eq '"written":[1-9][0-9]{7}' ||
+        end "stats does not tell of what it wrote to $kind: $(nsctl --json stats tiny)"
     used=$(du -sm $tree | cut -f1)
     nsctl set tiny limits.disk=$((used + 20))M 2>&1 || end "no limit on $kind"
     mib /own/some 10 || end "it may take nothing more on $kind"
