@@ -1,6 +1,7 @@
 //! What the kernel's rules say, as nft(8) lists them (libnftables-json(5)). Pure.
 
 pub mod counter;
+pub mod part;
 pub mod table;
 
 use ipnet::Ipv6Net;
@@ -10,6 +11,9 @@ use crate::observed::{Chain, InputChain, Nftables, Tool};
 
 /// The name of our table.
 pub const TABLE: &str = "nsctl";
+
+/// The chain through which all that is sent to machines goes.
+pub const TO_MACHINES: &str = "machines-in";
 
 /// All that concerns us of a rule set.
 pub fn read(listed: &Value) -> Nftables {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::{
-    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, ManagedFile, NETWORK_DIR, Origin,
-    SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
+    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, MANY_PARTS, ManagedFile, NETWORK_DIR,
+    Origin, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
 };
 use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
@@ -187,6 +187,34 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
     let drift = drift(&observed.files, table).await;
     observed.nftables = known.then(|| Nftables { ours, drift, ..Nftables::default() });
     Ok(observed)
+}
+
+/// What concerns a few machines alone, of a host with many: reading what all others have takes as long as there are
+/// others. None where there are few.
+///
+/// # Errors
+/// As [`running`].
+pub async fn alone(disk: &Disk, bus: &Bus, names: &[&MachineName]) -> Result<Option<Observed>, sys::Error> {
+    if disk.names(Path::new(FIREWALL_DIR))?.len() < MANY_PARTS {
+        return Ok(None);
+    }
+    let mut observed = Observed { live: true, ..Observed::default() };
+    let definitions = names.iter().map(|name| spec::definition_path(name));
+    for path in definitions.chain([HOST_FILE.into()]) {
+        observed.files.extend(disk.read_definition(&path)?.map(|text| (path, text)));
+    }
+    for path in [STATE_FILE, FIREWALL_FILE].map(Path::new) {
+        observed.files.extend(disk.read(path)?.map(|text| (path.to_owned(), text)));
+    }
+    observed.files.extend(disk.folder(Path::new(PROFILES_DIR), |name| name.ends_with(".toml"))?);
+    observed.missing = missing(disk, &observed.files);
+    observed.strangers = strangers(disk, &observed);
+    let net = Net::host()?;
+    let (machines, units, links, ours) =
+        tokio::join!(bus.machines(), bus.nspawn_units(), net.links(), nft::is_loaded());
+    (observed.machines, observed.units, observed.links) = (machines?, units?, links?);
+    observed.nftables = Some(Nftables { ours: ours?, ..Nftables::default() });
+    Ok(Some(observed))
 }
 
 /// Where our table is not what its files say. Should nft list something in other words than

@@ -74,6 +74,21 @@ enum Rested {
 /// When the file is damaged or of a newer format.
 pub fn parse(text: Option<&str>) -> Result<State, StateError> {
     let Some(text) = text else { return Ok(State::default()) };
+    let file = match toml::from_str::<File>(text) {
+        Ok(file) if (1..=VERSION).contains(&file.version) => file,
+        _ => fault(text)?,
+    };
+    let resting = file.resting.into_iter().map(|rested| match rested {
+        Rested::Alone(lease) => Resting { lease, machine: None },
+        Rested::Held { subnet, machine } => Resting { lease: subnet, machine: Some(machine) },
+    });
+    let leases = Leases::new(file.leases, resting.collect())
+        .map_err(|lease| StateError::Damaged(format!("{lease} stands in it twice")))?;
+    Ok(State { leases, unclaimed: file.trees })
+}
+
+/// Why that is no state file that this nsctl knows: of a newer one nothing but its version may be known.
+fn fault(text: &str) -> Result<File, StateError> {
     let damaged = |e: toml::de::Error| StateError::Damaged(e.to_string().trim_end().to_owned());
     let table = toml::from_str::<toml::Table>(text).map_err(damaged)?;
     match table.get("version").and_then(toml::Value::as_integer) {
@@ -83,14 +98,7 @@ pub fn parse(text: Option<&str>) -> Result<State, StateError> {
         }
         _ => return Err(StateError::Damaged("it names no version that there ever was".into())),
     }
-    let file: File = table.try_into().map_err(damaged)?;
-    let resting = file.resting.into_iter().map(|rested| match rested {
-        Rested::Alone(lease) => Resting { lease, machine: None },
-        Rested::Held { subnet, machine } => Resting { lease: subnet, machine: Some(machine) },
-    });
-    let leases = Leases::new(file.leases, resting.collect())
-        .map_err(|lease| StateError::Damaged(format!("{lease} stands in it twice")))?;
-    Ok(State { leases, unclaimed: file.trees })
+    table.try_into().map_err(damaged)
 }
 
 /// The leases that rendered files show: a routed machine's own name its /64.

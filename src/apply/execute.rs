@@ -11,7 +11,7 @@ use super::start::start;
 use super::verify;
 use super::{Verified, World, backup, links, trees, upgrade};
 use crate::emit::expose::Unit;
-use crate::emit::{self, FIREWALL_FILE, Origin};
+use crate::emit::{self, FIREWALL_DIR, FIREWALL_FILE, MANY_PARTS, Origin};
 use crate::name::MachineName;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
@@ -119,7 +119,7 @@ pub async fn one(
             bus.reset_failed(&resolved).await;
             bus.run(Verb::TryRestart, &resolved).await?;
         }
-        Step::ReloadFirewall { prune } => reload_firewall(*prune).await?,
+        Step::ReloadFirewall { prune, part } => reload_firewall(*prune, part.as_deref()).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,
         Step::DropUnreachable { routes } => Net::host()?.drop_unreachable(routes).await?,
@@ -336,10 +336,19 @@ async fn unbind(
 }
 
 /// The table as its file says; no file, no table.
-async fn reload_firewall(prune: bool) -> Result<(), sys::Error> {
-    let file = Path::new(FIREWALL_FILE);
-    if !Disk::new(Path::new("/")).exists(file) {
+/// A part of it goes into the table alone where that is large. Where there is little it is loaded whole, and so is
+/// what cannot be changed by parts: then it is not as the files said.
+async fn reload_firewall(prune: bool, part: Option<&str>) -> Result<(), sys::Error> {
+    let (disk, file) = (Disk::new(Path::new("/")), Path::new(FIREWALL_FILE));
+    if !disk.exists(file) {
         return Ok(nft::unload().await?);
+    }
+    let is_large = || Ok::<_, sys::Error>(disk.names(Path::new(FIREWALL_DIR))?.len() >= MANY_PARTS);
+    if let Some(part) = part
+        && is_large()?
+        && nft::change(part).await.is_ok()
+    {
+        return Ok(());
     }
     nft::load(file).await?;
     if prune {

@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_phase_is_told_once_and_with_its_time() {
-        let steps = [Step::ReloadNetworkd, Step::ReloadFirewall { prune: true }, Step::Delegation];
+        let steps =
+            [Step::ReloadNetworkd, Step::ReloadFirewall { prune: true, part: None }, Step::Delegation];
         let mut phases = Phases { planned: phases(&steps).into(), current: None };
         let begin = sys::now();
         let after = |millis| begin + Duration::from_millis(millis);

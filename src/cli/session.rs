@@ -1,5 +1,7 @@
 //! What every verb that changes the host begins and ends with.
 
+mod alone;
+
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +34,8 @@ pub struct Session {
     /// What could be neither finished nor undone: its machines are left alone.
     unresolved: Vec<Unresolved>,
     pub report: Report,
+    /// Just one machine's files are read.
+    is_alone: bool,
     lock: Lock,
     /// None before the host is read: until then a signal just ends us.
     interrupt: Option<RefCell<Interrupt>>,
@@ -151,7 +155,20 @@ impl Session {
         let (bus, report, unresolved, interrupt) =
             (bus(global).await?, global.report.clone(), Vec::new(), None);
         let (observed, spec, state) = Default::default();
-        Ok(Session { disk, bus, observed, spec, state, progress, unresolved, report, lock, interrupt })
+        let is_alone = false;
+        Ok(Session {
+            disk,
+            bus,
+            observed,
+            spec,
+            state,
+            progress,
+            unresolved,
+            report,
+            is_alone,
+            lock,
+            interrupt,
+        })
     }
 
     async fn recover(&mut self) -> Result<(), Fault> {
@@ -177,24 +194,26 @@ impl Session {
         about: About<'_>,
         state: impl Fn(&Observed) -> Result<State, StateError>,
     ) -> Result<Session, Fault> {
-        let host = Session::take(global, about).await?;
-        let (disk, bus) = (&host.disk, host.bus.as_ref());
+        Session::take(global, about).await?.read_with(about, state).await
+    }
+
+    async fn read_all(self, about: About<'_>) -> Result<Session, Fault> {
+        self.read_with(about, state).await
+    }
+
+    async fn read_with(
+        self,
+        about: About<'_>,
+        state: impl Fn(&Observed) -> Result<State, StateError>,
+    ) -> Result<Session, Fault> {
+        let (disk, bus) = (&self.disk, self.bus.as_ref());
         let observed = match about {
             About::Everybody => observe::host(disk, bus).await?,
             About::Nobody | About::Those(_) => observe::host_but_rules(disk, bus).await?,
         };
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         let observed = with_starts(disk, observed, &spec, about);
-        Ok(host.known(observed, spec, state))
-    }
-
-    /// Just what a start needs to know: it is to begin at once.
-    pub async fn begin_to_start(global: &Global, about: About<'_>) -> Result<Session, Fault> {
-        let host = Session::take(global, about).await?;
-        let observed = observe::running(&host.disk, host.bus.as_ref().ok_or_else(not_below_root)?).await?;
-        let (spec, state) = (spec_of(&observed)?, state(&observed)?);
-        let observed = with_starts(&host.disk, observed, &spec, about);
-        Ok(host.known(observed, spec, state))
+        Ok(Session { is_alone: false, ..self.known(observed, spec, state) })
     }
 
     /// Just what a stop needs to know: which machines run. Nothing that is wrong with files
@@ -265,7 +284,7 @@ impl Session {
     /// Plans for machines that are not held.
     pub fn plan(&self, wanted: &Wanted) -> Result<Plan, Fault> {
         let named = |name: &MachineName| match &wanted.scope {
-            Scope::Machine(one) => name == one,
+            Scope::Machine(one) | Scope::Alone(one) => name == one,
             Scope::Renamed(old, new) => name == old || name == new,
             Scope::All => true,
             Scope::Records | Scope::Host | Scope::Bridge(_) => false,

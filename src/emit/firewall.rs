@@ -10,6 +10,7 @@ use super::file::{FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, ManagedFile};
 use super::ini::Ini;
 use super::{nat64, nftables_unit};
 use crate::name::{IfName, MachineName, kernel_name};
+use crate::nftables::TO_MACHINES;
 use crate::nftables::counter::Reason::{Refused, Spoofed};
 use crate::nftables::counter::counter;
 use crate::pool::Prefix;
@@ -25,8 +26,9 @@ const HEAD: &str = "\
 add table inet nsctl
 # The hosts' ends of the machines' veths.
 add set inet nsctl machines { type ifname; }
-# Which chain judges what is sent to a machine.
+# Which chain judges what is sent to a machine, and which what it sends.
 add map inet nsctl inbound { type ifname : verdict; }
+add map inet nsctl outbound { type ifname : verdict; }
 # Where machines are by plan.
 add set inet nsctl planned { type ipv6_addr; }
 # What machines route on: nobody there is the host's neighbour.
@@ -42,6 +44,7 @@ add set inet nsctl newcomers { type ifname; size 65536; flags dynamic,timeout; t
 flush table inet nsctl
 flush set inet nsctl machines
 flush map inet nsctl inbound
+flush map inet nsctl outbound
 flush set inet nsctl planned
 flush set inet nsctl behind
 flush map inet nsctl spoofed
@@ -64,9 +67,12 @@ table inet nsctl {
 ///   (RFC 6583): a machine's prefix has 2^64 addresses, and each that is sent to, or that asks for
 ///   the host, takes a place in it. So a machine gets 20 new ones a second, and 100 at once,
 ///   beside its planned one, by which it finds the host whatever else it sends.
+/// - Every packet that passes the host meets the chain forward, and what it does there is most of what the
+///   firewall costs. So who sends or receives is first looked at by the begin of its name, which all links of
+///   nspawn's have (systemd-nspawn(1), `--network-veth`) and which is compared at once; only theirs are looked up.
 /// - What is dropped on a machine's account is counted by that machine's own counters, which outlive a
 ///   reload; a machine that is in no map matches no rule that counts by it, and the next rule drops.
-const CHAINS: [(&str, &[&str]); 6] = [
+const CHAINS: [(&str, &[&str]); 7] = [
     ("spoofed", &["counter name iifname map @spoofed", "counter drop"]),
     ("own-address", &["fib saddr . iif oif 0 goto spoofed"]),
     (
@@ -75,6 +81,14 @@ const CHAINS: [(&str, &[&str]); 6] = [
             "ct state established,related accept",
             "icmp type { destination-unreachable, echo-request, time-exceeded, parameter-problem } accept",
             "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept",
+        ],
+    ),
+    (
+        "always-near",
+        &[
+            "ct state established,related goto near",
+            "icmp type { destination-unreachable, echo-request, time-exceeded, parameter-problem } goto near",
+            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } goto near",
         ],
     ),
     (
@@ -105,6 +119,7 @@ const CHAINS: [(&str, &[&str]); 6] = [
     (
         "near",
         &[
+            "meta nfproto ipv4 accept",
             "ip6 daddr @planned accept",
             "ip6 daddr @behind accept",
             "ip6 daddr ff00::/8 accept",
@@ -130,17 +145,21 @@ fn chains(spec: &Spec) -> Vec<Chain> {
     let used = nat64::is_used(spec);
     let (translated, from_translator) = if used { nat64::rules() } else { Default::default() };
     let dns64 = host.dns64_listener().filter(|_| used);
-    let forward =
-        [hook("forward"), "iifname @machines jump own-address".into()].into_iter().chain(translated);
+    let forward = [hook("forward"), "iifname \"ve-*\" jump machines-out".into()]
+        .into_iter()
+        .chain(translated)
+        .chain([format!("oifname \"ve-*\" goto {TO_MACHINES}")]);
     let input =
         [hook("input"), "iifname @machines jump host-input".into()].into_iter().chain(from_translator);
     let listeners = dns.map(Prefix::host_address).into_iter().chain(dns64);
-    let postrouting = vec![hook("postrouting"), "meta nfproto ipv6 oifname @machines goto near".into()];
+    let output = vec![hook("output"), "meta nfproto ipv6 oifname @machines goto near".into()];
+    let [machines_out, machines_in] = machines_chains(fixed);
     let mut chains = Vec::from(alike);
     let guests = fixed.filter(|_| dns.is_some() || dns64.is_some());
     chains.extend(guests.map(|pool| ("dns-guests", guests_of_dns(pool, host.answers_on()))));
-    chains.push(("forward", forward.chain(rules_of_pool(fixed)).collect()));
-    chains.push(("postrouting", postrouting));
+    chains.extend([("machines-out", machines_out), (TO_MACHINES, machines_in)]);
+    chains.push(("forward", forward.collect()));
+    chains.push(("output", output));
     chains.push(("input", input.chain(listeners.flat_map(asks_of_dns)).collect()));
     chains
 }
@@ -173,12 +192,21 @@ fn again(chains: &[Chain]) -> [(&'static str, String); 2] {
     })
 }
 
-/// All of a pool is routed by this host: who sends from an address of it and
-/// comes in where no route leads back is not who he says, and `open … from` of
-/// a machine must not let him in.
-fn rules_of_pool(pool: Option<Prefix>) -> Vec<String> {
-    let spoofed = pool.map(|pool| format!("ip6 saddr {pool} oifname @machines jump own-address"));
-    spoofed.into_iter().chain(["oifname vmap @inbound".to_owned()]).collect()
+/// What machines send, and what is sent to them.
+///
+/// All of a pool is routed by this host: who sends from an address of it and comes in where no route
+/// leads back is not who he says, and `open … from` of a machine must not let him in.
+fn machines_chains(pool: Option<Prefix>) -> [Vec<String>; 2] {
+    let spoofed = |from: &str, verdict: &str| {
+        pool.map(|pool| format!("ip6 saddr {pool} {from} {verdict} own-address")).into_iter()
+    };
+    let out = std::iter::once("iifname vmap @outbound".to_owned());
+    let into = std::iter::once("oifname vmap @inbound".to_owned());
+    // Of the machines' own the sender is known by then.
+    [
+        out.chain(spoofed("oifname @machines", "goto")).collect(),
+        spoofed("iifname != \"ve-*\" oifname @machines", "jump").chain(into).collect(),
+    ]
 }
 
 /// The name server that machines ask is theirs alone: it would answer, and
@@ -241,15 +269,17 @@ const SAID: &str = r#"
 /^	chain /s/^/table inet nsctl {\n/p
 /^		/p
 s/^	}$/&\n}/p
-s/^add chain inet nsctl \(.*\)$/table inet nsctl {\n	chain \1 {/p
+s/^add chain inet nsctl \(to-.*\)$/table inet nsctl {\n	chain \1 {/p
+s/^add chain inet nsctl \(from-.*\)$/	}\n}\ntable inet nsctl {\n	chain \1 {/p
 s/^add rule inet nsctl [^ ]* /		/p
 s/^add element inet nsctl machines \(.*\)$/	}\n}\ntable inet nsctl {\n	set machines {\n		type ifname\n		elements = \1\n	}\n}/p
-s/^add element inet nsctl inbound \(.*\)$/table inet nsctl {\n	map inbound {\n		type ifname : verdict\n		elements = \1\n	}\n}/p
+s/^add element inet nsctl \(inbound\|outbound\) \(.*\)$/table inet nsctl {\n	map \1 {\n		type ifname : verdict\n		elements = \2\n	}\n}/p
 "#;
 
 /// From so many machines on it takes nft(8) longer to list a few chains (it reads all rules for
-/// that) than to load them anew; with fewer, loading would wait for the kernel's readers.
-const MANY: u32 = 100;
+/// that) than to load them anew; with fewer, loading would wait for the kernel's readers. From then on,
+/// too, a part that changes is loaded by itself.
+pub const MANY_PARTS: usize = 100;
 
 /// It looks at what all machines share, and at what concerns one of them. A table that
 /// somebody has put to sleep is awake when it is added again.
@@ -257,7 +287,7 @@ fn guard_script(chains: &[&str]) -> String {
     let each = |say: &dyn Fn(&str) -> String| chains.iter().map(|chain| say(chain)).collect::<String>();
     let list = each(&|chain| format!("list chain inet nsctl {chain}; "));
     let empty = |chain: &str| format!("add chain inet nsctl {chain}\nflush chain inet nsctl {chain}\n");
-    let (empty, own_empty) = (each(&|chain| empty(chain)), empty("to-$1"));
+    let (empty, own_empty) = (each(&|chain| empty(chain)), empty("to-$1") + &empty("from-$1"));
     let guard = ManagedFile::FirewallGuard.path();
     let guard = guard.display();
     format!(
@@ -267,9 +297,10 @@ if ! test -r "$own" || ! test -r {FIREWALL_FILE}; then
 	echo "the firewall of $1 is missing; hint: nsctl apply" >&2
 	exit 1
 fi
-if test "$(set -- {FIREWALL_DIR}/*.nft; echo $#)" -lt {MANY}; then
-	loaded=$(nft -s "add table inet nsctl; {list}list chain inet nsctl to-$1
-		get element inet nsctl machines {{ \"$2\" }}; get element inet nsctl inbound {{ \"$2\" }}" 2> /dev/null)
+if test "$(set -- {FIREWALL_DIR}/*.nft; echo $#)" -lt {MANY_PARTS}; then
+	loaded=$(nft -s "add table inet nsctl; {list}list chain inet nsctl to-$1; list chain inet nsctl from-$1
+		get element inet nsctl machines {{ \"$2\" }}
+		get element inet nsctl outbound {{ \"$2\" }}; get element inet nsctl inbound {{ \"$2\" }}" 2> /dev/null)
 	said=$(sed -n '{SAID}' {FIREWALL_FILE} "$own")
 	test "$loaded" = "$said" && exit 0
 else
@@ -285,48 +316,84 @@ exec nft -f {FIREWALL_FILE}
     )
 }
 
-/// What comes in to one machine. One command a line: a block of its own for each
-/// machine costs nft(8) half a megabyte and a third of a millisecond.
-///
-/// What a machine routes on, and does not know, must not come back to it (RFC 7084 L-14): each
-/// packet would go to and fro until its hop limit is used up.
-pub fn machine(
-    name: &MachineName,
-    planned: Option<Ipv6Addr>,
-    behind: &[Ipv6Net],
-    open: &[OpenPort],
-    is_translated: bool,
-) -> String {
-    // No shared chain begins like it, whatever machines are called.
-    let (chain, link) = (format!("to-{name}"), kernel_name(&name.routed_link()));
-    let mut open = open.to_vec();
-    open.sort();
-    open.dedup();
-    let rules = open.iter().map(rule);
-    let back = (!behind.is_empty()).then(|| format!("iifname \"{link}\" counter drop"));
-    let rules = back.into_iter().chain(["jump always".to_owned()]).chain(rules);
-    let (refused, spoofed) = (counter(Refused, name), counter(Spoofed, name));
-    let rules = rules.chain([format!("counter name \"{refused}\" drop")]);
-    let mut text = format!("add counter inet nsctl {refused}\nadd counter inet nsctl {spoofed}\n");
-    let _ = writeln!(text, "add chain inet nsctl {chain}");
-    for rule in rules {
-        let _ = writeln!(text, "add rule inet nsctl {chain} {rule}");
-    }
-    if let Some(address) = planned {
-        let _ = writeln!(text, "add element inet nsctl planned {{ {address} }}");
-        if is_translated {
-            let _ = writeln!(text, "add element inet nsctl translated {{ \"{link}\" . {address} }}");
+/// One machine's part of the table.
+#[derive(Debug)]
+pub struct Part<'a> {
+    pub name: &'a MachineName,
+    /// What it has on its link, as far as that stays.
+    pub own: Option<Ipv6Net>,
+    pub planned: Option<Ipv6Addr>,
+    /// What it routes on.
+    pub behind: &'a [Ipv6Net],
+    pub open: &'a [OpenPort],
+    pub is_translated: bool,
+}
+
+impl Part<'_> {
+    /// One command a line: a block of its own for each machine costs nft(8) half a megabyte and a third
+    /// of a millisecond.
+    ///
+    /// No shared chain begins like a machine's own, whatever machines are called.
+    pub fn render(&self) -> String {
+        let name = self.name;
+        let link = kernel_name(&name.routed_link());
+        let (refused, spoofed) = (counter(Refused, name), counter(Spoofed, name));
+        let mut text = format!("add counter inet nsctl {refused}\nadd counter inet nsctl {spoofed}\n");
+        for (chain, rules) in
+            [(format!("to-{name}"), self.to(&link, &refused)), (format!("from-{name}"), self.from())]
+        {
+            let _ = writeln!(text, "add chain inet nsctl {chain}");
+            for rule in rules {
+                let _ = writeln!(text, "add rule inet nsctl {chain} {rule}");
+            }
         }
+        for (set, element) in self.elements(&link, &spoofed) {
+            let _ = writeln!(text, "add element inet nsctl {set} {{ {element} }}");
+        }
+        text
     }
-    for net in behind {
-        // A single address is listed without a length.
-        let net = if net.prefix_len() == 128 { net.addr().to_string() } else { net.to_string() };
-        let _ = writeln!(text, "add element inet nsctl behind {{ {net} }}");
+
+    /// What comes in. Packets of what is known, to where the machine is by plan, are most of all, and first.
+    ///
+    /// What a machine routes on, and does not know, must not come back to it (RFC 7084 L-14): each
+    /// packet would go to and fro until its hop limit is used up.
+    fn to(&self, link: &str, refused: &str) -> Vec<String> {
+        let mut open = self.open.to_vec();
+        open.sort();
+        open.dedup();
+        let back = (!self.behind.is_empty()).then(|| format!("iifname \"{link}\" counter drop"));
+        let known =
+            self.planned.map(|planned| format!("ip6 daddr {planned} ct state established,related accept"));
+        let rules = back.into_iter().chain(known).chain(["jump always-near".to_owned()]);
+        rules.chain(open.iter().map(rule)).chain([format!("counter name \"{refused}\" drop")]).collect()
     }
-    let _ = writeln!(text, "add element inet nsctl spoofed {{ \"{link}\" : \"{spoofed}\" }}");
-    let _ = writeln!(text, "add element inet nsctl machines {{ \"{link}\" }}");
-    let _ = writeln!(text, "add element inet nsctl inbound {{ \"{link}\" : goto {chain} }}");
-    text
+
+    /// What it sends: of its own on its link no route is asked for, of all else the way back.
+    fn from(&self) -> Vec<String> {
+        let own = self.own.map(|own| format!("ip6 saddr {} return", listed(own)));
+        own.into_iter().chain(["goto own-address".to_owned()]).collect()
+    }
+
+    fn elements(&self, link: &str, spoofed: &str) -> Vec<(&'static str, String)> {
+        let name = self.name;
+        let translated = self.planned.filter(|_| self.is_translated);
+        let mut elements: Vec<(&str, String)> =
+            self.planned.iter().map(|address| ("planned", address.to_string())).collect();
+        elements.extend(translated.map(|address| ("translated", format!("\"{link}\" . {address}"))));
+        elements.extend(self.behind.iter().map(|net| ("behind", listed(*net))));
+        elements.extend([
+            ("spoofed", format!("\"{link}\" : \"{spoofed}\"")),
+            ("machines", format!("\"{link}\"")),
+            ("outbound", format!("\"{link}\" : goto from-{name}")),
+            ("inbound", format!("\"{link}\" : goto to-{name}")),
+        ]);
+        elements
+    }
+}
+
+/// As nft(8) lists it: a single address without a length.
+fn listed(net: Ipv6Net) -> String {
+    if net.prefix_len() == 128 { net.addr().to_string() } else { net.to_string() }
 }
 
 /// Who is let in by his address must come from where answers to it would go: on another
@@ -341,5 +408,5 @@ fn rule(port: &OpenPort) -> String {
         (format!("{family} saddr {from} "), "fib saddr . iif oif != 0 ")
     });
     let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-    format!("{from}{} dport {range} {way}accept", protocol.word())
+    format!("{from}{} dport {range} {way}goto near", protocol.word())
 }

@@ -201,7 +201,8 @@ fn of_elements(object: &str, wanted: &BTreeSet<String>, loaded: &BTreeSet<String
 impl Difference {
     /// A machine's own chain concerns that one alone.
     fn new(object: &str, what: &str, added: bool) -> Difference {
-        let about = object.strip_prefix("chain to-").map(str::to_owned);
+        let own = object.strip_prefix("chain to-").or_else(|| object.strip_prefix("chain from-"));
+        let about = own.map(str::to_owned);
         Difference { object: object.to_owned(), what: what.to_owned(), about, added }
     }
 

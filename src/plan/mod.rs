@@ -119,6 +119,8 @@ pub enum Scope {
     Host,
     Bridge(IfName),
     Machine(MachineName),
+    /// The same, where nothing is known of all others: nor is what all share.
+    Alone(MachineName),
     /// A machine's old name and its new one.
     Renamed(MachineName, MachineName),
 }
@@ -134,7 +136,7 @@ impl Scope {
                 Owner::Firewall | Owner::Names | Owner::Snapshots,
             ) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
-            (Scope::Machine(one), Owner::Machine(other)) => one == other,
+            (Scope::Machine(one) | Scope::Alone(one), Owner::Machine(other)) => one == other,
             (Scope::Renamed(old, new), Owner::Machine(other)) => old == other || new == other,
             _ => false,
         }

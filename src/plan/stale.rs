@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use super::Step;
 use crate::emit::Reader;
 use crate::name::MachineName;
+use crate::nftables::part;
 
 /// How many units systemd is asked about before it reads all of them again.
 const FEW_UNITS: usize = 8;
+
+/// How many machines' parts of the firewall's table change by themselves; of more it is loaded whole.
+const FEW_PARTS: usize = 32;
 
 /// Who has to read changed files again.
 #[derive(Debug, Default)]
@@ -18,7 +22,10 @@ pub struct Stale {
     /// Units whose files change, and which systemd has not loaded.
     fresh: BTreeSet<String>,
     networkd: bool,
+    /// All of the firewall's table.
     firewall: bool,
+    /// Machines' parts of it that change, in words of nft(8).
+    parts: Vec<String>,
     /// Chains of the firewall may be left to which nothing leads.
     prune: bool,
     resolved: bool,
@@ -52,7 +59,8 @@ impl Stale {
                 Reader::Networkd => self.networkd = true,
                 Reader::Resolved => self.resolved = true,
                 Reader::Firewall { whole } => {
-                    self.firewall = true;
+                    self.firewall |= whole;
+                    self.parts.push(part::commands(old.as_deref(), new.as_deref()));
                     // Of a table that is not there yet nothing is too much.
                     self.prune |= new.is_none() || (whole && old.is_some());
                 }
@@ -76,14 +84,15 @@ impl Stale {
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
         let loaded = self.loaded.clone();
-        let Stale { systemd, fresh: units, networkd, firewall, prune, resolved, .. } =
+        let Stale { systemd, fresh: units, networkd, firewall, parts, prune, resolved, .. } =
             std::mem::replace(self, Stale { loaded, ..Stale::default() });
+        let part = (!firewall && parts.len() <= FEW_PARTS).then(|| parts.concat());
         let anyway = systemd || units.len() > FEW_UNITS;
         let due = [
             (anyway, Step::ReloadSystemd { units: BTreeSet::new() }),
             (!anyway && !units.is_empty(), Step::ReloadSystemd { units }),
             (networkd, Step::ReloadNetworkd),
-            (firewall, Step::ReloadFirewall { prune }),
+            (firewall || !parts.is_empty(), Step::ReloadFirewall { prune, part }),
             (resolved, Step::RestartResolved),
         ];
         due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()

@@ -216,6 +216,9 @@ pub enum Step {
         /// Whether chains may be left to which nothing leads.
         #[serde(default)]
         prune: bool,
+        /// What alone changes of it, in words of nft(8): that of few machines.
+        #[serde(default)]
+        part: Option<String>,
     },
     /// Makes systemd-resolved read its files again; it listens on other addresses only then.
     RestartResolved,

@@ -14,7 +14,7 @@ use crate::hint::Hint;
 use crate::name::MachineName;
 use crate::nftables::counter::{self, Dropped, Reason};
 use crate::nftables::table::Table;
-use crate::nftables::{self, TABLE};
+use crate::nftables::{self, TABLE, TO_MACHINES};
 use crate::observed::Nftables;
 
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,14 @@ pub async fn load(file: &Path) -> Result<(), NftError> {
     }
 }
 
+/// Changes the table by commands, all of them or none.
+///
+/// # Errors
+/// When nft does not take them; all is as it was then.
+pub async fn change(commands: &str) -> Result<(), NftError> {
+    command(commands).await
+}
+
 /// Drops what our table has and its file does not say: chains of machines that are gone, and
 /// what others put there.
 ///
@@ -113,6 +121,18 @@ pub async fn prune(file: &Path) -> Result<(), NftError> {
 /// When it stays.
 pub async fn unload() -> Result<(), NftError> {
     command(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await
+}
+
+/// Whether our table is there, and nobody has flushed it; what is in it is not read. A chain that another
+/// leads to cannot be deleted, and here nobody tries to in earnest (nft(8), `--check`).
+///
+/// # Errors
+/// When nft cannot be run.
+pub async fn is_loaded() -> Result<bool, NftError> {
+    match nft(&["-c", &format!("delete chain inet {TABLE} {TO_MACHINES}")], "").await {
+        Err(NftError::Refused(said)) => Ok(said.contains("busy")),
+        done => done.map(|_| false),
+    }
 }
 
 /// What nft(8) lists of our table.

@@ -7,12 +7,15 @@ use crate::lab::Lab;
 use crate::must;
 
 /// What somebody does to the table, what is named of it, and whether it is about `web` alone.
-const DAMAGES: [(&str, &str, bool); 13] = [
+const DAMAGES: [(&str, &str, bool); 16] = [
     ("flush table inet nsctl", "chain always lacks `ct state established,related accept`", false),
-    ("flush chain inet nsctl forward", "chain forward lacks `oifname vmap @inbound`", false),
+    ("flush chain inet nsctl forward", "chain forward lacks `oifname \"ve-*\" goto machines-in`", false),
+    ("flush chain inet nsctl machines-in", "chain machines-in lacks `oifname vmap @inbound`", false),
     ("flush chain inet nsctl own-address", "chain own-address lacks", false),
-    ("flush chain inet nsctl to-web", "chain to-web lacks `jump always`", true),
+    ("flush chain inet nsctl to-web", "chain to-web lacks `jump always-near`", true),
     ("flush map inet nsctl spoofed", "map spoofed lacks \"ve-web\" : \"spoofed-web\"", true),
+    ("flush chain inet nsctl from-web", "chain from-web lacks `goto own-address`", true),
+    ("flush map inet nsctl outbound", "map outbound lacks \"ve-web\" : goto from-web", true),
     ("flush map inet nsctl inbound", "map inbound lacks \"ve-web\" : goto to-web", true),
     ("delete element inet nsctl machines { ve-web }", "set machines lacks \"ve-web\"", true),
     ("insert rule inet nsctl to-web accept", "chain to-web has, and should not, `accept`", true),
@@ -58,7 +61,45 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     // So many that the guard takes its other way.
     lab.sh("cd /var/lib/nsctl/firewall; for i in $(seq 100); do : > x$i.nft; done")?;
     starts(lab)?;
+    parts(lab)?;
     lab.sh("rm /var/lib/nsctl/firewall/x*.nft").map(drop)
+}
+
+/// What changes of one machine among many is loaded by itself, and all of the table where that is not what
+/// it was.
+fn parts(lab: &Lab) -> Result<()> {
+    let of_db = || lab.sh("nft -a list chain inet nsctl to-db; nft -a list chain inet nsctl from-db");
+    let open = "tcp dport 81 goto near";
+    let of_web = || Ok::<_, anyhow::Error>(lab.sh("nft list chain inet nsctl to-web")?.contains(open));
+    let before = of_db()?;
+    for (verb, is_open) in [("open", true), ("close", false)] {
+        lab.nsctl_ok(&format!("{verb} web tcp/81"))?;
+        must!(of_web()? == is_open, "{verb} did nothing");
+        must!(of_db()? == before, "`{verb} web` loaded db's part anew");
+        nothing_to_do(lab)?;
+    }
+    for damage in [
+        "nft delete table inet nsctl",
+        "nft flush set inet nsctl machines; nft flush map inet nsctl inbound; nft 'flush chain inet nsctl to-web; delete chain inet nsctl to-web; add chain inet nsctl to-web { type filter hook forward priority 9; }'",
+    ] {
+        lab.sh(damage)?;
+        lab.nsctl_ok("open web tcp/81")?;
+        nothing_to_do(lab)?;
+        lab.nsctl_ok("close web tcp/81")?;
+    }
+    let before = of_db()?;
+    lab.nsctl_ok("set web network.token=::7 --yes")?;
+    must!(
+        lab.sh("nft list set inet nsctl planned")?.contains("2001:db8:a:1::7"),
+        "web is not where it is planned"
+    );
+    must!(of_db()? == before, "`set web` loaded db's part anew");
+    nothing_to_do(lab)?;
+    let before = lab.sh("nft -a list chain inet nsctl to-web")?;
+    lab.nsctl_ok("remove db --yes")?;
+    must!(lab.sh("nft -a list chain inet nsctl to-web")? == before, "`remove db` loaded web's part anew");
+    must!(!lab.sh("nft list table inet nsctl")?.contains("-db"), "something of db is left");
+    nothing_to_do(lab)
 }
 
 fn nothing_to_do(lab: &Lab) -> Result<()> {
@@ -95,6 +136,7 @@ fn starts(lab: &Lab) -> Result<()> {
         for rule in [
             "oifname vmap @inbound",
             "\"ve-web\" : goto to-web",
+            "\"ve-web\" : goto from-web",
             "fib saddr . iif oif 0 goto spoofed",
             "policy accept",
         ] {

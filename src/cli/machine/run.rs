@@ -220,7 +220,7 @@ fn steps(
     let stop = Step::Stop { machines: running };
     let start = asked.into_iter().chain([Step::start(machines.to_vec(), checks)]);
     // A machine does not start without its firewall.
-    let firewall = (flushed && way.starts()).then_some(Step::ReloadFirewall { prune: true });
+    let firewall = (flushed && way.starts()).then_some(Step::ReloadFirewall { prune: true, part: None });
     let steps: Vec<Step> = match way {
         Way::Start => start.collect(),
         Way::Stop | Way::Kill => vec![stop],

@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::cli::fault::argument;
-use crate::cli::session::{About, Session};
+use crate::cli::session::Session;
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
-use crate::plan::Scope;
+use crate::plan::{Scope, Wanted};
 use crate::spec::{OpenPort, definition_path};
 use crate::visible::joined;
 
@@ -34,8 +34,28 @@ pub enum Way {
 pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     let name: MachineName = argument(&args.name)?;
     let ports = ports(&args)?;
-    let session = Session::begin(global, About::Those(&[&name])).await?;
-    let mut machine = session.machine(&name)?.clone();
+    let session = Session::begin_alone(global, &name).await?;
+    let (session, wanted) =
+        session.change_rules(&name, |session, scope| edited(session, scope, &name, &ports, way)).await?;
+    let Some(wanted) = wanted else {
+        session.say(format!("{} is open on {name} already", joined(&ports, ", ")));
+        return Ok(0);
+    };
+    session.carry_out(&wanted).await?;
+    let verb = if way == Way::Open { "open" } else { "closed" };
+    session.say(format!("{} is {verb} on {name}", joined(&ports, ", ")));
+    Ok(0)
+}
+
+/// What is wanted then; none where it is so already.
+fn edited(
+    session: &Session,
+    scope: Scope,
+    name: &MachineName,
+    ports: &[OpenPort],
+    way: Way,
+) -> Result<Option<Wanted>, Fault> {
+    let mut machine = session.machine(name)?.clone();
     if machine.network.bridge().is_some() {
         let what = format!("'{name}' is on a bridge, where nsctl filters nothing: all its ports are open");
         let hint = format!("`nsctl attach {name} --routed` puts it behind the firewall");
@@ -43,19 +63,14 @@ pub async fn run(global: &Global, args: Port, way: Way) -> Result<u8, Fault> {
     }
     if !machine.has_firewall() {
         return Err(Fault::new(format!("'{name}' has no firewall: all its ports are open"))
-            .hint(format!("take `firewall = false` out of {}", definition_path(&name).display())));
+            .hint(format!("take `firewall = false` out of {}", definition_path(name).display())));
     }
     let before = machine.open.clone();
-    change(&mut machine.open, &ports, way, &name)?;
+    change(&mut machine.open, ports, way, name)?;
     if machine.open == before {
-        session.say(format!("{} is open on {name} already", joined(&ports, ", ")));
-        return Ok(0);
+        return Ok(None);
     }
-    let change = session.change(Scope::Machine(name.clone())).edit(&name, &machine)?;
-    session.make(change).await?;
-    let verb = if way == Way::Open { "open" } else { "closed" };
-    session.say(format!("{} is {verb} on {name}", joined(&ports, ", ")));
-    Ok(0)
+    Ok(Some(session.change(scope).edit(name, &machine)?.settle()?))
 }
 
 fn ports(args: &Port) -> Result<Vec<OpenPort>, Fault> {
