@@ -190,12 +190,12 @@ pub async fn running(disk: &Disk, bus: &Bus) -> Result<Observed, sys::Error> {
 }
 
 /// What concerns a few machines alone, of a host with many: reading what all others have takes as long as there are
-/// others. None where there are few.
+/// others. None where there are few, and where more is to be looked at: the table was flushed, or there is no state.
 ///
 /// # Errors
 /// As [`running`].
 pub async fn alone(disk: &Disk, bus: &Bus, names: &[&MachineName]) -> Result<Option<Observed>, sys::Error> {
-    if disk.names(Path::new(FIREWALL_DIR))?.len() < MANY_PARTS {
+    if disk.names(Path::new(FIREWALL_DIR))?.len() < MANY_PARTS || !disk.exists(Path::new(STATE_FILE)) {
         return Ok(None);
     }
     let mut observed = Observed { live: true, ..Observed::default() };
@@ -206,15 +206,25 @@ pub async fn alone(disk: &Disk, bus: &Bus, names: &[&MachineName]) -> Result<Opt
     for path in [STATE_FILE, FIREWALL_FILE].map(Path::new) {
         observed.files.extend(disk.read(path)?.map(|text| (path.to_owned(), text)));
     }
-    observed.files.extend(disk.folder(Path::new(PROFILES_DIR), |name| name.ends_with(".toml"))?);
+    let profiles = disk.names(Path::new(PROFILES_DIR))?.into_iter().filter(|name| name.ends_with(".toml"));
+    for path in profiles.map(|name| Path::new(PROFILES_DIR).join(name)) {
+        observed.files.extend(disk.read_definition(&path)?.map(|text| (path, text)));
+    }
+    observed.machine_id = disk.read(Path::new("/etc/machine-id"))?;
+    let is_in = |folder: &str, file: String| disk.has(&Path::new(folder).join(file));
+    let those = |is: &dyn Fn(&MachineName) -> bool| -> BTreeSet<MachineName> {
+        names.iter().filter(|name| is(name)).map(|name| (*name).clone()).collect()
+    };
+    observed.enabled = those(&|name| is_in(WANTS_DIR, name.unit()));
+    observed.stopped = those(&|name| is_in(STOPPED_DIR, name.to_string()));
     observed.missing = missing(disk, &observed.files);
     observed.strangers = strangers(disk, &observed);
     let net = Net::host()?;
     let (machines, units, links, ours) =
         tokio::join!(bus.machines(), bus.nspawn_units(), net.links(), nft::is_loaded());
     (observed.machines, observed.units, observed.links) = (machines?, units?, links?);
-    observed.nftables = Some(Nftables { ours: ours?, ..Nftables::default() });
-    Ok(Some(observed))
+    observed.nftables = Some(Nftables { ours: true, ..Nftables::default() });
+    Ok(Some(observed).filter(|_| ours.is_ok_and(|ours| ours)))
 }
 
 /// Where our table is not what its files say. Should nft list something in other words than

@@ -13,6 +13,7 @@ use super::{Verified, World, backup, links, trees, upgrade};
 use crate::emit::expose::Unit;
 use crate::emit::{self, FIREWALL_DIR, FIREWALL_FILE, MANY_PARTS, Origin};
 use crate::name::MachineName;
+use crate::nftables::part;
 use crate::observed::STOPPED_DIR;
 use crate::plan::{self, Step};
 use crate::spec::{Bind, HealthCheck};
@@ -346,7 +347,9 @@ async fn reload_firewall(prune: bool, part: Option<&str>) -> Result<(), sys::Err
     let is_large = || Ok::<_, sys::Error>(disk.names(Path::new(FIREWALL_DIR))?.len() >= MANY_PARTS);
     if let Some(part) = part
         && is_large()?
-        && nft::change(part).await.is_ok()
+        && nft::is_loaded().await?
+        && let Some(text) = disk.read(file)?
+        && nft::change(&(part::shared(&text) + part)).await.is_ok()
     {
         return Ok(());
     }

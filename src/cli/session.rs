@@ -180,7 +180,9 @@ impl Session {
     }
 
     fn known(self, observed: Observed, spec: Spec, state: State) -> Session {
-        Session { observed, spec, state, interrupt: Some(RefCell::new(Interrupt::begin())), ..self }
+        // What came while it read is heard yet.
+        let interrupt = self.interrupt.or_else(|| Some(RefCell::new(Interrupt::begin())));
+        Session { observed, spec, state, interrupt, ..self }
     }
 
     /// Locks the host, fixes what a killed nsctl left, and reads everything.

@@ -200,7 +200,8 @@ fn machines_chains(pool: Option<Prefix>) -> [Vec<String>; 2] {
     let spoofed = |from: &str, verdict: &str| {
         pool.map(|pool| format!("ip6 saddr {pool} {from} {verdict} own-address")).into_iter()
     };
-    let out = std::iter::once("iifname vmap @outbound".to_owned());
+    // A machine that is in no map is asked for its way back all the same.
+    let out = ["iifname vmap @outbound", "iifname @machines goto own-address"].map(str::to_owned).into_iter();
     let into = std::iter::once("oifname vmap @inbound".to_owned());
     // Of the machines' own the sender is known by then.
     [
@@ -320,8 +321,7 @@ exec nft -f {FIREWALL_FILE}
 #[derive(Debug)]
 pub struct Part<'a> {
     pub name: &'a MachineName,
-    /// What it has on its link, as far as that stays.
-    pub own: Option<Ipv6Net>,
+    /// Where it is by plan: of nobody else, the host's own end of the link neither.
     pub planned: Option<Ipv6Addr>,
     /// What it routes on.
     pub behind: &'a [Ipv6Net],
@@ -368,9 +368,10 @@ impl Part<'_> {
         rules.chain(open.iter().map(rule)).chain([format!("counter name \"{refused}\" drop")]).collect()
     }
 
-    /// What it sends: of its own on its link no route is asked for, of all else the way back.
+    /// What it sends: from where it is by plan no route is asked for, from all else the way back. Of its /64 the host
+    /// has an address, too, and who feigns that would have the kernel know a connection of the host's.
     fn from(&self) -> Vec<String> {
-        let own = self.own.map(|own| format!("ip6 saddr {} return", listed(own)));
+        let own = self.planned.map(|planned| format!("ip6 saddr {planned} return"));
         own.into_iter().chain(["goto own-address".to_owned()]).collect()
     }
 

@@ -85,14 +85,8 @@ impl<'a> MachineFiles<'a> {
                 files.push((ManagedFile::RoutesDropIn(name()), routes));
             }
             if self.machine.has_firewall() {
-                let on_link = match lease {
-                    Lease::Subnet(subnet) => Some(subnet.link().net()),
-                    Lease::Address(address) => Some(Ipv6Net::from(*address)),
-                    Lease::Number(_) => None,
-                };
                 let part = firewall::Part {
                     name: self.name,
-                    own: on_link,
                     planned: self.host.fixed_address(routed, *lease),
                     behind: &routed.behind(*lease),
                     open: &self.machine.open,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Step;
-use crate::emit::Reader;
+use crate::emit::{Origin, Reader};
 use crate::name::MachineName;
 use crate::nftables::part;
 
@@ -24,8 +24,8 @@ pub struct Stale {
     networkd: bool,
     /// All of the firewall's table.
     firewall: bool,
-    /// Machines' parts of it that change, in words of nft(8).
-    parts: Vec<String>,
+    /// Files of machines' parts of it that change.
+    parts: Vec<part::FileChange>,
     /// Chains of the firewall may be left to which nothing leads.
     prune: bool,
     resolved: bool,
@@ -59,8 +59,10 @@ impl Stale {
                 Reader::Networkd => self.networkd = true,
                 Reader::Resolved => self.resolved = true,
                 Reader::Firewall { whole } => {
-                    self.firewall |= whole;
-                    self.parts.push(part::commands(old.as_deref(), new.as_deref()));
+                    // What is undone is loaded as its files say; what somebody wrote in one may be anything.
+                    let edited = old.as_deref().is_some_and(|old| Origin::of(old) != Origin::Ours);
+                    self.firewall |= whole || edited || self.loaded.is_none();
+                    self.parts.push((old.clone(), new.clone()));
                     // Of a table that is not there yet nothing is too much.
                     self.prune |= new.is_none() || (whole && old.is_some());
                 }
@@ -86,7 +88,7 @@ impl Stale {
         let loaded = self.loaded.clone();
         let Stale { systemd, fresh: units, networkd, firewall, parts, prune, resolved, .. } =
             std::mem::replace(self, Stale { loaded, ..Stale::default() });
-        let part = (!firewall && parts.len() <= FEW_PARTS).then(|| parts.concat());
+        let part = (!firewall && parts.len() <= FEW_PARTS).then(|| part::commands(&parts));
         let anyway = systemd || units.len() > FEW_UNITS;
         let due = [
             (anyway, Step::ReloadSystemd { units: BTreeSet::new() }),

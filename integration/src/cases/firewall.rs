@@ -101,6 +101,9 @@ fn false_senders(lab: &Lab) -> Result<()> {
         ("2001:db8:a:1::77", false),
         ("2001:db8:bad::1", false),
         ("2001:db8:a::1", false),
+        // The host's own end of the link, and whoever of the link is a router.
+        ("2001:db8:a:2::1", false),
+        ("2001:db8:a:2::", false),
     ] {
         lab.router.watch("ip6", &format!("ip6 saddr {sender}"))?;
         lab.inside(

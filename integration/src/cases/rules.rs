@@ -80,7 +80,14 @@ fn parts(lab: &Lab) -> Result<()> {
     }
     for damage in [
         "nft delete table inet nsctl",
-        "nft flush set inet nsctl machines; nft flush map inet nsctl inbound; nft 'flush chain inet nsctl to-web; delete chain inet nsctl to-web; add chain inet nsctl to-web { type filter hook forward priority 9; }'",
+        "nft flush table inet nsctl",
+        "nft flush chain inet nsctl forward",
+        "nft flush chain inet nsctl machines-in",
+        "nft flush chain inet nsctl machines-out",
+        "nft insert rule inet nsctl always accept",
+        "nft 'add table inet nsctl { flags dormant; }'",
+        "nft flush set inet nsctl machines; nft flush map inet nsctl inbound; nft 'flush chain inet nsctl to-web; \
+         delete chain inet nsctl to-web; add chain inet nsctl to-web { type filter hook forward priority 9; }'",
     ] {
         lab.sh(damage)?;
         lab.nsctl_ok("open web tcp/81")?;
@@ -96,6 +103,13 @@ fn parts(lab: &Lab) -> Result<()> {
     must!(of_db()? == before, "`set web` loaded db's part anew");
     nothing_to_do(lab)?;
     let before = lab.sh("nft -a list chain inet nsctl to-web")?;
+    // What both have is not taken away by the one that goes.
+    lab.nsctl_ok("stop db")?;
+    for line in ["rename db adb", "rename adb db"] {
+        lab.nsctl_ok(line)?;
+        let plan = lab.nsctl_ok("plan")?;
+        must!(!plan.contains("firewall"), "after `{line}`:\n{plan}");
+    }
     lab.nsctl_ok("remove db --yes")?;
     must!(lab.sh("nft -a list chain inet nsctl to-web")? == before, "`remove db` loaded web's part anew");
     must!(!lab.sh("nft list table inet nsctl")?.contains("-db"), "something of db is left");

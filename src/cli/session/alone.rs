@@ -8,7 +8,7 @@ use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Scope, Step, Wanted, plan, spec_of};
-use crate::spec::{Spec, definition_path};
+use crate::spec::{Ipv4, MachineSpec, Spec, definition_path};
 use crate::state::State;
 
 /// What is known of a few machines by their own files.
@@ -49,10 +49,10 @@ impl Session {
     /// None where there are few machines, or these cannot be understood by themselves.
     async fn alone(&self, names: &[&MachineName]) -> Result<Option<Alone>, Fault> {
         let bus = self.bus.as_ref().ok_or_else(not_below_root)?;
-        let Some(observed) = observe::alone(&self.disk, bus, names).await? else { return Ok(None) };
+        // What cannot be read is told by who reads everything.
+        let Ok(Some(observed)) = observe::alone(&self.disk, bus, names).await else { return Ok(None) };
         let (Ok(spec), Ok(state)) = (spec_of(&observed), state(&observed)) else { return Ok(None) };
-        let is_plain =
-            |name: &&MachineName| spec.machines.get(*name).is_some_and(|machine| machine.secret.is_empty());
+        let is_plain = |name: &&MachineName| spec.machines.get(*name).is_some_and(stands_alone);
         if !names.iter().all(is_plain) {
             return Ok(None);
         }
@@ -88,4 +88,13 @@ impl Session {
         wanted
             .is_none_or(|wanted| plan(wanted, &self.observed).is_ok_and(|plan| plan.steps.iter().all(is_one)))
     }
+}
+
+/// Whether nothing that it wants can be wrong because of another machine, or names one; and it has no secrets, which
+/// are in files of their own.
+fn stands_alone(machine: &MachineSpec) -> bool {
+    let shares =
+        machine.network.routed().is_none_or(|routed| routed.subnet.is_some() || !routed.routes.is_empty());
+    let address = matches!(machine.ipv4, Some(Ipv4::Address(_)));
+    !shares && !address && machine.expose.is_empty() && machine.after.is_empty() && machine.secret.is_empty()
 }

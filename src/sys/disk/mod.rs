@@ -207,6 +207,11 @@ impl Disk {
         place.is_ok_and(|place| place.way().symlink_metadata().is_ok_and(|meta| meta.is_file()))
     }
 
+    /// Whether anything is there, be it a link that leads nowhere.
+    pub fn has(&self, path: &Path) -> bool {
+        self.at(path).is_ok_and(|place| place.way().symlink_metadata().is_ok())
+    }
+
     /// Whether a folder or file is there.
     pub fn exists(&self, path: &Path) -> bool {
         self.open(path, OFlag::O_PATH).is_ok()
