@@ -11,22 +11,38 @@ use fs_err as fs;
 pub struct Figures(Vec<f64>);
 
 impl Figures {
+    pub fn of(figures: Vec<f64>) -> Figures {
+        Figures(figures)
+    }
+
     pub fn add(&mut self, figure: f64) {
         self.0.push(figure);
-        self.0.sort_by(f64::total_cmp);
     }
 
     pub fn median(&self) -> f64 {
-        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+        self.quantile(0.5)
+    }
+
+    /// That which so large a part of all is no larger than.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = (sorted.len() as f64 * part) as usize;
+        sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    }
+
+    /// What each round of two sides in turn says of them.
+    fn by_round(&self, other: &Figures) -> Figures {
+        Figures(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
     }
 
     fn show(&self, unit: &str) -> String {
-        let (first, last) = (self.0.first().unwrap_or(&f64::NAN), self.0.last().unwrap_or(&f64::NAN));
         let figure =
             |figure: f64| if figure < 9.95 { format!("{figure:.2}") } else { format!("{figure:.0}") };
+        let [first, median, last] = [0.0, 0.5, 1.0].map(|part| figure(self.quantile(part)));
         match self.0.len() {
-            1 => format!("**{}** {unit}", figure(*first)),
-            _ => format!("{}, **{}**, {} {unit}", figure(*first), figure(self.median()), figure(*last)),
+            1 => format!("**{first}** {unit}"),
+            _ => format!("{first}, **{median}**, {last} {unit}"),
         }
     }
 }
@@ -36,6 +52,8 @@ impl Figures {
 pub enum Goal {
     /// So many times the other side, at the most.
     Times(f64),
+    /// So much of the other side, at the least: more is better.
+    AtLeast(f64),
     /// No more than so much.
     Within(f64),
 }
@@ -50,10 +68,29 @@ pub struct Sheet {
 impl Sheet {
     /// One side against another.
     pub fn pair(&mut self, what: &str, unit: &str, ours: &Figures, against: (&str, &Figures), goal: Goal) {
-        let (name, theirs) = against;
-        let ratio = ours.median() / theirs.median();
+        let ratio = ours.median() / against.1.median();
+        self.compared(what, unit, ours, against, goal, ratio);
+    }
+
+    /// The same of sides that were measured in turn, of what the machine that we run on is not as quick at all the
+    /// time: round by round.
+    pub fn in_turn(&mut self, what: &str, unit: &str, ours: &Figures, against: (&str, &Figures), goal: Goal) {
+        let ratio = ours.by_round(against.1).median();
+        self.compared(what, unit, ours, against, goal, ratio);
+    }
+
+    fn compared(
+        &mut self,
+        what: &str,
+        unit: &str,
+        ours: &Figures,
+        (name, theirs): (&str, &Figures),
+        goal: Goal,
+        ratio: f64,
+    ) {
         let (reached, wish) = match goal {
             Goal::Times(most) => (ratio <= most, format!("{most} times")),
+            Goal::AtLeast(least) => (ratio >= least, format!("at least {least}")),
             Goal::Within(most) => (ours.median() <= most, format!("{most} {unit}")),
         };
         self.row(what, &ours.show(unit), name, &theirs.show(unit), &format!("{ratio:.3}"), &wish, reached);

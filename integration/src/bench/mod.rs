@@ -1,18 +1,23 @@
 //! What nsctl takes, beside what it is measured against: alternately, in one run.
 
+mod backups;
 mod binary;
 mod creates;
 mod figures;
 mod fleet;
 mod leases;
 mod lists;
+mod many;
 mod measure;
+mod path;
 mod probe;
 mod rivals;
 mod scale;
 mod snapshots;
 mod starts;
 mod thousand;
+mod traffic;
+mod watched;
 
 use std::path::Path;
 use std::process::Command;
@@ -29,11 +34,16 @@ const RESULTS: &str = "bench/RESULTS.md";
 type Part = fn(&Trees, Suite, &mut Sheet) -> Result<()>;
 
 /// The subjects, by name. Those of the rivals' packages are measured on trixie, which has them all.
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 15] = [
     ("starts", starts::run),
     ("rivals", starts::beside_rivals),
     ("creates", creates::run),
     ("snapshots", snapshots::run),
+    ("backups", backups::run),
+    ("watched", watched::run),
+    ("path", path::run),
+    ("path-rivals", path::beside_rivals),
+    ("many", many::run),
     ("lists", lists::run),
     ("scale", scale::run),
     ("fleet", fleet::run),

@@ -41,6 +41,7 @@ hooked() { incus config set "$1" raw.lxc 'lxc.init.cmd = /sbin/init systemd.firs
 lxc.hook.start-host = /usr/local/bin/nodad-hook'; }
 start() { incus start "$1"; }
 stop() { incus stop --force "$1"; }
+process() { incus list -f csv -c p "$1"; }
 delete() { incus delete --force "$1"; }
 list() { incus list; }
 tiny() { # FROM TO: containers of the tree of 2 MB

@@ -58,6 +58,7 @@ plain() { sed -i '/nodad-hook/d' $LXC/"$1"/config; }
 hooked() { plain "$1"; echo 'lxc.hook.start-host = /usr/local/bin/nodad-hook' >> $LXC/"$1"/config; }
 start() { lxc-start -n "$1"; }
 stop() { lxc-stop -n "$1" -k; }
+process() { lxc-info -n "$1" -pH; }
 delete() { lxc-destroy -f -n "$1"; }
 tear_down() {
     for name in $(lxc-ls -1); do lxc-destroy -f -n "$name"; done

@@ -19,6 +19,7 @@ create() { # NAME ADDRESS
 }
 start() { podman start "$1"; }
 stop() { podman stop -t 10 "$1"; }
+process() { podman inspect -f '{{.State.Pid}}' "$1"; }
 delete() { podman rm -f -t 0 "$1"; }
 tear_down() {
     podman rm -f -a -t 0
