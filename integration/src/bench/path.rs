@@ -162,11 +162,10 @@ fn house(trees: &Trees, suite: Suite) -> Result<Lab> {
 }
 
 /// A machine with its ports open.
-pub fn guest(lab: &Lab, name: &str, address: &str) -> Result<End> {
+fn guest(lab: &Lab, name: &str, address: &str) -> Result<End> {
     lab.nsctl_ok(&format!("create {name} --routed --image debian-13 --open tcp/{PORT} --open udp/{PORT}"))?;
     lab.booted(name)?;
-    let leader = lab.must(&["machinectl", "show", name, "-p", "Leader", "--value"])?;
-    end(lab, leader.trim(), address)
+    guest_of(lab, name, address)
 }
 
 /// The network of a process of the host's.
@@ -175,7 +174,7 @@ fn end(lab: &Lab, process: &str, address: &str) -> Result<End> {
     Ok(End { net, address: address.parse()? })
 }
 
-pub fn upstream(lab: &Lab) -> Result<End> {
+fn upstream(lab: &Lab) -> Result<End> {
     let net = PathBuf::from(format!("/proc/{}/ns/net", lab.router.pid()));
     Ok(End { net, address: "2001:db8:ffff::1".parse()? })
 }
