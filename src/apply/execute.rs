@@ -85,7 +85,10 @@ pub async fn one(
         }
         Step::Prove { image, trial } => backup::prove(world, bus?, image, trial).await?,
         Step::EndProof { name } => backup::end_proof(world, bus?, name).await?,
-        Step::RenameTree { from, to } => trees::rename_tree(bus?, from, to).await?,
+        Step::RenameTree { from, to } => {
+            trees::rename_tree(bus?, from, to).await?;
+            rename_stopped(world.disk, from, to);
+        }
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
         Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,
         Step::Stop { machines } => stop(bus?, machines).await?,
@@ -233,6 +236,16 @@ fn forget_stopped(disk: &Disk, machines: &[MachineName]) {
     for path in machines.iter().map(stopped_file) {
         let _ = disk.forget_file(&path);
     }
+}
+
+/// Who was stopped by hand stays so under another name.
+fn rename_stopped(disk: &Disk, from: &MachineName, to: &MachineName) {
+    if disk.exists(&stopped_file(from)) {
+        remember_stopped(disk, slice::from_ref(to));
+    } else {
+        forget_stopped(disk, slice::from_ref(to));
+    }
+    forget_stopped(disk, slice::from_ref(from));
 }
 
 fn stopped_file(machine: &MachineName) -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod backups;
 mod binary;
+pub mod counts;
 mod creates;
 mod figures;
 mod fleet;
@@ -34,7 +35,7 @@ const RESULTS: &str = "bench/RESULTS.md";
 type Part = fn(&Trees, Suite, &mut Sheet) -> Result<()>;
 
 /// The subjects, by name. Those of the rivals' packages are measured on trixie, which has them all.
-const PARTS: [(&str, Part); 15] = [
+const PARTS: [(&str, Part); 16] = [
     ("starts", starts::run),
     ("rivals", starts::beside_rivals),
     ("creates", creates::run),
@@ -46,6 +47,7 @@ const PARTS: [(&str, Part); 15] = [
     ("many", many::run),
     ("lists", lists::run),
     ("scale", scale::run),
+    ("counts", counts::run),
     ("fleet", fleet::run),
     ("leases", leases::run),
     ("binary", binary::run),

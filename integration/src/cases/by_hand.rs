@@ -64,6 +64,12 @@ fn stopped(lab: &mut Lab) -> Result<()> {
     must!(done.ok(), "{}", done.all());
     must!(lab.nsctl("plan")?.stdout.contains("nothing to do"), "{}", lab.nsctl("plan")?.all());
     must!(lab.machine("web")?["state"] == "stopped", "apply starts what was stopped by hand");
+    // Under another name, too, and none of the old one's.
+    lab.sh("nsctl rename web shop; nsctl apply --yes")?;
+    must!(lab.machine("shop")?["state"] == "stopped", "apply starts what was stopped under another name");
+    lab.sh("nsctl start shop; nsctl create web --routed --image debian-13 --no-start; nsctl apply --yes")?;
+    must!(lab.machine("web")?["state"] == "running", "a new machine is taken for stopped by hand");
+    lab.sh("nsctl remove -y web; nsctl stop shop; nsctl rename shop web")?;
     // Until it is started, or the host is.
     lab.sh("sync")?;
     lab.power_off()?;

@@ -18,6 +18,7 @@ mod carried;
 mod checked_before;
 mod checks;
 mod copies;
+mod counts;
 mod crash;
 mod default_route;
 mod definitions;
@@ -98,25 +99,39 @@ use crate::lab::{Lab, Suite};
 pub struct Case {
     pub name: &'static str,
     pub run: fn(&mut Lab) -> Result<()>,
-    /// It takes long, or is about nsctl more than about a version of systemd.
-    pub once: bool,
+    pub on: On,
+}
+
+/// The suites that a case runs on.
+#[derive(Clone, Copy)]
+pub enum On {
+    All,
+    /// It takes long, or is about nsctl more than about a version of systemd: one of them, where time is short.
+    Once,
+    /// What it compares with was measured there.
+    Trixie,
 }
 
 impl Case {
-    /// Whether it runs on a suite where those are to run on one of the three only, each on another.
-    pub fn is_due(&self, at: usize, suite: Suite) -> bool {
-        !self.once || Suite::ALL[at % Suite::ALL.len()] == suite
+    /// Whether it runs on a suite: where time is short, those of one suite each on another.
+    pub fn is_due(&self, at: usize, suite: Suite, is_quick: bool) -> bool {
+        match self.on {
+            On::All => true,
+            On::Once => !is_quick || Suite::ALL[at % Suite::ALL.len()] == suite,
+            On::Trixie => suite == Suite::Trixie,
+        }
     }
 }
 
 macro_rules! cases {
-    ($($name:ident $($once:ident)?),* $(,)?) => {
+    ($($name:ident $($on:ident)?),* $(,)?) => {
         /// Every case, by the name of its file, in the order in which they run.
         pub const ALL: &[Case] =
-            &[$(Case { name: stringify!($name), run: $name::run, once: cases!(@ $($once)?) }),*];
+            &[$(Case { name: stringify!($name), run: $name::run, on: cases!(@ $($on)?) }),*];
     };
-    (@) => { false };
-    (@ once) => { true };
+    (@) => { On::All };
+    (@ once) => { On::Once };
+    (@ trixie) => { On::Trixie };
 }
 
 cases! {
@@ -207,6 +222,7 @@ cases! {
     public_ipv4 once,
     ifupdown once,
     wide once,
+    counts trixie,
 }
 
 /// Fails with the text unless the condition holds.

@@ -236,15 +236,7 @@ async fn save_once(
             .hint(format!("`nsctl export {name} FILE` writes it to a file")));
     }
     store.takes(&Path::new("/var/lib/machines").join(name.as_str()))?;
-    if !store.is_there().await? {
-        let was_there = was_there(&disk, name, &repository)?;
-        // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
-        if is_scheduled || was_there {
-            return Err(store.missing(&repository).into());
-        }
-        store.init().await?;
-        global.report.tell(&format!("a new repository was made at {repository}"));
-    }
+    make_ready(global, name, &store, &repository, (how, is_scheduled)).await?;
     clear(global, name).await?;
     let bus = live_bus(global, "backups are made").await?;
     let vitals = vitals_of(global, &bus, name, machine).await?;
@@ -274,6 +266,28 @@ async fn save_once(
     ));
     note_down(global, name, |history| (history.last, history.fails) = (Some(made), None)).await?;
     Ok((store, machine.backup.as_ref().and_then(|schedule| schedule.keep.clone())))
+}
+
+/// Makes a repository where there is none yet. One that was used before is looked for only before a machine stops
+/// for it: a backup says itself that it is gone.
+async fn make_ready(
+    global: &Global,
+    name: &MachineName,
+    store: &Store,
+    repository: &Repository,
+    (how, is_scheduled): (How, bool),
+) -> Result<(), Fault> {
+    let was_there = was_there(&Disk::new(&global.root), name, repository)?;
+    if (was_there && how != How::Stopped) || store.is_there().await? {
+        return Ok(());
+    }
+    // Where one was, and is not, a disk is not mounted, or worse: a new one in its place would hide that.
+    if is_scheduled || was_there {
+        return Err(store.missing(repository).into());
+    }
+    store.init().await?;
+    global.report.tell(&format!("a new repository was made at {repository}"));
+    Ok(())
 }
 
 /// Whether something of this host has been put there before.

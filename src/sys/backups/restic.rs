@@ -146,11 +146,18 @@ impl Restic {
         ResticError::Failed { at, said: last.replace(self.repository.as_str(), &self.repository.to_string()) }
     }
 
-    /// Tries again as long as somebody else has the repository for himself: who deletes old backups does.
+    /// Tries again as long as somebody else has the repository for himself: who deletes old backups does. What
+    /// somebody has locked who was killed is unlocked, and only where it is in the way: each call of restic's makes
+    /// the key of the password anew, which takes half a second on purpose.
     async fn patiently<T>(&self, one: impl AsyncFn() -> Result<T, ResticError>) -> Result<T, ResticError> {
-        for _ in 1..LOCKED_TRIES {
+        for tried in 1..LOCKED_TRIES {
             match one().await {
-                Err(ResticError::Locked(_)) => tokio::time::sleep(LOCKED_TIME).await,
+                Err(ResticError::Locked(_)) => {
+                    let _ = self.ask_once(&["unlock"]).await;
+                    if tried > 1 {
+                        tokio::time::sleep(LOCKED_TIME).await;
+                    }
+                }
                 done => return done,
             }
         }
@@ -248,7 +255,6 @@ impl Restic {
     /// # Errors
     /// When that is not done whole.
     pub async fn save(&self, save: &Save<'_>, hears: impl Fn(f64)) -> Result<Saved, ResticError> {
-        self.ask(&["unlock"]).await?;
         self.patiently(async || self.save_once(save, &hears).await).await
     }
 
@@ -371,8 +377,6 @@ impl Restic {
     /// # Errors
     /// When they cannot be forgotten.
     pub async fn forget(&self, ids: &[BackupId]) -> Result<(), ResticError> {
-        // Of those who were killed.
-        self.ask(&["unlock"]).await?;
         let words = ["forget", "--prune"].into_iter().chain(ids.iter().map(BackupId::as_str));
         self.ask(&words.collect::<Vec<_>>()).await.map(drop)
     }
