@@ -121,7 +121,7 @@ pub fn wg_quick(bytes: &[u8]) {
     let kind = UplinkKind::WireGuard(file.wireguard);
     let uplink = Uplink { interface: "wg0".parse().expect("a name"), mtu: file.mtu, kind };
     let host =
-        HostSpec { prefix: "2001:db8:a::/48".parse().ok(), uplink: Some(uplink), ..HostSpec::default() };
+        HostSpec { whole: "2001:db8:a::/48".parse().ok(), uplink: Some(uplink), ..HostSpec::default() };
     let written = edit::fresh(&host).expect("it can be written");
     assert!(!written.contains(&key) || text.matches(&key).count() > 1, "the key is written down");
     assert_eq!(HostSpec::parse(Path::new("nsctl.toml"), &written).as_ref(), Ok(&host));

@@ -87,7 +87,7 @@ mod tests {
         let mut facts = Facts::default();
         facts.switches.insert(FORWARDING.into(), "0".into());
         assert_eq!(check(&facts), []);
-        facts.spec.host.prefix = "2001:db8:a::/48".parse().ok();
+        facts.spec.host.whole = "2001:db8:a::/48".parse().ok();
         assert!(check(&facts)[0].what.contains("is off"));
         facts.switches.insert(FORWARDING.into(), "1".into());
         assert_eq!(check(&facts), []);

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_pool_needs_its_route_and_its_address() {
         let mut facts = Facts::default();
-        facts.spec.host.prefix = "2001:db8:a::/48".parse().ok();
+        facts.spec.host.whole = "2001:db8:a::/48".parse().ok();
         let found = check(&facts);
         assert!(found.iter().any(|f| f.what.contains("no unreachable route")));
         assert!(found.iter().any(|f| f.what.contains("2001:db8:a::1 is missing")));

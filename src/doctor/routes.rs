@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn one_default_route_is_right() {
         let mut facts = Facts::default();
-        facts.spec.host.prefix = "2001:db8:a::/48".parse().ok();
+        facts.spec.host.whole = "2001:db8:a::/48".parse().ok();
         assert!(check(&facts)[0].what.contains("no IPv6 default route"));
         facts.routes = vec![default_route(1, 1024), default_route(2, 2048)];
         assert_eq!(check(&facts), []);

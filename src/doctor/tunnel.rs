@@ -33,7 +33,7 @@ fn keyless(facts: &Facts, uplink: &Uplink) -> Vec<Finding> {
     let gone = paths.filter(|path| {
         !observed.unreadable.contains_key(path) && observed.file(path).is_none_or(|key| key.trim().is_empty())
     });
-    let pool = facts.spec.host.prefix.map(|pool| format!(" --pool {pool}")).unwrap_or_default();
+    let pool = facts.spec.host.whole.map(|pool| format!(" --pool {pool}")).unwrap_or_default();
     let findings = gone.map(|path| {
         let what = format!("has no key: {} is not there", path.display());
         Finding::error(Trap::TunnelKey, uplink.interface.as_str(), what, "the tunnel comes up no more")

@@ -139,7 +139,7 @@ impl<'a> MachineFiles<'a> {
 
     /// Whether it reaches IPv4 by translation.
     pub(super) fn is_translated(&self) -> bool {
-        self.host.prefix.is_some() && self.host.is_translated(self.machine)
+        self.host.prefix().is_some() && self.host.is_translated(self.machine)
     }
 
     /// The machine's own IPv4 address.

@@ -35,12 +35,12 @@ pub fn is_in_range(address: IpAddr) -> bool {
 /// Whether a machine of this host needs it.
 pub fn is_used(spec: &Spec) -> bool {
     let wants = spec.machines.values().any(|machine| spec.host.is_translated(machine));
-    spec.host.prefix.is_some() && (wants || spec.still_translated)
+    spec.host.prefix().is_some() && (wants || spec.still_translated)
 }
 
 /// The files that all such machines share.
 pub fn files(spec: &Spec) -> Vec<(ManagedFile, String)> {
-    let Some(pool) = spec.host.prefix.filter(|_| is_used(spec)) else { return Vec::new() };
+    let Some(pool) = spec.host.prefix().filter(|_| is_used(spec)) else { return Vec::new() };
     let listener = spec.host.dns64_listener();
     let mut files = vec![
         (ManagedFile::Nat64Netdev, device()),

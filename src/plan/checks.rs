@@ -118,7 +118,7 @@ fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
 /// A pool of which a machine could get the address of the host's router. That is looked at when
 /// it becomes the pool: then the router is the one that it was given with.
 fn router_in_pool(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
-    let pool = wanted.spec.host.prefix.filter(|_| wanted.holds(&Owner::Host))?;
+    let pool = wanted.spec.host.prefix().filter(|_| wanted.holds(&Owner::Host))?;
     let rendered = observed.file(&ManagedFile::PoolNetwork.path()).unwrap_or_default();
     let known = rendered.contains(&format!("Address={}/128\n", pool.host_address()));
     if known { None } else { holds_router(pool, observed) }

@@ -71,7 +71,7 @@ fn traffic(wanted: &Wanted) -> Vec<Traffic> {
         match &machine.network {
             Network::Routed(routed) => {
                 traffic.extend(routed.routes.iter().map(|route| Traffic::Prefix(route.to_string())));
-                let pool = host.prefix;
+                let pool = host.prefix();
                 traffic.extend(pool.map(|pool| Traffic::Prefix(pool.to_string())));
                 let link = || Traffic::Link(kernel_name(&name.routed_link()));
                 traffic.extend(host.has_ipv4(machine).then(link));

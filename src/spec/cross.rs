@@ -55,7 +55,7 @@ impl Spec {
     /// What leads to a machine beside what it has of the pool is none of that.
     fn route_fault(&self, route: Ipv6Net) -> Option<String> {
         let holds = |net: Ipv6Net| net.contains(&route) || route.contains(&net);
-        let pool = [self.host.prefix, self.host.local].into_iter().flatten().find(|p| holds(p.net()))?;
+        let pool = [self.host.whole, self.host.local].into_iter().flatten().find(|p| holds(p.net()))?;
         Some(format!("{route} and the pool {pool} overlap; `prefix = 60` gives a machine more of that"))
     }
 

@@ -17,7 +17,10 @@ use crate::pool::{Lease, Pool, Prefix};
 pub struct HostSpec {
     /// The prefix that machines get their /64 from; of one /64 or less, an address each.
     #[serde(rename = "pool")]
-    pub prefix: Option<Prefix>,
+    pub whole: Option<Prefix>,
+    /// Where several hosts have one pool: the part of it that is routed to this one, and that its machines get
+    /// theirs from.
+    pub share: Option<Prefix>,
     /// Where the ISP's prefix may change: one that stays, for this host and its machines
     /// alone (RFC 4193), by which they find each other.
     pub local: Option<Prefix>,
@@ -124,12 +127,17 @@ impl BridgeSpec {
 impl HostSpec {
     /// What machines get their /64 of: the prefix that is routed here, or what the ISP delegates.
     pub fn pool(&self) -> Option<Pool> {
-        self.prefix.map(Pool::Fixed).or(self.delegated().map(Pool::Delegated))
+        self.prefix().map(Pool::Fixed).or(self.delegated().map(Pool::Delegated))
+    }
+
+    /// The prefix that is routed here and stays: this host's share of the pool, or all of it.
+    pub fn prefix(&self) -> Option<Prefix> {
+        self.share.or(self.whole)
     }
 
     /// The prefix whose addresses stay: the pool, or else what is local.
     pub fn fixed_pool(&self) -> Option<Prefix> {
-        self.prefix.or(self.local)
+        self.prefix().or(self.local)
     }
 
     /// The address of a machine that stays: of the pool, or else the local one.
@@ -166,7 +174,7 @@ impl HostSpec {
     /// ask somebody else for them.
     pub fn dns64_listener(&self) -> Option<Ipv6Addr> {
         let own = self.dns.as_ref().is_none_or(|dns| dns.dns64.is_none());
-        self.prefix.filter(|_| own).map(Prefix::dns64_address)
+        self.prefix().filter(|_| own).map(Prefix::dns64_address)
     }
 
     /// The name servers of a machine.
@@ -229,16 +237,32 @@ impl HostSpec {
         Some(self.uplink.as_ref()?.delegated()?.length)
     }
 
+    /// What is wrong with its part of the pool.
+    pub fn share_fault(&self) -> Option<String> {
+        let share = self.share?;
+        let Some(whole) = self.whole else {
+            return Some(format!("share: {share} is a part of which `pool`?"));
+        };
+        if !whole.net().contains(&share.net()) {
+            return Some(format!("share: {share} is no part of the pool {whole}"));
+        }
+        (whole.is_single() != share.is_single()).then(|| {
+            format!(
+                "share: {share} has no /64 for each machine; of the pool {whole} it is a /63 at the longest"
+            )
+        })
+    }
+
     fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if self.delegated().is_some() && self.prefix.is_some() {
+        let mut faults: Vec<String> = self.share_fault().into_iter().collect();
+        if self.delegated().is_some() && self.whole.is_some() {
             faults.push("uplink.delegated: the pool is what the ISP delegates; take `pool` out".into());
         }
-        if self.answers_on().is_some() && !self.prefix.is_some_and(Prefix::is_single) {
+        if self.answers_on().is_some() && !self.prefix().is_some_and(Prefix::is_single) {
             faults.push("uplink.on-link: for a pool that is one /64, or a part of it".into());
         }
         if let (Some(pool), Some(UplinkKind::Tunnel(tunnel))) =
-            (self.prefix, self.uplink.as_ref().map(|up| &up.kind))
+            (self.whole, self.uplink.as_ref().map(|up| &up.kind))
             && pool.net().contains(&tunnel.client_address.addr())
         {
             let address = tunnel.client_address;

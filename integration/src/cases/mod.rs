@@ -74,6 +74,7 @@ mod secrets;
 mod seeing;
 mod sent;
 mod session;
+mod shares;
 mod shell;
 mod single_routed;
 mod sizes;
@@ -108,7 +109,7 @@ pub enum On {
     All,
     /// It takes long, or is about nsctl more than about a version of systemd: one of them, where time is short.
     Once,
-    /// What it compares with was measured there.
+    /// What it compares with was measured there, or it has hosts of all suites.
     Trixie,
 }
 
@@ -223,6 +224,7 @@ cases! {
     ifupdown once,
     wide once,
     counts trixie,
+    shares trixie,
 }
 
 /// Fails with the text unless the condition holds.

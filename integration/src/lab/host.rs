@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,13 +38,13 @@ pub const LAN: [&str; 5] = [
 /// A booted host, `wan0` towards [`Lab::router`] and `enp6s0` in [`Lab::lan`].
 #[derive(Debug)]
 pub struct Lab {
-    pub router: Namespace,
-    pub lan: Namespace,
+    pub router: Arc<Namespace>,
+    pub lan: Arc<Namespace>,
+    trees: Trees,
     dir: PathBuf,
-    tree: PathBuf,
-    guest: PathBuf,
-    repository: PathBuf,
     suite: Suite,
+    /// Which of the hosts on its router it is, from 0.
+    number: u32,
     cgroup: PathBuf,
     servers: Vec<Daemon>,
     /// Its own disk, where it has one.
@@ -61,16 +62,42 @@ impl Lab {
     /// Boots a fresh host of this suite, with `nsctl` in /usr/local/bin and
     /// the image `debian-13` in /var/lib/machines.
     pub fn boot(trees: &Trees, suite: Suite) -> Result<Lab> {
+        let mut lab = Lab::on(trees, suite, Arc::new(Namespace::new()?), Arc::new(Namespace::new()?), 0)?;
+        lab.upstream()?;
+        lab.power_on()?;
+        Ok(lab)
+    }
+
+    /// Boots another host of this suite on the same router and LAN, the second or a further one (`number` 1 and up):
+    /// host-1 has 2001:db8:ffff::3.
+    pub fn beside(&self, suite: Suite, number: u32) -> Result<Lab> {
+        let (router, lan) = (Arc::clone(&self.router), Arc::clone(&self.lan));
+        let mut lab = Lab::on(&self.trees, suite, router, lan, number)?;
+        let etc = lab.dir.join("upper/etc");
+        fs::create_dir_all(etc.join("systemd/network"))?;
+        fs::write(etc.join("hostname"), format!("host-{number}\n"))?;
+        let uplink = format!("[Match]\nName=wan0\n\n[Network]\nAddress=2001:db8:ffff::{:x}/64\n", number + 2);
+        fs::write(etc.join("systemd/network/20-wan0.network"), uplink)?;
+        lab.power_on()?;
+        Ok(lab)
+    }
+
+    fn on(
+        trees: &Trees,
+        suite: Suite,
+        router: Arc<Namespace>,
+        lan: Arc<Namespace>,
+        number: u32,
+    ) -> Result<Lab> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = trees.runs().join(&id);
-        let mut lab = Lab {
-            router: Namespace::new()?,
-            lan: Namespace::new()?,
+        let lab = Lab {
+            router,
+            lan,
+            trees: trees.clone(),
+            number,
             cgroup: cgroup::root()?.join(format!("{}{id}", cgroup::PREFIX)),
-            tree: trees.host(suite),
-            guest: trees.guest(suite),
-            repository: trees.repository(suite),
             suite,
             dir,
             servers: Vec::new(),
@@ -78,9 +105,12 @@ impl Lab {
             running: None,
         };
         lab.lay_out()?;
-        lab.upstream()?;
-        lab.power_on()?;
         Ok(lab)
+    }
+
+    /// The name of its end of a wire on the router and in the LAN.
+    fn port(&self) -> String {
+        format!("port{}", self.number)
     }
 
     fn lay_out(&self) -> Result<()> {
@@ -89,7 +119,7 @@ impl Lab {
             fs::create_dir_all(self.dir.join(name))?;
         }
         subvolume(&self.dir.join("machines"))?;
-        snapshot(&self.guest, &self.dir.join("machines/debian-13"))?;
+        snapshot(&self.image(), &self.dir.join("machines/debian-13"))?;
         let bin = self.dir.join("upper/usr/local/bin");
         fs::copy(binary("NSCTL_BIN", "../release/nsctl")?, bin.join("nsctl"))?;
         // Only tests need it; those that do fail without it.
@@ -158,11 +188,11 @@ impl Lab {
 
     /// Boots the host, again after [`Lab::power_off`]; its disk persists.
     pub fn power_on(&mut self) -> Result<()> {
-        let place = Namespace::new()?;
+        let (place, port) = (Namespace::new()?, self.port());
         for (net, bridge, name) in [(&self.router, "up0", "wan0"), (&self.lan, "lan0", "enp6s0")] {
             net.script(&format!(
-                "ip link add port0 type veth peer name {name} netns {}
-                 ip link set port0 master {bridge} && ip link set port0 up",
+                "ip link add {port} type veth peer name {name} netns {}
+                 ip link set {port} master {bridge} && ip link set {port} up",
                 place.pid()
             ))?;
             // A host that has been up for a while: its own addresses are long
@@ -190,10 +220,10 @@ impl Lab {
         command.args(["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup"]);
         command.args(["sh", "-c", BOOT]);
         command
-            .env("TREE", &self.tree)
+            .env("TREE", self.trees.host(self.suite))
             .env("RUN", &self.dir)
             .env("STORE", self.store())
-            .env("REPO", &self.repository);
+            .env("REPO", self.trees.repository(self.suite));
         command.stdin(Stdio::null()).stderr(console.try_clone()?).stdout(console);
         Daemon::spawn(&mut command)
     }
@@ -208,7 +238,8 @@ impl Lab {
         drop(running);
         for (net, bridge) in [(&self.router, "up0"), (&self.lan, "lan0")] {
             // The far ends died with the host's namespace, a moment later.
-            let gone = || Ok(!net.run(&["ip", "link", "show", "master", bridge])?.stdout.contains("port0"));
+            let gone =
+                || Ok(!net.run(&["ip", "link", "show", "master", bridge])?.stdout.contains(&self.port()));
             until(Duration::from_secs(10), "the wires are gone", gone)?;
         }
         cgroup::remove(&self.cgroup)
@@ -265,7 +296,7 @@ impl Lab {
 
     /// The tree that its image `debian-13` was made from.
     pub fn image(&self) -> PathBuf {
-        self.guest.clone()
+        self.trees.guest(self.suite)
     }
 
     /// What the host has changed of its root tree, seen from outside, also while it is off.

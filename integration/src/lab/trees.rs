@@ -88,7 +88,7 @@ const TOOLS: [&str; 11] = [
 ];
 
 /// The cache, mounted in a mount namespace of this process alone.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Trees {
     mounted: PathBuf,
 }

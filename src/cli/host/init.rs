@@ -20,9 +20,11 @@ use crate::name::IfName;
 use crate::observed::{FORWARDING, Link};
 use crate::plan::{Scope, holds_router};
 use crate::pool::{Pool, Prefix};
-use crate::spec::{AcceptRa, Delegated, Dns, HostSpec, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind};
+use crate::spec::{
+    AcceptRa, Delegated, Dns, HOST_FILE, HostSpec, OnLink, SeenUplink, Tunnel, Uplink, UplinkKind,
+};
 use crate::sys::router::Delivery;
-use crate::sys::{self, Net};
+use crate::sys::{self, Disk, Net};
 use crate::visible::joined;
 
 /// Tell which prefix this host has for its machines; without options, see what there is
@@ -33,6 +35,10 @@ pub struct Init {
     /// or a part of one, an address each
     #[arg(long, value_name = "PREFIX")]
     pool: Option<String>,
+    /// Of a pool that several hosts have, the part that is routed to this one: its machines get
+    /// theirs of that alone [default: what nsctl.toml says of the same pool]
+    #[arg(long, value_name = "PREFIX", requires = "pool")]
+    share: Option<String>,
     /// The provider does not route the pool here, but looks for each address on the link: this
     /// host answers for its machines
     #[arg(long, requires = "pool", conflicts_with_all = ["delegated", "tunnel"])]
@@ -87,6 +93,7 @@ What has your provider given you?
   one /64, routed here                  nsctl init --pool 2001:db8:b::/64
   one /64 on the link                   nsctl init --pool 2001:db8:b::/64 --on-link
   a part of a /64, down to a /112       nsctl init --pool 2001:db8:b:0:1::/80 [--on-link]
+  one for several hosts                 nsctl init --pool 2001:db8:a::/48 --share PREFIX
   a prefix by DHCPv6, which may change  nsctl init --delegated IFACE
   no IPv6: a tunnel broker routes it    nsctl init --tunnel he …
   a file for WireGuard, and a prefix    nsctl init --wireguard wg0.conf --pool 2001:db8:a::/48
@@ -116,8 +123,10 @@ impl Init {
 }
 
 pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
-    let pool = match (&args.pool, &args.delegated) {
-        (Some(word), _) => Pool::Fixed(argument(word)?),
+    let whole: Option<Prefix> = args.pool.as_deref().map(argument).transpose()?;
+    let share = share(global, &args, whole)?;
+    let pool = match (share.or(whole), &args.delegated) {
+        (Some(prefix), _) => Pool::Fixed(prefix),
         (None, Some(_)) => Pool::delegated(args.length).map_err(|error| Fault::from(error).usage())?,
         (None, None) => return proposal::run(global, args.uplink).await,
     };
@@ -155,7 +164,8 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
         host.dns = dns(&session).await?;
     }
     let before = of_machines(&host);
-    (host.prefix, host.local, host.uplink) = (pool.fixed(), local(&session, pool)?, uplink);
+    (host.whole, host.share) = (whole, share);
+    (host.local, host.uplink) = (local(&session, pool)?, uplink);
     let changes = before != of_machines(&host);
     let scope = if args.renumber { Scope::All } else { Scope::Host };
     let mut change = session.change(scope).host(&host)?;
@@ -184,7 +194,12 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             format!("machines get a /64 each of what is delegated; today that is {today}")
         }
         Pool::Fixed(prefix) => {
-            format!("machines get {} each of {prefix}; this host has {}", pool.share(), prefix.host_address())
+            let of = share.and(whole).map(|whole| format!(", its share of {whole}")).unwrap_or_default();
+            format!(
+                "machines get {} each of {prefix}{of}; this host has {}",
+                pool.share(),
+                prefix.host_address()
+            )
         }
     });
     if changes && !args.renumber && !session.state.leases.held().is_empty() {
@@ -199,9 +214,26 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     Ok(0)
 }
 
+/// This host's part of the pool: what was said, or what it is already.
+fn share(global: &Global, args: &Init, whole: Option<Prefix>) -> Result<Option<Prefix>, Fault> {
+    let Some(word) = &args.share else {
+        let text = Disk::new(&global.root).read(Path::new(HOST_FILE))?;
+        let known = text.and_then(|text| HostSpec::parse(Path::new(HOST_FILE), &text).ok());
+        return Ok(known.filter(|known| known.whole == whole).and_then(|known| known.share));
+    };
+    let share = argument(word)?;
+    let host = HostSpec { whole, share: Some(share), ..HostSpec::default() };
+    match host.share_fault() {
+        Some(fault) => {
+            Err(Fault::wrong(fault).hint("such as --pool 2001:db8:a::/48 --share 2001:db8:a:100::/56"))
+        }
+        None => Ok(Some(share)),
+    }
+}
+
 /// Rules that let in who had addresses of the pool that goes: they are its owner's to change.
 fn tell_rules(session: &Session, pool: Pool) {
-    let Some(old) = session.spec.host.prefix.filter(|old| Pool::Fixed(*old) != pool) else { return };
+    let Some(old) = session.spec.host.prefix().filter(|old| Pool::Fixed(*old) != pool) else { return };
     for (name, machine) in &session.spec.machines {
         let inside = |from: &IpNet| matches!(from, IpNet::V6(from) if old.net().contains(from));
         for port in machine.open.iter().filter(|port| port.from.as_ref().is_some_and(inside)) {
@@ -252,7 +284,7 @@ async fn must_come_so(session: &Session, prefix: Prefix, uplink: &Uplink) -> Res
     if !prefix.is_single() {
         return Ok(());
     }
-    let pool = session.spec.host.prefix;
+    let pool = session.spec.host.prefix();
     match upstream::delivery(link, &session.observed, prefix).await? {
         Some(Delivery::OnLink) if !uplink.is_on_link() => Err(Fault::new(format!(
             "{prefix} is not routed to this host: the router on {} looks for its addresses there, as for neighbours",

@@ -43,7 +43,7 @@ pub async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
     must_be_root(global)?;
     let observed = observe::host(&Disk::new(&global.root), None).await?;
     let host = spec_of(&observed)?.host;
-    let Some(pool) = host.prefix else {
+    let Some(pool) = host.prefix() else {
         return Err(Fault::new("this host has no pool of its own that could be routed to it")
             .hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };

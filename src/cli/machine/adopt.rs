@@ -46,7 +46,7 @@ pub async fn run(global: &Global, args: Adopt) -> Result<u8, Fault> {
         file.comes_after_ours(&name)?;
     }
     let addresses = addresses(&session, &name).await;
-    let pool = session.spec.host.prefix;
+    let pool = session.spec.host.prefix();
     let mut machine = definition(&name, nspawn.as_ref(), host_end.as_ref(), pool, &addresses)?;
     machine.autostart = session.observed.enabled.contains(&name);
 

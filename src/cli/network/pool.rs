@@ -9,12 +9,16 @@ use crate::cli::{Fault, Global};
 use crate::name::MachineName;
 use crate::observe;
 use crate::plan::spec_of;
-use crate::pool::{Lease, Leases, Pool};
+use crate::pool::{Lease, Leases, Pool, Prefix};
+use crate::spec::HostSpec;
 use crate::sys::Disk;
 
 #[derive(Serialize)]
 struct View<'a> {
     pool: Pool,
+    /// This host's part of it, which the rest is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    share: Option<Prefix>,
     /// How many machines it is for.
     size: u128,
     free: u128,
@@ -34,13 +38,14 @@ pub async fn run(global: &Global) -> Result<u8, Fault> {
     tell_of_journal(&disk);
     let observed = observe::host(&disk, None).await?;
     let leases = state(&observed)?.leases;
-    let Some(pool) = spec_of(&observed)?.host.pool() else {
+    let host = spec_of(&observed)?.host;
+    let Some(pool) = host.pool() else {
         return Err(Fault::new("this host has no pool").hint("`nsctl init --pool PREFIX --uplink INTERFACE`"));
     };
     if global.json {
-        global.report.answer(&view(pool, &leases))?;
+        global.report.answer(&view(&host, pool, &leases))?;
     } else {
-        let view = view(pool, &leases);
+        let view = view(&host, pool, &leases);
         let held: Vec<Lease> = view.leases.iter().map(|lease| lease.subnet).collect();
         let map = pool_map::draw(pool, &held, &view.resting).map(|map| format!("\n{map}\n"));
         out!("{}{}", head(&view), map.unwrap_or_default());
@@ -51,12 +56,13 @@ pub async fn run(global: &Global) -> Result<u8, Fault> {
     Ok(0)
 }
 
-fn view(pool: Pool, leases: &Leases) -> View<'_> {
+fn view<'l>(host: &HostSpec, pool: Pool, leases: &'l Leases) -> View<'l> {
     let resting = leases.resting().iter().map(|rested| rested.lease);
     let used: u128 = leases.held().values().copied().chain(resting.clone()).map(Lease::size).sum();
     let size = pool.size() - u128::from(pool.first());
     View {
-        pool,
+        pool: host.share.and(host.whole).map_or(pool, Pool::Fixed),
+        share: host.share,
         size,
         free: size.saturating_sub(used),
         leases: leases.held().iter().map(|(machine, subnet)| Held { machine, subnet: *subnet }).collect(),
@@ -70,8 +76,9 @@ fn many(count: u128) -> String {
 }
 
 fn head(view: &View) -> String {
+    let share = view.share.map(|share| format!("{share}, this host's share of ")).unwrap_or_default();
     format!(
-        "{}: {} leased, {} resting, {} never used, of {}",
+        "{share}{}: {} leased, {} resting, {} never used, of {}",
         view.pool,
         view.leases.len(),
         view.resting.len(),
