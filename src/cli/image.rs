@@ -11,6 +11,7 @@ use crate::apply::{Listener, World};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::machine::show::duration;
 use crate::cli::progress::Progress;
+use crate::cli::remote::Named;
 use crate::cli::report::Report;
 use crate::cli::session::{bus, live_bus};
 use crate::cli::text::{self, out};
@@ -66,6 +67,16 @@ pub enum Image {
         #[arg(long, short)]
         yes: bool,
     },
+}
+
+impl Image {
+    /// The file or folder that it reads.
+    pub fn named(&self) -> Option<Named> {
+        match self {
+            Image::Import { path, .. } => Some(Named::Read(path.clone())),
+            _ => None,
+        }
+    }
 }
 
 /// What comes of it.

@@ -6,6 +6,7 @@ mod fault;
 mod image;
 mod planned;
 mod progress;
+mod remote;
 mod report;
 mod session;
 pub mod text;
@@ -82,6 +83,7 @@ use machine::{
     secret, shell, show, snapshot, stats, top, upgrade,
 };
 use network::{bridge, dns, expose, open, pool, reservation};
+use remote::Named;
 use report::Report;
 pub use report::usage;
 
@@ -89,6 +91,10 @@ pub use report::usage;
 #[derive(Debug, Parser)]
 #[command(name = "nsctl", version, about, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
+    /// Do it on this host, by ssh(1), as root or one who may use sudo: `nsctl --host root@vps list`. Files that cp,
+    /// import, export, image import, init --wireguard and secret set name are those of this side
+    #[arg(long, short = 'H', value_name = "HOST")]
+    host: Option<String>,
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -236,17 +242,35 @@ enum Verb {
 impl Cli {
     /// Does what was asked, and says what went wrong, with hints; gives the exit status.
     pub async fn run(self) -> u8 {
-        let Cli { global, verb } = self;
+        let Cli { host, global, verb } = self;
         let report = global.report.clone();
         report.begin(global.json, global.quiet);
         if global.verbose {
             sys::calls::show();
         }
-        report.end(verb.run(&global).await)
+        let Some(host) = host else { return report.end(verb.run(&global).await) };
+        match remote::run(&host, &verb).await {
+            // All has been said there.
+            Ok(status) => status,
+            fault => report.end(fault),
+        }
     }
 }
 
 impl Verb {
+    /// The file that it is called with, if it is one that it reads or makes itself.
+    fn named(&self) -> Option<Named> {
+        match self {
+            Verb::Cp(args) => args.named(),
+            Verb::Import(args) => Some(args.named()),
+            Verb::Export(args) => Some(args.named()),
+            Verb::Image(args) => args.named(),
+            Verb::Init(args) => args.named(),
+            Verb::Secret(args) => args.named(),
+            _ => None,
+        }
+    }
+
     async fn run(self, global: &Global) -> Result<u8, Fault> {
         if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
             let what = format!("{} is not a folder", global.root.display());

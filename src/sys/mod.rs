@@ -33,6 +33,7 @@ pub mod ping;
 pub mod processes;
 pub mod pty;
 pub mod quota;
+pub mod remote;
 pub mod router;
 pub mod sockets;
 pub mod ssh;
@@ -161,9 +162,9 @@ pub fn command_line() -> String {
     arguments().join(" ")
 }
 
-/// The words that we were called with.
+/// The words that we were called with; what is no text in them is shown as such.
 pub fn arguments() -> Vec<String> {
-    std::env::args().skip(1).collect()
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// Runs a program of the host with our own input and output; gives its exit status.

@@ -56,10 +56,15 @@ impl Shell {
 }
 
 /// One line for the shell of whoever we are there: ssh hands on no words.
-fn remote(lines: &str, words: &[&str]) -> String {
-    let all = [&["sh", "-euc", lines, "sh"], words].concat();
-    let shell = all.into_iter().map(quoted).collect::<Vec<_>>().join(" ");
-    let lines = format!("test \"$(id -u)\" = 0 || exec sudo -n {shell}; exec {shell}");
+pub fn remote(lines: &str, words: &[&str]) -> String {
+    as_root("sudo -n", "", &[&["sh", "-euc", lines, "sh"], words].concat())
+}
+
+/// The same of words that are a command; who is not root there becomes it by the words `sudo`, and root runs it after
+/// those `before`.
+pub fn as_root(sudo: &str, before: &str, words: &[&str]) -> String {
+    let command = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let lines = format!("test \"$(id -u)\" = 0 || exec {sudo} {command}; exec {before}{command}");
     format!("exec sh -c {}", quoted(&lines))
 }
 

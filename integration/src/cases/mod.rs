@@ -66,6 +66,7 @@ mod public_ipv4;
 mod published;
 mod ra_guest;
 mod reboot;
+mod remote;
 mod replaced;
 mod reserved;
 mod routed;
@@ -225,6 +226,7 @@ cases! {
     wide once,
     counts trixie,
     shares trixie,
+    remote trixie,
 }
 
 /// Fails with the text unless the condition holds.

@@ -11,6 +11,11 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     lab.nsctl_ok("create web --routed --image debian-13")?;
     let said = lab.run(&["nsctl", "shell", "web", "sh", "-c", "echo one two; hostname; id -u; exit 7"])?;
     must!(said.status == 7 && said.stdout == "one two\nweb\n0\n", "{} {:?}", said.status, said.stdout);
+    // Words come as they are, also those that systemd or a shell would put something else for.
+    let odd = ["a b", "it's", "$HOME", "$HOME `id`", "x${HOME}$$y", "$$", "%n %%", "*", "", "\\\\t"];
+    let said = lab.run(&[&["nsctl", "shell", "web", "printf", "<%s>"], &odd[..]].concat())?;
+    let words: String = odd.iter().map(|word| format!("<{word}>")).collect();
+    must!(said.ok() && said.stdout == words, "{:?}", said.stdout);
     let piped = lab.sh("printf 'a\\nb\\n' | nsctl shell web wc -l")?;
     must!(piped == "2\n", "what is piped in does not arrive: {piped:?}");
     let user = lab.nsctl_ok("shell web --user nobody id -un")?;

@@ -11,6 +11,7 @@ use super::wireguard::{self, Asked};
 use super::{proposal, upstream};
 use crate::cli::fault::{argument, live_only};
 use crate::cli::planned::brief;
+use crate::cli::remote::Named;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global, text};
 use crate::emit::Origin;
@@ -109,6 +110,11 @@ enum Broker {
 }
 
 impl Init {
+    /// The file of the tunnel.
+    pub fn named(&self) -> Option<Named> {
+        self.wireguard.clone().map(Named::Read)
+    }
+
     /// The tunnel that was asked for.
     fn tunnel(&self) -> Result<Option<Uplink>, Fault> {
         let (Some(Broker::He), Some(server), Some(client_address)) =

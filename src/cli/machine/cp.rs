@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::fault::{argument, unknown};
+use crate::cli::remote::Named;
 use crate::cli::session::{Session, live_bus};
 use crate::cli::{Fault, Global};
 use crate::name::MachineName;
@@ -55,6 +56,20 @@ impl End {
                 Ok(End::Inside(argument(name)?, PathBuf::from(path)))
             }
             _ => Ok(End::Here(word.to_owned())),
+        }
+    }
+}
+
+impl Cp {
+    /// The end that is here.
+    pub fn named(&self) -> Option<Named> {
+        match (End::parse(&self.from).ok()?, End::parse(&self.to).ok()?) {
+            (End::Here(from), End::Inside(..)) => Some(Named::Read(from.into())),
+            (End::Inside(name, from), End::Here(to)) => {
+                let name = from.file_name().unwrap_or(name.as_str().as_ref()).to_owned();
+                Some(Named::Made { place: to.into(), name, force: self.force })
+            }
+            _ => None,
         }
     }
 }

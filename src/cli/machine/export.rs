@@ -9,6 +9,7 @@ use crate::apply;
 use crate::cli::fault::argument;
 use crate::cli::machine::clone::must_be_free;
 use crate::cli::machine::create::{must_be_its_own, next_of};
+use crate::cli::remote::Named;
 use crate::cli::session::{About, Session};
 use crate::cli::text;
 use crate::cli::{Fault, Global};
@@ -53,6 +54,18 @@ pub struct Import {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+}
+
+impl Export {
+    pub fn named(&self) -> Named {
+        Named::new_file(&self.file)
+    }
+}
+
+impl Import {
+    pub fn named(&self) -> Named {
+        Named::Read(self.file.clone())
+    }
 }
 
 pub async fn export(global: &Global, args: Export) -> Result<u8, Fault> {

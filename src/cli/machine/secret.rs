@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::fault::{argument, unknown};
 use crate::cli::machine::edit::restarts;
+use crate::cli::remote::Named;
 use crate::cli::session::{self, About, Session, is_live, must_be_root};
 use crate::cli::text::{self, err, joined, out};
 use crate::cli::{Fault, Global, fault};
@@ -32,6 +33,18 @@ pub enum Secret {
     List(List),
     /// Take a secret from a machine
     Remove(Remove),
+}
+
+impl Secret {
+    /// The file that a secret is in.
+    pub fn named(&self) -> Option<Named> {
+        match self {
+            Secret::Set(Set { file: Some(file), .. }) if file.as_os_str() != "-" => {
+                Some(Named::Read(file.clone()))
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

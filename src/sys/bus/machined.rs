@@ -157,8 +157,10 @@ impl Bus {
         words: Vec<String>,
         environment: Vec<String>,
     ) -> Result<Pty, BusError> {
-        // machined takes the first word for the name that the command is called by.
-        let words: Vec<String> = std::iter::once(command.to_owned()).chain(words).collect();
+        // machined takes the first word for the name that the command is called by, and systemd puts variables of its
+        // own into all of them, where two dollars do not say that one is meant (systemd.service(5), "Command Lines").
+        let words = std::iter::once(command.to_owned()).chain(words);
+        let words: Vec<String> = words.map(|word| word.replace('$', "$$")).collect();
         let ask = async || {
             let (name, user, command) = (name.to_owned(), user.to_owned(), command.to_owned());
             let doing = format!("cannot open a shell in '{name}'");
