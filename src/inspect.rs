@@ -14,7 +14,7 @@ use crate::observed::{Observed, Readers, Service, accept_ra, proxy_ndp};
 use crate::spec::{SecretId, Spec};
 use crate::state::State;
 use crate::sys::tree::Tree;
-use crate::sys::{self, Bus, Disk, Net, credential, health, is_root, kernel, ping, processes, sockets};
+use crate::sys::{self, Bus, Disk, Net, bird, credential, health, is_root, kernel, ping, processes, sockets};
 
 /// Where networkd's and nspawn's files are that somebody wrote.
 const FOLDERS: [&str; 4] =
@@ -58,6 +58,7 @@ pub async fn host(
         cut_short,
         damaged_journal,
         keys: keys(disk, &observed),
+        bird: None,
         spec,
         state,
         observed,
@@ -71,6 +72,10 @@ pub async fn host(
     if is_root() {
         facts.guests = guests(&facts, bus).await;
         facts.lost_secrets = lost_secrets(&facts).await;
+        if facts.spec.host.routing.is_some() {
+            // One that does not answer does not speak to others, either.
+            facts.bird = Some(bird::look().await.unwrap_or_default());
+        }
     }
     Ok(facts)
 }

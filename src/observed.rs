@@ -254,6 +254,25 @@ pub struct Route {
     pub metric: u32,
 }
 
+/// What the routing daemon knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bird {
+    pub runs: bool,
+    /// Its protocols that stand in our file.
+    pub protocols: Vec<String>,
+    /// How many others it exchanges routes with by them.
+    pub neighbors: usize,
+    /// What it has in our table, from whom.
+    pub routes: Vec<BirdRoute>,
+}
+
+/// A route of bird's, and the protocol that it comes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BirdRoute {
+    pub destination: Ipv6Net,
+    pub protocol: String,
+}
+
 /// Who reads a file, beside root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readers {

@@ -19,7 +19,7 @@ use crate::plan::{self, Step};
 use crate::spec::{Bind, HealthCheck};
 use crate::sys::bus::Verb;
 use crate::sys::disk::FileEdit;
-use crate::sys::{self, Bus, Disk, Net, guest, kernel, limits, mounts, nft, quota, together, tree};
+use crate::sys::{self, Bus, Disk, Net, bird, guest, kernel, limits, mounts, nft, quota, together, tree};
 
 /// How long a machine may take to stop before it is asked again.
 const DEAF_TIME: Duration = Duration::from_secs(2);
@@ -123,6 +123,7 @@ pub async fn one(
             bus.reset_failed(&resolved).await;
             bus.run(Verb::TryRestart, &resolved).await?;
         }
+        Step::ReloadBird => bird::configure().await.map_err(sys::Error::from)?,
         Step::ReloadFirewall { prune, part } => reload_firewall(*prune, part.as_deref()).await?,
         Step::Switch { key, new, .. } => kernel::set(key, new)?,
         Step::PoolRoute { pool } => links::pool_route(*pool).await?,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::name::MachineName;
-use crate::observed::{Address, Link, Managed, Observed, Readers, Route, Service};
+use crate::observed::{Address, Bird, Link, Managed, Observed, Readers, Route, Service};
 use crate::plan::Refusal;
 use crate::provision::Guest;
 use crate::spec::{SecretId, Spec};
@@ -48,6 +48,8 @@ pub struct Facts {
     pub lost_secrets: BTreeMap<(MachineName, SecretId), String>,
     /// Who reads the keys of tunnels.
     pub keys: BTreeMap<PathBuf, Readers>,
+    /// What the routing daemon knows; none where nobody may ask it.
+    pub bird: Option<Bird>,
     /// Why a record of one cannot be read, and what fixes it.
     pub damaged_journal: Option<(String, String)>,
 }

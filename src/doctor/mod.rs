@@ -12,6 +12,7 @@ mod mtu;
 mod pool;
 mod records;
 mod routes;
+mod routing;
 mod secrets;
 pub mod services;
 mod translation;
@@ -115,12 +116,13 @@ fn owner_of(path: &Path) -> Option<MachineName> {
 
 /// All that is wrong, the worst first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checks: [fn(&Facts) -> Vec<Finding>; 14] = [
+    let checks: [fn(&Facts) -> Vec<Finding>; 15] = [
         services::check,
         keys::check,
         forwarding::check,
         routes::check,
         pool::check,
+        routing::check,
         bridges::check,
         firewalls::check,
         translation::check,

@@ -11,6 +11,7 @@ use serde::Serialize;
 pub enum Trap {
     AcceptRa,
     AddressTaken,
+    AnnouncedTwice,
     BackupOld,
     BackupUnproved,
     BridgeNetfilter,
@@ -40,6 +41,9 @@ pub enum Trap {
     PortTakenOff,
     PortWithAddresses,
     RouteIntoPool,
+    RoutingFiltered,
+    RoutingNeighbor,
+    RoutingSilent,
     SecretLost,
     ServiceDown,
     ServiceHangs,
@@ -67,6 +71,7 @@ impl Trap {
         match self {
             Trap::AcceptRa => page!("accept-ra"),
             Trap::AddressTaken => page!("address-taken"),
+            Trap::AnnouncedTwice => page!("announced-twice"),
             Trap::BackupOld => page!("backup-old"),
             Trap::BackupUnproved => page!("backup-unproved"),
             Trap::BridgeNetfilter => page!("bridge-netfilter"),
@@ -96,6 +101,9 @@ impl Trap {
             Trap::PortTakenOff => page!("port-taken-off"),
             Trap::PortWithAddresses => page!("port-with-addresses"),
             Trap::RouteIntoPool => page!("route-into-pool"),
+            Trap::RoutingFiltered => page!("routing-filtered"),
+            Trap::RoutingNeighbor => page!("routing-neighbor"),
+            Trap::RoutingSilent => page!("routing-silent"),
             Trap::SecretLost => page!("secret-lost"),
             Trap::ServiceDown => page!("service-down"),
             Trap::ServiceHangs => page!("service-hangs"),
@@ -124,7 +132,7 @@ mod tests {
     use super::*;
 
     /// Every file that has findings.
-    const CHECKS: [&str; 14] = [
+    const CHECKS: [&str; 15] = [
         include_str!("backups.rs"),
         include_str!("bridges.rs"),
         include_str!("firewalls.rs"),
@@ -133,6 +141,7 @@ mod tests {
         include_str!("keys.rs"),
         include_str!("mtu.rs"),
         include_str!("pool.rs"),
+        include_str!("routing.rs"),
         include_str!("records.rs"),
         include_str!("routes.rs"),
         include_str!("secrets.rs"),

@@ -37,6 +37,11 @@ const SNAPSHOT_SERVICE: &str = "nsctl-snapshot@.service";
 const SNAPSHOT_TIMER: &str = "nsctl-snapshot@.timer";
 /// What is bound into guests.
 pub const GUEST_DIR: &str = "/var/lib/nsctl/guest";
+/// Read by bird(8), where its own file says so.
+pub const BIRD_FILE: &str = "/etc/bird/nsctl.conf";
+/// For vtysh(1).
+const FRR_FILE: &str = "/etc/frr/nsctl.conf";
+const NETWORKD_FILE: &str = "/etc/systemd/networkd.conf.d/50-nsctl.conf";
 /// Units that are bound into machines, a folder each.
 pub const EXPOSE_DIR: &str = "/var/lib/nsctl/expose";
 /// Which trees nsctl made, and may delete with their machines: a file each.
@@ -88,6 +93,11 @@ pub enum ManagedFile {
     /// A drop-in of the .network file that the uplink has, by that file's name.
     UplinkDropIn(String),
     ResolvedDropIn,
+    /// What the routing daemon is told of machines.
+    BirdConfig,
+    FrrConfig,
+    /// A drop-in of networkd's own file.
+    NetworkdDropIn,
     /// The part of the firewall that all machines share.
     Firewall,
     /// The script that sees to it that a machine's part is loaded.
@@ -149,6 +159,8 @@ pub enum Owner {
     Names,
     /// What takes snapshots of them, and backs them up, by itself.
     Snapshots,
+    /// What tells other routers of them.
+    Routing,
     Bridge(IfName),
     /// Of a link that is a bridge's port: its file does not tell which bridge's.
     Port(IfName),
@@ -162,6 +174,8 @@ pub enum Reader {
     Systemd(String),
     Networkd,
     Resolved,
+    /// bird(8).
+    Bird,
     /// nft(8): the whole table, or a machine's part of it.
     Firewall {
         whole: bool,
@@ -176,7 +190,7 @@ impl ManagedFile {
     /// Where it is, whose, and who must hear of it.
     fn traits(&self) -> (PathBuf, Owner, Reader) {
         use ManagedFile as File;
-        use Owner::{Firewall, Host, Names, Snapshots};
+        use Owner::{Firewall, Host, Names, Routing, Snapshots};
         use Reader::{Networkd, Nobody, Resolved, Start};
         let networkd = |kind: &str, name: &str, suffix: &str, owner: Owner| {
             (format!("{NETWORK_DIR}/{NETWORK_PREFIX}{kind}-{name}.{suffix}").into(), owner, Networkd)
@@ -216,6 +230,10 @@ impl ManagedFile {
                 (format!("{NETWORK_DIR}/{file}.d/{NETWORK_DROP_IN}").into(), Host, Networkd)
             }
             File::ResolvedDropIn => (RESOLVED_FILE.into(), Names, Resolved),
+            File::BirdConfig => (BIRD_FILE.into(), Routing, Reader::Bird),
+            File::FrrConfig => (FRR_FILE.into(), Routing, Nobody),
+            // It reads that when it starts, which is when it would take routes away.
+            File::NetworkdDropIn => (NETWORKD_FILE.into(), Routing, Nobody),
             File::Firewall => (FIREWALL_FILE.into(), Firewall, Reader::Firewall { whole: true }),
             File::FirewallGuard => (GUARD_FILE.into(), Firewall, Nobody),
             File::FirewallUnit => unit(FIREWALL_UNIT.into(), Firewall),
@@ -324,6 +342,7 @@ impl ManagedFile {
             | Owner::Firewall
             | Owner::Names
             | Owner::Snapshots
+            | Owner::Routing
             | Owner::Bridge(_)
             | Owner::Port(_) => None,
         }
@@ -388,6 +407,9 @@ fn single(path: &Path) -> Option<ManagedFile> {
         File::Hosts,
         File::Sysctl,
         File::ResolvedDropIn,
+        File::BirdConfig,
+        File::FrrConfig,
+        File::NetworkdDropIn,
         File::Firewall,
         File::FirewallGuard,
         File::NftablesStart,
@@ -447,7 +469,7 @@ fn in_drop_in(folder: &str, file: &str) -> Option<ManagedFile> {
 }
 
 /// Where rendered files are looked for: in a folder itself, or in the folders in it that end so.
-pub const FOLDERS: [(&str, Option<&str>); 12] = [
+pub const FOLDERS: [(&str, Option<&str>); 15] = [
     (NETWORK_DIR, None),
     (NETWORK_DIR, Some(".network.d")),
     (NSPAWN_DIR, None),
@@ -460,6 +482,9 @@ pub const FOLDERS: [(&str, Option<&str>); 12] = [
     (GUEST_DIR, None),
     (EXPOSE_DIR, Some(".d")),
     ("/etc/unbound", None),
+    ("/etc/bird", None),
+    ("/etc/frr", None),
+    ("/etc/systemd/networkd.conf.d", None),
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod names;
 pub mod nat64;
 pub mod nftables_unit;
 mod origin;
+pub mod routing;
 mod snapshots;
 mod trial;
 mod unit;
@@ -54,6 +55,7 @@ pub fn render(spec: &Spec, leases: &Leases) -> Files {
     let mut all = host::files(&spec.host);
     all.extend(spec.host.pool().map(|_| firewall::shared(spec)).unwrap_or_default());
     all.extend(nat64::files(spec));
+    all.extend(routing::files(spec, leases));
     all.extend(names::files(&spec.host));
     all.extend(snapshots::files(spec));
     all.extend(spec.host.bridges.iter().flat_map(|(name, bridge)| bridge::files(name, bridge)));

@@ -39,6 +39,7 @@ pub fn sign(owner: &Owner, body: &str) -> String {
         | Owner::Firewall
         | Owner::Names
         | Owner::Snapshots
+        | Owner::Routing
         | Owner::Bridge(_)
         | Owner::Port(_) => spec::HOST_FILE.to_owned(),
         Owner::Machine(name) => spec::definition_path(name).display().to_string(),

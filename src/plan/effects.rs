@@ -95,6 +95,9 @@ fn object_of(file: &ManagedFile, spec: &Spec) -> Option<String> {
         | ManagedFile::ModuleDropIn(_)
         | ManagedFile::ImportdDropIn
         | ManagedFile::ResolvedDropIn
+        | ManagedFile::BirdConfig
+        | ManagedFile::FrrConfig
+        | ManagedFile::NetworkdDropIn
         | ManagedFile::FirewallGuard
         | ManagedFile::FirewallUnit
         | ManagedFile::BootDropIn

@@ -133,7 +133,7 @@ impl Scope {
             | (Scope::Bridge(_), Owner::Port(_))
             | (
                 Scope::Host | Scope::Machine(_) | Scope::Renamed(..),
-                Owner::Firewall | Owner::Names | Owner::Snapshots,
+                Owner::Firewall | Owner::Names | Owner::Snapshots | Owner::Routing,
             ) => true,
             (Scope::Bridge(one), Owner::Bridge(other)) => one == other,
             (Scope::Machine(one) | Scope::Alone(one), Owner::Machine(other)) => one == other,

@@ -40,6 +40,7 @@ impl Step {
             | Step::ReloadNetworkd
             | Step::ReloadFirewall { .. }
             | Step::RestartResolved
+            | Step::ReloadBird
             | Step::Switch { .. }
             | Step::Enable { .. }
             | Step::Disable { .. }

@@ -29,6 +29,7 @@ pub struct Stale {
     /// Chains of the firewall may be left to which nothing leads.
     prune: bool,
     resolved: bool,
+    bird: bool,
 }
 
 impl Stale {
@@ -58,6 +59,7 @@ impl Stale {
                 Reader::Systemd(unit) => self.note_unit(unit),
                 Reader::Networkd => self.networkd = true,
                 Reader::Resolved => self.resolved = true,
+                Reader::Bird => self.bird = true,
                 Reader::Firewall { whole } => {
                     // What is undone is loaded as its files say; what somebody wrote in one may be anything.
                     let edited = old.as_deref().is_some_and(|old| Origin::of(old) != Origin::Ours);
@@ -86,7 +88,7 @@ impl Stale {
     /// The reloads that are due; none are due afterwards.
     pub fn reloads(&mut self) -> Vec<Step> {
         let loaded = self.loaded.clone();
-        let Stale { systemd, fresh: units, networkd, firewall, parts, prune, resolved, .. } =
+        let Stale { systemd, fresh: units, networkd, firewall, parts, prune, resolved, bird, .. } =
             std::mem::replace(self, Stale { loaded, ..Stale::default() });
         let part = (!firewall && parts.len() <= FEW_PARTS).then(|| part::commands(&parts));
         let anyway = systemd || units.len() > FEW_UNITS;
@@ -96,6 +98,7 @@ impl Stale {
             (networkd, Step::ReloadNetworkd),
             (firewall || !parts.is_empty(), Step::ReloadFirewall { prune, part }),
             (resolved, Step::RestartResolved),
+            (bird, Step::ReloadBird),
         ];
         due.into_iter().filter(|(is_due, _)| *is_due).map(|(_, step)| step).collect()
     }

@@ -222,6 +222,8 @@ pub enum Step {
     },
     /// Makes systemd-resolved read its files again; it listens on other addresses only then.
     RestartResolved,
+    /// Makes bird read its files again, where it runs.
+    ReloadBird,
     /// Sets a switch of the kernel.
     Switch {
         key: String,
@@ -440,6 +442,7 @@ impl Step {
                 | Step::ReloadNetworkd
                 | Step::ReloadFirewall { .. }
                 | Step::RestartResolved
+                | Step::ReloadBird
         )
     }
 

@@ -43,7 +43,8 @@ impl Step {
             Step::ReloadSystemd { .. }
             | Step::ReloadNetworkd
             | Step::ReloadFirewall { .. }
-            | Step::RestartResolved => None,
+            | Step::RestartResolved
+            | Step::ReloadBird => None,
             // It goes with the tree.
             Step::Provision { .. } => None,
             // What is gone for good, and what only undoes.

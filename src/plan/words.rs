@@ -91,6 +91,7 @@ impl Step {
             Step::Disable { machines } => format!("start {} with the host no longer", list(machines)),
             Step::ReloadSystemd { .. } => "reload systemd".into(),
             Step::ReloadNetworkd => "reload networkd".into(),
+            Step::ReloadBird => "reload bird".into(),
             Step::RestartResolved => "restart systemd-resolved".into(),
             Step::ReloadFirewall { .. } => "load the firewall".into(),
             Step::Switch { key, new, .. } => format!("set {} to {new}", key.replace('/', ".")),

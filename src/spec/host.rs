@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupTarget, Ipv4, Limits, MachineSpec, Problem, Routed, Uplink, UplinkKind, VLANS};
+use super::{BackupTarget, Ipv4, Limits, MachineSpec, Problem, Routed, Routing, Uplink, UplinkKind, VLANS};
 use crate::name::IfName;
 use crate::pool::{Lease, Pool, Prefix};
 
@@ -31,6 +31,8 @@ pub struct HostSpec {
     pub images: Images,
     /// Where backups of machines go.
     pub backup: Option<BackupTarget>,
+    /// How others learn where machines are.
+    pub routing: Option<Routing>,
     /// How machines resolve names, and are resolved.
     pub dns: Option<Dns>,
     /// The bridges that nsctl makes.
@@ -253,6 +255,15 @@ impl HostSpec {
         })
     }
 
+    fn routing_fault(&self, routing: &Routing) -> Option<String> {
+        if self.prefix().is_none() || self.answers_on().is_some() {
+            return Some("routing: a `pool` that is routed here is what can be announced".into());
+        }
+        let is_nowhere = routing.interface.is_empty() && self.uplink.is_none();
+        let nowhere = is_nowhere.then(|| "routing.interface: on which interface are the others?".into());
+        routing.fault().or(nowhere)
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.share_fault().into_iter().collect();
         if self.delegated().is_some() && self.whole.is_some() {
@@ -281,6 +292,7 @@ impl HostSpec {
         }
         faults.extend(self.defaults.limits.faults().into_iter().map(|fault| format!("defaults.{fault}")));
         faults.extend(self.dns.as_ref().and_then(Dns::fault));
+        faults.extend(self.routing.as_ref().and_then(|routing| self.routing_fault(routing)));
         let mut ports = BTreeMap::new();
         for (name, bridge) in &self.bridges {
             if let Some(other) = ports.insert(&bridge.uplink, name) {

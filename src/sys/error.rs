@@ -3,6 +3,7 @@
 use std::io;
 
 use super::archive::ArchiveError;
+use super::bird::BirdError;
 use super::build::BuildError;
 use super::carry::CarryError;
 use super::{
@@ -18,6 +19,7 @@ pub enum Error {
     Archive(#[from] ArchiveError),
     Btrfs(#[from] BtrfsError),
     Build(#[from] BuildError),
+    Bird(#[from] BirdError),
     Bus(#[from] BusError),
     Carry(#[from] CarryError),
     Credential(#[from] CredentialError),
@@ -40,6 +42,7 @@ impl Hint for Error {
             Error::Archive(error) => error.hint(),
             Error::Btrfs(error) => error.hint(),
             Error::Build(error) => error.hint(),
+            Error::Bird(error) => error.hint(),
             Error::Bus(error) => error.hint(),
             Error::Carry(error) => error.hint(),
             Error::Credential(error) => error.hint(),

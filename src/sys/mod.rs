@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod backups;
+pub mod bird;
 pub mod build;
 pub mod bus;
 pub mod calls;

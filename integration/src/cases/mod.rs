@@ -70,6 +70,7 @@ mod remote;
 mod replaced;
 mod reserved;
 mod routed;
+mod routing;
 mod rules;
 mod secrets;
 mod seeing;
@@ -227,6 +228,7 @@ cases! {
     counts trixie,
     shares trixie,
     remote trixie,
+    routing trixie,
 }
 
 /// Fails with the text unless the condition holds.
