@@ -153,6 +153,7 @@ impl MachineFiles<'_> {
         ini = ini.set_some("ExecStartPost", self.address_guest_end(attachment));
         ini = ini.set_some("ExecStartPost", self.joins(attachment));
         ini = ini.set_some("ExecStopPost", self.answer(attachment, "del"));
+        ini = ini.set("ExecStopPost", left_mounted(self.name));
         let disk = limits.disk.filter(|disk| disk != "infinity");
         if disk.is_some() {
             ini = ini.section(OWN).set_some(DISK, disk);
@@ -253,6 +254,12 @@ pub fn forgotten(name: &MachineName) -> String {
         "-/bin/sh -c 'machinectl show {name} -p Unit --value 2>/dev/null | grep -qxF {unit} || exit 0; \
          busctl call org.freedesktop.machine1 /org/freedesktop/machine1 org.freedesktop.machine1.Manager UnregisterMachine s {name}'"
     )
+}
+
+/// nspawn that is killed, for want of memory say, leaves the mount in which a guest's sockets are handed out, and
+/// that of systemd 256 to 261 starts no machine whose mount is there.
+fn left_mounted(name: &MachineName) -> String {
+    format!("-umount --quiet --lazy /run/systemd/nspawn/unix-export/{name}")
 }
 
 /// The unit of an interface, escaped as systemd-escape(1) does.

@@ -26,6 +26,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     // A machine that has only just begun to boot stops all the same, and soon.
     lab.sh("nsctl stop web; systemctl start systemd-nspawn@web; timeout 30 nsctl stop web")?;
     must!(lab.machine("web")?["state"] == "stopped", "{}", lab.machine("web")?);
+    nspawn_killed(lab)?;
     lab.nsctl_ok("create db --routed --image debian-13")?;
     lab.nsctl_ok("remove -y web --keep-image")?;
     must!(lab.sh("ls /var/lib/machines")?.contains("web"), "--keep-image kept nothing");
@@ -48,4 +49,16 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         refused(lab, line, 1, "there is no machine")?;
     }
     refused(lab, "remove -y debian-13", 1, "not one of nsctl's machines")
+}
+
+/// As the kernel ends it for want of memory: whatever it leaves, the machine starts again.
+fn nspawn_killed(lab: &Lab) -> Result<()> {
+    lab.nsctl_ok("start web")?;
+    lab.booted("web")?;
+    lab.sh("systemctl kill --signal=KILL --kill-whom=main systemd-nspawn@web || \
+            systemctl kill --signal=KILL --kill-who=main systemd-nspawn@web")?;
+    lab.sh("until systemctl show -p ActiveState --value systemd-nspawn@web | grep -qxE 'failed|inactive'; do sleep 0.1; done")?;
+    let said = lab.nsctl_ok("start web")?;
+    must!(said.contains("web answers at"), "{said}");
+    Ok(())
 }
