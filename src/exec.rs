@@ -24,11 +24,12 @@ impl Token {
     }
 
     /// The words of sh(1) that run a command between our words: its own output is
-    /// not changed where `plain`, for pipes. Ctrl-C is the command's own: we say how that ended.
+    /// not changed where `plain`, for pipes. Ctrl-C is the command's own: we say how that ended. Where nobody
+    /// answers, as who has asked is gone, nothing is run.
     pub fn wrap(command: &[String], plain: bool) -> Vec<String> {
         let (prepare, then) = if plain { ("-opost -echo", ":") } else { ("-echo", "stty echo 2>/dev/null") };
         let script = format!(
-            "stty {prepare} 2>/dev/null; unset token; printf '\\036nsctl?\\036'; IFS= read -r token; {then}; \
+            "stty {prepare} 2>/dev/null; unset token; printf '\\036nsctl?\\036'; IFS= read -r token || exit 129; {then}; \
              printf '\\036%s\\036' \"$token\"; trap : INT QUIT; \"$@\"; printf '\\036%s:%d\\036' \"$token\" $?"
         );
         let mut words = vec!["-c".to_owned(), script, "sh".to_owned()];

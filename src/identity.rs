@@ -3,7 +3,7 @@
 //! networkd in the guest makes from the guest's own machine-id. Both stay.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::Ipv6Net;
@@ -84,6 +84,12 @@ pub fn local_prefix(host: MachineId) -> Ipv6Net {
 pub fn host_mark(host: MachineId) -> String {
     const KEY: u128 = 0x6e73_6374_6c2d_7075_626c_6973_6865_6421;
     format!("{:016x}", hash(KEY, &host.0.to_be_bytes()))
+}
+
+/// The number by which routers tell this host from others (RFC 2328 C.1); nobody has 0.0.0.0.
+pub fn router_id(host: MachineId) -> Ipv4Addr {
+    const KEY: u128 = 0x6e73_6374_6c2d_726f_7574_6572_2d69_6421;
+    Ipv4Addr::from((hash(KEY, &host.0.to_be_bytes()) as u32).max(1))
 }
 
 fn hash(key: u128, input: &[u8]) -> u64 {

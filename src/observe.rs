@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::ini::Ini;
 use crate::emit::{
-    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, MANY_PARTS, ManagedFile, NETWORK_DIR,
-    Origin, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
+    BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FOLDERS, HOSTS_FILE, IN_FOLDERS_OF_OTHERS, MANY_PARTS,
+    ManagedFile, NETWORK_DIR, Origin, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR, WANTS_DIR,
 };
 use crate::emit::{nat64, nftables_unit};
 use crate::name::MachineName;
@@ -434,6 +434,8 @@ fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sy
             files.extend(disk.folder(&folder, |name| is_ours(&folder.join(name)))?);
         }
     }
+    let paths = IN_FOLDERS_OF_OTHERS.map(|file| file.path()).into_iter();
+    files.extend(paths.filter_map(|path| disk.read_roots(&path).map(|text| (path, text))));
     Ok(())
 }
 

@@ -90,7 +90,11 @@ pub async fn one(
             rename_stopped(world.disk, from, to);
         }
         Step::Provision { machine, first_boot } => trees::provision_tree(machine, first_boot)?,
-        Step::RemoveImage { name, tree } => trees::remove_tree(bus?, name, tree.as_ref()).await?,
+        Step::RemoveImage { name, tree } => {
+            trees::remove_tree(bus?, name, tree.as_ref()).await?;
+            // Whoever has its name next is another.
+            forget_stopped(world.disk, slice::from_ref(name));
+        }
         Step::Stop { machines } => stop(bus?, machines).await?,
         Step::Kill { machines } => {
             let bus = bus?;
@@ -239,14 +243,12 @@ fn forget_stopped(disk: &Disk, machines: &[MachineName]) {
     }
 }
 
-/// Who was stopped by hand stays so under another name.
+/// Who was stopped by hand stays so under another name; done twice it is as done once.
 fn rename_stopped(disk: &Disk, from: &MachineName, to: &MachineName) {
     if disk.exists(&stopped_file(from)) {
         remember_stopped(disk, slice::from_ref(to));
-    } else {
-        forget_stopped(disk, slice::from_ref(to));
+        forget_stopped(disk, slice::from_ref(from));
     }
-    forget_stopped(disk, slice::from_ref(from));
 }
 
 fn stopped_file(machine: &MachineName) -> PathBuf {

@@ -73,7 +73,7 @@ impl Image {
     /// The file or folder that it reads.
     pub fn named(&self) -> Option<Named> {
         match self {
-            Image::Import { path, .. } => Some(Named::Read(path.clone())),
+            Image::Import { path, .. } => Some(Named::read(path)),
             _ => None,
         }
     }

@@ -92,7 +92,8 @@ pub use report::usage;
 #[command(name = "nsctl", version, about, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
     /// Do it on this host, by ssh(1), as root or one who may use sudo: `nsctl --host root@vps list`. Files that cp,
-    /// import, export, image import, init --wireguard and secret set name are those of this side
+    /// import, export, image import, secret set, init --wireguard and create's --ssh-key and the like name are those
+    /// of this side
     #[arg(long, short = 'H', value_name = "HOST")]
     host: Option<String>,
     #[command(flatten)]
@@ -258,16 +259,17 @@ impl Cli {
 }
 
 impl Verb {
-    /// The file that it is called with, if it is one that it reads or makes itself.
-    fn named(&self) -> Option<Named> {
+    /// The files that it is called with, which it reads or makes itself.
+    fn named(&self) -> Vec<Named> {
         match self {
-            Verb::Cp(args) => args.named(),
-            Verb::Import(args) => Some(args.named()),
-            Verb::Export(args) => Some(args.named()),
-            Verb::Image(args) => args.named(),
-            Verb::Init(args) => args.named(),
-            Verb::Secret(args) => args.named(),
-            _ => None,
+            Verb::Create(args) => args.named(),
+            Verb::Cp(args) => args.named().into_iter().collect(),
+            Verb::Import(args) => vec![args.named()],
+            Verb::Export(args) => vec![args.named()],
+            Verb::Image(args) => args.named().into_iter().collect(),
+            Verb::Init(args) => args.named().into_iter().collect(),
+            Verb::Secret(args) => args.named().into_iter().collect(),
+            _ => Vec::new(),
         }
     }
 

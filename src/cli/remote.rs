@@ -5,29 +5,37 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::cli::{Fault, Verb};
 use crate::sys;
-use crate::sys::remote::{Arrival, Remote, Shown};
+use crate::sys::arrival::Arrival;
+use crate::sys::remote::{Remote, Shown};
 
-/// A file that a command names, and the word that names it.
+/// A file that a command names.
 #[derive(Debug)]
 pub enum Named {
-    /// It is read.
-    Read(PathBuf),
+    /// It is read; the option that names it, or none where it stands by itself.
+    Read { option: Option<&'static str>, path: PathBuf },
     /// It is made, and has this name where `place` is a folder.
     Made { place: PathBuf, name: OsString, force: bool },
 }
 
 impl Named {
+    /// One that is read.
+    pub fn read(path: &Path) -> Named {
+        Named::Read { option: None, path: path.to_owned() }
+    }
+
+    /// One that is read, by an option.
+    pub fn by(option: &'static str, path: &Path) -> Named {
+        Named::Read { option: Some(option), path: path.to_owned() }
+    }
+
     /// A new file.
     pub fn new_file(place: &Path) -> Named {
         let name = place.file_name().unwrap_or_default().to_owned();
         Named::Made { place: place.to_owned(), name, force: false }
-    }
-
-    fn word(&self) -> String {
-        let (Named::Read(path) | Named::Made { place: path, .. }) = self;
-        path.to_string_lossy().into_owned()
     }
 }
 
@@ -35,36 +43,56 @@ impl Named {
 pub async fn run(host: &str, verb: &Verb) -> Result<u8, Fault> {
     let words = without_host(&sys::arguments());
     let named = verb.named();
-    let remote = Remote::new(host, named.is_some())?;
-    let Some(named) = named else {
+    let remote = Remote::new(host, !named.is_empty())?;
+    if named.is_empty() {
         return Ok(remote.nsctl(&words, Shown::AsIs).await?);
-    };
+    }
     // Before anything is done there.
-    let arrival = match &named {
-        Named::Made { place, name, force } => Some(Arrival::at(place, name, *force)?),
-        Named::Read(_) => None,
-    };
+    let mut arrivals = named.iter().filter_map(|named| match named {
+        Named::Made { place, name, force } => Some(Arrival::at(place, name, *force)),
+        Named::Read { .. } => None,
+    });
+    let arrival = arrivals.next().transpose()?;
+    // Whatever ends us, nothing of it stays, here or there.
+    let mut ends = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+        .map(signal)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let ended = futures_util::future::select_all(ends.iter_mut().map(|end| Box::pin(end.recv())));
     let folder = remote.folder().await?;
-    let done = with_file(&remote, &folder, words, &named, arrival).await;
-    remote.end(&folder).await;
+    let (done, at_once) = tokio::select! {
+        biased;
+        _ = ended => (Err(Fault::interrupted()), true),
+        done = with_files(&remote, &folder.path, words, &named, arrival) => (done, false),
+    };
+    remote.end(folder, at_once).await;
     done
 }
 
-async fn with_file(
+async fn with_files(
     remote: &Remote,
     folder: &str,
-    words: Vec<String>,
-    named: &Named,
+    mut words: Vec<String>,
+    named: &[Named],
     arrival: Option<Arrival>,
 ) -> Result<u8, Fault> {
-    let (there, shown) = match named {
-        Named::Read(file) => (remote.put(file, folder).await?, named.word()),
-        Named::Made { name, .. } => (format!("{folder}/{}", name.to_string_lossy()), named.word()),
-    };
-    let words = replaced(words, &shown, &there);
+    let mut shown = Shown::AsIs;
+    let (mut instead, mut of) = (String::new(), String::new());
+    for (number, named) in named.iter().enumerate() {
+        let (option, path, there) = match named {
+            Named::Read { option, path } => {
+                (*option, path, remote.put(path, &format!("{folder}/{number}")).await?)
+            }
+            Named::Made { place, name, .. } => (None, place, format!("{folder}/{}", name.to_string_lossy())),
+        };
+        let file = path.to_string_lossy().into_owned();
+        words = replaced(words, option, &file, &there);
+        (instead, of) = (file, there);
+    }
     // Who is asked sees it as it is.
-    let asks = arrival.is_none() && std::io::stdin().is_terminal();
-    let shown = if asks { Shown::AsIs } else { Shown::With { instead: &shown, of: &there } };
+    if arrival.is_some() || !std::io::stdin().is_terminal() {
+        shown = Shown::With { instead: &instead, of: &of };
+    }
     let status = remote.nsctl(&words, shown).await?;
     if let (0, Some(arrival)) = (status, arrival) {
         remote.fetch(folder, arrival.draft()).await?;
@@ -73,14 +101,27 @@ async fn with_file(
     Ok(status)
 }
 
-/// The last word that is a file's name, or ends in it after '=', names it there.
-fn replaced(mut words: Vec<String>, file: &str, there: &str) -> Vec<String> {
-    let option = |word: &String| {
-        word.strip_suffix(file).is_some_and(|before| before.is_empty() || before.ends_with('='))
+/// Options of those verbs whose next word is theirs.
+const WITH_WORD: [&str; 4] = ["--name", "--max-size", "--root", "--wait"];
+
+/// The words, in which the file is named as it is called there: the value of an option (`ID=FILE`, too), or the last
+/// word that is no option's.
+fn replaced(mut words: Vec<String>, option: Option<&str>, file: &str, there: &str) -> Vec<String> {
+    let ends =
+        |word: &str| word == file || word.strip_suffix(file).is_some_and(|before| before.ends_with('='));
+    let is_it = |at: usize| {
+        let before = at.checked_sub(1).map_or("", |before| words[before].as_str());
+        match option {
+            Some(option) => {
+                let own = words[at].strip_prefix(option).is_some_and(|rest| rest.starts_with('='));
+                ends(&words[at]) && (own || before == option)
+            }
+            None => words[at] == file && !WITH_WORD.contains(&before),
+        }
     };
-    if let Some(word) = words.iter_mut().rfind(|word| option(word)) {
-        let before = word.strip_suffix(file).unwrap_or_default();
-        *word = format!("{before}{there}");
+    if let Some(at) = (0..words.len()).rfind(|at| is_it(*at)) {
+        let before = words[at].strip_suffix(file).unwrap_or_default();
+        words[at] = format!("{before}{there}");
     }
     words
 }
@@ -138,13 +179,27 @@ mod tests {
 
     #[test]
     fn a_file_is_named_as_it_is_called_there() {
-        let all = |line: &str, file: &str| replaced(words(line), file, "/there/x").join(" ");
-        assert_eq!(all("cp web web:/srv/web", "web"), "cp /there/x web:/srv/web");
-        assert_eq!(all("cp web:/x x", "x"), "cp web:/x /there/x");
+        let all = |line: &str, option: Option<&str>, file: &str| {
+            replaced(words(line), option, file, "/there/x").join(" ")
+        };
+        assert_eq!(all("cp web web:/srv/web", None, "web"), "cp /there/x web:/srv/web");
+        assert_eq!(all("cp web:/x x", None, "x"), "cp web:/x /there/x");
+        assert_eq!(all("cp b web:/srv/a=b", None, "b"), "cp /there/x web:/srv/a=b");
+        let wireguard = Some("--wireguard");
         assert_eq!(
-            all("init --wireguard=wg0.conf --pool P", "wg0.conf"),
+            all("init --wireguard=wg.conf --pool P", wireguard, "wg.conf"),
             "init --wireguard=/there/x --pool P"
         );
-        assert_eq!(all("import --name a.tar a.tar", "a.tar"), "import --name a.tar /there/x");
+        assert_eq!(
+            all("init --wireguard wg.conf --pool P", wireguard, "wg.conf"),
+            "init --wireguard /there/x --pool P"
+        );
+        assert_eq!(all("import --name a.tar a.tar", None, "a.tar"), "import --name a.tar /there/x");
+        assert_eq!(
+            all("image import rootfs --name rootfs", None, "rootfs"),
+            "image import /there/x --name rootfs"
+        );
+        let secret = Some("--secret");
+        assert_eq!(all("create a --secret b=c --run c", secret, "c"), "create a --secret b=/there/x --run c");
     }
 }

@@ -65,7 +65,7 @@ fn twice(facts: &Facts, bird: &Bird, speakers: &[String]) -> Vec<Finding> {
 
 /// What others have announced is not in the kernel: a filter of bird.conf keeps it away.
 fn swallowed(facts: &Facts, bird: &Bird, speakers: &[String]) -> Option<Finding> {
-    let own = facts.spec.host.share.map(|share| share.net());
+    let own = facts.spec.host.prefix().map(|own| own.net());
     let there: BTreeSet<IpNet> = facts.routes.iter().map(|route| route.destination).collect();
     let foreign = learned(bird, speakers).filter(|net| own.is_none_or(|own| !own.contains(net)));
     let missing: BTreeSet<Ipv6Net> = foreign.filter(|net| !there.contains(&IpNet::V6(*net))).collect();
@@ -94,8 +94,7 @@ mod tests {
     #[test]
     fn each_thing_that_goes_wrong_has_its_words() {
         let mut facts = Facts::default();
-        let host =
-            "pool = \"2001:db8:a::/48\"\n[uplink]\ninterface = \"wan0\"\n[routing]\nprotocol = \"ospf\"\n";
+        let host = "pool = \"2001:db8:a::/48\"\nshare = \"2001:db8:a:100::/56\"\n[uplink]\ninterface = \"wan0\"\n[routing]\nprotocol = \"ospf\"\n";
         facts.spec.host = toml::from_str(host).unwrap();
         let pool = facts.spec.host.pool().unwrap();
         facts.state.leases.lease(pool, &"web".parse().unwrap(), None).unwrap();
@@ -111,7 +110,7 @@ mod tests {
             destination: net.parse().unwrap(),
             protocol: protocol.to_owned(),
         };
-        let own = route("2001:db8:a:1::/64", MACHINES);
+        let own = route("2001:db8:a:101::/64", MACHINES);
         let mut bird = Bird { runs: true, protocols, neighbors: 0, routes: vec![own] };
         facts.bird = Some(bird.clone());
         assert_eq!(traps(&facts), [Trap::RoutingNeighbor]);
@@ -124,9 +123,9 @@ mod tests {
         let destination = "2001:db8:a:7::/64".parse().unwrap();
         facts.routes.push(Route { destination, ..Route::default() });
         assert_eq!(traps(&facts), []);
-        bird.routes.push(route("2001:db8:a:1::/64", "nsctl_ospf"));
+        bird.routes.push(route("2001:db8:a:101::/64", "nsctl_ospf"));
         facts.bird = Some(bird);
-        facts.routes.push(Route { destination: "2001:db8:a:1::/64".parse().unwrap(), ..Route::default() });
+        facts.routes.push(Route { destination: "2001:db8:a:101::/64".parse().unwrap(), ..Route::default() });
         assert_eq!(traps(&facts), [Trap::AnnouncedTwice]);
     }
 }

@@ -469,7 +469,7 @@ fn in_drop_in(folder: &str, file: &str) -> Option<ManagedFile> {
 }
 
 /// Where rendered files are looked for: in a folder itself, or in the folders in it that end so.
-pub const FOLDERS: [(&str, Option<&str>); 15] = [
+pub const FOLDERS: [(&str, Option<&str>); 13] = [
     (NETWORK_DIR, None),
     (NETWORK_DIR, Some(".network.d")),
     (NSPAWN_DIR, None),
@@ -482,10 +482,11 @@ pub const FOLDERS: [(&str, Option<&str>); 15] = [
     (GUEST_DIR, None),
     (EXPOSE_DIR, Some(".d")),
     ("/etc/unbound", None),
-    ("/etc/bird", None),
-    ("/etc/frr", None),
     ("/etc/systemd/networkd.conf.d", None),
 ];
+
+/// Those in folders that belong to a service's own user: what lies there may be anything.
+pub const IN_FOLDERS_OF_OTHERS: [ManagedFile; 2] = [ManagedFile::BirdConfig, ManagedFile::FrrConfig];
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use ipnet::Ipv6Net;
 
 use super::file::ManagedFile;
 use super::ini::Ini;
-use crate::name::kernel_name;
+use crate::name::{MachineName, kernel_name};
 use crate::pool::{Lease, Leases, Prefix};
 use crate::spec::{Daemon, Network, Routing, RoutingProtocol as Protocol, Spec};
 
@@ -26,7 +26,7 @@ pub fn files(spec: &Spec, leases: &Leases) -> Vec<(ManagedFile, String)> {
     let foreign = Ini::new().section("Network").set("ManageForeignRoutes", "no").render();
     let config = match routing.daemon {
         Daemon::Bird => (ManagedFile::BirdConfig, bird(spec, leases, routing, (whole, prefix))),
-        Daemon::Frr => (ManagedFile::FrrConfig, frr(spec, routing, (whole, prefix))),
+        Daemon::Frr => (ManagedFile::FrrConfig, frr(spec, leases, routing, (whole, prefix))),
     };
     vec![config, (ManagedFile::NetworkdDropIn, foreign)]
 }
@@ -46,21 +46,28 @@ fn machines(spec: &Spec, leases: &Leases) -> Vec<(Ipv6Net, String)> {
     for (name, machine) in &spec.machines {
         let Network::Routed(routed) = &machine.network else { continue };
         let link = kernel_name(&machine.network.host_end(name));
-        let leased = match leases.get(name) {
-            Some(Lease::Subnet(subnet)) => Some(subnet.net()),
-            Some(Lease::Address(address)) => Some(address.into()),
-            Some(Lease::Number(_)) | None => None,
-        };
-        all.extend(leased.iter().chain(&routed.routes).map(|net| (*net, link.clone())));
+        let all_of_it = leased(leases, name).into_iter().chain(routed.routes.iter().copied());
+        all.extend(all_of_it.map(|net| (net, link.clone())));
+    }
+    // Whose definition cannot be read stays as it is: what holds a lease is routed to it.
+    for name in spec.broken.keys() {
+        all.extend(leased(leases, name).map(|net| (net, kernel_name(&name.routed_link()))));
     }
     all.sort();
     all
 }
 
-/// A number that no other host has by its prefix, as nobody else has that.
-fn router_id(routing: &Routing, prefix: Prefix) -> Ipv4Addr {
-    let own = crc32fast::hash(&prefix.host_address().octets());
-    routing.router_id.unwrap_or_else(|| Ipv4Addr::from(own.max(1)))
+fn leased(leases: &Leases, name: &MachineName) -> Option<Ipv6Net> {
+    match leases.get(name)? {
+        Lease::Subnet(subnet) => Some(subnet.net()),
+        Lease::Address(address) => Some(address.into()),
+        Lease::Number(_) => None,
+    }
+}
+
+/// Below a folder that no host is looked at in there is no machine-id.
+fn router_id(spec: &Spec, routing: &Routing) -> Ipv4Addr {
+    routing.router_id.or(spec.router_id).unwrap_or(Ipv4Addr::new(192, 0, 2, 1))
 }
 
 /// What a prefix of the pool may be as long as that somebody announces.
@@ -70,16 +77,13 @@ fn longest(whole: Prefix) -> u8 {
 
 /// A table of its own, from which only what others have announced goes to the kernel by way of master6: the
 /// machines' routes are networkd's. A route by way of an interface is there for as long as that is up (BIRD's
-/// user's guide, "Static"). Of what others say nothing goes there that is of this host's own share.
+/// user's guide, "Static"). Of what others say nothing goes there that is of this host's own prefix.
 fn bird(spec: &Spec, leases: &Leases, routing: &Routing, (whole, prefix): (Prefix, Prefix)) -> String {
     let mut routes = format!("\troute {}/128 unreachable;\n", prefix.host_address());
     for (net, link) in machines(spec, leases) {
         let _ = writeln!(routes, "\troute {net} via \"{link}\";");
     }
-    let id = router_id(routing, prefix);
-    let net = whole.net();
-    let foreign =
-        if spec.host.share.is_some() { format!(" && !(net ~ [ {prefix}+ ])") } else { String::new() };
+    let (id, net) = (router_id(spec, routing), whole.net());
     let channel = format!(
         "\trouter id {id};
 	ipv6 {{
@@ -103,7 +107,7 @@ protocol pipe {LEARNED} {{
 	table {TABLE};
 	peer table master6;
 	import none;
-	export where source != RTS_STATIC{foreign};
+	export where source != RTS_STATIC && !(net ~ [ {prefix}+ ]);
 }}
 
 {}",
@@ -155,8 +159,8 @@ fn bird_speakers(spec: &Spec, routing: &Routing, channel: &str) -> String {
 }
 
 /// For `vtysh -f`: what networkd has put into the kernel is announced, for as long as it is there.
-fn frr(spec: &Spec, routing: &Routing, (whole, prefix): (Prefix, Prefix)) -> String {
-    let (net, longest, id) = (whole.net(), longest(whole), router_id(routing, prefix));
+fn frr(spec: &Spec, leases: &Leases, routing: &Routing, (whole, prefix): (Prefix, Prefix)) -> String {
+    let (net, longest, id) = (whole.net(), longest(whole), router_id(spec, routing));
     let own = prefix.net();
     // The whole of it is unreachable here, and no machine's.
     let mut text = format!(
@@ -173,6 +177,10 @@ route-map nsctl-learned permit 10
 exit
 "
     );
+    let beside = machines(spec, leases).into_iter().filter(|(route, _)| !own.contains(route));
+    for (at, (route, _)) in beside.enumerate() {
+        let _ = writeln!(text, "ipv6 prefix-list nsctl-machines seq {} permit {route}", 20 + at);
+    }
     let from = ["connected", "kernel"]
         .map(|kind| format!(" redistribute {kind} route-map nsctl-machines\n"))
         .concat();
@@ -194,7 +202,7 @@ exit
             for name in &names {
                 let _ = write!(
                     text,
-                    " distribute-list nsctl-machines out {name}\n distribute-list nsctl-learned in {name}\n"
+                    " ipv6 distribute-list prefix nsctl-machines out {name}\n ipv6 distribute-list prefix nsctl-learned in {name}\n"
                 );
             }
             text.push_str("exit\n");
@@ -207,6 +215,9 @@ exit
             );
             for other in &routing.neighbor {
                 let _ = writeln!(text, " neighbor {} remote-as {}", other.address, other.other_as);
+                if let Some(link) = names.first().filter(|_| other.address.is_unicast_link_local()) {
+                    let _ = writeln!(text, " neighbor {} interface {link}", other.address);
+                }
             }
             let _ = write!(
                 text,
@@ -217,7 +228,7 @@ exit
                 let address = other.address;
                 let _ = write!(
                     text,
-                    "  neighbor {address} activate\n  neighbor {address} route-map nsctl-learned in\n"
+                    "  neighbor {address} activate\n  neighbor {address} route-map nsctl-learned in\n  neighbor {address} route-map nsctl-machines out\n"
                 );
             }
             text.push_str(" exit-address-family\nexit\n");
@@ -231,11 +242,12 @@ mod tests {
     use super::*;
     use crate::spec::readable;
 
-    fn rendered(routing: &str) -> String {
+    fn rendered(share: &str, routing: &str) -> String {
         let host = format!(
-            "pool = \"2001:db8:a::/48\"\nshare = \"2001:db8:a:100::/56\"\n[uplink]\ninterface = \"wan0\"\n[routing]\n{routing}"
+            "pool = \"2001:db8:a::/48\"\n{share}[uplink]\ninterface = \"wan0\"\n[routing]\n{routing}"
         );
         let texts = [
+            ("broken", "nonsense"),
             ("web", "[network]\nmode = \"routed\"\n"),
             ("router", "[network]\nmode = \"routed\"\nprefix = 60\nroutes = [\"2001:db8:c::/56\"]\n"),
             ("lan", "[network]\nmode = \"bridge\"\nbridge = \"br0\"\n"),
@@ -244,13 +256,15 @@ mod tests {
             let name = name.parse().unwrap();
             (crate::spec::definition_path(&name), text.to_owned())
         });
-        let spec = Spec::read(Some(&host), &readable(&texts.into())).0;
+        let mut spec = Spec::read(Some(&host), &readable(&texts.into())).0;
+        spec.router_id = Some(Ipv4Addr::new(192, 0, 2, 7));
         let mut leases = Leases::default();
         for (name, machine) in &spec.machines {
             if let Some(routed) = machine.network.routed() {
                 leases.lease(spec.host.pool().unwrap(), name, routed.ask()).unwrap();
             }
         }
+        leases.lease(spec.host.pool().unwrap(), &"broken".parse().unwrap(), None).unwrap();
         files(&spec, &leases)
             .into_iter()
             .map(|(file, text)| format!("==> {}\n{text}\n", file.path().display()))
@@ -264,9 +278,18 @@ mod tests {
         for daemon in ["bird", "frr"] {
             for protocol in ["ospf", "babel", "bgp"] {
                 let more = if protocol == "bgp" { bgp } else { "interface = [\"wan0\", \"wg0\"]\n" };
-                all += &rendered(&format!("daemon = \"{daemon}\"\nprotocol = \"{protocol}\"\n{more}"));
+                all += &rendered(
+                    "share = \"2001:db8:a:100::/56\"\n",
+                    &format!("daemon = \"{daemon}\"\nprotocol = \"{protocol}\"\n{more}"),
+                );
             }
         }
         insta::assert_snapshot!(all);
+        // Without a share all of the pool is its own.
+        let whole = rendered("", "protocol = \"ospf\"\n");
+        assert!(
+            whole.contains("export where source != RTS_STATIC && !(net ~ [ 2001:db8:a::/48+ ]);"),
+            "{whole}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{NewImage, Refusal, Scope, Swap, Wanted, guests, kept_beside, settle_those};
 use crate::emit::{ManagedFile, Owner, nftables_unit};
+use crate::identity;
 use crate::name::MachineName;
 use crate::observed::Observed;
 use crate::pool::{Lease, Pool};
@@ -369,6 +370,8 @@ fn usable(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> (Spec, Vec<
     let (mut spec, problems) = Spec::read(files.get(Path::new(HOST_FILE)).map(String::as_str), &definitions);
     guests::heed(&mut spec, observed);
     spec.debian_nftables = nftables_unit::is_known(files);
+    let id = observed.machine_id.as_deref().and_then(|id| id.parse().ok());
+    spec.router_id = id.map(identity::router_id);
     spec.own_addresses = observed.own_addresses().chain(observed.elsewhere.iter().copied()).collect();
     (spec, problems)
 }

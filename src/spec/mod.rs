@@ -25,7 +25,7 @@ mod uplink;
 pub mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 pub use backup::{BackupSchedule, BackupTarget, BtrfsFolder, Repository, RepositoryError};
@@ -75,6 +75,8 @@ pub struct Spec {
     pub still_translated: bool,
     /// The addresses that this host has on its links, and its routers: nor is that written down.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// The number that no other router has by this host's machine-id: nor is that.
+    pub router_id: Option<Ipv4Addr>,
 }
 
 /// The texts of the definitions and profiles, by path; or why one cannot be read.

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod archive;
+pub mod arrival;
 pub mod backups;
 pub mod bird;
 pub mod build;

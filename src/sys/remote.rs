@@ -1,19 +1,17 @@
 //! nsctl on another host, by ssh(1), and files on their way to it and back.
 
-use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
-use futures_util::FutureExt;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use tokio::io::AsyncReadExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::carry::CarryError;
 use super::ssh::{as_root, remote};
 use crate::hint::Hint;
 
@@ -67,6 +65,8 @@ const AWAY: i32 = 255;
 const NO_PROGRAM: i32 = 127;
 /// What a shell says of who was interrupted.
 const INTERRUPTED: u8 = 130;
+/// How long it may take to delete what was carried.
+const END_TIME: Duration = Duration::from_secs(20);
 
 impl Remote {
     /// `several`: whether more than one command follows, for which nobody is to be asked twice.
@@ -75,6 +75,11 @@ impl Remote {
     /// When there is no place for the connection.
     pub fn new(host: &str, several: bool) -> Result<Remote, SshError> {
         let run = |error| SshError::Run("ssh", error);
+        // What runs it ends with the same status as a host without nsctl.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|folder| folder.join("ssh").exists()) {
+            return Err(run(std::io::ErrorKind::NotFound.into()));
+        }
         // Its own name is short: a socket's has 107 bytes at the most (unix(7)).
         let place = || tempfile::Builder::new().prefix("nsctl-").tempdir_in("/tmp").map_err(run);
         Ok(Remote { host: host.to_owned(), control: several.then(place).transpose()? })
@@ -119,40 +124,74 @@ impl Remote {
         };
         let options = if is_terminal { ["-t", "-q"] } else { ["-T", "-q"] };
         let run = |error| SshError::Run("ssh", error);
-        // Ctrl-C reaches ssh as well, which ends as if the host were away.
         let mut interrupt = signal(SignalKind::interrupt()).map_err(run)?;
         let mut command = self.command(&options, &line);
         if let Shown::With { .. } = shown {
             command.stdout(Stdio::piped());
         }
         let mut child = command.kill_on_drop(true).spawn().map_err(run)?;
-        if let (Shown::With { instead, of }, Some(mut stdout)) = (shown, child.stdout.take()) {
-            let mut said = String::new();
-            stdout.read_to_string(&mut said).await.map_err(run)?;
-            print!("{}", said.replace(of, instead));
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let ends = async {
+            if let (Shown::With { instead, of }, Some(mut stdout)) = (shown, child.stdout.take()) {
+                let mut said = String::new();
+                stdout.read_to_string(&mut said).await?;
+                print!("{}", said.replace(of, instead));
+            }
+            child.wait().await
+        };
+        tokio::pin!(ends);
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => {
+                // Ctrl-C may have reached ssh as well. It leaves the terminal as it was.
+                let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
+                let _ = tokio::time::timeout(END_TIME, ends).await;
+                Ok(INTERRUPTED)
+            }
+            status = &mut ends => self.judge(status.map_err(run)?).await,
         }
-        let status = child.wait().await.map_err(run)?;
-        let interrupted = interrupt.recv().now_or_never().is_some();
+    }
+
+    /// What ssh ends with for itself may also be what nsctl, or a command in a machine, ended with.
+    async fn judge(&self, status: ExitStatus) -> Result<u8, SshError> {
+        let works = async |line: &str| {
+            let mut command = self.command(&["-T", "-q"], line);
+            let status =
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+            status.is_ok_and(|status| status.success())
+        };
         match (status.code(), status.signal()) {
-            _ if interrupted && !is_terminal => Ok(INTERRUPTED),
-            (Some(AWAY), _) => Err(SshError::Away(self.host.clone())),
-            (Some(NO_PROGRAM), _) => Err(SshError::NoNsctl(self.host.clone())),
+            (Some(AWAY), _) if !works("exec true").await => Err(SshError::Away(self.host.clone())),
+            (Some(NO_PROGRAM), _) if !works("command -v nsctl").await => {
+                Err(SshError::NoNsctl(self.host.clone()))
+            }
             (Some(code), _) => Ok(u8::try_from(code).unwrap_or(1)),
             (None, signal) => Ok(128 + u8::try_from(signal.unwrap_or_default()).unwrap_or_default()),
         }
     }
 
-    /// A folder there for what goes there or comes from there.
+    /// A folder there for what goes there or comes from there; whoever made it there deletes it when we end, or the
+    /// connection does.
     ///
     /// # Errors
     /// When there is no room, or the host cannot be reached.
-    pub async fn folder(&self) -> Result<String, SshError> {
-        let line = remote("mktemp -d /var/tmp/nsctl-XXXXXXXX", &[]);
-        let output = self.command(&["-T"], &line).stderr(Stdio::inherit()).output().await;
-        let output = output.map_err(|error| SshError::Run("ssh", error))?;
-        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let is_one = output.status.success() && path.starts_with("/var/tmp/nsctl-") && !path.contains('\n');
-        if is_one { Ok(path) } else { Err(SshError::Away(self.host.clone())) }
+    pub async fn folder(&self) -> Result<Folder, SshError> {
+        const LINES: &str = "d=$(mktemp -d /var/tmp/nsctl-XXXXXXXX); echo \"$d\"; cat > /dev/null || :
+            until rm -rf -- \"$d\" 2> /dev/null && test ! -e \"$d\"; do sleep 1; done";
+        let run = |error| SshError::Run("ssh", error);
+        let mut command = self.command(&["-T", "-q"], &remote(LINES, &[]));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut keeper = command.spawn().map_err(run)?;
+        let mut path = String::new();
+        if let Some(stdout) = &mut keeper.stdout {
+            BufReader::new(stdout).read_line(&mut path).await.map_err(run)?;
+        }
+        let path = path.trim().to_owned();
+        if path.starts_with("/var/tmp/nsctl-") {
+            return Ok(Folder { path, keeper });
+        }
+        let status = keeper.wait().await.map_err(run)?;
+        Err(self.judge(status).await.err().unwrap_or_else(|| SshError::Away(self.host.clone())))
     }
 
     /// Puts a file or folder of ours into a folder there; its path there.
@@ -160,8 +199,7 @@ impl Remote {
     /// # Errors
     /// When that is not done whole.
     pub async fn put(&self, file: &Path, folder: &str) -> Result<String, SshError> {
-        const LINES: &str =
-            "cd \"$1\"; tar -xf - --no-same-owner; test \"$2\" = \"$3\" || mv -T -- \"./$2\" \"./$3\"";
+        const LINES: &str = "mkdir -p \"$1\"; cd \"$1\"; tar -xf - --no-same-owner; test \"$2\" = \"$3\" || mv -T -- \"./$2\" \"./$3\"";
         let fails = |said: String| SshError::File { file: file.display().to_string(), said };
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let shown = std::path::absolute(file).map_err(|error| fails(error.to_string()))?;
@@ -209,90 +247,27 @@ impl Remote {
         }
     }
 
-    /// Deletes a folder that [`Remote::folder`] made, and ends the connection.
-    pub async fn end(self, folder: &str) {
-        let line = remote("rm -rf -- \"$1\"", &[folder]);
-        let _ = self.command(&["-T"], &line).status().await;
-        let _ = self.command(&["-q", "-O", "exit"], "").stderr(Stdio::null()).status().await;
+    /// Has a folder deleted there, and ends the connection; at once where nobody waits for what still runs there.
+    pub async fn end(self, folder: Folder, at_once: bool) {
+        let Folder { mut keeper, .. } = folder;
+        if !at_once {
+            drop(keeper.stdin.take());
+            let _ = tokio::time::timeout(END_TIME, keeper.wait()).await;
+        }
+        let mut exit = self.command(&["-q", "-O", "exit"], "");
+        let _ = exit.stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     }
+}
+
+/// A folder on the other host.
+#[derive(Debug)]
+pub struct Folder {
+    pub path: String,
+    /// What deletes it when it hears no more of us.
+    keeper: Child,
 }
 
 /// Nobody else keeps its ends of pipes open.
 fn begun(mut command: Command, stdin: Stdio, stdout: Stdio) -> std::io::Result<Child> {
     command.stdin(stdin).stdout(stdout).kill_on_drop(true).spawn()
-}
-
-/// Where something is to be that comes from there: ours, as we may be anybody.
-#[derive(Debug)]
-pub struct Arrival {
-    place: PathBuf,
-    name: OsString,
-    /// Beside it, so that it gets there in one step.
-    draft: tempfile::TempDir,
-    force: bool,
-}
-
-impl Arrival {
-    /// In a folder that is there it gets its own name.
-    ///
-    /// # Errors
-    /// When there is no such folder, or something is there and is not to be replaced.
-    pub fn at(word: &Path, name: &OsStr, force: bool) -> Result<Arrival, CarryError> {
-        let shown = word.display().to_string();
-        let place = match word.is_dir() {
-            true => word.join(name),
-            false if shown.ends_with('/') => return Err(CarryError::NoFolder(shown)),
-            false => word.to_owned(),
-        };
-        if place.is_symlink() {
-            return Err(CarryError::Link(shown));
-        }
-        if !force && place.exists() {
-            return Err(CarryError::Taken(place.display().to_string()));
-        }
-        let absolute = std::path::absolute(&place).map_err(|error| CarryError::Io(shown.clone(), error))?;
-        let folder = absolute.parent().filter(|folder| folder.is_dir());
-        let folder = folder.ok_or_else(|| CarryError::NoFolder(shown.clone()))?;
-        let draft = tempfile::Builder::new().prefix(".nsctl-").tempdir_in(folder);
-        let draft = draft.map_err(|error| CarryError::Io(folder.display().to_string(), error))?;
-        Ok(Arrival { place: absolute, name: name.to_owned(), draft, force })
-    }
-
-    /// An empty folder for it, under its own name.
-    pub fn draft(&self) -> &Path {
-        self.draft.path()
-    }
-
-    /// All of it is in the draft, and gets its place.
-    ///
-    /// # Errors
-    /// When something is there that is not to be replaced, or of another kind.
-    pub fn settle(self) -> Result<(), CarryError> {
-        let from = self.draft.path().join(&self.name);
-        if self.force {
-            return fill(&from, &self.place);
-        }
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        renameat2(AT_FDCWD, &from, AT_FDCWD, &self.place, flags).map_err(|error| match error {
-            Errno::EEXIST => CarryError::Taken(self.place.display().to_string()),
-            error => CarryError::Io(self.place.display().to_string(), error.into()),
-        })
-    }
-}
-
-/// Files replace files, and folders are filled.
-fn fill(from: &Path, to: &Path) -> Result<(), CarryError> {
-    let io = |error| CarryError::Io(to.display().to_string(), error);
-    let is_folder = |path: &Path| path.symlink_metadata().map(|meta| meta.is_dir());
-    match (is_folder(from).map_err(io)?, is_folder(to)) {
-        (true, Ok(true)) => {
-            for entry in std::fs::read_dir(from).map_err(io)? {
-                let entry = entry.map_err(io)?;
-                fill(&entry.path(), &to.join(entry.file_name()))?;
-            }
-            Ok(())
-        }
-        (one, Ok(other)) if one != other => Err(CarryError::Unlike(to.display().to_string())),
-        _ => std::fs::rename(from, to).map_err(io),
-    }
 }

@@ -11,10 +11,14 @@ use crate::must;
 
 pub fn run(lab: &mut Lab) -> Result<()> {
     let laptop = lab.beside(Suite::Forky, 1)?;
+    let said = laptop.nsctl("--host server list")?;
+    must!(said.status == 1 && said.stderr.contains("ssh cannot be run"), "{}", said.all());
     acquainted(lab, &laptop)?;
     away(&laptop)?;
     as_here(lab, &laptop)?;
     files(lab, &laptop)?;
+    first_boot(&laptop)?;
+    torn(lab, &laptop)?;
     terminal(&laptop)?;
     interrupted(lab, &laptop)?;
     without_root(lab, &laptop)?;
@@ -94,6 +98,10 @@ fn as_here(lab: &Lab, laptop: &Lab) -> Result<()> {
     let odd = "nsctl -H server shell web -- printf '<%s>' \"a b\" 'it'\\''s' '$HOME `id`' '*' ''";
     must!(done(laptop, odd)? == "<a b><it's><$HOME `id`><*><>", "{}", done(laptop, odd)?);
     must!(ann(laptop, "nsctl -H server shell web -- sh -c 'exit 43'")?.status == 43, "the status is lost");
+    for status in [127, 255] {
+        let said = ann(laptop, &format!("nsctl -H server shell web -- sh -c 'exit {status}'"))?;
+        must!(said.status == status && said.stderr.is_empty(), "{}: {}", said.status, said.all());
+    }
     let piped = done(laptop, "echo from the laptop | nsctl -H server shell web -- cat")?;
     must!(piped.trim() == "from the laptop", "{piped}");
     done(laptop, "echo hush | nsctl -H server secret set web token --yes")?;
@@ -130,6 +138,43 @@ fn files(lab: &Lab, laptop: &Lab) -> Result<()> {
     let world = done(laptop, "nsctl -H server shell copy -- cat /srv/world/deep/level.dat")?;
     must!(world == "hello\n", "{world}");
     done(laptop, "nsctl -H server start web").map(drop)
+}
+
+/// What a new machine gets is the laptop's.
+fn first_boot(laptop: &Lab) -> Result<()> {
+    done(laptop, "echo hush > word; echo 'touch /root/ran' > script; cp .ssh/id_ed25519.pub key.pub")?;
+    done(
+        laptop,
+        "nsctl -H server create fresh --routed --image debian-13 --ssh-key key.pub --secret token=word --run=script",
+    )?;
+    let inside = done(laptop, "nsctl -H server shell fresh -- cat /root/.ssh/authorized_keys")?;
+    must!(inside == done(laptop, "cat key.pub")?, "{inside}");
+    must!(done(laptop, "nsctl -H server secret list fresh")?.contains("token"), "no secret came");
+    done(laptop, "nsctl -H server remove fresh --yes").map(drop)
+}
+
+/// Ended in the middle of an upload, and with the connection: nothing of it stays on either side.
+fn torn(lab: &Lab, laptop: &Lab) -> Result<()> {
+    done(laptop, "head -c 2000000000 /dev/zero > large")?;
+    for how in [
+        "pkill -TERM -u ann -x nsctl",
+        "pkill -INT -u ann '^(nsctl|ssh|tar)$'",
+        "pkill -KILL -u ann -x nsctl",
+        "pkill -KILL -u ann -x ssh",
+    ] {
+        let line = "exec nsctl -H server cp large web:/srv/";
+        let mut command = laptop.enter(&["su", "-", "ann", "-c", line])?;
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let there = || Ok(lab.run(&["sh", "-c", "test -s /var/tmp/nsctl-*/0/large"])?.ok());
+        until(Duration::from_secs(30), "it comes", there)?;
+        laptop.sh(how)?;
+        must!(!child.wait()?.success(), "`{how}`: it went on");
+        let gone = || Ok(lab.sh("ls /var/tmp")?.matches("nsctl-").count() == 0);
+        until(Duration::from_secs(30), how, gone)?;
+    }
+    // Who is killed cleans up nothing of his own.
+    laptop.sh("rm -rf /tmp/nsctl-*")?;
+    done(laptop, "rm large; ! ls -d .nsctl-*").map(drop)
 }
 
 /// In a terminal there is one on the other side: who must be asked is asked, and Ctrl-C reaches nsctl there.

@@ -34,6 +34,8 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     }
     while_it_runs(lab)?;
     undisturbed(lab)?;
+    stays(lab)?;
+    planted(lab)?;
     all_kinds(lab)?;
     networkd_again(lab)?;
     doctors(&hosts)?;
@@ -45,7 +47,10 @@ pub fn run(lab: &mut Lab) -> Result<()> {
             gone(lab)?;
         }
     }
-    frr(lab)
+    frr(lab)?;
+    lab.nsctl_ok("deinit --force --yes")?;
+    lab.sh("! ls /etc/frr/nsctl.conf /etc/bird/nsctl.conf /etc/systemd/networkd.conf.d/50-nsctl.conf; ! grep routing /etc/nsctl/nsctl.toml")
+        .map(drop)
 }
 
 fn share(number: usize) -> String {
@@ -237,6 +242,45 @@ fn undisturbed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Whose definition cannot be read goes on as it is, for others, too.
+fn stays(lab: &Lab) -> Result<()> {
+    lab.sh(
+        "cp /etc/nsctl/machines.d/web.toml /root/web.toml; echo nonsense >> /etc/nsctl/machines.d/web.toml",
+    )?;
+    lab.nsctl_ok("create more --routed --image debian-13 --no-start")?;
+    lab.nsctl_ok("remove -y more")?;
+    must!(lab.sh("cat /etc/bird/nsctl.conf")?.contains("2001:db8:a:101::/64 via"), "it is withdrawn");
+    must!(at_router(lab)?.contains("2001:db8:a:101::/64"), "{}", at_router(lab)?);
+    lab.sh("mv /root/web.toml /etc/nsctl/machines.d/web.toml")?;
+    // Who may not look into bird's folder sees the machines all the same.
+    let said = lab.sh("runuser -u nobody -- nsctl list")?;
+    must!(said.contains("web"), "{said}");
+    Ok(())
+}
+
+/// bird's own user, who speaks to the network, owns the folder: what he puts there is neither read nor shown.
+fn planted(lab: &Lab) -> Result<()> {
+    lab.sh("echo 'secret of the host' > /root/hidden; chmod 600 /root/hidden; chown bird:bird /etc/bird")?;
+    for lines in [
+        "ln -sf /root/hidden /etc/bird/nsctl.conf",
+        "rm /etc/bird/nsctl.conf; mkfifo /etc/bird/nsctl.conf",
+        "rm /etc/bird/nsctl.conf; echo mine > /etc/bird/nsctl.conf",
+    ] {
+        lab.sh(&format!("runuser -u bird -- sh -euc '{lines}'"))?;
+        let said = lab.nsctl("plan")?;
+        must!(
+            said.ok() && !said.all().contains("secret") && !said.all().contains("mine"),
+            "{lines}: {}",
+            said.all()
+        );
+        lab.nsctl_ok("apply --yes")?;
+        must!(lab.sh("stat -c '%U %F' /etc/bird/nsctl.conf")?.trim() == "root regular file", "{lines}");
+        must!(lab.sh("cat /root/hidden")? == "secret of the host\n", "{lines}: it was written through");
+        must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl("plan")?.all());
+    }
+    Ok(())
+}
+
 /// More than a /64, a further prefix, another name.
 fn all_kinds(lab: &Lab) -> Result<()> {
     lab.nsctl_ok("create wide --routed --prefix 60 --route 2001:db8:c::/56 --image debian-13")?;
@@ -338,6 +382,11 @@ fn frr(lab: &Lab) -> Result<()> {
         must!(!tells()?.contains("2001:db8:a:102::/64"), "{}", tells()?);
         // Babel shows what it has, before it is filtered.
         must!(protocol == "babel" || !tells()?.contains("a:100::/56"), "{}", tells()?);
+        if protocol == "babel" {
+            let running = lab.sh("vtysh -c 'show running-config'")?;
+            must!(running.contains("ipv6 distribute-list prefix nsctl-machines out wan0"), "{running}");
+            must!(running.contains("ipv6 distribute-list prefix nsctl-learned in wan0"), "{running}");
+        }
         lab.nsctl_ok("stop web")?;
         until(seconds(20), "what stops is withdrawn", || Ok(!tells()?.contains("2001:db8:a:101::/64")))
             .with_context(|| tells().unwrap_or_default())?;

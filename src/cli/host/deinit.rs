@@ -44,7 +44,8 @@ pub async fn run(global: &Global, args: Deinit) -> Result<u8, Fault> {
         ));
     }
     let mut host = host.clone();
-    (host.whole, host.share, host.local, host.uplink, host.dns) = (None, None, None, None, None);
+    (host.whole, host.share, host.local, host.uplink) = (None, None, None, None);
+    (host.routing, host.dns) = (None, None);
     let change =
         session.change(Scope::All).host(&host)?.park(routed.iter().copied()).keys(&Default::default());
     let wanted = change.settle()?;

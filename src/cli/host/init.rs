@@ -112,7 +112,7 @@ enum Broker {
 impl Init {
     /// The file of the tunnel.
     pub fn named(&self) -> Option<Named> {
-        self.wireguard.clone().map(Named::Read)
+        self.wireguard.as_deref().map(|file| Named::by("--wireguard", file))
     }
 
     /// The tunnel that was asked for.

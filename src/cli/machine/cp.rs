@@ -64,7 +64,7 @@ impl Cp {
     /// The end that is here.
     pub fn named(&self) -> Option<Named> {
         match (End::parse(&self.from).ok()?, End::parse(&self.to).ok()?) {
-            (End::Here(from), End::Inside(..)) => Some(Named::Read(from.into())),
+            (End::Here(from), End::Inside(..)) => Some(Named::read(Path::new(&from))),
             (End::Inside(name, from), End::Here(to)) => {
                 let name = from.file_name().unwrap_or(name.as_str().as_ref()).to_owned();
                 Some(Named::Made { place: to.into(), name, force: self.force })

@@ -11,6 +11,7 @@ use crate::cli::fault::argument;
 use crate::cli::image;
 use crate::cli::machine::handwritten::{self, checked, taken_over};
 use crate::cli::machine::secret;
+use crate::cli::remote::Named;
 use crate::cli::session::{About, Session};
 use crate::cli::{Fault, Global};
 use crate::emit::names::is_reserved;
@@ -87,6 +88,25 @@ struct FirstBootArgs {
     /// How much a file may hold, unpacked: 500M, 20G
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = crate::cli::image::size)]
     max_size: u64,
+}
+
+impl Create {
+    /// The files that it reads, but for the image: a definition names that, and it is the host's.
+    pub fn named(&self) -> Vec<Named> {
+        let first_boot = &self.first_boot;
+        let options = [
+            ("--ssh-key", &first_boot.ssh_key),
+            ("--root-password-file", &first_boot.root_password_file),
+            ("--run", &first_boot.run),
+        ];
+        let files =
+            options.into_iter().filter_map(|(option, file)| Some(Named::by(option, file.as_deref()?)));
+        let secrets = self
+            .secret
+            .iter()
+            .filter_map(|word| Some(Named::by("--secret", Path::new(word.split_once('=')?.1))));
+        files.chain(secrets).collect()
+    }
 }
 
 impl FirstBootArgs {

@@ -64,7 +64,7 @@ impl Export {
 
 impl Import {
     pub fn named(&self) -> Named {
-        Named::Read(self.file.clone())
+        Named::read(&self.file)
     }
 }
 

@@ -39,9 +39,7 @@ impl Secret {
     /// The file that a secret is in.
     pub fn named(&self) -> Option<Named> {
         match self {
-            Secret::Set(Set { file: Some(file), .. }) if file.as_os_str() != "-" => {
-                Some(Named::Read(file.clone()))
-            }
+            Secret::Set(Set { file: Some(file), .. }) if file.as_os_str() != "-" => Some(Named::read(file)),
             _ => None,
         }
     }

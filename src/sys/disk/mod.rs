@@ -8,7 +8,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -71,6 +71,25 @@ impl Disk {
     /// When it cannot be read, or is longer than any of them.
     pub fn read_definition(&self, path: &Path) -> Result<Option<String>, DiskError> {
         self.read_bounded(path, DEFINITION_LIMIT)
+    }
+
+    /// Whether nobody but root has it; below another root, whose we are.
+    pub(super) fn is_roots(&self, path: &Path) -> bool {
+        let meta = self.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).and_then(|file| file.metadata());
+        meta.is_ok_and(|meta| meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw())
+    }
+
+    /// The text of a file in a folder that somebody else may write to: none where it is not root's, or a link.
+    pub fn read_roots(&self, path: &Path) -> Option<String> {
+        let file = self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).ok()?;
+        let meta = file.metadata().ok()?;
+        let is_roots = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
+        if !meta.is_file() || !is_roots || meta.nlink() != 1 || meta.len() > LIMIT {
+            return None;
+        }
+        let mut text = String::new();
+        file.take(LIMIT).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     fn read_bounded(&self, path: &Path, limit: u64) -> Result<Option<String>, DiskError> {

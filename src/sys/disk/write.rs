@@ -85,7 +85,9 @@ impl Disk {
     fn draft_of(&self, change: &FileEdit<'_>) -> Result<Option<Draft>, DiskError> {
         let Some(text) = change.text else { return Ok(None) };
         let old = self.mode(change.path);
-        let mode = match (old, change.mode) {
+        // In a folder of somebody else's it may be his, or a link.
+        let own = old.filter(|_| change.path.parent().is_none_or(|folder| self.is_roots(folder)));
+        let mode = match (own, change.mode) {
             (Some(old), most) => old & most.unwrap_or(0o777),
             (None, mode) => mode.unwrap_or(0o644),
         };
