@@ -435,7 +435,11 @@ fn rendered(disk: &Disk, files: &mut BTreeMap<PathBuf, String>) -> Result<(), sy
         }
     }
     let paths = IN_FOLDERS_OF_OTHERS.map(|file| file.path()).into_iter();
-    files.extend(paths.filter_map(|path| disk.read_roots(&path).map(|text| (path, text))));
+    // FRR's package gives its user all that lies there; what has not our mark then is nobody's to show.
+    files.extend(paths.filter_map(|path| {
+        let (text, is_roots) = disk.read_beside(&path)?;
+        (is_roots || Origin::of(&text) == Origin::Ours).then_some((path, text))
+    }));
     Ok(())
 }
 

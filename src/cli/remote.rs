@@ -5,12 +5,11 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use crate::apply::Interrupt;
 use crate::cli::{Fault, Verb};
 use crate::sys;
 use crate::sys::arrival::Arrival;
-use crate::sys::remote::{Remote, Shown};
+use crate::sys::remote::{Remote, Shown, SshError};
 
 /// A file that a command names.
 #[derive(Debug)]
@@ -45,7 +44,8 @@ pub async fn run(host: &str, verb: &Verb) -> Result<u8, Fault> {
     let named = verb.named();
     let remote = Remote::new(host, !named.is_empty())?;
     if named.is_empty() {
-        return Ok(remote.nsctl(&words, Shown::AsIs).await?);
+        let mut interrupt = Interrupt::begin();
+        return Ok(remote.nsctl(&words, Shown::AsIs, interrupt.came()).await?);
     }
     // Before anything is done there.
     let mut arrivals = named.iter().filter_map(|named| match named {
@@ -54,19 +54,27 @@ pub async fn run(host: &str, verb: &Verb) -> Result<u8, Fault> {
     });
     let arrival = arrivals.next().transpose()?;
     // Whatever ends us, nothing of it stays, here or there.
-    let mut ends = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-        .map(signal)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
-    let ended = futures_util::future::select_all(ends.iter_mut().map(|end| Box::pin(end.recv())));
-    let folder = remote.folder().await?;
-    let (done, at_once) = tokio::select! {
-        biased;
-        _ = ended => (Err(Fault::interrupted()), true),
-        done = with_files(&remote, &folder.path, words, &named, arrival) => (done, false),
+    let mut interrupt = Interrupt::begin();
+    let folder = unless(&mut interrupt, remote.folder()).await?;
+    let done = with_files(&remote, &folder.path, words, &named, arrival, &mut interrupt).await;
+    let at_once = match &done {
+        Ok(status) => *status == Fault::interrupted().status(),
+        Err(fault) => fault.is_interrupt(),
     };
     remote.end(folder, at_once).await;
     done
+}
+
+/// What nobody waits for any more is left where it is.
+async fn unless<T>(
+    interrupt: &mut Interrupt,
+    work: impl Future<Output = Result<T, SshError>>,
+) -> Result<T, Fault> {
+    tokio::select! {
+        biased;
+        () = interrupt.came() => Err(Fault::interrupted()),
+        done = work => Ok(done?),
+    }
 }
 
 async fn with_files(
@@ -75,13 +83,15 @@ async fn with_files(
     mut words: Vec<String>,
     named: &[Named],
     arrival: Option<Arrival>,
+    interrupt: &mut Interrupt,
 ) -> Result<u8, Fault> {
     let mut shown = Shown::AsIs;
     let (mut instead, mut of) = (String::new(), String::new());
     for (number, named) in named.iter().enumerate() {
         let (option, path, there) = match named {
             Named::Read { option, path } => {
-                (*option, path, remote.put(path, &format!("{folder}/{number}")).await?)
+                let folder = format!("{folder}/{number}");
+                (*option, path, unless(interrupt, remote.put(path, &folder)).await?)
             }
             Named::Made { place, name, .. } => (None, place, format!("{folder}/{}", name.to_string_lossy())),
         };
@@ -93,9 +103,9 @@ async fn with_files(
     if arrival.is_some() || !std::io::stdin().is_terminal() {
         shown = Shown::With { instead: &instead, of: &of };
     }
-    let status = remote.nsctl(&words, shown).await?;
+    let status = remote.nsctl(&words, shown, interrupt.came()).await?;
     if let (0, Some(arrival)) = (status, arrival) {
-        remote.fetch(folder, arrival.draft()).await?;
+        unless(interrupt, remote.fetch(folder, arrival.draft())).await?;
         arrival.settle()?;
     }
     Ok(status)

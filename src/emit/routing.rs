@@ -51,7 +51,10 @@ fn machines(spec: &Spec, leases: &Leases) -> Vec<(Ipv6Net, String)> {
     }
     // Whose definition cannot be read stays as it is: what holds a lease is routed to it.
     for name in spec.broken.keys() {
-        all.extend(leased(leases, name).map(|net| (net, kernel_name(&name.routed_link()))));
+        let kept = spec.kept_routes.get(name).into_iter().flatten().copied();
+        all.extend(
+            leased(leases, name).into_iter().chain(kept).map(|net| (net, kernel_name(&name.routed_link()))),
+        );
     }
     all.sort();
     all
@@ -264,6 +267,7 @@ mod tests {
                 leases.lease(spec.host.pool().unwrap(), name, routed.ask()).unwrap();
             }
         }
+        spec.kept_routes = [("broken".parse().unwrap(), vec!["2001:db8:d::/56".parse().unwrap()])].into();
         leases.lease(spec.host.pool().unwrap(), &"broken".parse().unwrap(), None).unwrap();
         files(&spec, &leases)
             .into_iter()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{NewImage, Refusal, Scope, Swap, Wanted, guests, kept_beside, settle_those};
+use crate::emit::ini::Ini;
 use crate::emit::{ManagedFile, Owner, nftables_unit};
 use crate::identity;
 use crate::name::MachineName;
@@ -370,6 +371,12 @@ fn usable(files: &BTreeMap<PathBuf, String>, observed: &Observed) -> (Spec, Vec<
     let (mut spec, problems) = Spec::read(files.get(Path::new(HOST_FILE)).map(String::as_str), &definitions);
     guests::heed(&mut spec, observed);
     spec.debian_nftables = nftables_unit::is_known(files);
+    let kept = |name: &MachineName| {
+        let text = files.get(&ManagedFile::RoutesDropIn(name.clone()).path())?;
+        let ini = Ini::parse(text);
+        Some((name.clone(), ini.values("Route", "Destination").filter_map(|net| net.parse().ok()).collect()))
+    };
+    spec.kept_routes = spec.broken.keys().filter_map(kept).collect();
     let id = observed.machine_id.as_deref().and_then(|id| id.parse().ok());
     spec.router_id = id.map(identity::router_id);
     spec.own_addresses = observed.own_addresses().chain(observed.elsewhere.iter().copied()).collect();

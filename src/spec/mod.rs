@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv6Net;
+
 pub use backup::{BackupSchedule, BackupTarget, BtrfsFolder, Repository, RepositoryError};
 pub use binds::{Bind, sources};
 pub use expose::Expose;
@@ -75,6 +77,8 @@ pub struct Spec {
     pub still_translated: bool,
     /// The addresses that this host has on its links, and its routers: nor is that written down.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// What is routed on to machines whose definitions cannot be used, as their files say.
+    pub kept_routes: BTreeMap<MachineName, Vec<Ipv6Net>>,
     /// The number that no other router has by this host's machine-id: nor is that.
     pub router_id: Option<Ipv4Addr>,
 }

@@ -10,7 +10,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::ssh::{as_root, remote};
 use crate::hint::Hint;
@@ -104,11 +103,16 @@ impl Remote {
     }
 
     /// Runs nsctl there with these words, its three streams ours: in a terminal where we have one, and else so that
-    /// it is interrupted when we are; its exit status.
+    /// it is interrupted when we are, as `ended` tells; its exit status.
     ///
     /// # Errors
     /// When the host cannot be reached, or has no nsctl.
-    pub async fn nsctl(&self, words: &[String], shown: Shown<'_>) -> Result<u8, SshError> {
+    pub async fn nsctl(
+        &self,
+        words: &[String],
+        shown: Shown<'_>,
+        ended: impl Future<Output = ()>,
+    ) -> Result<u8, SshError> {
         let is_terminal =
             shown == Shown::AsIs && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let mut all = vec!["nsctl"];
@@ -122,9 +126,9 @@ impl Remote {
         } else {
             as_root("sudo -n", "setpriv --pdeathsig INT ", &all)
         };
-        let options = if is_terminal { ["-t", "-q"] } else { ["-T", "-q"] };
+        // That a session in a terminal has ended is no news; that a connection was lost is.
+        let options = [if is_terminal { "-t" } else { "-T" }, "-o", "LogLevel=ERROR"];
         let run = |error| SshError::Run("ssh", error);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(run)?;
         let mut command = self.command(&options, &line);
         if let Shown::With { .. } = shown {
             command.stdout(Stdio::piped());
@@ -142,7 +146,7 @@ impl Remote {
         tokio::pin!(ends);
         tokio::select! {
             biased;
-            _ = interrupt.recv() => {
+            () = ended => {
                 // Ctrl-C may have reached ssh as well. It leaves the terminal as it was.
                 let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
                 let _ = tokio::time::timeout(END_TIME, ends).await;
@@ -190,8 +194,13 @@ impl Remote {
         if path.starts_with("/var/tmp/nsctl-") {
             return Ok(Folder { path, keeper });
         }
-        let status = keeper.wait().await.map_err(run)?;
-        Err(self.judge(status).await.err().unwrap_or_else(|| SshError::Away(self.host.clone())))
+        match keeper.wait().await.map_err(run)?.code() {
+            Some(AWAY) | None => Err(SshError::Away(self.host.clone())),
+            Some(_) => Err(SshError::File {
+                file: format!("{}:/var/tmp", self.host),
+                said: "no folder can be made there".to_owned(),
+            }),
+        }
     }
 
     /// Puts a file or folder of ours into a folder there; its path there.
@@ -224,7 +233,9 @@ impl Remote {
     pub async fn fetch(&self, folder: &str, into: &Path) -> Result<(), SshError> {
         let fails = |said: String| SshError::File { file: format!("{}:{folder}", self.host), said };
         let mut unpack = Command::new("tar");
-        unpack.arg("-C").arg(into).args(["-xf", "-", "--no-same-owner"]);
+        // Whatever is sent, it opens no folder of ours, and nothing runs as its owner, not for a moment.
+        unpack.arg("-C").arg(into).args(["-xf", "-"]);
+        unpack.args(["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir"]);
         let line = remote("cd \"$1\"; exec tar -cf - .", &[folder]);
         self.pipe(self.command(&["-T"], &line), unpack, fails).await
     }

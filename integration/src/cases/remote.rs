@@ -23,7 +23,9 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     interrupted(lab, &laptop)?;
     without_root(lab, &laptop)?;
     lab.sh("test -z \"$(ls -A /var/tmp | grep nsctl- || true)\"")?;
-    laptop.sh("! ls -d /tmp/nsctl-*; ! test -e /etc/nsctl; ! test -e /var/lib/nsctl").map(drop)
+    laptop
+        .sh("test -z \"$(ls /tmp | grep nsctl- || true)\"; test ! -e /etc/nsctl; test ! -e /var/lib/nsctl")
+        .map(drop)
 }
 
 /// ann of the laptop comes in at the server as root, and as bob, who may use sudo.
@@ -171,10 +173,21 @@ fn torn(lab: &Lab, laptop: &Lab) -> Result<()> {
         must!(!child.wait()?.success(), "`{how}`: it went on");
         let gone = || Ok(lab.sh("ls /var/tmp")?.matches("nsctl-").count() == 0);
         until(Duration::from_secs(30), how, gone)?;
+        // Who is killed cleans up nothing of his own.
+        let left = laptop.sh("ls -A /tmp /home/ann; rm -rf /tmp/nsctl-*")?;
+        must!(how.contains("-KILL") || !left.contains("nsctl-"), "`{how}` left something:\n{left}");
     }
-    // Who is killed cleans up nothing of his own.
-    laptop.sh("rm -rf /tmp/nsctl-*")?;
-    done(laptop, "rm large; ! ls -d .nsctl-*").map(drop)
+    done(laptop, "nsctl -H server cp large web:/srv/")?;
+    let mut command =
+        laptop.enter(&["su", "-", "ann", "-c", "exec nsctl -H server cp web:/srv/large back-again"])?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let comes = || Ok(laptop.run(&["sh", "-c", "test -s /home/ann/.nsctl-*/large"])?.ok());
+    until(Duration::from_secs(60), "it comes", comes)?;
+    laptop.sh("pkill -TERM -u ann -x nsctl")?;
+    must!(!child.wait()?.success(), "it went on");
+    must!(!laptop.sh("ls -A /home/ann /tmp")?.contains("nsctl-"), "a draft stays");
+    must!(!laptop.sh("ls -A /home/ann")?.contains("back-again"), "half of it is there");
+    done(laptop, "rm large; nsctl -H server shell web -- rm /srv/large").map(drop)
 }
 
 /// In a terminal there is one on the other side: who must be asked is asked, and Ctrl-C reaches nsctl there.

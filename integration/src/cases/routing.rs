@@ -48,9 +48,15 @@ pub fn run(lab: &mut Lab) -> Result<()> {
         }
     }
     frr(lab)?;
+    // As FRR's package does with all that is there, each time that it is configured.
+    lab.sh("chown frr:frr /etc/frr/nsctl.conf; chmod o-rwx /etc/frr/nsctl.conf")?;
+    must!(lab.nsctl_ok("plan")? == "nothing to do\n", "{}", lab.nsctl("plan")?.all());
     lab.nsctl_ok("deinit --force --yes")?;
-    lab.sh("! ls /etc/frr/nsctl.conf /etc/bird/nsctl.conf /etc/systemd/networkd.conf.d/50-nsctl.conf; ! grep routing /etc/nsctl/nsctl.toml")
-        .map(drop)
+    for file in ["/etc/frr/nsctl.conf", "/etc/bird/nsctl.conf", "/etc/systemd/networkd.conf.d/50-nsctl.conf"]
+    {
+        lab.sh(&format!("test ! -e {file}"))?;
+    }
+    lab.sh("! grep routing /etc/nsctl/nsctl.toml").map(drop)
 }
 
 fn share(number: usize) -> String {
@@ -130,7 +136,7 @@ fn silent(lab: &Lab) -> Result<()> {
     lab.sh("printf 'router id 192.0.2.77;\\nprotocol device { }\\n' > /etc/bird/bird.conf; systemctl start bird; until birdc show status > /dev/null 2>&1; do :; done")?;
     let doctor = lab.nsctl("doctor")?;
     must!(doctor.all().contains("does not read /etc/bird/nsctl.conf"), "{}", doctor.all());
-    lab.sh("systemctl stop bird; mv /root/kept /etc/nsctl/nsctl.toml; nsctl apply --yes; ! test -e /etc/bird/nsctl.conf").map(drop)
+    lab.sh("systemctl stop bird; mv /root/kept /etc/nsctl/nsctl.toml; nsctl apply --yes; test ! -e /etc/bird/nsctl.conf").map(drop)
 }
 
 /// As the guide says it.
@@ -354,7 +360,7 @@ fn by(hosts: &[&Lab], protocol: &str) -> Result<()> {
 /// What was written goes, and bird runs on without it.
 fn gone(lab: &Lab) -> Result<()> {
     lab.sh("sed -i '/^\\[routing\\]/,$d' /etc/nsctl/nsctl.toml; nsctl apply --yes
-            ! test -e /etc/bird/nsctl.conf; ! test -e /etc/systemd/networkd.conf.d/50-nsctl.conf
+            test ! -e /etc/bird/nsctl.conf; test ! -e /etc/systemd/networkd.conf.d/50-nsctl.conf
             systemctl is-active bird; ! birdc show protocols | grep nsctl_")?;
     until(seconds(30), "nobody is told of it any more", || Ok(!at_router(lab)?.contains("2001:db8:a:1")))
 }

@@ -79,17 +79,18 @@ impl Disk {
         meta.is_ok_and(|meta| meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw())
     }
 
-    /// The text of a file in a folder that somebody else may write to: none where it is not root's, or a link.
-    pub fn read_roots(&self, path: &Path) -> Option<String> {
+    /// The text of a file in a folder that somebody else may write to, and whether it is root's; none where it is a link
+    /// or has other names.
+    pub fn read_beside(&self, path: &Path) -> Option<(String, bool)> {
         let file = self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).ok()?;
         let meta = file.metadata().ok()?;
         let is_roots = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
-        if !meta.is_file() || !is_roots || meta.nlink() != 1 || meta.len() > LIMIT {
+        if !meta.is_file() || meta.nlink() != 1 || meta.len() > LIMIT {
             return None;
         }
         let mut text = String::new();
         file.take(LIMIT).read_to_string(&mut text).ok()?;
-        Some(text)
+        Some((text, is_roots))
     }
 
     fn read_bounded(&self, path: &Path, limit: u64) -> Result<Option<String>, DiskError> {
