@@ -42,16 +42,16 @@ impl Suite {
         match self {
             Suite::Trixie => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli podman crun netavark uidmap \
-                 lxc incus-base dnsmasq-base btrfs-progs openssh-server openssh-client libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic valgrind sudo expect bird2 frr etcd-server etcd-client"
+                 lxc incus-base dnsmasq-base btrfs-progs openssh-server openssh-client libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic valgrind sudo expect bird2 frr"
             }
             // systemd 258 and later load libcurl only where they find it.
             Suite::Forky => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli libcurl4t64 tayga \
-                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2 etcd-server etcd-client"
+                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2"
             }
             Suite::Bookworm => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io tayga unbound \
-                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2 etcd-server etcd-client"
+                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2"
             }
         }
     }
