@@ -15,6 +15,13 @@ pub const TABLE: &str = "nsctl";
 /// The chain through which all that is sent to machines goes.
 pub const TO_MACHINES: &str = "machines-in";
 
+/// The families and names of tables.
+pub fn tables(listed: &Value) -> Vec<(String, String)> {
+    let tables = objects(listed).filter_map(|object| object.get("table"));
+    let text = |table: &Value, key: &str| table[key].as_str().map(str::to_owned);
+    tables.filter_map(|table| Some((text(table, "family")?, text(table, "name")?))).collect()
+}
+
 /// All that concerns us of a rule set.
 pub fn read(listed: &Value) -> Nftables {
     let mut nftables = Nftables::default();
@@ -43,7 +50,6 @@ fn read_chain(nftables: &mut Nftables, listed: &Value, chain: &Value) {
     let text = |key: &str| chain[key].as_str().unwrap_or_default().to_owned();
     let (family, table, name) = (text("family"), text("table"), text("name"));
     if family == "inet" && table == TABLE {
-        nftables.ours = true;
         return;
     }
     let chains = objects(listed).filter_map(|object| object.get("chain"));
@@ -123,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_our_table_and_who_drops() {
+    fn finds_tables_and_who_drops() {
         let listed = serde_json::json!({ "nftables": [
             { "metainfo": { "version": "1.0.6" } },
             { "chain": { "family": "inet", "table": "nsctl", "name": "forward", "hook": "forward", "policy": "accept" } },
@@ -134,7 +140,8 @@ mod tests {
             { "chain": { "family": "inet", "table": "mine", "name": "forward", "hook": "forward", "policy": "accept" } },
         ] });
         let found = read(&listed);
-        assert!(found.ours);
+        let listed = serde_json::json!({ "nftables": [{ "table": { "family": "inet", "name": "nsctl" } }] });
+        assert_eq!(tables(&listed), [("inet".to_owned(), "nsctl".to_owned())]);
         let tools: Vec<Tool> = found.dropping.iter().map(|chain| chain.tool).collect();
         assert_eq!(tools, [Tool::Docker, Tool::Firewalld]);
     }

@@ -7,6 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -203,13 +204,30 @@ fn intended_elsewhere(file: &str) -> Result<String, NftError> {
 /// # Errors
 /// When it cannot be run.
 pub async fn look() -> Result<Option<Nftables>, NftError> {
-    match nft(&["-j", "list", "ruleset"], "").await {
-        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+    let tables = match nft(&["-j", "list", "tables"], "").await {
+        Err(NftError::Run(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
         // Only root is told: nothing is known to be wrong.
         Err(NftError::Refused(_)) if !super::is_root() => {
-            Ok(Some(Nftables { ours: true, ..Nftables::default() }))
+            return Ok(Some(Nftables { ours: true, ..Nftables::default() }));
         }
-        Err(NftError::Refused(_)) => Ok(None),
-        listed => Ok(Some(nftables::read(&serde_json::from_str(&listed?).unwrap_or_default()))),
+        Err(NftError::Refused(_)) => return Ok(None),
+        listed => nftables::tables(&serde_json::from_str(&listed?).unwrap_or_default()),
+    };
+    // Of a thousand machines ours is by far the largest: whether it is there is all that is asked of it here.
+    let (ours, others): (Vec<_>, Vec<_>) =
+        tables.into_iter().partition(|(family, name)| family == "inet" && name == TABLE);
+    let mut objects = Vec::new();
+    for (family, name) in &others {
+        // One that has gone meanwhile does nothing.
+        match nft(&["-j", "list", "table", family, name], "").await {
+            Err(NftError::Refused(_)) => {}
+            listed => {
+                let mut listed: Value = serde_json::from_str(&listed?).unwrap_or_default();
+                objects.extend(listed["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default());
+            }
+        }
     }
+    let is_whole = async || nft(&["list", "chain", "inet", TABLE, "forward"], "").await.is_ok();
+    let ours = !ours.is_empty() && is_whole().await;
+    Ok(Some(Nftables { ours, ..nftables::read(&serde_json::json!({ "nftables": objects })) }))
 }
