@@ -104,7 +104,7 @@ fn no_bus_inside(lab: &Lab) -> Result<()> {
     let next = lab.nsctl("restart web")?;
     must!(next.ok() && next.stderr.contains("is undone at last"), "{}", next.all());
     must!(lab.nsctl("restart web")?.stderr.matches("tiny").count() == 0, "it is named for ever");
-    lab.sh("! ls /var/lib/nsctl/journal/*.json 2> /dev/null; nsctl remove -y tiny; test -d /var/lib/machines/tiny").map(drop)
+    lab.sh("! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1; nsctl remove -y tiny; test -d /var/lib/machines/tiny").map(drop)
 }
 
 /// Kills `expose` at ever later points, until one is just before its shell inside.
@@ -143,7 +143,7 @@ fn a_tree_that_stays(lab: &Lab) -> Result<()> {
     );
     refused(lab, "create busy --routed --image debian-13 --no-start", 1, "'busy' waits until")?;
     lab.sh(&format!("{in_machined} umount {machines}"))?;
-    lab.sh("nsctl restart web; ! test -e /var/lib/machines/busy; ! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1").map(drop)
+    lab.sh("nsctl restart web; test ! -e /var/lib/machines/busy; ! ls /var/lib/nsctl/journal/*.json 2> /dev/null || exit 1").map(drop)
 }
 
 /// Whatever else changed in /etc/hosts, a killed command takes just its own line back.

@@ -151,5 +151,6 @@ fn gone(host: &Lab) -> Result<()> {
         host.nsctl_ok(&format!("remove -y m{number}"))?;
     }
     host.nsctl_ok("deinit --yes")?;
-    host.sh("! grep -rq '2001:db8:a' /etc/nsctl /etc/systemd; ! ip -6 route | grep 2001:db8:a").map(drop)
+    host.sh("! grep -rq '2001:db8:a' /etc/nsctl /etc/systemd || exit 1; ! ip -6 route | grep 2001:db8:a")
+        .map(drop)
 }
