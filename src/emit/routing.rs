@@ -10,7 +10,7 @@ use super::file::ManagedFile;
 use super::ini::Ini;
 use crate::name::{MachineName, kernel_name};
 use crate::pool::{Lease, Leases, Prefix};
-use crate::spec::{Daemon, Network, Routing, RoutingProtocol as Protocol, Spec};
+use crate::spec::{Daemon, Routing, RoutingProtocol as Protocol, Spec};
 
 /// BIRD's table of what concerns the pool, and the protocols that BIRD runs by our file.
 pub const TABLE: &str = "nsctl";
@@ -44,7 +44,7 @@ pub fn speakers(routing: &Routing) -> Vec<String> {
 fn machines(spec: &Spec, leases: &Leases) -> Vec<(Ipv6Net, String)> {
     let mut all = Vec::new();
     for (name, machine) in &spec.machines {
-        let Network::Routed(routed) = &machine.network else { continue };
+        let Some(routed) = machine.network.routed() else { continue };
         let link = kernel_name(&machine.network.host_end(name));
         let all_of_it = leased(leases, name).into_iter().chain(routed.routes.iter().copied());
         all.extend(all_of_it.map(|net| (net, link.clone())));

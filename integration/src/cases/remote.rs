@@ -199,8 +199,9 @@ fn terminal(laptop: &Lab) -> Result<()> {
          exit $status";
     let said = laptop.run(&["su", "-", "ann", "-c", &format!("expect -c 'set timeout 20\n{script}'")])?;
     must!(said.status == 1, "{}: {}", said.status, said.all());
-    let script = "spawn nsctl --host server shell copy -- sleep 100
-         sleep 2; send \"\\003\"
+    let script = "spawn nsctl --host server shell copy -- sh -c {echo it-runs; exec sleep 100}
+         expect {it-runs} {} timeout { exit 9 }
+         send \"\\003\"
          expect eof
          lassign [wait] _ _ _ status
          exit $status";
