@@ -143,16 +143,22 @@ impl Remote {
             }
             child.wait().await
         };
-        tokio::pin!(ends);
-        tokio::select! {
+        tokio::pin!(ends, ended);
+        let status = tokio::select! {
             biased;
-            () = ended => {
+            () = &mut ended => {
                 // Ctrl-C may have reached ssh as well. It leaves the terminal as it was.
                 let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
                 let _ = tokio::time::timeout(END_TIME, ends).await;
-                Ok(INTERRUPTED)
+                return Ok(INTERRUPTED);
             }
-            status = &mut ends => self.judge(status.map_err(run)?).await,
+            status = &mut ends => status.map_err(run)?,
+        };
+        // It may have heard of that before us.
+        tokio::select! {
+            biased;
+            () = ended => Ok(INTERRUPTED),
+            judged = self.judge(status) => judged,
         }
     }
 
