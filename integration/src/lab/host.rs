@@ -131,15 +131,21 @@ impl Lab {
 
     /// The router announces itself on `wan0` and routes the pool to the host;
     /// the LAN has a DHCPv4, DHCPv6 and RA server.
+    ///
+    /// Both have one link-local address, at once: a bridge takes the MAC address of its first port, and what is
+    /// announced meanwhile comes from a global address, which nobody believes (RFC 4861 6.1.2).
     fn upstream(&mut self) -> Result<()> {
         self.router.script(
-            "ip link add up0 type bridge && ip link set up0 up
-             ip addr add 2001:db8:ffff::1/64 dev up0 nodad
+            "ip link add up0 address 02:00:00:00:00:01 type bridge
              sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.up0.accept_dad=0
+             ip link set up0 up
+             ip addr add 2001:db8:ffff::1/64 dev up0 nodad
              ip -6 route add 2001:db8:a::/48 via 2001:db8:ffff::2 dev up0",
         )?;
         self.lan.script(
-            "ip link add lan0 type bridge && ip link set lan0 up
+            "ip link add lan0 address 02:00:00:00:00:02 type bridge
+             sysctl -qw net.ipv6.conf.lan0.accept_dad=0
+             ip link set lan0 up
              ip addr add 192.168.5.1/24 dev lan0
              ip addr add 2001:db8:5::1/64 dev lan0 nodad",
         )?;
