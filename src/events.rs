@@ -1,4 +1,7 @@
-//! What happens to machines: read from the journal, where machined, systemd and nsctl write it down. Pure.
+//! What happens to machines: read from the journal, where machined, systemd and nsctl write it down, and from the
+//! signals of the services, of which some tell the same. Pure.
+
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,8 @@ pub enum Kind {
     Changed,
     /// An address came or went.
     Address,
+    /// networkd found a link in another state.
+    Link,
 }
 
 impl Kind {
@@ -32,7 +37,13 @@ impl Kind {
             Kind::Firewall => "firewall",
             Kind::Changed => "changed",
             Kind::Address => "address",
+            Kind::Link => "link",
         }
+    }
+
+    /// Whether both the journal and a signal tell of it.
+    fn is_told_twice(self) -> bool {
+        matches!(self, Kind::Started | Kind::Stopped | Kind::Failed | Kind::Firewall)
     }
 }
 
@@ -50,6 +61,41 @@ pub struct Event {
     pub leader: Option<u32>,
 }
 
+/// Who told of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Journal,
+    Signal,
+}
+
+/// How much later the second one tells of an event, at most, in microseconds.
+const LATE: u64 = 10_000_000;
+
+/// What one of two sources has told of, and the other not yet.
+#[derive(Debug, Default)]
+pub struct Pairs(VecDeque<(Source, Event)>);
+
+impl Pairs {
+    /// Whether nobody has told of this event yet.
+    pub fn is_new(&mut self, source: Source, event: &Event) -> bool {
+        if !event.event.is_told_twice() {
+            return true;
+        }
+        while self.0.front().is_some_and(|(_, old)| old.time_usec.saturating_add(LATE) < event.time_usec) {
+            self.0.pop_front();
+        }
+        let is_other = |(from, other): &(Source, Event)| {
+            *from != source && other.event == event.event && other.machines == event.machines
+        };
+        let told = self.0.iter().position(is_other);
+        match told {
+            Some(told) => drop(self.0.remove(told)),
+            None => self.0.push_back((source, event.clone())),
+        }
+        told.is_none()
+    }
+}
+
 /// sd-messages(3), and ours.
 const MACHINE_START: &str = "24d8d4452573402496068381a6312df2";
 const MACHINE_STOP: &str = "58432bd3bace477cb514b56381b8a758";
@@ -59,7 +105,7 @@ const UNIT_STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
 const UNIT_RELOADED: &str = "7b05ebc668384222baa8881179cfda54";
 pub const CHANGED: &str = "0e51b5d62c5f4a50a4b1f9e9a4a9c7b3";
 
-const FIREWALL: &str = "nsctl-firewall.service";
+pub const FIREWALL: &str = "nsctl-firewall.service";
 
 /// What journalctl(1) is to look for: any of these.
 pub fn matches() -> Vec<String> {
@@ -141,7 +187,7 @@ pub fn read(line: &str) -> Option<Event> {
 }
 
 /// Why a unit failed (systemd.exec(5), `$SERVICE_RESULT`).
-fn failed(result: &str) -> String {
+pub fn failed(result: &str) -> String {
     match result {
         "oom-kill" => "was ended for want of memory".to_owned(),
         "timeout" => "did not start or end in time".to_owned(),
@@ -198,7 +244,43 @@ mod tests {
         assert_eq!(told(json!({"MESSAGE_ID": CHANGED, "MESSAGE": [1, 2]})), None);
     }
 
+    fn event(kind: Kind, name: &str, time_usec: u64) -> Event {
+        Event { time_usec, event: kind, machines: vec![name.into()], text: String::new(), leader: None }
+    }
+
+    #[test]
+    fn what_two_tell_is_one_event() {
+        let mut pairs = Pairs::default();
+        let mut is_new = |source, kind, name, time| pairs.is_new(source, &event(kind, name, time));
+        use Source::{Journal, Signal};
+        assert!(is_new(Signal, Kind::Stopped, "web", 1));
+        assert!(is_new(Signal, Kind::Started, "web", 2));
+        assert!(is_new(Signal, Kind::Stopped, "db", 2));
+        // A restart of a restart, of which the journal tells late.
+        assert!(is_new(Signal, Kind::Stopped, "web", 3));
+        for _ in 0..2 {
+            assert!(!is_new(Journal, Kind::Stopped, "web", 3));
+        }
+        assert!(is_new(Journal, Kind::Stopped, "web", 4));
+        assert!(!is_new(Journal, Kind::Started, "web", 4));
+        // What the other one never told of is not taken for another.
+        assert!(is_new(Journal, Kind::Stopped, "db", LATE + 3));
+        // Both are right.
+        assert!(is_new(Signal, Kind::Address, "web", 5));
+        assert!(is_new(Journal, Kind::Address, "web", 5));
+    }
+
     proptest! {
+        #[test]
+        fn none_is_lost_where_one_is_silent(times in proptest::collection::vec(0u64..LATE * 3, 0..40)) {
+            let mut times = times;
+            times.sort_unstable();
+            let mut pairs = Pairs::default();
+            for time in times {
+                assert!(pairs.is_new(Source::Signal, &event(Kind::Started, "web", time)));
+            }
+        }
+
         #[test]
         fn whatever_the_journal_says_is_read(text in "\\PC{0,200}") {
             let _ = read(&text);

@@ -24,6 +24,7 @@ mod host {
     pub mod reconcile;
     pub mod state;
     mod upstream;
+    mod watchers;
     mod wireguard;
 }
 

@@ -50,7 +50,7 @@ mod walk;
 mod within;
 
 pub use backups::{BtrfsError, ResticError};
-pub use bus::{Bus, BusError};
+pub use bus::{Bus, BusError, Signal};
 pub use credential::CredentialError;
 pub use disk::{Disk, DiskError};
 pub use error::Error;

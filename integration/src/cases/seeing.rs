@@ -301,7 +301,68 @@ E")?;
     must!(count(&events(lab, "")?, "stopped", "ghost") == 0, "it was believed");
     lab.nsctl_ok("start web")?;
     must!(lab.nsctl("events --since never")?.status == 1, "it takes any word for a time");
-    Ok(())
+    signalled(lab)
+}
+
+/// The services tell themselves what the journal does not, and nothing is told twice.
+fn signalled(lab: &Lab) -> Result<()> {
+    let follow = "systemd-run -q --unit=events -p StandardOutput=file:/root/events nsctl --json events -f";
+    let told = |kind: &str| lab.sh(&format!("grep -c '\"event\":\"{kind}\"' /root/events || true"));
+    let is_told = |kind: &str, count: &str| {
+        until(Duration::from_secs(20), &format!("{kind} is told {count} times"), || {
+            Ok(told(kind)?.trim() == count)
+        })
+        .map_err(|error| error.context(lab.sh("cat /root/events").unwrap_or_default()))
+    };
+    lab.sh(follow)?;
+    let follows = || {
+        lab.sh("ip link set wan0 down; ip link set wan0 up")?;
+        is_told_any(lab, "wan0: ")
+    };
+    until(Duration::from_secs(20), "events are followed", follows)?;
+    lab.sh("ip link set wan0 down")?;
+    until(Duration::from_secs(20), "no carrier", || is_told_any(lab, "wan0: off"))?;
+    lab.sh("ip link set wan0 up")?;
+    until(Duration::from_secs(20), "a carrier", || is_told_any(lab, "wan0: routable"))?;
+    lab.nsctl_ok("stop web")?;
+    lab.nsctl_ok("start web")?;
+    lab.sh("systemctl reload nsctl-firewall")?;
+    is_told("stopped", "1")?;
+    is_told("started", "1")?;
+    // The journal tells of each as well, a moment later: what comes after it is what it had to say.
+    lab.nsctl_ok("open web tcp/99")?;
+    until(Duration::from_secs(20), "what nsctl did", || is_told_any(lab, "nsctl open: "))?;
+    is_told("stopped", "1")?;
+    is_told("started", "1")?;
+    let loaded: u32 = told("firewall")?.trim().parse()?;
+    must!((1..=3).contains(&loaded), "the firewall was loaded {loaded} times");
+    // Anybody may send a signal to anybody; only the service's own is heard.
+    let ours =
+        lab.sh("busctl list --no-legend | awk -v pid=$(systemctl show -P MainPID events) '$2 == pid { print $1; exit }'")?;
+    let forged = format!(
+        "setpriv --reuid 65534 --clear-groups busctl --system emit --destination={} /org/freedesktop/machine1 org.freedesktop.machine1.Manager MachineRemoved so web /org/freedesktop/machine1/machine/web",
+        ours.trim()
+    );
+    must!(lab.run(&["sh", "-c", &forged])?.ok(), "{}", lab.run(&["sh", "-c", &forged])?.all());
+    // A journal that keeps nothing.
+    lab.sh("mkdir -p /run/systemd/journald.conf.d; printf '[Journal]\\nStorage=none\\n' > /run/systemd/journald.conf.d/none.conf
+         systemctl restart systemd-journald")?;
+    lab.sh("kill -9 $(machinectl show web -p Leader --value); timeout 20 sh -c 'until systemctl is-failed -q systemd-nspawn@web; do sleep 0.1; done'")?;
+    is_told("failed", "1")?;
+    is_told("stopped", "2")?;
+    // It fails before machined knows it.
+    lab.sh("mkdir -p /run/systemd/system/systemd-nspawn@web.service.d
+         printf '[Service]\\nExecStartPre=/bin/false\\n' > /run/systemd/system/systemd-nspawn@web.service.d/x.conf
+         systemctl daemon-reload; ! systemctl start systemd-nspawn@web || exit 1
+         rm -r /run/systemd/system/systemd-nspawn@web.service.d; systemctl daemon-reload")?;
+    is_told("failed", "2")?;
+    lab.nsctl_ok("start web")?;
+    is_told("started", "2")?;
+    lab.sh("rm /run/systemd/journald.conf.d/none.conf; systemctl restart systemd-journald; systemctl stop events").map(drop)
+}
+
+fn is_told_any(lab: &Lab, text: &str) -> Result<bool> {
+    Ok(lab.run(&["grep", "-q", text, "/root/events"])?.ok())
 }
 
 /// A machine takes its counters along.

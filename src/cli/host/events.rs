@@ -1,27 +1,24 @@
 //! `nsctl events`: what happened to machines, and what happens now.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
 use clap::Args;
 use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStdout;
-use tokio::sync::oneshot;
 
+use super::watchers::{Heard, Watchers};
 use crate::apply::Interrupt;
 use crate::cli::machine::snapshot::moment;
 use crate::cli::session::live_bus;
 use crate::cli::text::sanitize;
 use crate::cli::{Fault, Global};
-use crate::events::{Event, FIELDS, Kind, matches, read};
-use crate::sys::{Bus, Net, journald, microseconds_since_1970};
+use crate::events::{Event, FIELDS, Pairs, Source, matches, read};
+use crate::sys::{journald, microseconds_since_1970};
 
 /// Show what happened to machines: starts, stops, deaths, changes by nsctl, reloads of the firewall
 ///
-/// It comes from the journal of this host. With --follow it goes on, and tells of addresses, too, that machines and
-/// the host get and lose. With --json it is a document a line.
+/// It comes from the journal of this host. With --follow it goes on, and hears machined, systemd, networkd and the
+/// kernel themselves, too: it tells of addresses that machines and the host get and lose, and of links that lose their
+/// carrier or find it again. With --json it is a document a line.
 #[derive(Debug, Args)]
 pub struct Events {
     /// Only what is about these machines [default: all, and the host]
@@ -50,9 +47,9 @@ pub async fn run(global: &Global, args: Events) -> Result<u8, Fault> {
     }
     let mut journal = journald::entries(&[words, matches()].concat())?;
     let lines = journal.stdout.take().map(|stdout| BufReader::new(stdout).lines());
-    let mut watchers = Watchers::default();
+    let mut watchers = Watchers::new(&bus);
     if args.follow {
-        watchers.all(&bus).await?;
+        watchers.all().await?;
     }
     if !tell(global, &args, lines, watchers).await? {
         return Ok(0);
@@ -69,20 +66,29 @@ async fn tell(
     mut watchers: Watchers,
 ) -> Result<bool, Fault> {
     let Some(mut lines) = lines else { return Ok(true) };
-    let mut interrupt = Interrupt::begin();
+    let (mut interrupt, mut pairs) = (Interrupt::begin(), Pairs::default());
     let begun = microseconds_since_1970();
     loop {
-        let event = tokio::select! {
+        let (source, event) = tokio::select! {
             line = lines.next_line() => match line? {
-                Some(line) => read(&line),
+                Some(line) => (Source::Journal, read(&line)),
                 None => return Ok(true),
             },
-            Some(event) = watchers.events.next() => Some(event),
+            Some(heard) = watchers.heard.next() => match heard {
+                Heard::Event(event) => (Source::Signal, Some(event)),
+                Heard::Job(name) => {
+                    watchers.unit(name).await;
+                    continue;
+                }
+            },
             () = interrupt.came() => return Ok(false),
         };
         let Some(event) = event else { continue };
         // What is told of earlier has been looked at as it is now; its process may be another's by now.
         if args.follow && event.time_usec >= begun {
+            if !pairs.is_new(source, &event) {
+                continue;
+            }
             watchers.hear(&event).await;
         }
         if is_wanted(&event, &args.names) && !print(global, &event) {
@@ -106,70 +112,4 @@ fn print(global: &Global, event: &Event) -> bool {
     };
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
-}
-
-/// Who watches the addresses of the host, and of each machine as long as it runs.
-#[derive(Default)]
-struct Watchers {
-    events: SelectAll<BoxStream<'static, Event>>,
-    /// Each ends when this is dropped.
-    running: BTreeMap<String, oneshot::Sender<()>>,
-}
-
-impl Watchers {
-    /// Those of the host, and of all machines that run.
-    async fn all(&mut self, bus: &Bus) -> Result<(), Fault> {
-        self.events.push(watch(None).await?);
-        for (name, running) in bus.machines().await? {
-            self.begin(&name, running.leader).await;
-        }
-        Ok(())
-    }
-
-    /// A machine that has ended already has no addresses.
-    async fn begin(&mut self, name: &str, leader: u32) {
-        let Ok(events) = watch(Some((name, leader))).await else { return };
-        let (until, over) = oneshot::channel();
-        self.running.insert(name.to_owned(), until);
-        self.events.push(events.take_until(over).boxed());
-    }
-
-    async fn hear(&mut self, event: &Event) {
-        match (event.event, event.machines.first(), event.leader) {
-            (Kind::Started, Some(name), Some(leader)) => self.begin(name, leader).await,
-            (Kind::Stopped, Some(name), _) => _ = self.running.remove(name),
-            _ => {}
-        }
-    }
-}
-
-/// The addresses that come and go in a machine, or on the host; those of the whole world and of the LAN.
-async fn watch(machine: Option<(&str, u32)>) -> Result<BoxStream<'static, Event>, Fault> {
-    let (net, changes) = Net::watch_addresses(machine.map(|(_, leader)| leader))?;
-    let known: BTreeSet<IpAddr> = net
-        .addresses()
-        .await?
-        .into_iter()
-        .filter(|one| one.global && !one.tentative)
-        .map(|one| one.address)
-        .collect();
-    let machines: Vec<String> = machine.map(|(name, _)| name.to_owned()).into_iter().collect();
-    let events = changes.scan((known, net), move |(known, _), (is_there, address)| {
-        // The kernel tells each time that its lifetime changes, too.
-        let is_new = if is_there && !address.tentative {
-            address.global && known.insert(address.address)
-        } else {
-            !is_there && known.remove(&address.address)
-        };
-        let word = if is_there { "has" } else { "has no longer" };
-        let event = is_new.then(|| Event {
-            time_usec: microseconds_since_1970(),
-            event: Kind::Address,
-            machines: machines.clone(),
-            text: format!("{word} {}", address.address),
-            leader: None,
-        });
-        std::future::ready(Some(event))
-    });
-    Ok(events.filter_map(std::future::ready).boxed())
 }

@@ -13,11 +13,13 @@ mod importd;
 mod machined;
 mod network_manager;
 mod patience;
+mod signals;
 mod systemd;
 
 pub use importd::{Hears, Transfer};
 pub use machined::Image;
 use patience::{Manager, Patience};
+pub use signals::Signal;
 pub use systemd::{Verb, last_words};
 use zbus_systemd::zbus::{self, DBusError, fdo::PropertiesProxy};
 use zbus_systemd::{machine1, network1, systemd1};

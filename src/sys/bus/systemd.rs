@@ -178,8 +178,15 @@ impl Bus {
     /// # Errors
     /// When systemd does not answer.
     pub async fn resolved_runs(&self) -> Result<bool, BusError> {
-        let pattern = vec!["systemd-resolved.service".to_owned()];
-        Ok(!self.units(vec!["active".into()], pattern).await?.is_empty())
+        self.is_active("systemd-resolved.service").await
+    }
+
+    /// Whether a unit is active.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn is_active(&self, unit: &str) -> Result<bool, BusError> {
+        Ok(!self.units(vec!["active".into()], vec![unit.to_owned()]).await?.is_empty())
     }
 
     /// Starts or stops units, so many at a time, and awaits the ends of the jobs.
