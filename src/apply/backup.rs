@@ -59,7 +59,8 @@ pub async fn restore(
 
 /// Starts a tree as a machine that nobody outside of it hears of, waits until it does what the machine did, and ends it.
 pub async fn prove(world: World<'_>, bus: &Bus, image: &str, trial: &Trial) -> Result<(), StepError> {
-    let proved = proved(world, bus, image, trial).await;
+    let unproved = |error| StepError::NotProved(Box::new(error));
+    let proved = proved(world, bus, image, trial).await.map_err(unproved);
     let ended = end_proof(world, bus, &trial.name).await;
     proved.and(ended)
 }

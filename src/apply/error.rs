@@ -36,6 +36,9 @@ pub enum StepError {
     NoRoom { needs: u64, has: u64 },
     #[error("the machine on trial: {0}")]
     NoTrial(String),
+    /// What was tried does not do what it should.
+    #[error(transparent)]
+    NotProved(Box<StepError>),
     #[error("there is an image named '{0}' by now")]
     SnapshotTaken(String),
     #[error("'{0}' is a disk image: nothing can be put into it")]
@@ -84,6 +87,7 @@ impl Hint for StepError {
             StepError::Sys(error) => error.hint(),
             StepError::Journal(error) => error.hint(),
             StepError::Provision(error) => error.hint(),
+            StepError::NotProved(error) => error.hint(),
             StepError::TooLarge { .. } => Some("if that is as it should be: --max-size 200G, say".into()),
             StepError::Ended { machine, .. } => Some(format!("`journalctl -u {} -n 50` says why", machine.unit())),
             StepError::NoAnswer { machine, .. } => Some(format!(

@@ -66,6 +66,15 @@ impl Fault {
         self.is_interrupt || self.errors.iter().any(|(error, _)| interrupted(error))
     }
 
+    /// Whether a backup was tried, and did not do what it should.
+    pub fn is_unproved(&self) -> bool {
+        let unproved = |error: &anyhow::Error| match error.downcast_ref::<Failure>() {
+            Some(Failure::Step { source, .. }) => matches!(**source, StepError::NotProved(_)),
+            _ => false,
+        };
+        self.errors.iter().any(|(error, _)| unproved(error))
+    }
+
     /// The exit status: 2, as clap's own, for wrong usage.
     pub fn status(&self) -> u8 {
         if self.is_usage { 2 } else { 1 }

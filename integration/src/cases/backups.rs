@@ -46,7 +46,7 @@ pub(super) fn kinds_of_files() -> &'static str {
 }
 
 /// Files of every kind, and a service that listens and has read its secret.
-fn furnish(lab: &Lab) -> Result<()> {
+pub(super) fn furnish(lab: &Lab) -> Result<()> {
     inside_ok(
         lab,
         "web",
@@ -211,7 +211,7 @@ fn rolled_back(lab: &Lab) -> Result<()> {
     nothing_left(lab, &[])
 }
 
-fn plain(tree: &str) -> Vec<&str> {
+pub(super) fn plain(tree: &str) -> Vec<&str> {
     tree.lines().filter(|line| *line != "sparse").collect()
 }
 

@@ -59,7 +59,9 @@ mod other_tools;
 mod others;
 mod package;
 mod path_mtu;
+mod power_backups;
 mod power_cut;
+mod power_upgrades;
 mod private;
 mod profiles;
 mod public_ipv4;
@@ -188,6 +190,8 @@ cases! {
     killed once,
     bad_disk once,
     power_cut once,
+    power_backups once,
+    power_upgrades once,
     torture once,
     definitions once,
     profiles once,

@@ -13,7 +13,7 @@ use crate::observe;
 use crate::plan::{Plan, Step};
 use crate::spec::{MachineSpec, Problems, Repository, bytes, definition_path, reach};
 use crate::sys::backups::Store;
-use crate::sys::{self, Disk, kernel, tree, trial};
+use crate::sys::{self, Disk, kernel, trial};
 
 /// Proves the latest backup of a machine, and writes down what came of that.
 pub async fn verify(global: &Global, name: &MachineName, from: Option<&str>) -> Result<(), Fault> {
@@ -34,12 +34,11 @@ pub async fn verify(global: &Global, name: &MachineName, from: Option<&str>) -> 
     let begun = sys::now();
     let proved = prove(global, (name, &machine), contents, &backup, repository).await;
     // What is not its own fault tells nothing of it.
-    let proved = match proved {
-        Err(Trouble::Elsewhere(fault)) => return Err(fault),
-        Err(Trouble::Proof(fault)) if fault.is_interrupt() => return Err(fault),
-        Err(Trouble::Proof(fault)) => Err(fault),
-        Ok(()) => Ok(()),
-    };
+    if let Err(fault) = &proved
+        && !fault.is_unproved()
+    {
+        return proved;
+    }
     let (when, taken, id) = (sys::seconds_since_1970(), backup.taken, backup.id.clone());
     let why = proved.as_ref().err().map(ToString::to_string);
     note_down(global, name, |history| history.proof = Some(Proof { when, taken, id, why })).await?;
@@ -85,46 +84,23 @@ async fn prove(
     contents: Contents,
     backup: &Backup,
     from: Repository,
-) -> Result<(), Trouble> {
+) -> Result<(), Fault> {
     // No label of a snapshot is that.
     let image = format!(".{name}{TRIAL}");
-    // Of those who were killed at the very end.
-    for left in tree::names()?.into_iter().filter(|name| name.starts_with('.') && name.ends_with(TRIAL)) {
-        drop_tree(global, &left).await?;
-    }
     let session = Session::begin(global, About::Nobody).await?;
     let trial = trial(&session, (name, machine), contents).await?;
     let disk = session.spec.host.limits(machine).disk.as_deref().and_then(bytes);
-    let plan = |step| Plan { steps: vec![step], ..Plan::default() };
     let (machine, id) = (name.clone(), backup.id.clone());
-    session.perform(&plan(Step::Restore { machine, image: image.clone(), from, id, disk })).await?;
-    drop(session);
-    let session = Session::begin(global, About::Nobody).await?;
-    let proved = session.perform(&plan(Step::Prove { image: image.clone(), trial })).await;
-    if let Err(fault) = proved {
-        drop(session);
-        drop_tree(global, &image).await?;
-        return Err(Trouble::Proof(fault));
-    }
-    drop(session);
-    Ok(drop_tree(global, &image).await?)
+    let steps = vec![
+        Step::Restore { machine, image: image.clone(), from, id, disk },
+        Step::Prove { image: image.clone(), trial },
+        Step::RemoveSnapshot { image },
+    ];
+    session.perform(&Plan { steps, ..Plan::default() }).await.map(drop)
 }
 
 /// What a tree on trial is called, behind its machine.
 const TRIAL: &str = "@+trial";
-
-/// Why there is no proof.
-enum Trouble {
-    /// The backup did not do what it should.
-    Proof(Fault),
-    Elsewhere(Fault),
-}
-
-impl<E: Into<Fault>> From<E> for Trouble {
-    fn from(fault: E) -> Trouble {
-        Trouble::Elsewhere(fault.into())
-    }
-}
 
 async fn trial(
     session: &Session,
@@ -148,14 +124,4 @@ async fn trial(
     let trial = Trial::of(own, machine, contents.vitals, address, trial::is_quiet);
     let trial = trial.with_units(nspawn.unwrap_or_default());
     Ok(trial.limited(name, &session.spec.host.limits(machine)).with_secrets(name, &secrets))
-}
-
-async fn drop_tree(global: &Global, image: &str) -> Result<(), Fault> {
-    let session = Session::begin(global, About::Nobody).await?;
-    if tree::is_there(image)? {
-        let steps = vec![Step::RemoveSnapshot { image: image.to_owned() }];
-        session.perform(&Plan { steps, ..Plan::default() }).await?;
-    }
-    session.progress.end();
-    Ok(())
 }
