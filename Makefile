@@ -45,7 +45,7 @@ check-deb: deb
 
 # What the laboratory needs besides a Rust toolchain.
 PACKAGES = expect zsh fish mmdebstrap apt-utils btrfs-progs e2fsprogs xfsprogs dnsmasq-base iproute2 iputils-ping nftables util-linux busybox-static \
-    kea-dhcp6-server kea-dhcp4-server radvd prometheus
+    kea-dhcp6-server kea-dhcp4-server radvd prometheus openssl
 tools:
 	@missing=$$(for p in $(PACKAGES); do \
 	    dpkg-query -W -f='$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \

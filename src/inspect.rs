@@ -59,6 +59,7 @@ pub async fn host(
         damaged_journal,
         keys: keys(disk, &observed),
         bird: None,
+        fleet: None,
         spec,
         state,
         observed,

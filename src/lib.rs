@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod emit;
 pub mod events;
 pub mod exec;
+pub mod fleet;
 pub mod handwritten;
 pub mod hint;
 pub mod identity;

@@ -357,6 +357,15 @@ pub fn definitions(disk: &Disk) -> Result<Observed, sys::Error> {
     Ok(observed)
 }
 
+/// The names of machines that have a definition, whether it can be read or not.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn defined(disk: &Disk) -> Result<BTreeSet<MachineName>, sys::Error> {
+    let names = disk.names(Path::new(MACHINES_DIR))?;
+    Ok(names.iter().filter_map(|name| name.strip_suffix(".toml")?.parse().ok()).collect())
+}
+
 /// The profiles of a host.
 ///
 /// # Errors

@@ -327,6 +327,13 @@ pictures! {
         "init --delegated wan0 --length 64",
         "init --delegated wan0 --pool 2001:db8:a::/48";
 
+    fleet_none: pool(), "fleet status", "fleet list", "fleet check", "fleet join --etcd https://192.0.2.1:2379,http://x";
+    fleet_bad: pool().edit(HOST, "[fleet]\netcd = []\nown = \"2001:db8:b::/64\"\n"),
+        "fleet status",
+        "fleet join",
+        "fleet join --etcd https://etcd:2379 --user nsctl",
+        "fleet join --etcd unix:///run/a:0,unix:///run/b:0";
+
     bridge_dhcp: pool(), "bridge create vbr0 --uplink enp6s0";
     bridge_static: pool(),
         "bridge create vbr0 --uplink enp6s0 --address 192.168.5.9/24 --address 2001:db8:5::9/64 --gateway 192.168.5.1";

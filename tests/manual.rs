@@ -9,7 +9,7 @@ use nsctl::manual::entries;
 use nsctl::spec::{Definitions, Spec, profile_path};
 
 /// A file with a key in some table that nobody knows: who says so names those that there are.
-const HOST: [(&str, &str); 14] = [
+const HOST: [(&str, &str); 15] = [
     ("", "zz = 1\n"),
     ("defaults", "[defaults]\nzz = 1\n"),
     ("defaults.limits", "[defaults.limits]\nzz = 1\n"),
@@ -20,6 +20,7 @@ const HOST: [(&str, &str); 14] = [
     ("bridge.BR", "[bridge.vbr0]\nzz = 1\n"),
     ("routing", "[routing]\nzz = 1\n"),
     ("routing.neighbor", "[routing]\nprotocol = \"bgp\"\n[[routing.neighbor]]\nzz = 1\n"),
+    ("fleet", "[fleet]\nzz = 1\n"),
     ("uplink", "[uplink]\nzz = 1\n"),
     ("uplink.tunnel", "[uplink]\ninterface = \"he0\"\n[uplink.tunnel]\nzz = 1\n"),
     ("uplink.wireguard", "[uplink]\ninterface = \"wg0\"\n[uplink.wireguard]\nzz = 1\n"),

@@ -19,6 +19,8 @@ pub struct Fault {
     errors: Vec<(anyhow::Error, Vec<String>)>,
     is_usage: bool,
     is_interrupt: bool,
+    /// Somebody else was first, and another time it may go well.
+    is_outrun: bool,
 }
 
 impl Fault {
@@ -39,7 +41,8 @@ impl Fault {
 
     fn of(errors: Vec<(anyhow::Error, Option<String>)>) -> Fault {
         let with_hints = |(error, hint): (_, Option<String>)| (error, hint.into_iter().collect());
-        Fault { errors: errors.into_iter().map(with_hints).collect(), is_usage: false, is_interrupt: false }
+        let errors = errors.into_iter().map(with_hints).collect();
+        Fault { errors, is_usage: false, is_interrupt: false, is_outrun: false }
     }
 
     /// Fixes the last of the errors.
@@ -55,6 +58,34 @@ impl Fault {
     #[must_use]
     pub fn usage(mut self) -> Fault {
         self.is_usage = true;
+        self
+    }
+
+    /// Nothing was begun, since somebody else was first.
+    #[must_use]
+    pub fn outrun(mut self) -> Fault {
+        self.is_outrun = true;
+        self
+    }
+
+    /// Something was begun all the same.
+    #[must_use]
+    pub fn begun(mut self) -> Fault {
+        self.is_outrun = false;
+        self
+    }
+
+    pub fn is_outrun(&self) -> bool {
+        self.is_outrun
+    }
+
+    /// The same, and what it stood in the way of.
+    #[must_use]
+    pub fn before(mut self, what: String) -> Fault {
+        if let Some((error, _)) = self.errors.first_mut() {
+            let cause = std::mem::replace(error, anyhow::Error::msg(what.clone()));
+            *error = cause.context(what);
+        }
         self
     }
 

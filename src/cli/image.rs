@@ -27,7 +27,7 @@ use crate::sys::usage::{self, Usage};
 use crate::sys::{self, Bus, Disk, Lock, Thing, build, lock, what_is_at};
 
 /// Images: what machines are made from
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Image {
     /// Show all images and trees in /var/lib/machines
     List,
@@ -80,7 +80,7 @@ impl Image {
 }
 
 /// What comes of it.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Target {
     /// The image's name [default: the file's, without its endings]
     #[arg(long)]

@@ -17,6 +17,7 @@ mod host {
     pub mod doctor;
     pub mod events;
     pub mod explain;
+    pub mod fleet;
     pub mod init;
     pub mod metrics;
     mod proposal;
@@ -71,6 +72,7 @@ mod network {
     pub mod reservation;
 }
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -78,7 +80,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::sys;
 
 pub use fault::Fault;
-use host::{deinit, doctor, events, explain, init, metrics, prune, reconcile, state};
+use host::{deinit, doctor, events, explain, fleet, init, metrics, prune, reconcile, state};
 use machine::{
     adopt, attach, backup, clone, cp, create, edit, export, list, logs, remove, restore, rollback, run,
     secret, shell, show, snapshot, stats, top, upgrade,
@@ -103,7 +105,7 @@ pub struct Cli {
     verb: Verb,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Global {
     /// Work on the files below this folder alone: no D-Bus, no network
     #[arg(long, global = true, value_name = "DIR", default_value = "/", help_heading = "Everywhere")]
@@ -122,12 +124,15 @@ struct Global {
     wait: u64,
     #[arg(skip)]
     report: Report,
+    /// Another host of the fleet was first, the time before: it is asked what it has.
+    #[arg(skip)]
+    is_again: Cell<bool>,
     /// Where those show their progress who are at work at the same time.
     #[arg(skip)]
     lines: indicatif::MultiProgress,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// Tell which prefix is routed to this host: forwarding, and the pool's unreachable route
     Init(init::Init),
@@ -223,6 +228,9 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Explain a key of nsctl.toml, or of a machine's definition
     Explain(explain::Explain),
+    /// The hosts that share a pool, and agree by etcd on who has what of it
+    #[command(subcommand)]
+    Fleet(fleet::Fleet),
     /// Delete images, snapshots and secrets that nothing needs
     Prune(prune::Prune),
     /// Show the prefix: what is leased, resting and free
@@ -274,7 +282,19 @@ impl Verb {
         }
     }
 
+    /// Another time where another host of the fleet was first to what this one chose: it has another then.
     async fn run(self, global: &Global) -> Result<u8, Fault> {
+        const TRIES: u32 = 20;
+        for _ in 1..TRIES {
+            match self.clone().run_once(global).await {
+                Err(fault) if fault.is_outrun() => global.is_again.set(true),
+                done => return done,
+            }
+        }
+        self.run_once(global).await
+    }
+
+    async fn run_once(self, global: &Global) -> Result<u8, Fault> {
         if sys::what_is_at(&global.root) != Some(sys::Thing::Folder) {
             let what = format!("{} is not a folder", global.root.display());
             return Err(Fault::new(what).hint("name the folder that holds the files of a host"));
@@ -326,6 +346,7 @@ impl Verb {
             Verb::Apply(args) => reconcile::apply(global, args).await,
             Verb::Doctor(args) => doctor::run(global, args).await,
             Verb::Explain(args) => explain::run(global, &args),
+            Verb::Fleet(args) => fleet::run(global, args).await,
             Verb::Prune(args) => prune::run(global, args).await,
             Verb::Pool => pool::run(global).await,
             Verb::Dns(args) => dns::run(global, args).await,

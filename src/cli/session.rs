@@ -1,6 +1,7 @@
 //! What every verb that changes the host begins and ends with.
 
 mod alone;
+pub mod fleet;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -11,17 +12,19 @@ use crate::cli::text::{err, joined, sanitize};
 use crate::hint::Hint;
 
 use crate::apply::{self, Interrupt, Listener, Unresolved, Verified, World};
+use crate::backup::host_tag;
 use crate::cli::fault::{live_only, unknown};
 use crate::cli::progress::Progress;
 use crate::cli::{Fault, Global, audit};
 use crate::emit::ManagedFile;
+use crate::fleet::View;
 use crate::name::MachineName;
 use crate::observe;
 use crate::observed::Observed;
 use crate::plan::{Change, Plan, Refusal, Scope, Wanted, needed, next_addresses, plan, spec_of};
 use crate::spec::{MachineSpec, Problems, SecretId, Spec};
 use crate::state::{STATE_FILE, State, StateError};
-use crate::sys::{self, Bus, Disk, Lock, credential, lock, neighbour};
+use crate::sys::{self, Bus, Disk, Lock, credential, kernel, lock, neighbour};
 
 /// The host, locked and read.
 pub struct Session {
@@ -36,9 +39,18 @@ pub struct Session {
     pub report: Report,
     /// Just one machine's files are read.
     is_alone: bool,
+    /// What the fleet's etcd knew when it was asked.
+    fleet: RefCell<Option<View>>,
+    /// Another host of the fleet was first, the time before.
+    is_again: bool,
     lock: Lock,
     /// None before the host is read: until then a signal just ends us.
     interrupt: Option<RefCell<Interrupt>>,
+}
+
+/// This host, and no other of its name.
+pub fn this_host() -> String {
+    host_tag(&kernel::machine_id())
 }
 
 /// Whether the files below a folder are all there is.
@@ -166,6 +178,8 @@ impl Session {
             unresolved,
             report,
             is_alone,
+            fleet: RefCell::default(),
+            is_again: global.is_again.get(),
             lock,
             interrupt,
         })
@@ -215,7 +229,9 @@ impl Session {
         };
         let (spec, state) = (spec_of(&observed)?, state(&observed)?);
         let observed = with_starts(disk, observed, &spec, about);
-        Ok(Session { is_alone: false, ..self.known(observed, spec, state) })
+        let mut session = Session { is_alone: false, ..self.known(observed, spec, state) };
+        session.hear_fleet(about).await;
+        Ok(session)
     }
 
     /// Just what a stop needs to know: which machines run. Nothing that is wrong with files
@@ -305,9 +321,11 @@ impl Session {
     /// Does a plan that the user knows, and prints what was seen.
     pub async fn perform(&self, plan: &Plan) -> Result<Vec<Verified>, Fault> {
         self.must_decrypt(plan).await?;
+        self.agree(plan).await?;
         let command = sys::command_line();
         let plan = apply::modes::settled(&self.disk, plan);
         let verified = apply::apply(&self.world(), &plan, &command).await;
+        self.free(&plan).await;
         self.progress.end();
         if self.observed.live {
             audit::write_down(&plan, verified.as_ref().err().map(|error| error as &dyn std::fmt::Display));

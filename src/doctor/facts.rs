@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::fleet::Differences;
 use crate::name::MachineName;
 use crate::observed::{Address, Bird, Link, Managed, Observed, Readers, Route, Service};
 use crate::plan::Refusal;
@@ -50,6 +51,8 @@ pub struct Facts {
     pub keys: BTreeMap<PathBuf, Readers>,
     /// What the routing daemon knows; none where nobody may ask it.
     pub bird: Option<Bird>,
+    /// How the fleet's etcd and this host differ, or why that is not known; none of a host that is in no fleet.
+    pub fleet: Option<Result<Differences, String>>,
     /// Why a record of one cannot be read, and what fixes it.
     pub damaged_journal: Option<(String, String)>,
 }

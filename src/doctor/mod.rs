@@ -5,6 +5,7 @@ mod backups;
 mod bridges;
 pub mod facts;
 mod firewalls;
+mod fleet;
 mod forwarding;
 mod guests;
 mod keys;
@@ -116,13 +117,14 @@ fn owner_of(path: &Path) -> Option<MachineName> {
 
 /// All that is wrong, the worst first.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checks: [fn(&Facts) -> Vec<Finding>; 15] = [
+    let checks: [fn(&Facts) -> Vec<Finding>; 16] = [
         services::check,
         keys::check,
         forwarding::check,
         routes::check,
         pool::check,
         routing::check,
+        fleet::check,
         bridges::check,
         firewalls::check,
         translation::check,

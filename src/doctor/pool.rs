@@ -65,7 +65,7 @@ fn unreachable(facts: &Facts, pool: Prefix) -> Option<Finding> {
 }
 
 fn address(facts: &Facts, pool: Prefix) -> Option<Finding> {
-    let own = IpAddr::V6(pool.host_address());
+    let own = IpAddr::V6(facts.spec.host.own_address().unwrap_or(pool.host_address()));
     let there = facts.observed.addresses.iter().any(|address| address.address == own);
     (!there).then(|| {
         let what = format!("this host has no address of it: {own} is missing");

@@ -21,6 +21,8 @@ pub enum Trap {
     EditedFile,
     FirewallChanged,
     FirstBoot,
+    FleetDiffers,
+    FleetSilent,
     ForeignFirewall,
     ForwardingOff,
     GuestWithoutNetworkd,
@@ -81,6 +83,8 @@ impl Trap {
             Trap::EditedFile => page!("edited-file"),
             Trap::FirewallChanged => page!("firewall-changed"),
             Trap::FirstBoot => page!("first-boot"),
+            Trap::FleetDiffers => page!("fleet-differs"),
+            Trap::FleetSilent => page!("fleet-silent"),
             Trap::ForeignFirewall => page!("foreign-firewall"),
             Trap::ForwardingOff => page!("forwarding-off"),
             Trap::GuestWithoutNetworkd => page!("guest-without-networkd"),
@@ -132,10 +136,11 @@ mod tests {
     use super::*;
 
     /// Every file that has findings.
-    const CHECKS: [&str; 15] = [
+    const CHECKS: [&str; 16] = [
         include_str!("backups.rs"),
         include_str!("bridges.rs"),
         include_str!("firewalls.rs"),
+        include_str!("fleet.rs"),
         include_str!("forwarding.rs"),
         include_str!("guests.rs"),
         include_str!("keys.rs"),

@@ -14,7 +14,7 @@ use crate::state::{STATE_DIR, STATE_FILE};
 pub const NETWORK_DIR: &str = "/etc/systemd/network";
 /// systemd's own units and drop-ins (systemd.unit(5)).
 pub const UNITS_DIR: &str = "/etc/systemd/system";
-const NSPAWN_DIR: &str = "/etc/systemd/nspawn";
+pub const NSPAWN_DIR: &str = "/etc/systemd/nspawn";
 const RESOLVED_FILE: &str = "/etc/systemd/resolved.conf.d/05-nsctl.conf";
 const SYSCTL_FILE: &str = "/etc/sysctl.d/60-nsctl.conf";
 /// The host's own names, to which ours are added (hosts(5)).

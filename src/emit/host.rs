@@ -137,7 +137,7 @@ fn pool_network(host: &HostSpec, pool: Prefix) -> String {
         .section("Match")
         .set("Name", "lo")
         .section("Network")
-        .set("Address", format_args!("{}/128", pool.host_address()));
+        .set("Address", format_args!("{}/128", host.own_address().unwrap_or(pool.host_address())));
     if host.answers_on().is_some() {
         return ini.render();
     }

@@ -24,7 +24,8 @@ use std::path::PathBuf;
 pub use bridge::UNTAGGED;
 pub use file::{
     BACKUPS_DIR, FIREWALL_DIR, FIREWALL_FILE, FIREWALL_UNIT, FOLDERS, GUEST_DIR, HOSTS_FILE,
-    IN_FOLDERS_OF_OTHERS, ManagedFile, NETWORK_DIR, Owner, Reader, SECRETS_DIR, SNAPSHOTS_DIR, TREES_DIR,
+    IN_FOLDERS_OF_OTHERS, ManagedFile, NETWORK_DIR, NSPAWN_DIR, Owner, Reader, SECRETS_DIR, SNAPSHOTS_DIR,
+    TREES_DIR,
 };
 pub use firewall::MANY_PARTS;
 pub use host::{kernels_own, switches, switches_of};

@@ -44,9 +44,9 @@ pub fn files(spec: &Spec) -> Vec<(ManagedFile, String)> {
     let listener = spec.host.dns64_listener();
     let mut files = vec![
         (ManagedFile::Nat64Netdev, device()),
-        (ManagedFile::Nat64Network, network(listener, translator_address(pool))),
+        (ManagedFile::Nat64Network, network(listener, translator_address(&spec.host, pool))),
         (ManagedFile::Nat64Unit, translator()),
-        (ManagedFile::Nat64Config, tayga(pool)),
+        (ManagedFile::Nat64Config, tayga(translator_address(&spec.host, pool))),
     ];
     if let Some(listener) = listener {
         files.push((ManagedFile::Dns64Config, unbound(&spec.host, pool, listener)));
@@ -89,12 +89,12 @@ fn network(listener: Option<Ipv6Addr>, translator: Ipv6Addr) -> String {
 }
 
 /// The address after that of the name server.
-fn translator_address(pool: Prefix) -> Ipv6Addr {
-    Ipv6Addr::from(u128::from(pool.dns64_address()) + 1)
+fn translator_address(host: &HostSpec, pool: Prefix) -> Ipv6Addr {
+    let before = host.dns64_address().unwrap_or(pool.dns64_address());
+    Ipv6Addr::from(u128::from(before) + 1)
 }
 
-fn tayga(pool: Prefix) -> String {
-    let own = translator_address(pool);
+fn tayga(own: Ipv6Addr) -> String {
     format!(
         "tun-device {LINK}\nipv4-addr {TAYGA_V4}\nipv6-addr {own}\nprefix {PREFIX}\ndynamic-pool {MACHINES_V4}\n"
     )

@@ -78,14 +78,24 @@ fn longest(whole: Prefix) -> u8 {
     if whole.is_single() { 128 } else { 64 }
 }
 
+/// What is this host's own, and nobody else's to announce: the prefix that is routed here, or, where hosts agree on
+/// each lease, what it has.
+fn own(spec: &Spec, leases: &Leases, prefix: Prefix) -> Vec<Ipv6Net> {
+    let Some(fleet) = &spec.host.fleet else { return vec![prefix.net()] };
+    let held = leases.held().values().filter_map(|lease| Some(lease.subnet()?.net()));
+    std::iter::once(fleet.own.net()).chain(held).collect()
+}
+
 /// A table of its own, from which only what others have announced goes to the kernel by way of master6: the
 /// machines' routes are networkd's. A route by way of an interface is there for as long as that is up (BIRD's
 /// user's guide, "Static"). Of what others say nothing goes there that is of this host's own prefix.
 fn bird(spec: &Spec, leases: &Leases, routing: &Routing, (whole, prefix): (Prefix, Prefix)) -> String {
-    let mut routes = format!("\troute {}/128 unreachable;\n", prefix.host_address());
+    let address = spec.host.own_address().unwrap_or(prefix.host_address());
+    let mut routes = format!("\troute {address}/128 unreachable;\n");
     for (net, link) in machines(spec, leases) {
         let _ = writeln!(routes, "\troute {net} via \"{link}\";");
     }
+    let own = own(spec, leases, prefix).iter().map(|part| format!("{part}+")).collect::<Vec<_>>().join(", ");
     let (id, net) = (router_id(spec, routing), whole.net());
     let channel = format!(
         "\trouter id {id};
@@ -110,7 +120,7 @@ protocol pipe {LEARNED} {{
 	table {TABLE};
 	peer table master6;
 	import none;
-	export where source != RTS_STATIC && !(net ~ [ {prefix}+ ]);
+	export where source != RTS_STATIC && !(net ~ [ {own} ]);
 }}
 
 {}",
@@ -164,12 +174,14 @@ fn bird_speakers(spec: &Spec, routing: &Routing, channel: &str) -> String {
 /// For `vtysh -f`: what networkd has put into the kernel is announced, for as long as it is there.
 fn frr(spec: &Spec, leases: &Leases, routing: &Routing, (whole, prefix): (Prefix, Prefix)) -> String {
     let (net, longest, id) = (whole.net(), longest(whole), router_id(spec, routing));
-    let own = prefix.net();
+    let prefix = prefix.net();
+    // The same whatever is leased: `vtysh -f` takes nothing away.
+    let own = spec.host.fleet.as_ref().map_or(prefix, |fleet| fleet.own.net());
     // The whole of it is unreachable here, and no machine's.
     let mut text = format!(
         "! Read by `vtysh -f`, again where it changes.
-ipv6 prefix-list nsctl-machines seq 5 deny {own}
-ipv6 prefix-list nsctl-machines seq 10 permit {own} le 128
+ipv6 prefix-list nsctl-machines seq 5 deny {prefix}
+ipv6 prefix-list nsctl-machines seq 10 permit {prefix} le 128
 ipv6 prefix-list nsctl-learned seq 5 deny {own} le 128
 ipv6 prefix-list nsctl-learned seq 10 permit {net} le {longest}
 route-map nsctl-machines permit 10
@@ -180,7 +192,7 @@ route-map nsctl-learned permit 10
 exit
 "
     );
-    let beside = machines(spec, leases).into_iter().filter(|(route, _)| !own.contains(route));
+    let beside = machines(spec, leases).into_iter().filter(|(route, _)| !prefix.contains(route));
     for (at, (route, _)) in beside.enumerate() {
         let _ = writeln!(text, "ipv6 prefix-list nsctl-machines seq {} permit {route}", 20 + at);
     }

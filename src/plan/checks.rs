@@ -120,7 +120,8 @@ fn pool_goes(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
 fn router_in_pool(wanted: &Wanted, observed: &Observed) -> Option<Refusal> {
     let pool = wanted.spec.host.prefix().filter(|_| wanted.holds(&Owner::Host))?;
     let rendered = observed.file(&ManagedFile::PoolNetwork.path()).unwrap_or_default();
-    let known = rendered.contains(&format!("Address={}/128\n", pool.host_address()));
+    let own = wanted.spec.host.own_address().unwrap_or(pool.host_address());
+    let known = rendered.contains(&format!("Address={own}/128\n"));
     if known { None } else { holds_router(pool, observed) }
 }
 

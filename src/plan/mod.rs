@@ -5,6 +5,7 @@ mod checks;
 mod definitions;
 mod effects;
 mod files;
+mod fleet;
 pub mod guests;
 mod live;
 mod machines;
@@ -31,6 +32,7 @@ pub use checks::holds_router;
 pub use definitions::lacking;
 pub use effects::{Effect, few};
 pub use files::{diff, kept_beside, origin_of_kept};
+pub use fleet::FleetChange;
 pub use live::disk_limit;
 pub use machines::{health, proof, wrong_link};
 pub use naming::taken;
@@ -169,6 +171,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What happens to units, links and rules, and why.
     pub effects: Vec<Effect>,
+    /// What the other hosts of a fleet have to do with it.
+    pub fleet: Option<FleetChange>,
 }
 
 impl Plan {
@@ -248,7 +252,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Result<Plan, Vec<Refusal>> 
     notes.extend(others::notes(wanted, observed));
     let steps = order::steps(wanted, observed, &changes, &actions);
     notes.extend(vlans::notes(&steps, observed));
-    let mut plan = Plan { steps, notes, effects: Vec::new() };
+    let mut plan = Plan { steps, notes, effects: Vec::new(), fleet: fleet::change(wanted, observed) };
     if observed.live {
         plan.effects = effects::of_units(&plan, &actions.reasons());
         let files = effects::of_files(&changes, &wanted.spec);

@@ -40,9 +40,11 @@ pub struct Leases {
     used: Ranges,
     /// What nobody gets anew, nor the /64 around it: the host's own addresses, and its routers'.
     reserved: BTreeSet<Ipv6Addr>,
+    /// What other hosts have of the same pool, and who, in words.
+    elsewhere: Vec<(Lease, String)>,
 }
 
-/// What is reserved is seen anew each time, and no part of the record.
+/// What is reserved, and what others have, is seen anew each time, and no part of the record.
 impl PartialEq for Leases {
     fn eq(&self, other: &Leases) -> bool {
         (&self.held, &self.resting) == (&other.held, &other.resting)
@@ -63,7 +65,7 @@ impl Leases {
                 return Err(*lease);
             }
         }
-        Ok(Leases { held, resting, used, reserved: BTreeSet::new() })
+        Ok(Leases { held, resting, used, ..Leases::default() })
     }
 
     pub fn get(&self, name: &MachineName) -> Option<Lease> {
@@ -88,6 +90,34 @@ impl Leases {
     /// Keeps addresses from being leased. Who holds one already keeps it.
     pub fn reserve(&mut self, own: impl IntoIterator<Item = Ipv6Addr>) {
         self.reserved.extend(own);
+    }
+
+    /// Leases nothing that other hosts have, and what rests in the order in which all of them freed it. What rests here
+    /// alone was freed before that.
+    pub fn share(&mut self, elsewhere: Vec<(Lease, String)>, resting: Vec<Resting>) {
+        self.elsewhere = elsewhere;
+        let known = |lease: Lease| resting.iter().any(|rested| rested.lease.overlaps(lease));
+        let mut all: Vec<Resting> = self.resting.iter().filter(|own| !known(own.lease)).cloned().collect();
+        all.extend(resting.iter().filter(|rested| self.holder(rested.lease).is_none()).cloned());
+        // What somebody wrote there that cannot be is no matter of ours.
+        let mut seen = Ranges::default();
+        all.retain(|rested| self.who_else(rested.lease).is_none() && seen.insert(rested.lease.range()));
+        self.resting = all;
+        self.count();
+    }
+
+    /// Who has it, or a part of it, on another host.
+    fn who_else(&self, lease: Lease) -> Option<&str> {
+        self.elsewhere.iter().find(|(other, _)| other.overlaps(lease)).map(|(_, who)| who.as_str())
+    }
+
+    /// What is used, from the beginning.
+    fn count(&mut self) {
+        self.used = Ranges::default();
+        let held = self.held.values().chain(self.resting.iter().map(|rested| &rested.lease));
+        for lease in held.chain(self.elsewhere.iter().map(|(lease, _)| lease)) {
+            self.used.insert(lease.range());
+        }
     }
 
     /// Whether the host, or a router of its, has an address of it.
@@ -122,7 +152,10 @@ impl Leases {
         let mut others = self.clone();
         others.release(name);
         let same = held.resized(length);
-        let is_free = pool.contains(same) && !others.is_reserved(pool, same) && others.holder(same).is_none();
+        let is_free = pool.contains(same)
+            && !others.is_reserved(pool, same)
+            && others.holder(same).is_none()
+            && self.who_else(same).is_none();
         if is_free { Ok(same) } else { others.find(pool, name, length) }
     }
 
@@ -139,11 +172,8 @@ impl Leases {
             return;
         }
         self.resting.retain(|rested| !rested.lease.overlaps(lease));
-        let all = self.held.values().chain(self.resting.iter().map(|rested| &rested.lease)).chain([&lease]);
-        self.used = Ranges::default();
-        for lease in all.copied().collect::<Vec<_>>() {
-            self.used.insert(lease.range());
-        }
+        self.count();
+        self.used.insert(lease.range());
     }
 
     fn check_pin(&self, pool: Pool, name: &MachineName, pin: Lease) -> Result<Lease, PoolError> {
@@ -152,6 +182,9 @@ impl Leases {
         }
         if self.is_reserved(pool, pin) {
             return Err(PoolError::HostsOwn(pin));
+        }
+        if let Some(holder) = self.who_else(pin) {
+            return Err(PoolError::Elsewhere { lease: pin, holder: holder.to_owned() });
         }
         let mut others = self.held.iter().filter(|(holder, held)| *holder != name && held.overlaps(pin));
         match others.next() {
@@ -162,7 +195,9 @@ impl Leases {
 
     fn next(&self, pool: Pool, length: u8) -> Option<Lease> {
         let around = |rested: &Resting| rested.lease.resized(length);
-        let is_free = |lease: &Lease| pool.contains(*lease) && !self.is_reserved(pool, *lease);
+        let is_free = |lease: &Lease| {
+            pool.contains(*lease) && !self.is_reserved(pool, *lease) && self.who_else(*lease).is_none()
+        };
         let mut rested = self.rested(pool).map(around);
         self.never_used(pool, length)
             .or_else(|| rested.find(|lease| is_free(lease) && self.holder(*lease).is_none()))

@@ -49,6 +49,8 @@ pub enum PoolError {
     HostsOwn(Lease),
     #[error("{lease} is leased to '{holder}'")]
     Taken { lease: Lease, holder: MachineName },
+    #[error("{lease} is leased to {holder}")]
+    Elsewhere { lease: Lease, holder: String },
 }
 
 impl Hint for PoolError {
@@ -65,6 +67,12 @@ impl Hint for PoolError {
             ),
             PoolError::TooLong(_) => {
                 Some("ask your provider for a /64, or better a routed /56 or /48".into())
+            }
+            PoolError::Taken { .. } => {
+                Some("leave `subnet` away, or name another: `nsctl pool` shows who holds what".into())
+            }
+            PoolError::Elsewhere { .. } => {
+                Some("leave `subnet` away, or name another: `nsctl fleet list` shows who holds what".into())
             }
             PoolError::Full(_) | PoolError::NoRoom { .. } => {
                 Some("`nsctl pool` shows who holds what; `nsctl remove` frees what a machine holds".into())

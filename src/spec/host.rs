@@ -7,7 +7,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupTarget, Ipv4, Limits, MachineSpec, Problem, Routed, Routing, Uplink, UplinkKind, VLANS};
+use super::{
+    BackupTarget, Fleet, Ipv4, Limits, MachineSpec, Problem, Routed, Routing, Uplink, UplinkKind, VLANS,
+};
 use crate::name::IfName;
 use crate::pool::{Lease, Pool, Prefix};
 
@@ -33,6 +35,8 @@ pub struct HostSpec {
     pub backup: Option<BackupTarget>,
     /// How others learn where machines are.
     pub routing: Option<Routing>,
+    /// Where hosts that share the pool agree on what each has of it.
+    pub fleet: Option<Fleet>,
     /// How machines resolve names, and are resolved.
     pub dns: Option<Dns>,
     /// The bridges that nsctl makes.
@@ -142,6 +146,18 @@ impl HostSpec {
         self.prefix().or(self.local)
     }
 
+    /// The host's own address of what stays.
+    pub fn own_address(&self) -> Option<Ipv6Addr> {
+        let own = self.fleet.as_ref().map(|fleet| fleet.own.host_end());
+        own.or_else(|| self.fixed_pool().map(Prefix::host_address))
+    }
+
+    /// Where this host gives machines names with translated addresses.
+    pub fn dns64_address(&self) -> Option<Ipv6Addr> {
+        let own = self.fleet.as_ref().map(|fleet| fleet.own.address(0x64));
+        own.or_else(|| self.prefix().map(Prefix::dns64_address))
+    }
+
     /// The address of a machine that stays: of the pool, or else the local one.
     pub fn fixed_address(&self, routed: &Routed, lease: Lease) -> Option<Ipv6Addr> {
         let fixed = match lease {
@@ -176,7 +192,7 @@ impl HostSpec {
     /// ask somebody else for them.
     pub fn dns64_listener(&self) -> Option<Ipv6Addr> {
         let own = self.dns.as_ref().is_none_or(|dns| dns.dns64.is_none());
-        self.prefix().filter(|_| own).map(Prefix::dns64_address)
+        self.dns64_address().filter(|_| own)
     }
 
     /// The name servers of a machine.
@@ -210,7 +226,7 @@ impl HostSpec {
     /// The address on which machines ask this host's name server, if they do.
     pub fn dns_listener(&self) -> Option<Ipv6Addr> {
         self.dns.as_ref().filter(|dns| dns.listen)?;
-        Some(self.fixed_pool()?.host_address())
+        self.own_address()
     }
 
     /// The servers that machines ask.
@@ -264,6 +280,17 @@ impl HostSpec {
         routing.fault().or(nowhere)
     }
 
+    fn fleet_fault(&self, fleet: &Fleet) -> Option<String> {
+        let fits = |pool: &Prefix| !pool.is_single() && pool.contains(Lease::Subnet(fleet.own));
+        if self.share.is_some() {
+            return Some("fleet: a host that has its `share` needs nobody to agree with".into());
+        }
+        if !self.whole.is_some_and(|pool| fits(&pool)) || fleet.own.is_wide() {
+            return Some("fleet.own: a /64 of a `pool` that has one for each machine".into());
+        }
+        fleet.fault()
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.share_fault().into_iter().collect();
         if self.delegated().is_some() && self.whole.is_some() {
@@ -293,6 +320,7 @@ impl HostSpec {
         faults.extend(self.defaults.limits.faults().into_iter().map(|fault| format!("defaults.{fault}")));
         faults.extend(self.dns.as_ref().and_then(Dns::fault));
         faults.extend(self.routing.as_ref().and_then(|routing| self.routing_fault(routing)));
+        faults.extend(self.fleet.as_ref().and_then(|fleet| self.fleet_fault(fleet)));
         let mut ports = BTreeMap::new();
         for (name, bridge) in &self.bridges {
             if let Some(other) = ports.insert(&bridge.uplink, name) {

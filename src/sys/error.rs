@@ -7,8 +7,8 @@ use super::bird::BirdError;
 use super::build::BuildError;
 use super::carry::CarryError;
 use super::{
-    BtrfsError, BusError, CredentialError, DiskError, GuestError, LimitError, LockError, MountError,
-    NetError, NftError, QuotaError, ResticError, TrialError,
+    BtrfsError, BusError, CredentialError, DiskError, EtcdError, GuestError, LimitError, LockError,
+    MountError, NetError, NftError, QuotaError, ResticError, TrialError,
 };
 use crate::hint::Hint;
 
@@ -24,6 +24,7 @@ pub enum Error {
     Carry(#[from] CarryError),
     Credential(#[from] CredentialError),
     Disk(#[from] DiskError),
+    Etcd(#[from] EtcdError),
     Guest(#[from] GuestError),
     Io(#[from] io::Error),
     Lock(#[from] LockError),
@@ -47,6 +48,7 @@ impl Hint for Error {
             Error::Carry(error) => error.hint(),
             Error::Credential(error) => error.hint(),
             Error::Disk(error) => error.hint(),
+            Error::Etcd(error) => error.hint(),
             Error::Guest(error) => error.hint(),
             Error::Io(error) => error.hint(),
             Error::Lock(error) => error.hint(),

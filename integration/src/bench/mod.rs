@@ -1,5 +1,6 @@
 //! What nsctl takes, beside what it is measured against: alternately, in one run.
 
+mod agree;
 mod backups;
 mod binary;
 pub mod counts;
@@ -35,7 +36,7 @@ const RESULTS: &str = "bench/RESULTS.md";
 type Part = fn(&Trees, Suite, &mut Sheet) -> Result<()>;
 
 /// The subjects, by name. Those of the rivals' packages are measured on trixie, which has them all.
-const PARTS: [(&str, Part); 16] = [
+const PARTS: [(&str, Part); 17] = [
     ("starts", starts::run),
     ("rivals", starts::beside_rivals),
     ("creates", creates::run),
@@ -50,6 +51,7 @@ const PARTS: [(&str, Part); 16] = [
     ("counts", counts::run),
     ("fleet", fleet::run),
     ("leases", leases::run),
+    ("agree", agree::run),
     ("binary", binary::run),
     ("thousand", thousand::run),
 ];

@@ -32,6 +32,7 @@ mod early;
 mod edited_file;
 mod exposed;
 mod firewall;
+mod fleet;
 mod guides;
 mod handmade;
 mod hanging;
@@ -233,6 +234,7 @@ cases! {
     shares trixie,
     remote trixie,
     routing trixie,
+    fleet trixie,
 }
 
 /// Fails with the text unless the condition holds.

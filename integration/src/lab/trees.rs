@@ -42,16 +42,16 @@ impl Suite {
         match self {
             Suite::Trixie => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli podman crun netavark uidmap \
-                 lxc incus-base dnsmasq-base btrfs-progs openssh-server openssh-client libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic valgrind sudo expect bird2 frr"
+                 lxc incus-base dnsmasq-base btrfs-progs openssh-server openssh-client libcurl4t64 tayga unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic valgrind sudo expect etcd-server etcd-client bird2 frr"
             }
             // systemd 258 and later load libcurl only where they find it.
             Suite::Forky => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io docker-cli libcurl4t64 tayga \
-                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2"
+                 unbound bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect etcd-server etcd-client bird2"
             }
             Suite::Bookworm => {
                 "mmdebstrap debootstrap xz-utils zstd ifupdown iptables ufw firewalld docker.io tayga unbound \
-                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect bird2"
+                 bind9 bind9-dnsutils dnf rpm createrepo-c pacman-package-manager restic btrfs-progs openssh-server openssh-client valgrind sudo expect etcd-server etcd-client bird2"
             }
         }
     }
@@ -70,7 +70,7 @@ const PACKAGES: &str = "mount,systemd,systemd-sysv,systemd-container,systemd-res
      nftables,iputils-ping,procps,kmod,udev,ca-certificates,network-manager";
 
 /// Bump when a tree is prepared differently, so that old ones are rebuilt.
-const GENERATION: u32 = 19;
+const GENERATION: u32 = 20;
 const REPOSITORY: &str = include_str!("repository.sh");
 
 const TOOLS: [&str; 11] = [

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::host::fleet;
 use crate::cli::planned::whole;
 use crate::cli::session::{About, Session};
 use crate::cli::text::{self, err};
@@ -13,7 +14,7 @@ use crate::visible::{few, joined};
 /// Take back what `init` set up: forwarding, routes, rules, names and drop-ins
 ///
 /// Definitions, trees and leases stay: after another `init`, `nsctl apply` has the machines back.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Deinit {
     /// Also where machines need it: they stop, and what is rendered for them goes
     #[arg(long)]
@@ -43,9 +44,14 @@ pub async fn run(global: &Global, args: Deinit) -> Result<u8, Fault> {
              definitions, trees and leases",
         ));
     }
+    let held: Vec<&MachineName> = session.state.leases.held().keys().collect();
+    if host.fleet.is_some() && !(routed.is_empty() && held.is_empty()) {
+        return Err(Fault::new("who leaves a fleet has no machines in its pool")
+            .hint("`nsctl remove` them, or `nsctl attach NAME --bridge BR`, first"));
+    }
     let mut host = host.clone();
     (host.whole, host.share, host.local, host.uplink) = (None, None, None, None);
-    (host.routing, host.dns) = (None, None);
+    (host.routing, host.fleet, host.dns) = (None, None, None);
     let change =
         session.change(Scope::All).host(&host)?.park(routed.iter().copied()).keys(&Default::default());
     let wanted = change.settle()?;
@@ -58,6 +64,10 @@ pub async fn run(global: &Global, args: Deinit) -> Result<u8, Fault> {
         if running.is_empty() { String::new() } else { format!("It stops {}. ", joined(running, ", ")) };
     text::agree(args.yes, &format!("This takes back what routes {pool}. {stops}Go on?"))?;
     session.perform(&plan).await?;
+    if let Err(fault) = fleet::leave(&session).await {
+        session
+            .note(format!("{fault}; `nsctl fleet forget` on another host frees what etcd has for this one"));
+    }
     session.say(format!("this host routes {pool} no longer"));
     if !routed.is_empty() {
         session.say("`nsctl init` and `nsctl apply` have the machines back");

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use clap::Args;
 use serde::Serialize;
 
-use super::upstream;
+use super::{fleet, upstream};
 use crate::cli::fault::unknown;
 use crate::cli::host::reconcile::everything;
 use crate::cli::machine::look::look;
@@ -19,7 +19,7 @@ use crate::sys::{self, Disk, net};
 use crate::{inspect, observe};
 
 /// Find what is wrong with this host and its machines, and say what fixes it
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Doctor {
     /// Just this machine [default: the host and all machines]
     #[arg(add = crate::cli::complete::machines())]
@@ -106,6 +106,9 @@ async fn findings(global: &Global) -> Result<(Vec<Finding>, bool), Fault> {
     let observed = observe::host(&disk, Some(&bus)).await?;
     let (spec, state) = (spec_of(&observed)?, state(&observed)?);
     let mut facts = inspect::host(&disk, &bus, observed, spec, state, services).await?;
+    if sys::is_root() {
+        facts.fleet = fleet::look(&disk, &facts.spec).await;
+    }
     if facts.cut_short.is_none() {
         let whole = everything(&facts.spec, &facts.state, &facts.observed, Vec::new());
         match whole {

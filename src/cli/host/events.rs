@@ -19,7 +19,7 @@ use crate::sys::{journald, microseconds_since_1970};
 /// It comes from the journal of this host. With --follow it goes on, and hears machined, systemd, networkd and the
 /// kernel themselves, too: it tells of addresses that machines and the host get and lose, and of links that lose their
 /// carrier or find it again. With --json it is a document a line.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Events {
     /// Only what is about these machines [default: all, and the host]
     #[arg(add = crate::cli::complete::any_machines())]

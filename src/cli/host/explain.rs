@@ -9,7 +9,7 @@ use crate::manual::{Entry, entries};
 use crate::visible::{few, joined};
 
 /// Explain a key of nsctl.toml, or of a machine's definition
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Explain {
     /// limits.memory, network.subnet, uplink.mtu, … [default: all keys are listed]
     #[arg(add = crate::cli::complete::keys())]

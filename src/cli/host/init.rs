@@ -29,7 +29,7 @@ use crate::sys::{self, Disk, Net};
 use crate::visible::joined;
 
 /// Tell which prefix this host has for its machines; without options, see what there is
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = WAYS)]
 pub struct Init {
     /// The prefix that the provider gives this host: machines get a /64 each of it, or, of a /64
@@ -146,6 +146,13 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
     let uplink: Option<IfName> = uplink;
     let about = if args.renumber { About::Everybody } else { About::Nobody };
     let session = Session::begin(global, about).await?;
+    if session.spec.host.fleet.is_some() && session.spec.host.pool() != Some(pool) {
+        return Err(Fault::new(format!(
+            "this host shares {} with a fleet",
+            session.spec.host.pool().map(String::from).unwrap_or_default()
+        ))
+        .hint("`nsctl deinit` has it leave, once it has no machines in that pool"));
+    }
     let mut held = session.state.leases.held().iter();
     if let Some((name, lease)) = held.find(|(_, lease)| !pool.contains(**lease)).filter(|_| !args.renumber) {
         return Err(Fault::new(format!("'{name}' holds {lease}, which is not in {pool}")).hint(
@@ -204,7 +211,7 @@ pub async fn run(global: &Global, args: Init) -> Result<u8, Fault> {
             format!(
                 "machines get {} each of {prefix}{of}; this host has {}",
                 pool.share(),
-                prefix.host_address()
+                host.own_address().unwrap_or(prefix.host_address())
             )
         }
     });

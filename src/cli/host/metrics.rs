@@ -25,7 +25,7 @@ use crate::sys::{self, Disk, ping, together};
 /// For each machine: whether it runs and answers, its prefix, what it uses (CPU, memory, tasks, disk, network), what the
 /// firewall dropped on its account, and how old its backup and the proof of it are. nsctl-metrics.timer writes the file
 /// each minute where Debian's prometheus-node-exporter is.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Metrics {
     /// Write this file, in the older format that node_exporter's textfile collector reads, and print nothing
     #[arg(long, value_name = "FILE")]

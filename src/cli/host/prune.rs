@@ -23,7 +23,7 @@ use crate::sys::usage;
 
 /// Delete images that nobody boots and no definition names, snapshots that have expired, and snapshots and secrets of
 /// machines that are gone
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Prune {
     /// Show what would be deleted, and leave it
     #[arg(long)]

@@ -22,7 +22,7 @@ use crate::state::State;
 use crate::sys::{Disk, is_root};
 
 /// Show what `apply` would do, and why
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
     /// End with status 3 when something would change
     #[arg(long)]
@@ -30,7 +30,7 @@ pub struct PlanArgs {
 }
 
 /// Make the host what nsctl.toml and machines.d say
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Apply {
     /// Do not ask
     #[arg(long, short)]

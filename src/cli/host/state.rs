@@ -10,7 +10,7 @@ use crate::plan::{Scope, Wanted};
 use crate::state::{self, STATE_FILE, StateError};
 
 /// The state file
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum State {
     /// Make the state file anew from the rendered files; a damaged one is kept beside it
     Rebuild,

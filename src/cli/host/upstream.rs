@@ -58,7 +58,7 @@ pub async fn probe(global: &Global, seconds: u64) -> Result<u8, Fault> {
         return Err(Fault::new(format!("the router does not let see what it does with {pool}"))
             .hint("ping a machine from somewhere else in the world"));
     }
-    let address = pool.host_address();
+    let address = host.own_address().unwrap_or(pool.host_address());
     err!("ping {address} from somewhere else in the world; waiting for {seconds} s");
     if let Some(from) = trace::arrives(address, Duration::from_secs(seconds)).await? {
         global.report.say(format!("{from} has reached {address}: {pool} is routed to this host"));

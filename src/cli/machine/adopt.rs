@@ -22,7 +22,7 @@ use crate::plan::{Plan, Scope, Step, diff};
 use crate::spec::definition_path;
 
 /// Make a machine that was set up by hand one of nsctl's, as it is
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Adopt {
     /// The machine's name
     #[arg(add = crate::cli::complete::any_machines())]

@@ -13,7 +13,7 @@ use crate::plan::Scope;
 use crate::spec::{MachineSpec, Network, Routed};
 
 /// Move a machine to a bridge or to a subnet of its own
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("way").args(["routed", "bridge"]).multiple(true).required(true))]
 pub struct Attach {
     /// The machine's name

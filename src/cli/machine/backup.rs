@@ -32,7 +32,7 @@ use crate::upgrade::Vitals;
 ///
 /// A snapshot is taken, and what the repository does not have of it yet is put there: by restic(1), encrypted with
 /// /etc/nsctl/backup.password, or, where it is btrfs:…, by btrfs-send(8), as it is.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Backup {
     #[command(subcommand)]
@@ -54,7 +54,7 @@ pub struct Backup {
     every: Option<Every>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// List the backups in a repository
     List {

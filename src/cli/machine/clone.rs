@@ -13,7 +13,7 @@ use crate::provision::FirstBoot;
 use crate::spec::definition_path;
 
 /// Make another machine of a machine, with a subnet and a machine-id of its own
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Clone {
     /// The machine that is there
     #[arg(add = crate::cli::complete::machines())]
@@ -26,7 +26,7 @@ pub struct Clone {
 }
 
 /// Give a machine that is stopped another name; its subnet stays
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Rename {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]

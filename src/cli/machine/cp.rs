@@ -20,7 +20,7 @@ use crate::sys::{Bus, what_is_at};
 ///
 /// What comes out of a machine is root's here, without setuid and capabilities; devices, pipes and
 /// links are left out. Where a link stands in the way here, nothing is copied.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Cp {
     /// A path here, or NAME:/path in a machine
     #[arg(add = crate::cli::complete::ends())]

@@ -28,7 +28,7 @@ use crate::sys::tree::Tree;
 use crate::sys::{Disk, Thing, what_is_at};
 
 /// Make a machine, start it, and see that it answers
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("way").args(["routed", "bridge", "profile"]).multiple(true).required(true))]
 pub struct Create {
     /// The machine's name
@@ -70,7 +70,7 @@ pub struct Create {
 }
 
 /// What a new tree gets for its first boot.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "First boot")]
 struct FirstBootArgs {
     /// The guest's own name for itself [default: the machine's name]
@@ -140,7 +140,7 @@ impl FirstBootArgs {
 }
 
 /// How a machine meets the world: by one way, or by both.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct NetworkArgs {
     /// Give it a /64 of the pool, routed by this host
     #[arg(long)]

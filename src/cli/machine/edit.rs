@@ -17,7 +17,7 @@ use crate::sys::editor::Draft;
 /// Change settings of a machine
 ///
 /// `nsctl explain` lists the keys, nsctl-machine(5) describes them.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Set {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -32,7 +32,7 @@ pub struct Set {
 }
 
 /// Edit a machine's definition in an editor, see what comes of it, and apply that
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Edit {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -43,7 +43,7 @@ pub struct Edit {
 }
 
 /// Machines, and whether they start with the host
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Names {
     /// The machines' names
     #[arg(required = true, value_name = "NAME", add = crate::cli::complete::machines())]

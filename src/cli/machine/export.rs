@@ -24,7 +24,7 @@ use crate::sys::Disk;
 use crate::sys::archive::Unpacked;
 
 /// Write a machine, definition and tree, to a file
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Export {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -34,7 +34,7 @@ pub struct Export {
 }
 
 /// Make the machine that `nsctl export` wrote
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Import {
     /// The file
     file: PathBuf,

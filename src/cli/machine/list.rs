@@ -13,7 +13,7 @@ use crate::cli::{Fault, Global};
 use crate::sys::{self, usage};
 
 /// Show all machines, those of others too
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct List {
     /// Just these machines [default: all]
     #[arg(add = crate::cli::complete::any_machines())]

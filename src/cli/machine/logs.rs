@@ -11,7 +11,7 @@ use crate::sys;
 use crate::sys::tree::Tree;
 
 /// Show the journal of a machine
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Logs {
     /// The machine's name
     #[arg(add = crate::cli::complete::any_machines())]

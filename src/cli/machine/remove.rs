@@ -13,7 +13,7 @@ use crate::name::MachineName;
 use crate::plan::Scope;
 
 /// Stop machines and delete them
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Remove {
     #[command(flatten)]
     names: Names,

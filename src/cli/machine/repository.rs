@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::backup::{Backup, BackupId, Contents, host_tag};
+use crate::backup::{Backup, BackupId, Contents};
 use crate::cli::fault::argument;
 use crate::cli::machine::snapshot::moment;
 use crate::cli::session::is_live;
@@ -14,8 +14,8 @@ use crate::observe;
 use crate::observed::Observed;
 use crate::plan::usable_spec_of;
 use crate::spec::{PROFILES_DIR, Profiles, Repository, Spec, profile_path, profile_paths, readable};
+use crate::sys::Disk;
 use crate::sys::backups::Store;
-use crate::sys::{Disk, kernel};
 
 /// The definitions, as far as they can be used.
 pub fn spec(global: &Global) -> Result<Spec, Fault> {
@@ -35,10 +35,7 @@ pub fn repository(word: Option<&str>, spec: &Spec) -> Result<Repository, Fault> 
     })
 }
 
-/// This host, and no other of its name.
-pub fn this_host() -> String {
-    host_tag(&kernel::machine_id())
-}
+pub use crate::cli::session::this_host;
 
 pub async fn list(global: &Global, name: Option<&str>, from: Option<&str>) -> Result<u8, Fault> {
     let only: Option<MachineName> = name.map(argument).transpose()?;

@@ -27,7 +27,7 @@ use crate::sys::backups::Store;
 use crate::sys::{self, Lock, lock};
 
 /// Bring a machine back from a backup; as it is now becomes a snapshot
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Restore {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -116,7 +116,7 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
         lease: contents.record.lease.filter(|_| new.is_none()),
         first_boot: if new.is_some() { Some(first_boot(global, &contents, &to).await?) } else { None },
     };
-    let rolled = roll(global, &to, &label, terms).await;
+    let rolled = roll_again(global, &to, &label, terms).await;
     // What it was made of is not needed twice; what went wrong may be tried again from it.
     if rolled.is_ok() {
         let session = Session::begin(global, About::Those(&[&to])).await?;
@@ -128,6 +128,17 @@ pub async fn run(global: &Global, args: Restore) -> Result<u8, Fault> {
     })?;
     global.report.say(format!("{to} is back from its backup {}", backup.id));
     Ok(0)
+}
+
+/// Where another host of a fleet was first to what the machine would have leased, it leases another; its tree is here.
+async fn roll_again(global: &Global, to: &MachineName, label: &Label, terms: Terms) -> Result<(), Fault> {
+    for _ in 1..20 {
+        match roll(global, to, label, terms.clone()).await {
+            Err(fault) if fault.is_outrun() => global.is_again.set(true),
+            done => return done,
+        }
+    }
+    roll(global, to, label, terms).await.map_err(Fault::begun)
 }
 
 /// As it can be here: what was pinned elsewhere is not, and what is another machine's is not another's.

@@ -19,7 +19,7 @@ use crate::sys;
 use crate::sys::compare::Difference;
 
 /// Make a machine what it was at a snapshot; as it is now becomes a snapshot, too
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Rollback {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -39,7 +39,7 @@ pub async fn run(global: &Global, args: Rollback) -> Result<u8, Fault> {
 }
 
 /// What is special about one that brings a backup back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Terms {
     pub yes: bool,
     /// Whether a machine starts that does not run.

@@ -15,7 +15,7 @@ use crate::spec::{MACHINES_DIR, definition_path};
 use crate::sys::{self, Disk, Net, tree};
 
 /// Which machines
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Names {
     /// The machines' names
     #[arg(required_unless_present = "all", value_name = "NAME", add = crate::cli::complete::any_machines())]
@@ -49,7 +49,7 @@ impl Names {
 }
 
 /// End machines at once, or send them a signal
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Kill {
     #[command(flatten)]
     names: Names,

@@ -25,7 +25,7 @@ use crate::sys::credential::{self, MOST};
 ///
 /// A secret is encrypted by systemd-creds(1) with this host's own key, and lies in /etc/nsctl/secrets. In its
 /// machine a service has it that asks for it with LoadCredential=ID (systemd.exec(5)).
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Secret {
     /// Give a machine a secret, or another in its place
     Set(Set),
@@ -45,7 +45,7 @@ impl Secret {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Set {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -60,14 +60,14 @@ pub struct Set {
     yes: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct List {
     /// The machine's name [default: all]
     #[arg(add = crate::cli::complete::machines())]
     name: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Remove {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]

@@ -22,7 +22,7 @@ use crate::sys::{Bus, Disk, guest};
 ///
 /// The status is the guest's word: no other user inside can forge it, but the user that the
 /// command runs as, and the machine's root, can.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Shell {
     /// The machine's name; several: web,db
     #[arg(required_unless_present = "all", add = crate::cli::complete::any_machines())]

@@ -15,7 +15,7 @@ use crate::spec::{Expose, Limits, OpenPort, definition_path};
 use crate::sys::{self, Disk, processes};
 
 /// Show one machine: what was planned, and what is there
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Show {
     /// The machine's name
     #[arg(add = crate::cli::complete::any_machines())]

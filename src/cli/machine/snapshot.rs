@@ -21,7 +21,7 @@ use crate::sys::compare::{self, Count, Difference};
 use crate::sys::{self, Disk};
 
 /// Keep a machine as it is now: its files, its definition and its lease
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Snapshot {
     #[command(subcommand)]
@@ -39,7 +39,7 @@ pub struct Snapshot {
 }
 
 /// How a machine is while its snapshot is taken.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct HowArgs {
     /// Let the machine stand still while its snapshot is taken
     #[arg(long, conflicts_with = "stop")]
@@ -59,7 +59,7 @@ impl HowArgs {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// List snapshots
     List {

@@ -15,7 +15,7 @@ use crate::sys::meter::Meter;
 ///
 /// CPU time, memory, tasks, disk and network of each machine that runs, and the packets that were dropped on its
 /// account. `--json` gives bytes, microseconds and packets; what the kernel does not count is null there, and `-` here.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Stats {
     /// Just these machines [default: all that run]
     #[arg(add = crate::cli::complete::any_machines())]

@@ -29,7 +29,7 @@ use crate::upgrade::{ASKS_FOR_RESTART, PREPARE, PackageChange, PackageManager, V
 /// A snapshot is taken before. A machine whose package manager fails, or that does not do afterwards what it did
 /// before (it answers, its open ports answer, no other unit has failed, its check passes), becomes what it was;
 /// what became of it is kept as a snapshot.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Upgrade {
     #[command(flatten)]
     names: Names,

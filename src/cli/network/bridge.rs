@@ -23,7 +23,7 @@ use crate::sys::Disk;
 use crate::visible::few;
 
 /// Bridges that put machines on the LAN
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Bridge {
     /// Make a bridge of an interface, so that machines can be on its LAN
     Create(Create),
@@ -33,7 +33,7 @@ pub enum Bridge {
     Remove(Remove),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Remove {
     /// The bridge's name
     #[arg(add = crate::cli::complete::bridges())]
@@ -43,7 +43,7 @@ pub struct Remove {
     yes: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Create {
     /// The bridge's name, 15 characters at the most
     name: String,

@@ -16,7 +16,7 @@ use crate::spec::{Dns as DnsSpec, Spec, zone_fault};
 use crate::sys::Disk;
 
 /// Print the names and planned addresses of routed machines
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Dns {
     /// The domain of the names [default: that of nsctl.toml, else machines.internal]
     #[arg(long, value_name = "DOMAIN")]

@@ -12,7 +12,7 @@ use crate::plan::Scope;
 use crate::spec::{Expose as Spec, MachineSpec, OpenPort};
 
 /// Listen for a service that speaks IPv4 alone
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Expose {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]
@@ -30,7 +30,7 @@ pub struct Expose {
 }
 
 /// Take such listeners away
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Unexpose {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]

@@ -11,7 +11,7 @@ use crate::spec::{OpenPort, definition_path};
 use crate::visible::joined;
 
 /// A port of a machine
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Port {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]

@@ -13,7 +13,7 @@ use crate::cli::text::out;
 use crate::cli::{Fault, Global};
 
 /// Print what gives a bridged machine a fixed address from the LAN's DHCP server
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Reservation {
     /// The machine's name
     #[arg(add = crate::cli::complete::machines())]

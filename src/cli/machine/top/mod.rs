@@ -19,7 +19,7 @@ use sheet::{Sheet, Sort};
 ///
 /// In a terminal it is one screen that changes: q ends it; n, c, m, i and t sort by name, CPU, memory, disk (I/O) and
 /// network traffic. Where it is piped, or with --json, a table or document follows the other.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Top {
     /// Just these machines [default: all that run]
     #[arg(add = crate::cli::complete::any_machines())]
