@@ -35,6 +35,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
     named_once(lab, &one)?;
     rests(lab, &one)?;
     moved(lab, &one)?;
+    reached(&[lab, &one, &two])?;
     killed(lab)?;
     without_a_leader(lab, &mut cluster)?;
     alone(lab, &one, &mut cluster)?;
@@ -191,6 +192,53 @@ fn moved(lab: &Lab, other: &Lab) -> Result<()> {
     lab.nsctl_ok("remove kept next --yes")?;
     lab.nsctl_ok("fleet check")?;
     refused(lab, "--root /mnt fleet check", 2, "running host").map(drop)
+}
+
+/// By bird, each machine's prefix is routed to the host that has it, out of one pool, and the machines of all hosts
+/// reach each other; one that feigns another's address reaches nobody.
+fn reached(hosts: &[&Lab]) -> Result<()> {
+    let _router = super::routing::router(hosts[0], "ospf")?;
+    let mut addresses = Vec::new();
+    for (number, host) in hosts.iter().enumerate() {
+        let name = format!("web{number}");
+        super::routing::speaks(host, number, "protocol = \"ospf\"")?;
+        host.nsctl_ok(&format!("create {name} --routed --profile idle --image debian-13"))?;
+        addresses.push(host.machine(&name)?["network"]["address"].as_str().unwrap_or_default().to_owned());
+    }
+    let ping = |host: &Lab, name: &str, to: &str| {
+        Ok::<_, anyhow::Error>(host.inside(name, &format!("ping -6 -c1 -W1 {to}"))?.ok())
+    };
+    for (number, host) in hosts.iter().enumerate() {
+        for to in &addresses {
+            let what = format!("web{number} reaches {to}");
+            until(Duration::from_secs(40), &what, || ping(host, &format!("web{number}"), to)).map_err(
+                |error| {
+                    error.context(host.sh("ip -6 route; birdc show route table nsctl").unwrap_or_default())
+                },
+            )?;
+            until(Duration::from_secs(20), &format!("the world reaches {to}"), || {
+                Ok(hosts[0].router.run(&["ping", "-6", "-c1", "-W1", to])?.ok())
+            })?;
+        }
+    }
+    // An address of another host's machine, from here.
+    hosts[0].inside("web0", &format!("ip addr add {}/128 dev host0 nodad", addresses[1]))?;
+    let feigned =
+        hosts[0].inside("web0", &format!("ping -6 -c2 -i0.2 -W1 -I {} {}", addresses[1], addresses[2]))?;
+    must!(!feigned.ok(), "it is somebody else: {}", feigned.all());
+    hosts[0].inside("web0", &format!("ip addr del {}/128 dev host0", addresses[1]))?;
+    // It comes up elsewhere: whoever has it now announces it.
+    let prefix = hosts[1].machine("web1")?["network"]["prefix"].clone();
+    hosts[1].nsctl_ok("remove web1 --yes")?;
+    hosts[2].nsctl_ok("create web1 --routed --profile idle --image debian-13")?;
+    must!(hosts[2].machine("web1")?["network"]["prefix"] == prefix, "it has another prefix");
+    until(Duration::from_secs(40), "it is reached where it is now", || {
+        ping(hosts[0], "web0", &addresses[1])
+    })?;
+    for (number, host) in hosts.iter().enumerate() {
+        host.nsctl_ok(&format!("remove web{number} --yes")).or_else(|_| host.nsctl_ok("list"))?;
+    }
+    hosts[2].nsctl_ok("remove web1 --yes").map(drop)
 }
 
 /// Killed anywhere: the next command has etcd and the host agree.

@@ -68,7 +68,7 @@ fn address(number: usize) -> String {
 }
 
 /// A bird for the router: the program and the files are the host's, the network is the router's.
-fn router(lab: &Lab, protocol: &str) -> Result<Daemon> {
+pub(super) fn router(lab: &Lab, protocol: &str) -> Result<Daemon> {
     let channel = "ipv6 { import all; export all; };";
     let speaker = match protocol {
         "ospf" => format!("protocol ospf v3 {{ {channel} area 0 {{ interface \"up0\" {{ hello 1; dead 4; }}; }}; }}"),
@@ -140,7 +140,7 @@ fn silent(lab: &Lab) -> Result<()> {
 }
 
 /// As the guide says it.
-fn speaks(host: &Lab, number: usize, lines: &str) -> Result<()> {
+pub(super) fn speaks(host: &Lab, number: usize, lines: &str) -> Result<()> {
     host.install("bird2")?;
     host.sh(&format!(
         "sed -i '/^\\[routing\\]/,$d' /etc/nsctl/nsctl.toml; printf '\\n[routing]\\n%s\\n' '{lines}' >> /etc/nsctl/nsctl.toml
