@@ -21,6 +21,8 @@ pub struct Fault {
     is_interrupt: bool,
     /// Somebody else was first, and another time it may go well.
     is_outrun: bool,
+    /// Nobody answered.
+    is_unheard: bool,
 }
 
 impl Fault {
@@ -42,7 +44,7 @@ impl Fault {
     fn of(errors: Vec<(anyhow::Error, Option<String>)>) -> Fault {
         let with_hints = |(error, hint): (_, Option<String>)| (error, hint.into_iter().collect());
         let errors = errors.into_iter().map(with_hints).collect();
-        Fault { errors, is_usage: false, is_interrupt: false, is_outrun: false }
+        Fault { errors, is_usage: false, is_interrupt: false, is_outrun: false, is_unheard: false }
     }
 
     /// Fixes the last of the errors.
@@ -66,6 +68,17 @@ impl Fault {
     pub fn outrun(mut self) -> Fault {
         self.is_outrun = true;
         self
+    }
+
+    /// Nobody answered.
+    #[must_use]
+    pub fn unheard(mut self) -> Fault {
+        self.is_unheard = true;
+        self
+    }
+
+    pub fn is_unheard(&self) -> bool {
+        self.is_unheard
     }
 
     /// Something was begun all the same.

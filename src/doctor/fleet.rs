@@ -9,8 +9,9 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         None => return Vec::new(),
         Some(Err(why)) => {
             let causes = "what is there goes on; nothing new can be had, and nobody hears of what is gone";
+            let why = why.strip_prefix("the fleet's etcd ").unwrap_or(why).to_owned();
             return vec![
-                Finding::warning(Trap::FleetSilent, "the fleet", why.clone(), causes)
+                Finding::warning(Trap::FleetSilent, "the fleet's etcd", why, causes)
                     .fix("nsctl fleet status"),
             ];
         }

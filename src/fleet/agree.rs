@@ -58,13 +58,14 @@ pub fn agree(view: &View, wanted: &Wanted, frees: bool, now: u64) -> (Vec<Op>, V
         Some(_) => {}
         None => ops.push(Op::Create { key: POOL.into(), value: wanted.pool.to_string() }),
     }
-    let own = Lease::Subnet(wanted.own);
-    match claim(view, wanted, None, own) {
-        Ok(more) => ops.extend(more),
-        Err(conflict) => conflicts.push(conflict),
-    }
-    for (name, lease) in &wanted.machines {
-        match machine(view, wanted, name, *lease) {
+    let own = claim(view, wanted, None, Lease::Subnet(wanted.own));
+    let all = wanted.machines.iter().flat_map(|(name, lease)| {
+        let lease_of_it = lease.map(|lease| claim(view, wanted, Some(name), lease));
+        // Who cannot have the name keeps what he has of the pool from others, and the other way round.
+        std::iter::once(machine(view, wanted, name, *lease)).chain(lease_of_it)
+    });
+    for claimed in std::iter::once(own).chain(all) {
+        match claimed {
             Ok(more) => ops.extend(more),
             Err(conflict) => conflicts.push(conflict),
         }
@@ -91,19 +92,15 @@ fn machine(
 ) -> Result<Vec<Op>, Conflict> {
     let key = format!("{PREFIX}machines/{name}");
     let holding = Holding { host: wanted.id.clone(), lease };
-    let mut ops = match view.machines.get(name) {
+    match view.machines.get(name) {
         Some(other) if other.host != wanted.id => {
             let host = view.name_of(&other.host).to_owned();
-            return Err(Conflict::Name { machine: name.clone(), host });
+            Err(Conflict::Name { machine: name.clone(), host })
         }
-        Some(known) if *known == holding => Vec::new(),
-        Some(_) => vec![put(key, &holding)],
-        None => vec![Op::Create { key, value: json(&holding) }],
-    };
-    if let Some(lease) = lease {
-        ops.extend(claim(view, wanted, Some(name), lease)?);
+        Some(known) if *known == holding => Ok(Vec::new()),
+        Some(_) => Ok(vec![put(key, &holding)]),
+        None => Ok(vec![Op::Create { key, value: json(&holding) }]),
     }
-    Ok(ops)
 }
 
 /// A subnet for a machine of this host's, or for the host itself. What rests of it rests no more.
@@ -117,13 +114,10 @@ fn claim(
     let key = format!("{PREFIX}leases/{}", String::from(lease));
     let mut ops = Vec::new();
     for (taken, other) in view.leases.iter().filter(|(taken, _)| taken.overlaps(lease)) {
-        // What another machine of this host's had, or this one with another length, is this host's to give.
+        // What this host has of it with another length goes once the machine has it no more.
         if other.host != wanted.id {
             let holder = view.words(other);
             return Err(Conflict::Lease { machine: machine.cloned(), lease: *taken, holder });
-        }
-        if *taken != lease {
-            ops.push(Op::Delete { key: format!("{PREFIX}leases/{}", String::from(*taken)) });
         }
     }
     match view.leases.get(&lease) {
@@ -153,24 +147,17 @@ pub fn freed(view: &View, wanted: &Wanted, now: u64) -> Vec<Op> {
         .iter()
         .filter(|(name, holding)| holding.host == wanted.id && !wanted.machines.contains_key(*name));
     ops.extend(gone.map(|(name, _)| Op::Delete { key: format!("{PREFIX}machines/{name}") }));
-    let held = |lease: &Lease| {
-        let mut all = wanted
-            .machines
-            .values()
-            .flatten()
-            .chain([&Lease::Subnet(wanted.own)])
-            .copied()
-            .collect::<Vec<_>>();
-        all.retain(|own| own.overlaps(*lease));
-        !all.is_empty()
-    };
-    for (lease, holder) in
-        view.leases.iter().filter(|(lease, holder)| holder.host == wanted.id && !held(lease))
-    {
-        let lease = String::from(*lease);
-        ops.push(Op::Delete { key: format!("{PREFIX}leases/{lease}") });
-        let rested = Rested { machine: holder.machine.clone(), since: now };
-        ops.push(put(format!("{PREFIX}resting/{lease}"), &rested));
+    let held: Vec<Lease> =
+        wanted.machines.values().flatten().copied().chain([Lease::Subnet(wanted.own)]).collect();
+    let mine = view.leases.iter().filter(|(lease, holder)| holder.host == wanted.id && !held.contains(lease));
+    for (lease, holder) in mine {
+        let key = String::from(*lease);
+        ops.push(Op::Delete { key: format!("{PREFIX}leases/{key}") });
+        // Of what a machine has with another length now, the rest was never used.
+        if !held.iter().any(|held| held.overlaps(*lease)) {
+            let rested = Rested { machine: holder.machine.clone(), since: now };
+            ops.push(put(format!("{PREFIX}resting/{key}"), &rested));
+        }
     }
     ops
 }
@@ -190,8 +177,15 @@ pub fn leave(view: &View, id: &str, now: u64) -> Vec<Op> {
         ops.push(put(format!("{PREFIX}resting/{lease}"), &rested));
     }
     ops.push(Op::Delete { key: format!("{PREFIX}hosts/{id}") });
+    let mut ops = ordered(ops);
+    // At last: as long as something of it is there, it can be said again.
     ops.push(Op::Put { key: format!("{PREFIX}gone/{id}"), value: now.to_string() });
-    ordered(ops)
+    ops
+}
+
+/// A host that etcd has forgotten.
+pub fn known_again(id: &str, host: &Host) -> Op {
+    put(format!("{PREFIX}hosts/{id}"), host)
 }
 
 /// etcd has forgotten something: every host is to say what it has.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machines, View};
+use super::{Host, Machines, View};
 use crate::name::MachineName;
-use crate::pool::Lease;
+use crate::pool::{Lease, Subnet};
 
 /// Where it stands.
 pub const FLEET_FILE: &str = "/var/lib/nsctl/fleet.toml";
@@ -24,9 +24,11 @@ pub struct Memory {
     pub epoch: u64,
     /// etcd may have more for this host's than it has: who was killed, or heard no answer, cannot know.
     pub may_have_more: bool,
+    /// What this host has for itself there.
+    pub own: Option<Subnet>,
     /// The hosts that were there: one that etcd has forgotten is waited for, too.
     #[serde(default)]
-    pub hosts: BTreeMap<String, String>,
+    pub hosts: BTreeMap<String, Host>,
     /// The machines that etcd has said yes to.
     #[serde(default)]
     agreed: BTreeMap<MachineName, String>,
@@ -65,24 +67,37 @@ impl Memory {
         self.agreed = machines.map(|(name, lease)| (name.clone(), text(*lease))).collect();
     }
 
-    /// Whether etcd is another one than it was, or as it was before.
-    pub fn is_ahead_of(&self, view: &View) -> bool {
-        !self.cluster.is_empty()
-            && (self.cluster != format!("{:x}", view.cluster) || view.revision < self.revision)
+    /// Before what is gone is freed: who hears no answer must not take for his what may be another's by then.
+    pub fn give_up(&mut self, machines: &Machines) {
+        self.agreed.retain(|name, lease| machines.get(name).is_some_and(|held| text(*held) == *lease));
+        self.may_have_more = true;
+    }
+
+    /// Whether etcd is another one than it was, as it was before, or has forgotten what this host has.
+    pub fn is_ahead_of(&self, view: &View, me: &str) -> bool {
+        let is_lost = |name: &MachineName| view.machines.get(name).is_none_or(|known| known.host != me);
+        let is_older = self.cluster != format!("{:x}", view.cluster) || view.revision < self.revision;
+        let has_forgotten = !view.gone.contains(me) && self.agreed.keys().any(is_lost);
+        !self.cluster.is_empty() && (is_older || has_forgotten)
+    }
+
+    /// The hosts that etcd has forgotten: they are known again, and have not said what they have.
+    pub fn lost<'m>(&'m self, view: &'m View) -> impl Iterator<Item = (&'m String, Host)> {
+        let lost =
+            self.hosts.iter().filter(|(id, _)| !view.hosts.contains_key(*id) && !view.gone.contains(*id));
+        lost.map(|(id, host)| (id, Host { epoch: 0, ..host.clone() }))
     }
 
     pub fn saw(&mut self, view: &View) {
         (self.cluster, self.revision, self.epoch) =
             (format!("{:x}", view.cluster), view.revision, view.epoch);
         self.hosts.retain(|id, _| !view.gone.contains(id));
-        self.hosts.extend(view.hosts.iter().map(|(id, host)| (id.clone(), host.name.clone())));
+        self.hosts.extend(view.hosts.iter().map(|(id, host)| (id.clone(), host.clone())));
     }
 
     /// The hosts that have not said what they have since etcd forgot something, those that it has forgotten, too.
     pub fn silent(&self, view: &View) -> Vec<String> {
         let behind = view.hosts.values().filter(|host| host.epoch < view.epoch).map(|host| host.name.clone());
-        let lost =
-            self.hosts.iter().filter(|(id, _)| !view.hosts.contains_key(*id) && !view.gone.contains(*id));
-        behind.chain(lost.map(|(_, name)| name.clone())).collect()
+        behind.chain(self.lost(view).map(|(_, host)| host.name)).collect()
     }
 }

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use agree::{AT_ONCE, Conflict, Op, agree, freed, leave, next_epoch, script};
+pub use agree::{AT_ONCE, Conflict, Op, agree, freed, known_again, leave, next_epoch, script};
 pub use differences::{Differences, losers};
 pub use memory::{FLEET_FILE, Memory};
 

@@ -69,11 +69,13 @@ struct Node {
     wanted: Wanted,
     leases: Leases,
     seen: View,
+    /// It goes by what was seen before.
+    hastes: bool,
 }
 
 impl Node {
     fn new(number: usize) -> Node {
-        Node { wanted: host(number), leases: Leases::default(), seen: View::default() }
+        Node { wanted: host(number), leases: Leases::default(), seen: View::default(), hastes: number == 1 }
     }
 
     /// What a create leases by what was seen.
@@ -89,7 +91,8 @@ impl Node {
         let Some(lease) = self.choose(name) else { return };
         let mut wanted = self.wanted.clone();
         wanted.machines.insert(name.clone(), Some(lease));
-        let view = store.view();
+        // What was seen may be old: then it is refused.
+        let view = if self.hastes { self.seen.clone() } else { store.view() };
         let (ops, conflicts) = agree(&view, &wanted, false, 0);
         if conflicts.is_empty() && store.change(view.generation, &ops) {
             self.wanted = wanted;
@@ -205,23 +208,34 @@ fn what_is_remembered_is_read_again() {
     let knows = |memory: &Memory| machines.iter().all(|(name, lease)| memory.knows(name, *lease));
     assert!(!knows(&memory) && !memory.is(&machines));
     memory.agree(machines.iter());
+    let me = host(1).id;
     let mut view = View { cluster: u64::MAX, revision: 9, epoch: 2, ..View::default() };
     view.hosts.insert(host(1).id, Host { name: "one".into(), own: host(1).own, epoch: 1 });
     view.hosts.insert(host(2).id, Host { name: "two".into(), own: host(2).own, epoch: 2 });
+    for (name, lease) in &machines {
+        view.machines.insert(name.clone(), Holding { host: me.clone(), lease: *lease });
+    }
     memory.saw(&view);
     let again = Memory::parse(Some(&memory.render()));
     assert!(again == Memory::parse(Some(&again.render())) && knows(&again) && again.is(&machines));
     // Who gives up a lease needs nobody.
     assert!(again.knows(&name(1), None) && !again.knows(&name(2), "2001:db8:a:7::/64".parse().ok()));
-    assert!(again.is_ahead_of(&View { revision: 8, ..view.clone() }));
-    assert!(again.is_ahead_of(&View { cluster: 1, revision: 10, ..view.clone() }));
-    assert!(!again.is_ahead_of(&view));
+    assert!(again.is_ahead_of(&View { revision: 8, ..view.clone() }, &me));
+    assert!(again.is_ahead_of(&View { cluster: 1, revision: 10, ..view.clone() }, &me));
+    assert!(!again.is_ahead_of(&view, &me));
+    // It was overtaken since, and what is this host's is not there.
+    let lease = view.machines.remove(&name(1));
+    assert!(again.is_ahead_of(&View { revision: 99, ..view.clone() }, &me));
+    view.machines.extend(lease.map(|holding| (name(1), holding)));
     // One that is behind, and one that etcd has forgotten.
     assert_eq!(again.silent(&view), ["one"]);
     view.hosts.remove(&host(2).id);
     assert_eq!(again.silent(&view), ["one", "two"]);
     view.gone.insert(host(2).id);
     assert_eq!(again.silent(&view), ["one"]);
+    let mut gives_up = again.clone();
+    gives_up.give_up(&[(name(2), None)].into());
+    assert!(!gives_up.knows(&name(1), None) && gives_up.knows(&name(2), None) && gives_up.may_have_more);
     for damaged in ["", "version = 2", "\0", "version = 1\nmood = 3"] {
         assert!(Memory::parse(Some(damaged)).may_have_more, "{damaged}");
     }

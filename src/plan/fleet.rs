@@ -5,7 +5,7 @@ use crate::emit::{ManagedFile, Origin};
 use crate::fleet::Machines;
 use crate::name::MachineName;
 use crate::observed::Observed;
-use crate::pool::{Lease, Leases};
+use crate::pool::Lease;
 use crate::state;
 
 /// What they are asked, and told.
@@ -19,25 +19,21 @@ pub struct FleetChange {
 
 /// None of a host that is in no fleet. What it has already, it does not ask for.
 pub fn change(wanted: &Wanted, observed: &Observed) -> Option<FleetChange> {
-    let fleet = wanted.spec.host.fleet.as_ref()?;
-    let own = Lease::Subnet(fleet.own);
+    wanted.spec.host.fleet.as_ref()?;
     // Who cannot read the state is told so elsewhere.
     let before = state::parse(observed.file(state::path())).map(|state| state.leases).unwrap_or_default();
-    let lease_of =
-        |leases: &Leases, name: &MachineName| leases.get(name).filter(|lease| !lease.overlaps(own));
     let is_rendered = |name: &MachineName| {
         observed
             .file(&ManagedFile::Nspawn(name.clone()).path())
             .is_some_and(|text| Origin::of(text) != Origin::Foreign)
     };
     let has = |name: &MachineName, lease: Option<Lease>| match lease {
-        Some(_) => lease_of(&before, name) == lease,
-        None => is_rendered(name) || lease_of(&before, name).is_some(),
+        Some(_) => before.get(name) == lease,
+        None => is_rendered(name) || before.get(name).is_some(),
     };
     let ours = wanted.spec.machines.keys().filter(|name| wanted.holds_machine(name));
-    let asks = ours
-        .map(|name| (name.clone(), lease_of(&wanted.leases, name)))
-        .filter(|(name, lease)| !has(name, *lease));
+    let asks =
+        ours.map(|name| (name.clone(), wanted.leases.get(name))).filter(|(name, lease)| !has(name, *lease));
     let stays = |name: &MachineName| {
         wanted.spec.machines.contains_key(name)
             || wanted.spec.broken.contains_key(name)

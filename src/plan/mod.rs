@@ -292,6 +292,7 @@ fn settle_those(
         leases.release(&name);
     }
     leases.reserve(v6(spec.own_addresses.iter().copied()));
+    leases.reserve(spec.host.fleet.as_ref().map(|fleet| fleet.own.host_end()));
     let mut refusals = Vec::new();
     let all =
         spec.machines.iter().filter_map(|(name, machine)| Some((name, machine.network.routed()?.ask())));

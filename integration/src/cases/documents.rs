@@ -54,7 +54,7 @@ pub fn run(lab: &mut Lab) -> Result<()> {
 }
 
 /// Whether a document is what the schema calls so.
-fn fits(name: &str, document: &Value) -> Result<()> {
+pub(super) fn fits(name: &str, document: &Value) -> Result<()> {
     let schema: Value = serde_json::from_str(SCHEMA)?;
     let wanted = json!({ "$ref": format!("#/$defs/{name}"), "$defs": schema["$defs"] });
     let validator = jsonschema::validator_for(&wanted)?;

@@ -83,9 +83,11 @@ fn in_the_middle(lab: &mut Lab) -> Result<()> {
         ("backup verify web", &[5, 12, 19]),
         ("restore web --yes", &[6, 16, 45]),
     ] {
+        let mut cuts = 0;
         for point in points {
             let line = format!("NSCTL_KILL_AT={point} nsctl-faults {verb}");
             let done = lab.run(&["sh", "-c", &line])?;
+            cuts += u32::from(!done.ok());
             cut(lab)?;
             let place = format!("a power cut at point {point} of `nsctl {verb}` (status {})", done.status);
             let next = lab.nsctl("apply --yes")?;
@@ -101,6 +103,7 @@ fn in_the_middle(lab: &mut Lab) -> Result<()> {
             lab.nsctl_ok("backup web")?;
             tidy(lab).map_err(|error| error.context(place))?;
         }
+        must!(cuts > 1, "`nsctl {verb}` was cut {cuts} times");
         lab.nsctl_ok(verb)?;
         lab.booted("web")?;
     }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::cli::fault::{argument, live_only};
-use crate::cli::session::fleet::{Said, held_now, remember, remembered, say, tell, wanted, write};
+use crate::cli::session::fleet::{Said, held_now, remember, remembered, say, settled, tell, wanted, write};
 use crate::cli::session::{About, Session, is_live, live_bus, this_host};
 use crate::cli::text::{self, out, sanitize};
 use crate::cli::{Fault, Global};
@@ -127,24 +127,40 @@ async fn join(global: &Global, args: Join) -> Result<u8, Fault> {
     memory.may_have_more = true;
     remember(&session.disk, &memory)?;
     // Nothing of it is there where a part cannot be.
-    let refuses = |_: &fleet::Memory, _: &View, conflicts: &[Conflict]| must_agree(conflicts).err();
-    if let Said::Refused(fault) = say(&etcd, &mut memory, &wanted, true, None, refuses).await? {
+    let refuses = |memory: &fleet::Memory, view: &View, conflicts: &[Conflict]| {
+        must_agree(conflicts).err().or_else(|| must_be_said(memory, view))
+    };
+    if let Said::Refused { fault, .. } = say(&etcd, &mut memory, &wanted, true, None, refuses).await? {
         match session.disk.exists(Path::new(fleet::FLEET_FILE)) && before == fleet::Memory::default() {
             true => session.disk.forget_file(Path::new(fleet::FLEET_FILE)).map_err(sys::Error::from)?,
             false => remember(&session.disk, &before)?,
         }
         return Err(fault);
     }
-    memory.agree(wanted.machines.iter());
-    memory.may_have_more = false;
+    settled(&mut memory, &wanted, &[], false);
     remember(&session.disk, &memory)?;
     session.perform(&plan).await?;
-    let hosts = memory.hosts.len().max(1);
-    session.say(format!("{hosts} hosts share {pool}; this one has {} for itself", fleet.own));
+    session.say(match memory.hosts.len() {
+        ..2 => format!("this host is the first to share {pool}; it has {} for itself", fleet.own),
+        count => format!("{count} hosts share {pool}; this one has {} for itself", fleet.own),
+    });
     if session.spec.host.own_address() != host.own_address() && !wanted.machines.is_empty() {
         session.say("`nsctl apply` brings that to the machines that there are; those that run restart");
     }
     Ok(0)
+}
+
+/// Where etcd has forgotten something, what is free is known once all have said what they have.
+fn must_be_said(memory: &fleet::Memory, view: &View) -> Option<Fault> {
+    let mut silent = memory.silent(view);
+    // It is about to say it.
+    silent.retain(|name| view.hosts.get(&this_host()).is_none_or(|host| host.name != *name));
+    let first = silent.first()?;
+    let what = format!("etcd has forgotten something, and {} did not say again what they have", few(&silent));
+    let hint = format!(
+        "`nsctl fleet check --fix` there, or, where it is gone for good, `nsctl fleet forget {first}`"
+    );
+    Some(Fault::new(what).hint(hint))
 }
 
 /// A copy of another host, machine-id and all, would take what is that one's.
@@ -332,7 +348,7 @@ async fn check(global: &Global, fix: bool) -> Result<u8, Fault> {
         return Ok(u8::from(!found.is_none()));
     }
     if found.is_none() {
-        global.report.say(format!("etcd and this host agree: {} machines", wanted.machines.len()));
+        global.report.say(format!("etcd and this host agree on what it has ({})", wanted.machines.len()));
         return Ok(0);
     }
     for (what, list) in found.lists().into_iter().filter(|(_, list)| !list.is_empty()) {
@@ -366,9 +382,12 @@ async fn forget(global: &Global, args: Forget) -> Result<u8, Fault> {
         sanitize(&name)
     );
     text::agree(args.yes, &question)?;
-    let ops = fleet::leave(&view, &id, sys::seconds_since_1970());
-    if !write(&etcd, &mut view, &ops).await? {
-        return Err(Fault::new("another host changed something meanwhile").hint("try again"));
+    loop {
+        let ops = fleet::leave(&view, &id, sys::seconds_since_1970());
+        if write(&etcd, &mut view, &ops).await?.0 {
+            break;
+        }
+        view = etcd.view().await?;
     }
     session.say(format!("{name} is in the fleet no longer"));
     Ok(0)
@@ -377,7 +396,7 @@ async fn forget(global: &Global, args: Forget) -> Result<u8, Fault> {
 /// The host that a word means: by its name or its id, also one of which etcd has forgotten all but its machines, or all.
 fn named(view: &View, memory: &fleet::Memory, word: &str) -> Result<(String, String), Fault> {
     let mut known: BTreeMap<&str, &str> =
-        memory.hosts.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
+        memory.hosts.iter().map(|(id, host)| (id.as_str(), host.name.as_str())).collect();
     let of_machines = view.machines.values().map(|holding| holding.host.as_str());
     let of_leases = view.leases.values().map(|holder| holder.host.as_str());
     for id in of_machines.chain(of_leases).chain(view.hosts.keys().map(String::as_str)) {
@@ -386,7 +405,13 @@ fn named(view: &View, memory: &fleet::Memory, word: &str) -> Result<(String, Str
             view.hosts.get(id).map_or_else(|| known.get(id).copied().unwrap_or(id), |host| &host.name),
         );
     }
-    known.retain(|id, _| !view.gone.contains(*id));
+    // One of which something is left was not forgotten to the end.
+    let has_more = |id: &str| {
+        view.hosts.contains_key(id)
+            || view.machines.values().any(|holding| holding.host == id)
+            || view.leases.values().any(|holder| holder.host == id)
+    };
+    known.retain(|id, _| !view.gone.contains(*id) || has_more(id));
     let mut found = known.iter().filter(|(id, name)| **id == word || **name == word);
     match (found.next(), found.next()) {
         (Some((id, name)), None) => Ok(((*id).to_owned(), (*name).to_owned())),
@@ -402,12 +427,14 @@ fn named(view: &View, memory: &fleet::Memory, word: &str) -> Result<(String, Str
 
 /// Takes this host out of its fleet, once nothing of the pool is its own any more.
 pub async fn leave(session: &Session) -> Result<(), Fault> {
-    let Some(fleet) = &session.spec.host.fleet else { return Ok(()) };
+    let Some(fleet) = session.spec.host.fleet.as_ref().filter(|_| session.observed.live) else {
+        return Ok(());
+    };
     let etcd = Etcd::of(&session.disk, fleet)?;
     loop {
         let mut view = etcd.view().await?;
         let ops = fleet::leave(&view, &this_host(), sys::seconds_since_1970());
-        if write(&etcd, &mut view, &ops).await? {
+        if write(&etcd, &mut view, &ops).await?.0 {
             return Ok(session.disk.forget_file(Path::new(fleet::FLEET_FILE)).map_err(sys::Error::from)?);
         }
     }

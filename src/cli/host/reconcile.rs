@@ -113,6 +113,7 @@ pub async fn apply(global: &Global, args: Apply) -> Result<u8, Fault> {
     let mut whole = judged(held.clone())?;
     let mut taken = elsewhere(&whole.plan).await?;
     taken.extend(session.undecrypted(&whole.plan).await);
+    taken.extend(session.unheard(&whole.plan).await);
     if !taken.is_empty() {
         // They stay as they are, and hold up nobody else.
         held.extend(taken);

@@ -143,7 +143,8 @@ pub async fn edit(global: &Global, args: Edit) -> Result<u8, Fault> {
     }
     match carry_out(global, &name, &before, text, args.yes).await {
         Ok(()) => Ok(0),
-        Err(fault) => Err(kept(draft, &before, fault)),
+        // The editor does not open again by itself.
+        Err(fault) => Err(kept(draft, &before, fault.begun())),
     }
 }
 

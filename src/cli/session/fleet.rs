@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{About, Session, this_host};
+use crate::apply::JOURNAL_DIR;
 use crate::cli::Fault;
 use crate::cli::fault::live_only;
 use crate::emit::{ManagedFile, NETWORK_DIR, NSPAWN_DIR, Origin};
 use crate::fleet::{self, Conflict, FLEET_FILE, Machines, Memory, View, Wanted, agree, losers};
 use crate::name::MachineName;
 use crate::observe;
-use crate::plan::Plan;
+use crate::plan::{Plan, Refusal};
 use crate::pool::Lease;
 use crate::spec::{Fleet, Spec};
 use crate::state;
@@ -29,8 +30,14 @@ const LOCK_TIME: Duration = Duration::from_secs(60);
 pub enum Said {
     /// What of it this host could not have; and whether etcd has more for this host's than it has.
     Done { conflicts: Vec<Conflict>, has_more: bool },
-    /// Nothing was written.
-    Refused(Fault),
+    /// It was not; whether a part of it was written before somebody else was in between.
+    Refused { fault: Fault, wrote: bool },
+}
+
+impl Said {
+    fn silent(error: EtcdError) -> Said {
+        Said::Refused { fault: Fault::from(error).unheard(), wrote: false }
+    }
 }
 
 impl Session {
@@ -44,7 +51,8 @@ impl Session {
         };
         let asks = match about {
             About::Nobody => false,
-            About::Those(names) => names.iter().any(|name| is_new(name)),
+            // Who has no lease may be about to get one.
+            About::Those(names) => names.iter().any(|name| self.state.leases.get(name).is_none()),
             About::Everybody => self.spec.machines.keys().any(is_new),
         };
         if !asks && !self.is_again {
@@ -65,7 +73,8 @@ impl Session {
         let mut memory = remembered(&self.disk)?;
         let asks: Machines =
             change.asks.clone().into_iter().filter(|(name, lease)| !memory.knows(name, *lease)).collect();
-        if asks.is_empty() {
+        let is_own_known = memory.own == Some(fleet.own);
+        if asks.is_empty() && is_own_known {
             return Ok(());
         }
         if !self.observed.live {
@@ -76,8 +85,14 @@ impl Session {
         remember(&self.disk, &memory)?;
         match self.ask(fleet, &mut memory, &asks).await {
             Ok(Said::Done { .. }) => remember(&self.disk, &memory),
-            // Nothing was written there, and so it is here.
-            Ok(Said::Refused(fault)) => remember(&self.disk, &before).and(Err(unheard(fault, &asks))),
+            Ok(Said::Refused { fault, wrote }) => {
+                // Where nothing was written there, what was asked for is not there either.
+                memory.may_have_more = before.may_have_more || wrote;
+                remember(&self.disk, &memory)?;
+                // What this host was without etcd before, it stays.
+                let is_nothing_new = asks.is_empty() && before.own.is_none() && fault.is_unheard();
+                if is_nothing_new { Ok(()) } else { Err(unheard(fault, &asks)) }
+            }
             Err(fault) => Err(unheard(fault, &asks)),
         }
     }
@@ -85,7 +100,7 @@ impl Session {
     async fn ask(&self, fleet: &Fleet, memory: &mut Memory, asks: &Machines) -> Result<Said, Fault> {
         let etcd = match Etcd::of(&self.disk, fleet) {
             Ok(etcd) => etcd,
-            Err(error) => return Ok(Said::Refused(error.into())),
+            Err(error) => return Ok(Said::silent(error)),
         };
         let mut wanted = wanted(&self.spec, fleet, held_now(&self.disk)?)?;
         // What was seen before the plan was made will do, where nothing has changed since.
@@ -94,11 +109,11 @@ impl Session {
             Some(view) => view,
             None => match etcd.view().await {
                 Ok(view) => view,
-                Err(error) => return Ok(Said::Refused(error.into())),
+                Err(error) => return Ok(Said::silent(error)),
             },
         };
         let is_behind = view.hosts.get(&wanted.id).is_none_or(|host| host.epoch < view.epoch);
-        if is_behind || memory.is_ahead_of(&view) {
+        if is_behind || memory.is_ahead_of(&view, &wanted.id) {
             say(&etcd, memory, &wanted, false, Some(view), |_, _, _| None).await?;
             view = etcd.view().await?;
         }
@@ -107,9 +122,48 @@ impl Session {
             |memory: &Memory, view: &View, conflicts: &[Conflict]| refused(memory, asks, view, conflicts);
         let said = say(&etcd, memory, &wanted, false, Some(view), refuses).await?;
         if let Said::Done { conflicts, has_more } = &said {
-            settled(memory, &wanted.machines, conflicts, *has_more);
+            settled(memory, &wanted, conflicts, *has_more);
+            conflicts.iter().for_each(|conflict| self.note(conflict.to_string()));
         }
         Ok(said)
+    }
+
+    /// The machines that are new here, and cannot be: others have their names, or nobody can be asked.
+    pub async fn unheard(&self, plan: &Plan) -> Vec<Refusal> {
+        let (Some(change), Some(fleet)) = (&plan.fleet, &self.spec.host.fleet) else { return Vec::new() };
+        let memory = remembered(&self.disk).unwrap_or_default();
+        let asks = change.asks.iter().filter(|(name, lease)| !memory.knows(name, **lease));
+        let names: Vec<MachineName> = asks.map(|(name, _)| name.clone()).collect();
+        if names.is_empty() || !self.observed.live {
+            return Vec::new();
+        }
+        let hint = "`nsctl fleet status` tells which members of etcd answer";
+        let view = match Etcd::of(&self.disk, fleet) {
+            Ok(etcd) => etcd.view().await,
+            Err(error) => Err(error),
+        };
+        match view {
+            Err(error) => {
+                let refusal =
+                    |name| Refusal::of(name, format!("'{name}' needs the other hosts' word: {error}"), hint);
+                names.iter().map(refusal).collect()
+            }
+            Ok(view) => {
+                let elsewhere = |name: &&MachineName| {
+                    view.machines.get(*name).is_some_and(|holding| holding.host != this_host())
+                };
+                let refusal = |name: &MachineName| {
+                    let host = view
+                        .machines
+                        .get(name)
+                        .map(|holding| view.name_of(&holding.host))
+                        .unwrap_or_default();
+                    let what = format!("there is a machine named '{name}' on {host}");
+                    Refusal::of(name, what, "names are unique in a fleet: take another")
+                };
+                names.iter().filter(elsewhere).map(refusal).collect()
+            }
+        }
     }
 
     /// After a plan, whatever came of it: what this host has no more is everybody's again.
@@ -121,8 +175,8 @@ impl Session {
         match self.free_now(fleet).await {
             Ok(conflicts) => conflicts.iter().for_each(|conflict| self.note(conflict.to_string())),
             Err(fault) => self.note(format!(
-                "what this host has no more is not yet free for the others: {fault}; the next command that reaches etcd \
-                 frees it, or `nsctl fleet check --fix`"
+                "what this host has no more is not yet free for the others: {fault}; the next command that makes \
+                 or removes a machine frees it, or `nsctl fleet check --fix`"
             )),
         }
     }
@@ -134,6 +188,12 @@ impl Session {
         // What another nsctl asks for meanwhile is not written down here yet.
         self.lock.retake(LOCK_TIME).await.map_err(sys::Error::from)?;
         let mut memory = remembered(&self.disk)?;
+        // What another one is at work with, or could not undo, may yet be as it was.
+        if !self.disk.names(Path::new(JOURNAL_DIR))?.is_empty() {
+            memory.may_have_more = true;
+            remember(&self.disk, &memory)?;
+            return Ok(Vec::new());
+        }
         let wanted = wanted(&self.spec, fleet, held_now(&self.disk)?)?;
         tell(&Etcd::of(&self.disk, fleet)?, &self.disk, &mut memory, &wanted).await
     }
@@ -146,19 +206,24 @@ pub async fn tell(
     memory: &mut Memory,
     wanted: &Wanted,
 ) -> Result<Vec<Conflict>, Fault> {
+    memory.give_up(&wanted.machines);
+    remember(disk, memory)?;
     match say(etcd, memory, wanted, true, None, |_, _, _| None).await? {
         Said::Done { conflicts, .. } => {
-            settled(memory, &wanted.machines, &conflicts, false);
+            settled(memory, wanted, &conflicts, false);
             remember(disk, memory)?;
             Ok(conflicts)
         }
-        Said::Refused(fault) => Err(fault),
+        Said::Refused { fault, .. } => Err(fault),
     }
 }
 
-fn settled(memory: &mut Memory, machines: &Machines, conflicts: &[Conflict], has_more: bool) {
+/// What came of it is remembered.
+pub fn settled(memory: &mut Memory, wanted: &Wanted, conflicts: &[Conflict], has_more: bool) {
     let lost = losers(conflicts);
-    memory.agree(machines.iter().filter(|(name, _)| !lost.contains(*name)));
+    memory.agree(wanted.machines.iter().filter(|(name, _)| !lost.contains(*name)));
+    let own = |conflict: &Conflict| matches!(conflict, Conflict::Lease { machine: None, .. });
+    memory.own = (!conflicts.iter().any(own)).then_some(wanted.own);
     memory.may_have_more = has_more;
 }
 
@@ -179,6 +244,10 @@ fn refused(memory: &Memory, asks: &Machines, view: &View, conflicts: &[Conflict]
                 let hint = "`nsctl fleet list` shows who holds what";
                 return Some(Fault::new(format!("'{machine}': {conflict}")).hint(hint).outrun());
             }
+            Conflict::Lease { machine: None, .. } => {
+                let hint = "`own` below [fleet] in /etc/nsctl/nsctl.toml must be this host's alone: `nsctl fleet join --own PREFIX`";
+                return Some(Fault::new(format!("this host itself: {conflict}")).hint(hint));
+            }
             _ => {}
         }
     }
@@ -193,6 +262,9 @@ fn refused(memory: &Memory, asks: &Machines, view: &View, conflicts: &[Conflict]
 }
 
 fn unheard(fault: Fault, asks: &Machines) -> Fault {
+    if asks.is_empty() {
+        return fault.before("what this host has for itself needs the other hosts' word".to_owned());
+    }
     let names: Vec<String> = asks.keys().map(|name| format!("'{name}'")).collect();
     fault.before(format!("{} needs the other hosts' word", names.join(", ")))
 }
@@ -246,6 +318,7 @@ pub async fn say(
     mut seen: Option<View>,
     refuses: impl Fn(&Memory, &View, &[Conflict]) -> Option<Fault>,
 ) -> Result<Said, Fault> {
+    let mut wrote = false;
     for _ in 0..TRIES {
         let mut view = match seen.take() {
             Some(view) => view,
@@ -253,17 +326,26 @@ pub async fn say(
         };
         let mut ops = Vec::new();
         // Where another host has found it first, the epoch is a new one already.
-        if memory.epoch > view.epoch || (memory.is_ahead_of(&view) && memory.epoch == view.epoch) {
+        if memory.epoch > view.epoch || (memory.is_ahead_of(&view, &wanted.id) && memory.epoch == view.epoch)
+        {
             view.epoch = memory.epoch + 1;
             ops.push(fleet::next_epoch(view.epoch));
         }
+        ops.extend(
+            memory
+                .lost(&view)
+                .filter(|(id, _)| **id != wanted.id)
+                .map(|(id, host)| fleet::known_again(id, &host)),
+        );
         let (more, conflicts) = agree(&view, wanted, frees, sys::seconds_since_1970());
         if let Some(fault) = refuses(memory, &view, &conflicts) {
-            return Ok(Said::Refused(fault));
+            return Ok(Said::Refused { fault, wrote });
         }
         let has_more = !frees && !fleet::freed(&view, wanted, 0).is_empty();
         ops.extend(more);
-        if write(etcd, &mut view, &ops).await? {
+        let (done, begun) = write(etcd, &mut view, &ops).await?;
+        wrote |= begun;
+        if done {
             memory.saw(&view);
             return Ok(Said::Done { conflicts, has_more });
         }
@@ -273,13 +355,15 @@ pub async fn say(
     Err(Fault::new("others are at work with the fleet all the time").hint("try again"))
 }
 
-/// Whether all of it was written, and nothing else was in between.
-pub async fn write(etcd: &Etcd, view: &mut View, ops: &[fleet::Op]) -> Result<bool, Fault> {
+/// Whether all of it was written, with nothing else in between; and whether a part of it was.
+pub async fn write(etcd: &Etcd, view: &mut View, ops: &[fleet::Op]) -> Result<(bool, bool), Fault> {
+    let mut begun = false;
     for part in ops.chunks(fleet::AT_ONCE) {
         match etcd.change(view.generation, part).await? {
             Some(revision) => (view.generation, view.revision) = (revision, revision),
-            None => return Ok(false),
+            None => return Ok((false, begun)),
         }
+        begun = true;
     }
-    Ok(true)
+    Ok((true, begun))
 }
