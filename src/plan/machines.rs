@@ -172,6 +172,7 @@ impl MachineActions {
         let mut steps = self.disks.clone();
         steps.extend(self.moves.iter().cloned());
         steps.extend(probe(wanted, &start));
+        let start = wanted.spec.in_order(&start);
         steps.extend(some(&start).map(|machines| Step::start(machines, &self.checks)));
         steps.extend(self.checks.clone());
         steps

@@ -89,6 +89,26 @@ pub struct Spec {
 pub type Definitions = BTreeMap<PathBuf, Result<String, String>>;
 
 impl Spec {
+    /// These machines, each behind those that it starts after: systemd orders a start by what is queued before it.
+    pub fn in_order(&self, names: &[MachineName]) -> Vec<MachineName> {
+        fn place(
+            spec: &Spec,
+            name: &MachineName,
+            left: &mut BTreeSet<MachineName>,
+            placed: &mut Vec<MachineName>,
+        ) {
+            if !left.remove(name) {
+                return;
+            }
+            let before = spec.machines.get(name).map(|machine| machine.after.as_slice()).unwrap_or_default();
+            before.iter().for_each(|other| place(spec, other, left, placed));
+            placed.push(name.clone());
+        }
+        let (mut left, mut placed) = (names.iter().cloned().collect(), Vec::new());
+        names.iter().for_each(|name| place(self, name, &mut left, &mut placed));
+        placed
+    }
+
     /// Parses the texts of nsctl.toml (if there is one) and of the definitions.
     ///
     /// # Errors
@@ -191,6 +211,21 @@ mod tests {
             })
             .collect();
         Spec::parse(Some(host), &texts)
+    }
+
+    #[test]
+    fn who_starts_after_others_comes_behind_them() {
+        let after = |list: &str| format!("after = [{list}]\n[network]\nmode = \"routed\"\n");
+        let texts = [("a", after("\"c\"")), ("b", after("")), ("c", after("\"d\", \"b\"")), ("d", after(""))];
+        let texts = texts.each_ref().map(|(name, text)| (*name, text.as_str()));
+        let spec = parse("pool = \"2001:db8:a::/48\"\n", &texts).unwrap();
+        let order = |names: &str| {
+            let names: Vec<MachineName> = names.split(' ').map(|name| name.parse().unwrap()).collect();
+            crate::visible::joined(spec.in_order(&names), " ")
+        };
+        assert_eq!(order("a b c d"), "d b c a");
+        assert_eq!(order("d a"), "d a");
+        assert_eq!(order("a nobody c"), "c a nobody");
     }
 
     #[test]

@@ -142,6 +142,7 @@ pub async fn run(global: &Global, args: Names, way: Way) -> Result<u8, Fault> {
         session.say(format!("{name} is {} already", if way == Way::Start { "running" } else { "stopped" }));
     }
     let machines: Vec<MachineName> = busy.into_iter().cloned().collect();
+    let machines = session.spec.in_order(&machines);
     if machines.is_empty() {
         return Ok(0);
     }
