@@ -74,7 +74,8 @@ impl Session {
         let asks: Machines =
             change.asks.clone().into_iter().filter(|(name, lease)| !memory.knows(name, *lease)).collect();
         let is_own_known = memory.own == Some(fleet.own);
-        if asks.is_empty() && is_own_known {
+        // Below a folder nobody is asked, and what is new there waits for its own host.
+        if asks.is_empty() && (is_own_known || !self.observed.live) {
             return Ok(());
         }
         if !self.observed.live {

@@ -165,8 +165,12 @@ impl Cluster {
 
     /// As root of etcd's own.
     fn ctl(&self, lab: &Lab, words: &str) -> Result<String> {
+        self.ctl_at(lab, &endpoints(), words)
+    }
+
+    fn ctl_at(&self, lab: &Lab, endpoints: &str, words: &str) -> Result<String> {
         let root = lab.root()?.to_string_lossy().into_owned();
-        let endpoints = format!("--endpoints={}", endpoints());
+        let endpoints = format!("--endpoints={endpoints}");
         let mut all = vec![
             "chroot",
             &root,
@@ -178,7 +182,7 @@ impl Cluster {
             "--cacert=/root/etcd/ca.pem",
             "--cert=/root/etcd/server.pem",
             "--key=/root/etcd/server.key",
-            "--command-timeout=5s",
+            "--command-timeout=20s",
         ];
         // Before there are users, none may be named.
         if !self.has_users {
@@ -197,28 +201,9 @@ impl Cluster {
         (0..3).find(|member| leader["Endpoint"] == client(*member)).context("another leader")
     }
 
+    /// One member's copy: etcdctl takes no more than one for that.
     pub fn save(&self, lab: &Lab) -> Result<()> {
-        let one = client(0);
-        let root = lab.root()?.to_string_lossy().into_owned();
-        let endpoint = format!("--endpoints={one}");
-        let words = [
-            "chroot",
-            &root,
-            "env",
-            "ETCDCTL_API=3",
-            "ETCDCTL_USER=root:geheim",
-            "etcdctl",
-            &endpoint,
-            "--cacert=/root/etcd/ca.pem",
-            "--cert=/root/etcd/server.pem",
-            "--key=/root/etcd/server.key",
-            "snapshot",
-            "save",
-            "/root/etcd/copy",
-        ];
-        let done = lab.router.run(&words)?;
-        ensure!(done.ok(), "{}", done.all());
-        Ok(())
+        self.ctl_at(lab, &client(0), "snapshot save /root/etcd/copy").map(drop)
     }
 
     /// All of it ends, and comes back as it was at the copy.
